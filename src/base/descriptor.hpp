@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns one file descriptor, known to the fork registry for as long as it is open.
+#pragma once
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "base/fork.hpp"
+
+namespace ndv::base {
+
+class Descriptor {
+public:
+    Descriptor() = default;
+    explicit Descriptor(int fd) : fd_(fd), made_in_(fork_generation()) {
+        if (fd_ >= 0) register_descriptor(fd_);
+    }
+    Descriptor(Descriptor&& other) noexcept
+        : fd_(std::exchange(other.fd_, -1)), made_in_(other.made_in_) {}
+    Descriptor& operator=(Descriptor&& other) noexcept {
+        if (this != &other) {
+            reset();
+            fd_ = std::exchange(other.fd_, -1);
+            made_in_ = other.made_in_;
+        }
+        return *this;
+    }
+    ~Descriptor() { reset(); }
+
+    [[nodiscard]] int get() const { return fd_; }
+    explicit operator bool() const { return fd_ >= 0; }
+
+    void reset() {
+        const int fd = std::exchange(fd_, -1);
+        // In a forked child the number is closed already and may be somebody else's by now.
+        if (fd < 0 || made_in_ != fork_generation()) return;
+        forget_descriptor(fd);
+        ::close(fd);
+    }
+
+private:
+    int fd_ = -1;
+    unsigned made_in_ = 0;
+};
+
+}  // namespace ndv::base

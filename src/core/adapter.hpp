@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// The adapter: the root of all objects of one opened device, and the one barrier that ends them.
+// Provider is what src/providers implements; builtin lists the providers of this build.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/expected.hpp"
+#include "base/live.hpp"
+#include "base/mutex.hpp"
+#include "core/completion_queue.hpp"
+#include "core/connection.hpp"
+#include "core/memory.hpp"
+#include "core/object.hpp"
+#include "core/queue_pair.hpp"
+#include "core/types.hpp"
+
+namespace ndv::core {
+
+struct AdapterOptions {
+    std::string address;       // what follows the provider's name: "soft:192.0.2.1"
+    double keepalive_s = 30;   // a dead peer on another host ends its connections within this
+    std::string capture_path;  // not empty: a pcap of every stream from its first byte
+};
+
+// Tasks for the adapter's callback thread: one at a time, in order.
+class CallbackQueue {
+public:
+    using Task = std::function<void()>;
+    void push(Task task);
+    // Blocks; an empty task when stop() was called and nothing is left.
+    [[nodiscard]] Task pop();
+    // The task that pop() returned has ended.
+    void done();
+    // Returns when the queue is empty and no task runs; wakes pop() for good.
+    void stop(bool is_callback_thread);
+
+private:
+    base::Mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<Task> tasks_ NDV_GUARDED_BY(mutex_);
+    bool is_stopped_ NDV_GUARDED_BY(mutex_) = false;
+    bool is_running_ NDV_GUARDED_BY(mutex_) = false;
+};
+
+class Adapter : public Object, base::Live<base::LiveKind::adapter> {
+public:
+    [[nodiscard]] virtual const AdapterInfo& info() const = 0;
+    [[nodiscard]] virtual std::map<std::string, std::uint64_t> stats() const = 0;
+
+    [[nodiscard]] Expected<std::shared_ptr<ProtectionDomain>> create_pd();
+    [[nodiscard]] Expected<std::shared_ptr<CompletionQueue>> create_cq(std::uint32_t depth);
+    [[nodiscard]] Expected<std::shared_ptr<Connector>> create_connector();
+    [[nodiscard]] Expected<std::shared_ptr<Listener>> create_listener();
+
+    // Registers a descendant for close(): every object of this adapter passes here once.
+    void adopt(const std::shared_ptr<Object>& object);
+
+    [[nodiscard]] CallbackQueue& callbacks() { return callbacks_; }
+
+protected:
+    [[nodiscard]] virtual Expected<std::shared_ptr<ProtectionDomain>> do_create_pd() = 0;
+    [[nodiscard]] virtual Expected<std::shared_ptr<CompletionQueue>> do_create_cq(
+        std::uint32_t depth) = 0;
+    [[nodiscard]] virtual Expected<std::shared_ptr<Connector>> do_create_connector() = 0;
+    [[nodiscard]] virtual Expected<std::shared_ptr<Listener>> do_create_listener() = 0;
+    // Waits for lingering connections and ends progress.
+    virtual void stop() = 0;
+    // Blocks: closes every descendant, newest first, then stop().
+    void do_close() override;
+
+private:
+    template <typename T>
+    [[nodiscard]] Expected<std::shared_ptr<T>> adopted(Expected<std::shared_ptr<T>> made);
+
+    base::Mutex mutex_;
+    std::vector<std::weak_ptr<Object>> descendants_ NDV_GUARDED_BY(mutex_);
+    std::size_t prune_at_ NDV_GUARDED_BY(mutex_) = 64;
+    CallbackQueue callbacks_;
+};
+
+class Provider {
+public:
+    Provider() = default;
+    Provider(const Provider&) = delete;
+    Provider& operator=(const Provider&) = delete;
+    virtual ~Provider() = default;
+
+    [[nodiscard]] virtual const char* name() const = 0;
+    // The adapters that open() would find now.
+    [[nodiscard]] virtual std::vector<AdapterInfo> adapters() const = 0;
+    [[nodiscard]] virtual Expected<std::shared_ptr<Adapter>> open(
+        const AdapterOptions& options) const = 0;
+};
+
+}  // namespace ndv::core

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// The completion queue: a ring that connections push into and one consumer polls, the arm state,
+// and the descriptor that is readable from the completion that satisfies an arm until the next
+// arm. Source: NDKPI CQ dispatch.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/descriptor.hpp"
+#include "base/expected.hpp"
+#include "base/live.hpp"
+#include "base/mutex.hpp"
+#include "base/ring.hpp"
+#include "core/object.hpp"
+#include "core/types.hpp"
+
+namespace ndv::core {
+
+class CompletionQueue : public Object, base::Live<base::LiveKind::completion_queue> {
+public:
+    explicit CompletionQueue(std::uint32_t depth);
+    ~CompletionQueue() override;
+
+    [[nodiscard]] std::uint32_t depth() const { return ring_.depth(); }
+
+    // Takes up to `limit` completions, oldest first; when there is none, makes progress and tries
+    // once more. `needs_large` is set when a small budget left work behind: call again with a
+    // large one (and without the GIL). One consumer at a time.
+    [[nodiscard]] std::size_t poll(Completion* out, std::size_t limit, Budget budget,
+                                   bool& needs_large);
+
+    // Sleeps until the queue holds something or the time is over; true when it holds something.
+    // Returns early, with false, when a signal came. While it sleeps it serves the connections.
+    [[nodiscard]] bool wait(std::chrono::nanoseconds timeout);
+
+    // One notification; see Notify. Merges with an arm that is not satisfied yet.
+    void arm(Notify kind);
+    // The descriptor behind arm(); made on first use.
+    [[nodiscard]] Expected<int> descriptor();
+
+    // success, or buffer_overflow after more than `depth` completions were waiting: the queue and
+    // its queue pairs are dead.
+    [[nodiscard]] Status status() const { return status_.load(std::memory_order_acquire); }
+    [[nodiscard]] bool is_empty() const { return ring_.is_empty(); }
+
+    // Producers: whoever steps a connection. False: overrun, nothing was stored.
+    [[nodiscard]] bool push(const Completion& completion);
+
+protected:
+    // Steps what may have completions for this queue. True: work is left for a large budget.
+    [[nodiscard]] virtual bool do_progress(Budget budget) = 0;
+    // Sleeps over the queue's connections and, when another thread pushes, is woken by wake().
+    virtual void do_wait(std::chrono::nanoseconds timeout) = 0;
+    virtual void wake() noexcept = 0;
+    void do_close() override {}
+
+private:
+    void notify();
+
+    base::MpscRing<Completion> ring_;
+    std::atomic<Status> status_{Status::success};
+    // 0: not armed, otherwise 1 + strength (errors 0, solicited 1, any 2).
+    std::atomic<std::uint32_t> armed_{0};
+    std::atomic<std::uint32_t> sleepers_{0};
+    base::Mutex mutex_;
+    base::Descriptor event_ NDV_GUARDED_BY(mutex_);  // eventfd
+    bool is_signalled_ NDV_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace ndv::core

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory: the hold on a caller's buffer, regions that register it, and protection domains that
+// find and check local memory for requests. Source: NDKPI MR and PD dispatch.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+
+#include "base/expected.hpp"
+#include "base/live.hpp"
+#include "base/mutex.hpp"
+#include "core/object.hpp"
+#include "core/types.hpp"
+
+namespace ndv::core {
+
+class CompletionQueue;
+class QueuePair;
+
+// Keeps a caller's buffer where it is. Counted by the region that registers it and by every
+// posted request that names it; the last release may come from any thread and hands the buffer
+// back without taking the GIL.
+class BufferHold : base::Live<base::LiveKind::buffer_hold> {
+public:
+    BufferHold(std::byte* data, std::uint64_t size, bool is_writable)
+        : data_(data), size_(size), is_writable_(is_writable) {}
+
+    [[nodiscard]] std::byte* data() const { return data_; }
+    [[nodiscard]] std::uint64_t size() const { return size_; }
+    [[nodiscard]] bool is_writable() const { return is_writable_; }
+
+    void add_reference() { count_.fetch_add(1, std::memory_order_relaxed); }
+    void release() {
+        // acq_rel: whoever gives the buffer back has seen all uses of it.
+        if (count_.fetch_sub(1, std::memory_order_acq_rel) == 1) give_back();
+    }
+
+protected:
+    virtual ~BufferHold() = default;
+    virtual void give_back() noexcept = 0;  // frees this
+
+private:
+    std::byte* const data_;
+    const std::uint64_t size_;
+    const bool is_writable_;
+    std::atomic<std::uint32_t> count_{1};
+};
+
+// Local memory of one request, checked: the request owns one reference to the hold.
+struct LocalBuffer {
+    std::byte* data = nullptr;
+    std::uint32_t length = 0;
+    BufferHold* hold = nullptr;  // null for inline data
+};
+
+struct Tokens {
+    std::uint32_t local = 0;
+    std::uint32_t remote = 0;  // 0: no remote right was given
+};
+
+class ProtectionDomain;
+
+class MemoryRegion : public Object, base::Live<base::LiveKind::memory_region> {
+public:
+    explicit MemoryRegion(std::shared_ptr<ProtectionDomain> pd);
+    ~MemoryRegion() override;
+
+    // Takes over the caller's reference to `hold`, also when it fails.
+    [[nodiscard]] Expected<void> register_buffer(BufferHold* hold, std::uint32_t rights);
+    // The token is dead and remote access has ended before this returns. It waits for whoever
+    // steps a connection right now (microseconds), never for a peer.
+    [[nodiscard]] Expected<void> deregister();
+
+    [[nodiscard]] bool is_registered() const;
+    [[nodiscard]] Tokens tokens() const;
+    [[nodiscard]] std::uint64_t address() const;
+    [[nodiscard]] std::uint64_t size() const;
+    [[nodiscard]] std::uint32_t rights() const;
+    [[nodiscard]] const std::shared_ptr<ProtectionDomain>& pd() const { return pd_; }
+
+protected:
+    [[nodiscard]] virtual Expected<Tokens> do_register(BufferHold& hold,
+                                                       std::uint32_t rights) = 0;
+    virtual void do_deregister(const Tokens& tokens) = 0;
+    void do_close() override;
+
+private:
+    const std::shared_ptr<ProtectionDomain> pd_;
+    mutable base::Mutex mutex_;
+    BufferHold* hold_ NDV_GUARDED_BY(mutex_) = nullptr;
+    Tokens tokens_ NDV_GUARDED_BY(mutex_);
+    std::uint32_t rights_ NDV_GUARDED_BY(mutex_) = 0;
+};
+
+class ProtectionDomain : public Object, base::Live<base::LiveKind::protection_domain> {
+public:
+    [[nodiscard]] virtual const AdapterInfo& info() const = 0;
+    [[nodiscard]] Expected<std::shared_ptr<MemoryRegion>> create_mr();
+    [[nodiscard]] Expected<std::shared_ptr<QueuePair>> create_qp(
+        std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
+        const QueuePairLimits& limits, RequestContexts* contexts);
+
+    // Checks one local segment for a request of this domain and takes a reference to its buffer.
+    [[nodiscard]] virtual Status acquire_local(const Segment& segment, std::uint32_t rights,
+                                               LocalBuffer& out) = 0;
+
+    // The innermost registered region that contains the range and grants the rights.
+    [[nodiscard]] Expected<Segment> find(std::uint64_t address, std::uint64_t length,
+                                         std::uint32_t rights) const;
+
+protected:
+    [[nodiscard]] virtual Expected<std::shared_ptr<MemoryRegion>> do_create_mr() = 0;
+    [[nodiscard]] virtual Expected<std::shared_ptr<QueuePair>> do_create_qp(
+        std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
+        const QueuePairLimits& limits, RequestContexts* contexts) = 0;
+    void do_close() override {}
+
+private:
+    friend class MemoryRegion;
+    struct Range {
+        std::uint64_t address;
+        std::uint64_t size;
+        std::uint32_t rights;
+    };
+    void add_range(std::uint32_t token, const Range& range);
+    void remove_range(std::uint32_t token);
+
+    mutable base::Mutex mutex_;
+    std::map<std::uint32_t, Range> ranges_ NDV_GUARDED_BY(mutex_);  // by local token
+};
+
+}  // namespace ndv::core

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all NDK objects share: shared ownership (a successor holds its antecedents) and close().
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "base/fork.hpp"
+
+namespace ndv::core {
+
+class Object : public std::enable_shared_from_this<Object> {
+public:
+    Object() = default;
+    Object(const Object&) = delete;
+    Object& operator=(const Object&) = delete;
+    virtual ~Object() = default;
+
+    // Idempotent; of any object but the adapter it neither blocks nor fails. The resource itself
+    // goes when its last successor is gone.
+    void close() {
+        if (!closed_.exchange(true, std::memory_order_acq_rel)) do_close();
+    }
+    [[nodiscard]] bool is_closed() const { return closed_.load(std::memory_order_acquire); }
+    // Made by another process: this one may only drop references.
+    [[nodiscard]] bool is_foreign() const { return fork_generation_ != base::fork_generation(); }
+
+protected:
+    virtual void do_close() = 0;
+
+private:
+    std::atomic<bool> closed_{false};
+    const unsigned fork_generation_ = base::fork_generation();
+};
+
+}  // namespace ndv::core

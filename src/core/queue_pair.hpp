@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// The queue pair: argument checks and local memory for every request, once for all providers.
+// What was posted ends in exactly one completion (silent success apart). Source: NDKPI QP
+// dispatch.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/expected.hpp"
+#include "base/live.hpp"
+#include "core/completion_queue.hpp"
+#include "core/memory.hpp"
+#include "core/object.hpp"
+#include "core/types.hpp"
+
+namespace ndv::core {
+
+enum class QueuePairState : std::uint8_t { idle, connected, error };
+
+class QueuePair : public Object, base::Live<base::LiveKind::queue_pair> {
+public:
+    QueuePair(std::shared_ptr<ProtectionDomain> pd, std::shared_ptr<CompletionQueue> receive_cq,
+              std::shared_ptr<CompletionQueue> initiator_cq, const QueuePairLimits& limits,
+              RequestContexts* contexts);
+    ~QueuePair() override;
+
+    // Posting calls of one queue are serialised by the caller; sends and receives are not.
+    // A status other than success: nothing was posted, the queue pair stays usable.
+    [[nodiscard]] Status post(const WorkRequest& request);
+    [[nodiscard]] Status post_receive(const ReceiveRequest& request);
+    // After a successful post: transmit on this thread. True: work is left for a large budget.
+    [[nodiscard]] virtual bool transmit(Budget budget) = 0;
+
+    // The sentence behind a status that post() or post_receive() returned. Cold.
+    [[nodiscard]] Error explain(Status status, const WorkRequest& request) const;
+    [[nodiscard]] Error explain(Status status, const ReceiveRequest& request) const;
+
+    // Cancels everything posted; terminal. Asynchronous: completions follow.
+    virtual void flush() = 0;
+
+    [[nodiscard]] QueuePairState state() const { return state_.load(std::memory_order_acquire); }
+    [[nodiscard]] const std::shared_ptr<ProtectionDomain>& pd() const { return pd_; }
+    [[nodiscard]] const std::shared_ptr<CompletionQueue>& receive_cq() const {
+        return receive_cq_;
+    }
+    [[nodiscard]] const std::shared_ptr<CompletionQueue>& initiator_cq() const {
+        return initiator_cq_;
+    }
+    [[nodiscard]] const QueuePairLimits& limits() const { return limits_; }
+    [[nodiscard]] RequestContexts* contexts() const { return contexts_; }
+
+protected:
+    // `buffers` carry references that the provider owns once it returns success.
+    [[nodiscard]] virtual Status do_post(const WorkRequest& request,
+                                         std::span<const LocalBuffer> buffers,
+                                         std::uint32_t length) = 0;
+    [[nodiscard]] virtual Status do_post_receive(const ReceiveRequest& request,
+                                                 std::span<const LocalBuffer> buffers,
+                                                 std::uint32_t length) = 0;
+    void set_state(QueuePairState state) { state_.store(state, std::memory_order_release); }
+
+private:
+    [[nodiscard]] Status check(const WorkRequest& request, std::uint64_t& length) const;
+
+    const std::shared_ptr<ProtectionDomain> pd_;
+    const std::shared_ptr<CompletionQueue> receive_cq_;
+    const std::shared_ptr<CompletionQueue> initiator_cq_;
+    const QueuePairLimits limits_;
+    RequestContexts* const contexts_;  // one reference
+    std::atomic<QueuePairState> state_{QueuePairState::idle};
+};
+
+}  // namespace ndv::core

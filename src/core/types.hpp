@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// NDK's vocabulary as values: flags, access rights, requests, completions, adapter limits.
+// Numbers are NDKPI's.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/status.hpp"
+
+namespace ndv::core {
+
+enum class OperationType : std::uint32_t {
+    receive = 1,
+    send = 2,
+    fast_register = 4,
+    bind = 8,
+    invalidate = 16,
+    read = 32,
+    write = 64,
+    receive_and_invalidate = 0x8001,
+};
+
+namespace flag {
+inline constexpr std::uint32_t kSilentSuccess = 0x001;
+inline constexpr std::uint32_t kReadFence = 0x002;
+inline constexpr std::uint32_t kSendAndSolicitEvent = 0x004;
+inline constexpr std::uint32_t kAllowRemoteRead = 0x008;
+inline constexpr std::uint32_t kAllowLocalWrite = 0x010;
+inline constexpr std::uint32_t kAllowRemoteWrite = 0x030;
+inline constexpr std::uint32_t kInline = 0x040;
+inline constexpr std::uint32_t kRdmaReadSink = 0x080;
+inline constexpr std::uint32_t kRdmaReadLocalInvalidate = 0x100;
+inline constexpr std::uint32_t kDefer = 0x200;
+}  // namespace flag
+
+namespace access {
+inline constexpr std::uint32_t kLocalRead = 0;
+inline constexpr std::uint32_t kLocalWrite = 1;
+inline constexpr std::uint32_t kRemoteRead = 2;
+inline constexpr std::uint32_t kRemoteWrite = 5;     // contains local write
+inline constexpr std::uint32_t kRemoteWriteBit = 4;
+inline constexpr std::uint32_t kRdmaReadSink = 8;
+inline constexpr std::uint32_t kAll = 15;
+}  // namespace access
+
+enum class Notify : std::uint32_t { errors = 0, any = 1, solicited = 2 };
+
+// NDK's SGE. `length` is checked against 32 bits when a request is posted.
+struct Segment {
+    std::uint64_t address = 0;
+    std::uint64_t length = 0;
+    std::uint32_t token = 0;
+};
+
+// Why a request failed, as far as anybody knows.
+struct Detail {
+    enum class Source : std::uint8_t { none, local, peer, system };
+    Source source = Source::none;  // local: our protocol engine; peer: its Terminate; system: errno
+    std::uint8_t layer = 0;        // RDMAP 0, DDP 1, LLP 2 (RFC 5040 section 4.8)
+    std::uint8_t error_type = 0;
+    std::uint8_t code = 0;
+    std::uint16_t os_error = 0;    // errno when source is system
+};
+
+// What the binding hangs on a queue pair: contexts that are objects. Counted by the queue pair and
+// by every completion that waits in a queue.
+class RequestContexts {
+public:
+    RequestContexts() = default;
+    RequestContexts(const RequestContexts&) = delete;
+    RequestContexts& operator=(const RequestContexts&) = delete;
+
+    // A request with an object context has ended without a completion (silent success, or its
+    // queue is gone). Any thread, never with the GIL needed.
+    virtual void retire(std::uint64_t context) noexcept = 0;
+    virtual void add_reference() noexcept = 0;
+    // The last one frees the object, from any thread, without taking the GIL.
+    virtual void release() noexcept = 0;
+
+protected:
+    ~RequestContexts() = default;
+};
+
+struct Completion {
+    std::uint64_t context = 0;
+    RequestContexts* contexts = nullptr;  // one reference is owned by a queued completion
+    std::uint64_t immediate = 0;
+    Status status = Status::success;
+    OperationType type = OperationType::send;
+    std::uint32_t bytes_transferred = 0;  // receives only
+    std::uint32_t invalidated_token = 0;
+    Detail detail;
+    bool context_is_object = false;
+    bool is_solicited = false;
+    bool has_immediate = false;
+};
+
+// One request of the initiator queue, as the caller states it; spans are read during the call.
+struct WorkRequest {
+    OperationType type = OperationType::send;
+    std::uint32_t flags = 0;
+    std::span<const Segment> segments;
+    std::uint64_t remote_address = 0;
+    std::uint32_t remote_token = 0;  // also: the token that send_and_invalidate names
+    bool invalidates = false;        // type send: Send with Invalidate
+    bool context_is_object = false;
+    std::uint64_t context = 0;
+};
+
+struct ReceiveRequest {
+    std::span<const Segment> segments;
+    bool context_is_object = false;
+    std::uint64_t context = 0;
+};
+
+struct QueuePairLimits {
+    std::uint32_t receive_queue_depth = 128;
+    std::uint32_t initiator_queue_depth = 128;
+    std::uint32_t max_receive_sge = 4;
+    std::uint32_t max_initiator_sge = 4;
+    std::uint32_t inline_size = 256;
+};
+
+namespace adapter_flag {
+inline constexpr std::uint32_t kInOrderDma = 0x001;
+inline constexpr std::uint32_t kRdmaReadSinkNotRequired = 0x002;
+inline constexpr std::uint32_t kCqInterruptModeration = 0x004;
+inline constexpr std::uint32_t kMultiEngine = 0x008;
+inline constexpr std::uint32_t kRdmaReadLocalInvalidate = 0x010;
+inline constexpr std::uint32_t kCqResize = 0x100;
+inline constexpr std::uint32_t kLoopbackConnections = 0x10000;
+}  // namespace adapter_flag
+
+// NDK_ADAPTER_INFO, in its order, behind the name under which the adapter is opened.
+struct AdapterInfo {
+    std::string name;
+    std::string provider;
+    std::uint32_t version_major = 1;
+    std::uint32_t version_minor = 2;
+    std::uint32_t vendor_id = 0;
+    std::uint32_t device_id = 0;
+    std::uint64_t max_registration_size = 0;
+    std::uint64_t max_window_size = 0;
+    std::uint32_t frmr_page_count = 0;
+    std::uint32_t max_initiator_request_sge = 0;
+    std::uint32_t max_receive_request_sge = 0;
+    std::uint32_t max_read_request_sge = 0;
+    std::uint32_t max_transfer_length = 0;
+    std::uint32_t max_inline_data_size = 0;
+    std::uint32_t max_inbound_read_limit = 0;
+    std::uint32_t max_outbound_read_limit = 0;
+    std::uint32_t max_receive_queue_depth = 0;
+    std::uint32_t max_initiator_queue_depth = 0;
+    std::uint32_t max_srq_depth = 0;
+    std::uint32_t max_cq_depth = 0;
+    std::uint32_t large_request_threshold = 0;
+    std::uint32_t max_caller_data = 0;
+    std::uint32_t max_callee_data = 0;
+    std::uint32_t adapter_flags = 0;
+    std::string rdma_technology;
+    std::vector<std::string> features;  // optional functions present, by their API name
+};
+
+// How much one step may do. A step under the GIL is small; without it, generous.
+enum class Budget : std::uint8_t { small, large };
+
+inline constexpr std::uint32_t kSmallStep = 32 * 1024;  // bytes each way under the GIL
+
+}  // namespace ndv::core

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// FPDU, DDP and RDMAP headers as values: RFC 5044 section 4, RFC 5041 section 4, RFC 5040
+// section 4. Offsets count from ULPDU_Length, which every header here includes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+namespace ndv::iwarp {
+
+// RFC 5040 section 4.1 and RFC 6580.
+enum class Opcode : std::uint8_t {
+    write = 0,
+    read_request = 1,
+    read_response = 2,
+    send = 3,
+    send_invalidate = 4,
+    send_solicited = 5,
+    send_solicited_invalidate = 6,
+    terminate = 7,
+};
+inline constexpr std::uint8_t kOpcodeCount = 8;
+
+[[nodiscard]] constexpr bool is_send(Opcode opcode) {
+    return opcode >= Opcode::send && opcode <= Opcode::send_solicited_invalidate;
+}
+[[nodiscard]] constexpr bool is_tagged(Opcode opcode) {
+    return opcode == Opcode::write || opcode == Opcode::read_response;
+}
+[[nodiscard]] constexpr bool invalidates(Opcode opcode) {
+    return opcode == Opcode::send_invalidate || opcode == Opcode::send_solicited_invalidate;
+}
+[[nodiscard]] constexpr bool solicits(Opcode opcode) {
+    return opcode == Opcode::send_solicited || opcode == Opcode::send_solicited_invalidate;
+}
+
+inline constexpr std::size_t kLengthSize = 2;       // ULPDU_Length
+inline constexpr std::size_t kCrcSize = 4;
+inline constexpr std::size_t kMaxUlpdu = 0xFFFF;    // receivers take any 16-bit length
+// 2 + 65535 + pad + CRC.
+inline constexpr std::size_t kMaxFpdu = 65544;
+inline constexpr std::uint32_t kQueueSend = 0;       // DDP queue numbers, RFC 5040 section 5.1
+inline constexpr std::uint32_t kQueueReadRequest = 1;
+inline constexpr std::uint32_t kQueueTerminate = 2;
+
+// Pad bytes that make ULPDU_Length + ULPDU a multiple of four.
+[[nodiscard]] constexpr std::size_t pad_size(std::size_t ulpdu_length) {
+    return (4 - (kLengthSize + ulpdu_length) % 4) % 4;
+}
+[[nodiscard]] constexpr std::size_t fpdu_size(std::size_t ulpdu_length) {
+    return kLengthSize + ulpdu_length + pad_size(ulpdu_length) + kCrcSize;
+}
+
+// ULPDU_Length and the two control bytes of DDP and RDMAP.
+struct Control {
+    static constexpr std::size_t kSize = 4;
+    static constexpr std::uint8_t kDdpVersion = 1;
+    static constexpr std::uint8_t kRdmapVersion = 1;
+
+    std::uint16_t ulpdu_length = 0;
+    bool tagged = false;
+    bool last = false;
+    std::uint8_t ddp_version = kDdpVersion;
+    std::uint8_t rdmap_version = kRdmapVersion;
+    std::uint8_t opcode = 0;  // raw: may be none of Opcode
+
+    [[nodiscard]] static Control parse(std::span<const std::byte, kSize> bytes);
+    void emit(std::span<std::byte, kSize> bytes) const;
+    friend bool operator==(const Control&, const Control&) = default;
+};
+
+struct TaggedHeader {
+    static constexpr std::size_t kSize = 16;
+    Control control;
+    std::uint32_t stag = 0;
+    std::uint64_t to = 0;
+
+    [[nodiscard]] static TaggedHeader parse(std::span<const std::byte, kSize> bytes);
+    void emit(std::span<std::byte, kSize> bytes) const;
+    friend bool operator==(const TaggedHeader&, const TaggedHeader&) = default;
+};
+
+struct UntaggedHeader {
+    static constexpr std::size_t kSize = 20;
+    Control control;
+    std::uint32_t invalidate_stag = 0;  // RsvdULP: the STag of Send with Invalidate, else zero
+    std::uint32_t queue_number = 0;
+    std::uint32_t msn = 0;
+    std::uint32_t mo = 0;
+
+    [[nodiscard]] static UntaggedHeader parse(std::span<const std::byte, kSize> bytes);
+    void emit(std::span<std::byte, kSize> bytes) const;
+    friend bool operator==(const UntaggedHeader&, const UntaggedHeader&) = default;
+};
+
+// The body of a Read Request, RFC 5040 section 4.4; it follows an UntaggedHeader.
+struct ReadRequestBody {
+    static constexpr std::size_t kSize = 28;
+    std::uint32_t sink_stag = 0;
+    std::uint64_t sink_to = 0;
+    std::uint32_t size = 0;
+    std::uint32_t source_stag = 0;
+    std::uint64_t source_to = 0;
+
+    [[nodiscard]] static ReadRequestBody parse(std::span<const std::byte, kSize> bytes);
+    void emit(std::span<std::byte, kSize> bytes) const;
+    friend bool operator==(const ReadRequestBody&, const ReadRequestBody&) = default;
+};
+
+// Bytes from ULPDU_Length to the payload.
+[[nodiscard]] constexpr std::size_t header_size(Opcode opcode) {
+    if (is_tagged(opcode)) return TaggedHeader::kSize;
+    if (opcode == Opcode::read_request) return UntaggedHeader::kSize + ReadRequestBody::kSize;
+    return UntaggedHeader::kSize;
+}
+
+}  // namespace ndv::iwarp

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one place that knows which providers this build has.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/expected.hpp"
+#include "core/adapter.hpp"
+
+namespace ndv::providers {
+
+[[nodiscard]] const std::vector<std::unique_ptr<core::Provider>>& builtin();
+
+// "soft", "soft:192.0.2.1", ...: the provider's name, then what the provider makes of the rest.
+[[nodiscard]] Expected<std::shared_ptr<core::Adapter>> open_adapter(const std::string& name,
+                                                                    core::AdapterOptions options);
+
+}  // namespace ndv::providers
