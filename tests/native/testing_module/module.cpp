@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+// The entry of ndverbs._testing.
+#include "module.hpp"
+
+PYBIND11_MODULE(_testing, module) {
+    module.doc() = "Internals of ndverbs for its own tests; not part of any release.";
+    ndv::testing::add_wire(module);
+}

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// Parts of the extension ndverbs._testing, which shows internals to pytest and is never shipped.
+// Each file of this folder adds its functions to the one module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace ndv::testing {
+
+void add_wire(pybind11::module_& module);
+
+}  // namespace ndv::testing
