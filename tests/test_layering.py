@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The room table of docs/design.md as a test: who may include or import whom, and file habits.
+
+Reads the text of the sources only, so it needs neither a build nor the package.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SRC = ROOT / "src"
+PACKAGE = ROOT / "python" / "ndverbs"
+
+# Room -> rooms it may include, itself apart. Bindings use base for statuses and Expected, which
+# they convert; builtin names the providers, which is what it is for.
+USES = {
+    "base": set(),
+    "iwarp": {"base"},
+    "core": {"base"},
+    "providers/soft": {"core", "iwarp", "base"},
+    "providers/verbs": {"core", "base"},
+    "providers/builtin": {"core", "base", "providers/soft", "providers/verbs"},
+    "wsk": {"core", "base"},
+    "bench": {"core", "base"},
+    "bindings": {"core", "wsk", "bench", "providers/builtin", "base"},
+}
+PROVIDER_NAMES = {"soft", "verbs"}
+PROVIDER_NEUTRAL_ROOMS = ("core", "wsk", "bench", "bindings")
+FORBIDDEN_FOLDERS = {"utils", "util", "common", "helpers", "helper", "misc"}
+# About 500 is the habit; beyond this the file has to be divided.
+MAX_LINES = 550
+SPDX = "SPDX-License-Identifier: Apache-2.0"
+
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.MULTILINE)
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+
+
+def files_below(folder: Path, *suffixes: str) -> list[Path]:
+    """Return the files with one of the suffixes, sorted, caches apart."""
+    found = (p for suffix in suffixes for p in folder.rglob(f"*{suffix}"))
+    return sorted(p for p in found if p.is_file() and "__pycache__" not in p.parts)
+
+
+def cpp_files() -> list[Path]:
+    return files_below(SRC, ".hpp", ".cpp")
+
+
+def python_files() -> list[Path]:
+    return files_below(PACKAGE, ".py")
+
+
+def room_of(path: str) -> str | None:
+    """Return the room that a path relative to src/ lies in; None for a path in no room."""
+    return next((room for room in USES if path.startswith(room + "/")), None)
+
+
+def includes(text: str) -> list[tuple[bool, str]]:
+    """Return (is_system, path) of every include line, commented-out lines apart."""
+    return [(bracket == "<", path) for bracket, path in INCLUDE.findall(COMMENT.sub("", text))]
+
+
+def forbidden_includes(path: str, text: str) -> list[str]:
+    """Return what a source at `path`, relative to src/, includes and may not."""
+    room = room_of(path)
+    if room is None:
+        return [f"{path}: lies in no room"]
+    problems = []
+    for is_system, included in includes(text):
+        if is_system:
+            if included.startswith(("infiniband/", "rdma/")) and room != "providers/verbs":
+                problems.append(f"{path}: <{included}> belongs to providers/verbs")
+            if included.startswith("pybind11/") and room != "bindings":
+                problems.append(f"{path}: <{included}> belongs to bindings")
+            if included == "Python.h" and room != "bindings":
+                problems.append(f"{path}: <{included}> belongs to bindings")
+            continue
+        other = room_of(included)
+        if other is None:
+            problems.append(f'{path}: "{included}" is not "<room>/<file>"')
+        elif other != room and other not in USES[room]:
+            problems.append(f'{path}: {room} may not use "{included}"')
+    return problems
+
+
+def imported_modules(text: str) -> Iterator[str]:
+    """Yield every imported module by its dotted name, relative ones below `ndverbs`."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            base = "ndverbs" if node.level else ""
+            prefix = ".".join(part for part in (base, module) if part)
+            yield prefix
+            yield from (f"{prefix}.{alias.name}" for alias in node.names)
+
+
+def forbidden_imports(path: str, text: str) -> list[str]:
+    """Return what a module at `path`, relative to the package, imports and may not."""
+    allowed = {*sys.stdlib_module_names, "numpy", "ndverbs"}
+    if "pytest" in Path(path).stem:
+        allowed.add("pytest")
+    problems = []
+    for name in imported_modules(text):
+        if name.split(".")[0] not in allowed:
+            problems.append(f"{path}: imports {name}; the package needs NumPy only")
+        if name.startswith("ndverbs._testing"):
+            problems.append(f"{path}: imports {name}, which exists in test builds only")
+    return problems
+
+
+def test_a_room_includes_only_the_rooms_that_the_table_allows():
+    problems = []
+    for file in cpp_files():
+        problems += forbidden_includes(file.relative_to(SRC).as_posix(), file.read_text())
+    assert problems == []
+
+
+def test_the_package_imports_only_the_standard_library_numpy_and_itself():
+    problems = []
+    for file in python_files():
+        problems += forbidden_imports(file.relative_to(PACKAGE).as_posix(), file.read_text())
+    assert problems == []
+
+
+def test_a_forbidden_include_is_found():
+    text = '#include "iwarp/mpa.hpp"\n#include <infiniband/verbs.h>\n// #include "wsk/socket.hpp"\n'
+    assert forbidden_includes("core/adapter.cpp", text) == [
+        'core/adapter.cpp: core may not use "iwarp/mpa.hpp"',
+        "core/adapter.cpp: <infiniband/verbs.h> belongs to providers/verbs",
+    ]
+
+
+def test_a_forbidden_import_is_found():
+    text = "import os\nimport scipy.stats\nfrom . import _native, _testing\n"
+    assert forbidden_imports("bench.py", text) == [
+        "bench.py: imports scipy.stats; the package needs NumPy only",
+        "bench.py: imports ndverbs._testing, which exists in test builds only",
+    ]
+
+
+def test_no_provider_is_named_above_the_providers():
+    names = re.compile(rf"(?<![A-Za-z])({'|'.join(sorted(PROVIDER_NAMES))})(?![A-Za-z])")
+    problems = []
+    for room in PROVIDER_NEUTRAL_ROOMS:
+        for file in files_below(SRC / room, ".hpp", ".cpp"):
+            # Comments may explain by example; code may not depend. Newlines stay for the count.
+            code = COMMENT.sub(lambda found: "\n" * found[0].count("\n"), file.read_text())
+            for number, line in enumerate(code.splitlines(), 1):
+                if names.search(line):
+                    problems.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert problems == []
+
+
+def test_every_provider_folder_is_known_to_this_test():
+    folders = {p.name for p in (SRC / "providers").iterdir() if p.is_dir()}
+    assert folders <= PROVIDER_NAMES | {"builtin"}
+
+
+def test_no_file_outgrows_its_limit():
+    problems = []
+    for file in cpp_files() + python_files():
+        lines = len(file.read_text().splitlines())
+        if lines > MAX_LINES:
+            problems.append(f"{file.relative_to(ROOT)}: {lines} lines")
+    assert problems == []
+
+
+def test_no_folder_is_a_place_for_leftovers():
+    roots = [SRC, ROOT / "python", ROOT / "tests"]
+    folders = [p for root in roots for p in root.rglob("*") if p.is_dir()]
+    assert [p for p in folders if p.name in FORBIDDEN_FOLDERS] == []
+
+
+def test_every_source_begins_with_the_licence_line():
+    files = cpp_files() + files_below(ROOT / "python", ".py", ".pyi")
+    files += files_below(ROOT / "tests", ".py", ".hpp", ".cpp", ".sh")
+    files += [ROOT / name for name in ("CMakeLists.txt", "Makefile", "pyproject.toml", ".ci/run")]
+    problems = []
+    for file in files:
+        first, second, *_ = [*file.read_text().splitlines()[:2], "", ""]
+        if SPDX not in (second if first.startswith("#!") else first):
+            problems.append(str(file.relative_to(ROOT)))
+    assert problems == []
