@@ -21,7 +21,10 @@ constexpr std::uint8_t kUntaggedHeaderSize = UntaggedHeader::kSize - kLengthSize
 bool is_swapped(unsigned first, unsigned code, unsigned flags, bool before_first_fpdu) {
     if ((flags & (kM | kD | kR)) != 0) return false;
     if ((flags & (kSwappedM | kSwappedD | kSwappedR)) != 0) return true;
-    if (first == 0x02) return !(code == 0x05 || code == 0x06) || before_first_fpdu;
+    // siw's DDP error of an untagged buffer: in RFC order MPA, which has error type 0 alone.
+    if (first == 0x21) return true;
+    // MPA in siw's order has codes 1..7, RDMAP's remote operation in RFC order 5..9 and 0xff.
+    if (first == 0x02) return code <= 0x04 || (code <= 0x07 && before_first_fpdu);
     if (first == 0x20) {
         // LLP in RFC order has codes 1..7, RDMAP's remote operation in siw's order 5..9. siw
         // sends 5 and 6 (version, opcode) without headers; MPA's 5 to 7 belong to start-up.
