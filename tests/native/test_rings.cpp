@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// The rings under stress: nothing is lost, doubled or reordered, positions wrap through 2^32, and
+// a ring takes exactly its depth.
+#include "base/ring.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include "checks.hpp"
+#include "cursor_access.hpp"
+
+namespace {
+
+using ndv::base::MpscRing;
+using ndv::base::SpscCursor;
+using ndv::testing::Checks;
+
+struct Item {
+    std::uint32_t producer = 0;
+    std::uint64_t value = 0;
+    std::uint64_t echo = 0;  // equal to `value`, or the item was read half written
+};
+
+void test_cursor_takes_exactly_its_depth_across_the_wrap(Checks& checks, std::uint32_t depth) {
+    SpscCursor cursor(depth);
+    checks.check(cursor.depth() == depth, "the depth is the one asked for");
+    checks.check(cursor.mask() + 1 >= depth, "the mask leaves a slot for each");
+    ndv::testing::set_position(cursor, 0U - depth - 2);
+    for (std::uint32_t lap = 0; lap < 3 * depth + 7; ++lap) {
+        const std::uint32_t first = cursor.tail_position();
+        for (std::uint32_t i = 0; i < depth; ++i) {
+            checks.check(!cursor.is_full(), "a cursor with room is not full");
+            checks.check(cursor.size() == i, "the size counts what was published");
+            cursor.publish();
+        }
+        checks.check(cursor.is_full(), "a cursor is full after its depth");
+        checks.check(cursor.published() - cursor.head_position() == depth,
+                     "positions differ by the depth across the wrap");
+        for (std::uint32_t i = 0; i < depth; ++i) {
+            checks.check(cursor.head_position() == first + i, "positions go up by one");
+            cursor.retire();
+            checks.check(!cursor.is_full(), "retiring one makes room for one");
+        }
+        checks.check(cursor.size() == 0, "all retired is empty");
+        cursor.publish();
+        cursor.retire();
+    }
+}
+
+void test_cursor_hands_slots_between_two_threads(Checks& checks, std::uint32_t depth,
+                                                 std::uint64_t count) {
+    SpscCursor cursor(depth);
+    ndv::testing::set_position(cursor, 0U - static_cast<std::uint32_t>(count / 2));
+    std::vector<std::uint64_t> slots(cursor.mask() + 1);  // plain: the cursor orders them
+    std::thread producer([&] {
+        for (std::uint64_t i = 0; i < count; ++i) {
+            checks.wait_until([&] { return !cursor.is_full(); }, "the consumer makes room");
+            slots[cursor.tail_position() & cursor.mask()] = i;
+            cursor.publish();
+        }
+    });
+    for (std::uint64_t i = 0; i < count; ++i) {
+        checks.wait_until([&] { return cursor.published() != cursor.head_position(); },
+                          "the producer publishes");
+        checks.check(slots[cursor.head_position() & cursor.mask()] == i,
+                     "the consumer sees the content of each slot, in order");
+        cursor.retire();
+    }
+    producer.join();
+    checks.check(cursor.size() == 0, "nothing is left");
+}
+
+void test_ring_takes_exactly_its_depth(Checks& checks, std::uint32_t depth) {
+    MpscRing<Item> ring(depth);
+    checks.check(ring.depth() == depth, "the depth is the one asked for");
+    Item out;
+    for (std::uint64_t lap = 0; lap < 20; ++lap) {
+        checks.check(ring.is_empty(), "a drained ring is empty");
+        checks.check(!ring.pop(out), "an empty ring gives nothing");
+        for (std::uint64_t i = 0; i < depth; ++i) {
+            checks.check(ring.push({0, lap + i, lap + i}), "a ring with room takes an item");
+            checks.check(!ring.is_empty(), "then it is not empty");
+        }
+        checks.check(!ring.push({0, 999, 999}), "a full ring refuses");
+        checks.check(!ring.push({0, 999, 999}), "and goes on refusing");
+        checks.check(ring.pop(out) && out.value == lap, "the oldest comes first");
+        checks.check(ring.push({0, lap + depth, lap + depth}), "one popped makes room for one");
+        checks.check(!ring.push({0, 999, 999}), "and not for two");
+        for (std::uint64_t i = 1; i <= depth; ++i) {
+            checks.check(ring.pop(out) && out.value == lap + i, "a refused item leaves no trace");
+        }
+    }
+}
+
+void test_ring_keeps_the_order_of_each_producer(Checks& checks, std::uint32_t producers,
+                                                std::uint32_t depth, std::uint64_t count) {
+    MpscRing<Item> ring(depth);
+    std::vector<std::thread> threads;
+    for (std::uint32_t producer = 0; producer < producers; ++producer) {
+        threads.emplace_back([&, producer] {
+            for (std::uint64_t i = 0; i < count; ++i) {
+                checks.wait_until(
+                    [&] {
+                        return ring.push({producer, i, i});
+                    },
+                    "the consumer makes room");
+            }
+        });
+    }
+    std::vector<std::uint64_t> next(producers, 0);
+    for (std::uint64_t i = 0; i < count * producers; ++i) {
+        Item item;
+        checks.wait_until([&] { return ring.pop(item); }, "what was pushed comes out");
+        checks.check(item.value == item.echo, "an item is never half written");
+        if (item.producer >= producers) {
+            checks.check(false, "an item is one that was pushed");
+            continue;
+        }
+        checks.check(item.value == next[item.producer]++,
+                     "items of one producer come once each and in order");
+    }
+    for (std::thread& thread : threads) thread.join();
+    Item extra;
+    checks.check(!ring.pop(extra), "nothing comes out that was not pushed");
+}
+
+// Overrun while producers race: nobody pops, so exactly `depth` of them may succeed.
+void test_racing_producers_overrun_at_the_depth(Checks& checks, std::uint32_t producers,
+                                                std::uint32_t depth, std::uint32_t laps) {
+    MpscRing<Item> ring(depth);
+    for (std::uint32_t lap = 0; lap < laps; ++lap) {
+        std::atomic<std::uint64_t> taken{0};
+        std::atomic<std::uint32_t> ready{0};
+        std::vector<std::thread> threads;
+        for (std::uint32_t producer = 0; producer < producers; ++producer) {
+            threads.emplace_back([&, producer] {
+                ready.fetch_add(1);
+                checks.wait_until([&] { return ready.load() == producers; }, "all start");
+                for (std::uint64_t i = 0; i < depth; ++i) {
+                    if (ring.push({producer, i, i})) taken.fetch_add(1);
+                }
+            });
+        }
+        for (std::thread& thread : threads) thread.join();
+        checks.check(taken.load() == depth, "exactly the depth is accepted");
+        checks.check(!ring.push({0, 0, 0}), "the ring is full");
+        Item item;
+        std::uint64_t popped = 0;
+        while (ring.pop(item)) {
+            checks.check(item.value == item.echo, "an item is never half written");
+            ++popped;
+        }
+        checks.check(popped == depth, "and exactly the depth comes out");
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    Checks checks("test_rings");
+    const std::uint64_t count = ndv::testing::size_argument(argc, argv, 300'000);
+    for (const std::uint32_t depth : {1U, 2U, 3U, 5U, 8U, 100U}) {
+        test_cursor_takes_exactly_its_depth_across_the_wrap(checks, depth);
+        test_ring_takes_exactly_its_depth(checks, depth);
+    }
+    for (const std::uint32_t depth : {1U, 3U, 64U}) {
+        test_cursor_hands_slots_between_two_threads(checks, depth, count);
+        test_ring_keeps_the_order_of_each_producer(checks, 3, depth, count / 3);
+    }
+    test_racing_producers_overrun_at_the_depth(checks, 4, 37, 100);
+    return checks.finish();
+}
