@@ -106,7 +106,7 @@ struct ToDict {
 };
 
 class FromDict {
-  public:
+public:
     explicit FromDict(const py::kwargs& in)
         : left_(py::reinterpret_steal<py::dict>(PyDict_Copy(in.ptr()))) {}
 
@@ -131,7 +131,7 @@ class FromDict {
         throw py::type_error("no such field: " + py::str(left_).cast<std::string>());
     }
 
-  private:
+private:
     py::dict left_;
 };
 

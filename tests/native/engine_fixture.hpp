@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+// One protocol engine with everything that a provider gives it, but no link and no clock: an arena
+// as memory, a table of regions, both work queues. Shared by the _testing extension and the fuzz
+// targets. Time is what the caller says.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include "cursor_access.hpp"
+#include "iwarp/connection.hpp"
+
+namespace ndv::testing {
+
+// A table of regions over the arena, with the checks of RFC 5040 section 7.1 written plainly.
+class FakeMemory final : public iwarp::RemoteMemory {
+public:
+    static constexpr std::uint32_t kOwnPd = 1;
+
+    struct Region {
+        std::uint32_t stag = 0;
+        std::uint64_t to = 0;  // of its first byte
+        std::byte* data = nullptr;
+        std::uint64_t length = 0;
+        bool remote_read = false;
+        bool remote_write = false;
+        bool is_revocable = false;  // Send with Invalidate may end it
+        std::uint32_t pd = kOwnPd;
+    };
+
+    void add(const Region& region) { regions_.push_back(region); }
+    bool remove(std::uint32_t stag) {
+        return std::erase_if(regions_, [&](const Region& r) { return r.stag == stag; }) > 0;
+    }
+    [[nodiscard]] bool has(std::uint32_t stag) const { return find(stag) != nullptr; }
+    [[nodiscard]] int pins() const { return pins_; }
+
+    [[nodiscard]] iwarp::AccessResult pin(std::uint32_t stag, std::uint64_t to,
+                                          std::uint32_t length, iwarp::RemoteRight right,
+                                          iwarp::Pin& out) override {
+        using iwarp::AccessResult;
+        const Region* region = find(stag);
+        if (region == nullptr) return AccessResult::invalid_stag;
+        if (region->pd != kOwnPd) return AccessResult::not_associated;
+        const bool is_granted =
+            right == iwarp::RemoteRight::read ? region->remote_read : region->remote_write;
+        if (!is_granted) return AccessResult::denied;
+        if (to + length < to) return AccessResult::wrap;
+        if (to < region->to || to - region->to > region->length ||
+            length > region->length - (to - region->to)) {
+            return AccessResult::bounds;
+        }
+        ++pins_;
+        // Any address that stays the same between pin and unpin.
+        out = {region->data + (to - region->to), this};
+        return AccessResult::granted;
+    }
+    void unpin(const iwarp::Pin& pin) override {
+        if (pin.entry == this) --pins_;
+    }
+    [[nodiscard]] iwarp::AccessResult invalidate(std::uint32_t stag) override {
+        const Region* region = find(stag);
+        if (region == nullptr) return iwarp::AccessResult::invalid_stag;
+        if (region->pd != kOwnPd) return iwarp::AccessResult::not_associated;
+        if (!region->is_revocable) return iwarp::AccessResult::denied;
+        remove(stag);
+        return iwarp::AccessResult::granted;
+    }
+
+private:
+    [[nodiscard]] const Region* find(std::uint32_t stag) const {
+        for (const Region& region : regions_) {
+            if (region.stag == stag) return &region;
+        }
+        return nullptr;
+    }
+
+    std::vector<Region> regions_;
+    int pins_ = 0;
+};
+
+struct Range {
+    std::size_t offset = 0;  // in the arena
+    std::uint32_t length = 0;
+};
+
+struct EngineLimits {
+    std::uint32_t send_depth = 64;
+    std::uint32_t receive_depth = 64;
+    std::uint32_t max_segments = 16;
+    std::size_t arena_size = 64 * 1024;
+    std::uint32_t start_position = 0;  // of both queues
+};
+
+class Engine {
+public:
+    Engine(const iwarp::ConnectionConfig& config, const EngineLimits& limits)
+        : arena_(limits.arena_size),
+          send_queue_(limits.send_depth, limits.max_segments, 0),
+          receive_queue_(limits.receive_depth, limits.max_segments, 0),
+          connection_(config, started(send_queue_, limits), started(receive_queue_, limits),
+                      memory_) {}
+
+    [[nodiscard]] std::span<std::byte> arena() { return arena_; }
+    [[nodiscard]] FakeMemory& memory() { return memory_; }
+    [[nodiscard]] iwarp::Connection& connection() { return connection_; }
+    [[nodiscard]] iwarp::SendQueue& send_queue() { return send_queue_; }
+    [[nodiscard]] iwarp::ReceiveQueue& receive_queue() { return receive_queue_; }
+
+    // False: the queue is full. Ranges lie in the arena.
+    bool post(iwarp::SendRequest request, std::span<const Range> ranges) {
+        if (send_queue_.cursor.is_full()) return false;
+        const std::uint32_t position = send_queue_.cursor.tail_position();
+        request.segment_count = static_cast<std::uint16_t>(ranges.size());
+        request.length = fill(send_queue_.segment_storage(position), ranges);
+        send_queue_[position] = request;
+        send_queue_.cursor.publish();
+        return true;
+    }
+    bool post_receive(std::uint64_t context, std::span<const Range> ranges) {
+        if (receive_queue_.cursor.is_full()) return false;
+        const std::uint32_t position = receive_queue_.cursor.tail_position();
+        iwarp::ReceiveRequest request;
+        request.context = context;
+        request.segment_count = static_cast<std::uint16_t>(ranges.size());
+        request.length = fill(receive_queue_.segment_storage(position), ranges);
+        receive_queue_[position] = request;
+        receive_queue_.cursor.publish();
+        return true;
+    }
+
+    // Everything that the engine wants to write, up to `limit` bytes; the link takes them all.
+    // `pieces` bounds the gather list.
+    [[nodiscard]] std::vector<std::byte> transmit(std::size_t limit, std::size_t pieces,
+                                                  std::size_t budget) {
+        std::vector<std::byte> out;
+        std::vector<iovec> list(pieces);
+        while (out.size() < limit) {
+            const std::size_t count = connection_.poll_transmit(list.data(), pieces, budget);
+            if (count == 0) break;
+            std::size_t taken = 0;
+            for (std::size_t i = 0; i < count; ++i) {
+                const std::size_t size = std::min(list[i].iov_len, limit - out.size());
+                const auto* from = static_cast<const std::byte*>(list[i].iov_base);
+                out.insert(out.end(), from, from + size);
+                taken += size;
+            }
+            if (taken == 0) break;
+            connection_.handle_sent(taken);
+        }
+        return out;
+    }
+
+    // Hands `data` over as the engine asks for it, at most `read_size` bytes at a time. Returns
+    // the bytes that it took.
+    [[nodiscard]] std::size_t receive(std::span<const std::byte> data, std::size_t read_size,
+                                      std::size_t pieces, std::size_t budget, iwarp::Time now) {
+        std::vector<iovec> list(pieces);
+        std::size_t done = 0;
+        while (done < data.size()) {
+            const std::size_t count = connection_.poll_receive(list.data(), pieces, budget);
+            std::size_t left = std::min(read_size, data.size() - done);
+            std::size_t read = 0;
+            for (std::size_t i = 0; i < count && left > 0; ++i) {
+                const std::size_t size = std::min(list[i].iov_len, left);
+                std::memcpy(list[i].iov_base, data.data() + done + read, size);
+                read += size;
+                left -= size;
+            }
+            if (read == 0) break;
+            connection_.handle_received(read, now);
+            done += read;
+        }
+        return done;
+    }
+
+private:
+    template <typename Queue>
+    static Queue& started(Queue& queue, const EngineLimits& limits) {
+        set_position(queue.cursor, limits.start_position);
+        return queue;
+    }
+    std::uint32_t fill(std::span<iwarp::PostedSegment> segments, std::span<const Range> ranges) {
+        std::uint32_t length = 0;
+        for (std::size_t i = 0; i < ranges.size(); ++i) {
+            segments[i] = {arena_.data() + ranges[i].offset, ranges[i].length, nullptr};
+            length += ranges[i].length;
+        }
+        return length;
+    }
+
+    std::vector<std::byte> arena_;
+    FakeMemory memory_;
+    iwarp::SendQueue send_queue_;
+    iwarp::ReceiveQueue receive_queue_;
+    iwarp::Connection connection_;
+};
+
+}  // namespace ndv::testing
