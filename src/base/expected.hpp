@@ -14,9 +14,9 @@ namespace ndv {
 
 struct Error {
     Status status = Status::unsuccessful;
-    std::string what;   // what failed, on what, with which values
-    std::string hint;   // what to try; may be empty
-    int os_error = 0;   // errno where a system call said no
+    std::string what;  // what failed, on what, with which values
+    std::string hint;  // what to try; may be empty
+    int os_error = 0;  // errno where a system call said no
 };
 
 struct Unexpected {
@@ -32,8 +32,7 @@ template <typename T>
 class [[nodiscard]] Expected {
 public:
     Expected(T value) : state_(std::in_place_index<0>, std::move(value)) {}
-    Expected(Unexpected unexpected)
-        : state_(std::in_place_index<1>, std::move(unexpected.error)) {}
+    Expected(Unexpected unexpected) : state_(std::in_place_index<1>, std::move(unexpected.error)) {}
 
     [[nodiscard]] bool has_value() const { return state_.index() == 0; }
     explicit operator bool() const { return has_value(); }
@@ -56,8 +55,7 @@ template <>
 class [[nodiscard]] Expected<void> {
 public:
     Expected() = default;
-    Expected(Unexpected unexpected)
-        : error_(std::move(unexpected.error)), has_value_(false) {}
+    Expected(Unexpected unexpected) : error_(std::move(unexpected.error)), has_value_(false) {}
 
     [[nodiscard]] bool has_value() const { return has_value_; }
     explicit operator bool() const { return has_value_; }

@@ -23,9 +23,9 @@ enum class LiveKind : std::size_t {
 };
 
 inline constexpr std::array<const char*, static_cast<std::size_t>(LiveKind::count_)>
-    kLiveKindNames = {"adapter",          "protection_domain", "memory_region", "buffer_hold",
-                      "completion_queue", "queue_pair",        "connector",     "listener",
-                      "operation",        "link"};
+    kLiveKindNames = {
+        "adapter",    "protection_domain", "memory_region", "buffer_hold", "completion_queue",
+        "queue_pair", "connector",         "listener",      "operation",   "link"};
 
 inline constinit std::array<std::atomic<long>, static_cast<std::size_t>(LiveKind::count_)>
     live_counts{};

@@ -29,8 +29,7 @@ struct SocketAddress {
     sockaddr_storage storage{};
     socklen_t length = 0;
 
-    [[nodiscard]] static Expected<SocketAddress> parse(const std::string& host,
-                                                       std::uint16_t port);
+    [[nodiscard]] static Expected<SocketAddress> parse(const std::string& host, std::uint16_t port);
     [[nodiscard]] std::string host() const;
     [[nodiscard]] std::uint16_t port() const;
     void set_port(std::uint16_t port);
@@ -80,11 +79,11 @@ struct ConnectionData {
 };
 
 enum class ConnectorState : std::uint8_t {
-    idle,            // active, fresh, or an attempt failed
+    idle,  // active, fresh, or an attempt failed
     connecting,
-    accepted,        // active: the peer accepted; CompleteConnect or Reject must follow
-    incoming,        // passive: Accept or Reject must follow
-    completing,      // CompleteConnect or Accept under way
+    accepted,    // active: the peer accepted; CompleteConnect or Reject must follow
+    incoming,    // passive: Accept or Reject must follow
+    completing,  // CompleteConnect or Accept under way
     connected,
     disconnecting,
     disconnected,

@@ -82,8 +82,7 @@ public:
     [[nodiscard]] const std::shared_ptr<ProtectionDomain>& pd() const { return pd_; }
 
 protected:
-    [[nodiscard]] virtual Expected<Tokens> do_register(BufferHold& hold,
-                                                       std::uint32_t rights) = 0;
+    [[nodiscard]] virtual Expected<Tokens> do_register(BufferHold& hold, std::uint32_t rights) = 0;
     virtual void do_deregister(const Tokens& tokens) = 0;
     void do_close() override;
 

@@ -43,9 +43,7 @@ public:
 
     [[nodiscard]] QueuePairState state() const { return state_.load(std::memory_order_acquire); }
     [[nodiscard]] const std::shared_ptr<ProtectionDomain>& pd() const { return pd_; }
-    [[nodiscard]] const std::shared_ptr<CompletionQueue>& receive_cq() const {
-        return receive_cq_;
-    }
+    [[nodiscard]] const std::shared_ptr<CompletionQueue>& receive_cq() const { return receive_cq_; }
     [[nodiscard]] const std::shared_ptr<CompletionQueue>& initiator_cq() const {
         return initiator_cq_;
     }

@@ -40,7 +40,7 @@ namespace access {
 inline constexpr std::uint32_t kLocalRead = 0;
 inline constexpr std::uint32_t kLocalWrite = 1;
 inline constexpr std::uint32_t kRemoteRead = 2;
-inline constexpr std::uint32_t kRemoteWrite = 5;     // contains local write
+inline constexpr std::uint32_t kRemoteWrite = 5;  // contains local write
 inline constexpr std::uint32_t kRemoteWriteBit = 4;
 inline constexpr std::uint32_t kRdmaReadSink = 8;
 inline constexpr std::uint32_t kAll = 15;
@@ -62,7 +62,7 @@ struct Detail {
     std::uint8_t layer = 0;        // RDMAP 0, DDP 1, LLP 2 (RFC 5040 section 4.8)
     std::uint8_t error_type = 0;
     std::uint8_t code = 0;
-    std::uint16_t os_error = 0;    // errno when source is system
+    std::uint16_t os_error = 0;  // errno when source is system
 };
 
 // What the binding hangs on a queue pair: contexts that are objects. Counted by the queue pair and

@@ -36,12 +36,12 @@ inline constexpr std::uint8_t kOpcodeCount = 8;
     return opcode == Opcode::send_solicited || opcode == Opcode::send_solicited_invalidate;
 }
 
-inline constexpr std::size_t kLengthSize = 2;       // ULPDU_Length
+inline constexpr std::size_t kLengthSize = 2;  // ULPDU_Length
 inline constexpr std::size_t kCrcSize = 4;
-inline constexpr std::size_t kMaxUlpdu = 0xFFFF;    // receivers take any 16-bit length
+inline constexpr std::size_t kMaxUlpdu = 0xFFFF;  // receivers take any 16-bit length
 // 2 + 65535 + pad + CRC.
 inline constexpr std::size_t kMaxFpdu = 65544;
-inline constexpr std::uint32_t kQueueSend = 0;       // DDP queue numbers, RFC 5040 section 5.1
+inline constexpr std::uint32_t kQueueSend = 0;  // DDP queue numbers, RFC 5040 section 5.1
 inline constexpr std::uint32_t kQueueReadRequest = 1;
 inline constexpr std::uint32_t kQueueTerminate = 2;
 

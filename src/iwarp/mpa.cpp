@@ -42,8 +42,8 @@ MpaParse MpaHeader::parse(std::span<const std::byte, kSize> bytes, MpaHeader& ou
 void MpaHeader::emit(std::span<std::byte, kSize> bytes) const {
     const std::string_view key = kind == MpaKind::request ? kRequestKey : kReplyKey;
     std::memcpy(bytes.data(), key.data(), kKeySize);
-    const unsigned flags = (markers ? kMarkers : 0U) | (crc ? kCrc : 0U) |
-                           (reject ? kReject : 0U) | (enhanced ? kEnhanced : 0U);
+    const unsigned flags = (markers ? kMarkers : 0U) | (crc ? kCrc : 0U) | (reject ? kReject : 0U) |
+                           (enhanced ? kEnhanced : 0U);
     bytes[16] = static_cast<std::byte>(flags);
     bytes[17] = static_cast<std::byte>(revision);
     base::store_be(bytes.data() + 18, private_data_length);

@@ -63,13 +63,13 @@ struct TerminateBody {
     static constexpr std::size_t kMaxSize = 4 + 2 + 18 + ReadRequestBody::kSize;
 
     ErrorCode error;
-    bool has_segment_length = false;           // M
-    std::uint16_t segment_length = 0;          // DDP Segment Length of the culprit
-    std::uint8_t ddp_header_size = 0;          // D: 0, 14 (tagged) or 18 (untagged)
-    std::array<std::byte, 18> ddp_header{};    // from the DDP control byte on
-    bool has_read_request = false;             // R
+    bool has_segment_length = false;         // M
+    std::uint16_t segment_length = 0;        // DDP Segment Length of the culprit
+    std::uint8_t ddp_header_size = 0;        // D: 0, 14 (tagged) or 18 (untagged)
+    std::array<std::byte, 18> ddp_header{};  // from the DDP control byte on
+    bool has_read_request = false;           // R
     std::array<std::byte, ReadRequestBody::kSize> read_request{};
-    bool swapped = false;                      // the order in which siw writes the control word
+    bool swapped = false;  // the order in which siw writes the control word
 
     // False: shorter than its own flags say. Both nibble orders are understood; where the control
     // word alone does not tell, `before_first_fpdu` decides (only MPA fails that early).

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// The adapter's registry of descendants, its close barrier, and the callback queue.
+#include "core/adapter.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace ndv::core {
+
+void CallbackQueue::push(Task task) {
+    const base::Lock lock(mutex_);
+    if (is_stopped_) return;
+    tasks_.push_back(std::move(task));
+    changed_.notify_all();
+}
+
+CallbackQueue::Task CallbackQueue::pop() {
+    base::UniqueLock lock(mutex_);
+    while (tasks_.empty() && !is_stopped_) changed_.wait(lock.native());
+    if (tasks_.empty()) return {};
+    Task task = std::move(tasks_.front());
+    tasks_.pop_front();
+    is_running_ = true;
+    return task;
+}
+
+void CallbackQueue::done() {
+    const base::Lock lock(mutex_);
+    is_running_ = false;
+    changed_.notify_all();
+}
+
+void CallbackQueue::stop(bool is_callback_thread) {
+    base::UniqueLock lock(mutex_);
+    is_stopped_ = true;
+    changed_.notify_all();
+    while (!is_callback_thread && (is_running_ || !tasks_.empty())) {
+        changed_.wait(lock.native());
+    }
+}
+
+template <typename T>
+Expected<std::shared_ptr<T>> Adapter::adopted(Expected<std::shared_ptr<T>> made) {
+    if (made) adopt(*made);
+    return made;
+}
+
+void Adapter::adopt(const std::shared_ptr<Object>& object) {
+    const base::Lock lock(mutex_);
+    if (descendants_.size() >= prune_at_) {
+        std::erase_if(descendants_, [](const auto& weak) { return weak.expired(); });
+        prune_at_ = std::max<std::size_t>(64, 2 * descendants_.size());
+    }
+    descendants_.push_back(object);
+}
+
+Expected<std::shared_ptr<ProtectionDomain>> Adapter::create_pd() {
+    if (is_closed()) return fail(Status::file_forced_closed, "create_pd: the adapter is closed");
+    return adopted(do_create_pd());
+}
+
+Expected<std::shared_ptr<CompletionQueue>> Adapter::create_cq(std::uint32_t depth) {
+    if (is_closed()) return fail(Status::file_forced_closed, "create_cq: the adapter is closed");
+    if (depth == 0 || depth > info().max_cq_depth) {
+        return fail(Status::invalid_parameter, "create_cq: depth " + std::to_string(depth) +
+                                                   " is not in 1 to " +
+                                                   std::to_string(info().max_cq_depth));
+    }
+    return adopted(do_create_cq(depth));
+}
+
+Expected<std::shared_ptr<Connector>> Adapter::create_connector() {
+    if (is_closed()) {
+        return fail(Status::file_forced_closed, "create_connector: the adapter is closed");
+    }
+    return adopted(do_create_connector());
+}
+
+Expected<std::shared_ptr<Listener>> Adapter::create_listener() {
+    if (is_closed()) {
+        return fail(Status::file_forced_closed, "create_listener: the adapter is closed");
+    }
+    return adopted(do_create_listener());
+}
+
+void Adapter::do_close() {
+    // Closing may create nothing new: creation checks is_closed(), which is set by now; a
+    // connector that a listener makes meanwhile is adopted and met by the next round.
+    while (true) {
+        std::vector<std::weak_ptr<Object>> descendants;
+        {
+            const base::Lock lock(mutex_);
+            descendants.swap(descendants_);
+        }
+        if (descendants.empty()) break;
+        for (auto weak = descendants.rbegin(); weak != descendants.rend(); ++weak) {
+            if (const auto object = weak->lock()) object->close();
+        }
+    }
+    stop();
+}
+
+}  // namespace ndv::core

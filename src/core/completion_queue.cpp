@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// Polling, arming and the overrun rule of the completion queue.
+#include "core/completion_queue.hpp"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace ndv::core {
+namespace {
+
+// NDK's strength order: an arm only ever grows until it is satisfied.
+std::uint32_t strength(Notify kind) {
+    switch (kind) {
+        case Notify::errors:
+            return 1;
+        case Notify::solicited:
+            return 2;
+        case Notify::any:
+            return 3;
+    }
+    return 3;
+}
+
+}  // namespace
+
+CompletionQueue::CompletionQueue(std::uint32_t depth) : ring_(depth) {}
+
+CompletionQueue::~CompletionQueue() {
+    if (is_foreign()) return;
+    Completion completion;
+    while (ring_.pop(completion)) {
+        if (completion.contexts == nullptr) continue;
+        if (completion.context_is_object) completion.contexts->retire(completion.context);
+        completion.contexts->release();
+    }
+}
+
+std::size_t CompletionQueue::poll(Completion* out, std::size_t limit, Budget budget,
+                                  bool& needs_large) {
+    needs_large = false;
+    std::size_t count = 0;
+    while (count < limit && ring_.pop(out[count])) ++count;
+    if (count > 0 || limit == 0) return count;
+    needs_large = do_progress(budget);
+    while (count < limit && ring_.pop(out[count])) ++count;
+    return count;
+}
+
+bool CompletionQueue::wait(std::chrono::nanoseconds timeout) {
+    if (!is_empty() || is_failure(status())) return true;
+    // seq_cst on both sides: either push() sees a sleeper, or we see its completion.
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    if (is_empty()) do_wait(timeout);
+    sleepers_.fetch_sub(1, std::memory_order_relaxed);
+    return !is_empty() || is_failure(status());
+}
+
+bool CompletionQueue::push(const Completion& completion) {
+    if (!ring_.push(completion)) {
+        status_.store(Status::buffer_overflow, std::memory_order_release);
+        notify();
+        if (sleepers_.load(std::memory_order_seq_cst) > 0) wake();
+        return false;
+    }
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with arm() and wait()
+    const std::uint32_t armed = armed_.load(std::memory_order_relaxed);
+    if (armed != 0) {
+        const bool matches = armed == strength(Notify::any) ||
+                             (armed == strength(Notify::solicited) &&
+                              (completion.is_solicited || is_failure(completion.status)));
+        if (matches) notify();
+    }
+    if (sleepers_.load(std::memory_order_relaxed) > 0) wake();
+    return true;
+}
+
+void CompletionQueue::notify() {
+    const base::Lock lock(mutex_);
+    if (armed_.exchange(0, std::memory_order_acq_rel) == 0) return;
+    if (!event_ || is_signalled_) return;
+    const std::uint64_t one = 1;
+    // An eventfd of ours takes a one unless it overflows, and it is drained at every arm.
+    if (::write(event_.get(), &one, sizeof one) == sizeof one) is_signalled_ = true;
+}
+
+void CompletionQueue::arm(Notify kind) {
+    {
+        const base::Lock lock(mutex_);
+        if (is_signalled_) {
+            std::uint64_t count = 0;
+            if (::read(event_.get(), &count, sizeof count) == sizeof count) is_signalled_ = false;
+        }
+        if (strength(kind) > armed_.load(std::memory_order_relaxed)) {
+            armed_.store(strength(kind), std::memory_order_relaxed);
+        }
+    }
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with push()
+    // What waits already satisfies the arm: NDK demands it for anything new since the last
+    // notification and allows it for the rest.
+    if ((!is_empty() && kind != Notify::errors) || is_failure(status())) notify();
+}
+
+Expected<int> CompletionQueue::descriptor() {
+    const base::Lock lock(mutex_);
+    if (!event_) {
+        base::Descriptor made(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+        if (!made) {
+            return fail(Status::insufficient_resources, "fileno: eventfd failed",
+                        "raise the limit on open files (ulimit -n)", errno);
+        }
+        event_ = std::move(made);
+    }
+    return event_.get();
+}
+
+}  // namespace ndv::core

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// Socket addresses and operations.
+#include "core/connection.hpp"
+
+#include <arpa/inet.h>
+#include <net/if.h>
+#include <netinet/in.h>
+
+#include <array>
+#include <cstring>
+#include <utility>
+
+namespace ndv::core {
+
+Expected<SocketAddress> SocketAddress::parse(const std::string& host, std::uint16_t port) {
+    SocketAddress out;
+    auto* v4 = reinterpret_cast<sockaddr_in*>(&out.storage);
+    if (inet_pton(AF_INET, host.c_str(), &v4->sin_addr) == 1) {
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons(port);
+        out.length = sizeof *v4;
+        return out;
+    }
+    auto* v6 = reinterpret_cast<sockaddr_in6*>(&out.storage);
+    const std::size_t percent = host.find('%');
+    if (inet_pton(AF_INET6, host.substr(0, percent).c_str(), &v6->sin6_addr) == 1) {
+        v6->sin6_family = AF_INET6;
+        v6->sin6_port = htons(port);
+        out.length = sizeof *v6;
+        if (percent == std::string::npos) return out;
+        const std::string scope = host.substr(percent + 1);
+        v6->sin6_scope_id = if_nametoindex(scope.c_str());
+        if (v6->sin6_scope_id != 0) return out;
+        return fail(Status::invalid_address, "no network interface \"" + scope + "\"");
+    }
+    return fail(Status::invalid_address, "\"" + host + "\" is not a numeric address",
+                "name a host as an IPv4 or IPv6 address here");
+}
+
+std::string SocketAddress::host() const {
+    std::array<char, INET6_ADDRSTRLEN + 1 + IF_NAMESIZE> text{};
+    if (family() == AF_INET) {
+        const auto* v4 = reinterpret_cast<const sockaddr_in*>(&storage);
+        inet_ntop(AF_INET, &v4->sin_addr, text.data(), text.size());
+        return text.data();
+    }
+    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(&storage);
+    inet_ntop(AF_INET6, &v6->sin6_addr, text.data(), text.size());
+    std::string out = text.data();
+    if (v6->sin6_scope_id != 0 && if_indextoname(v6->sin6_scope_id, text.data()) != nullptr) {
+        out += "%";
+        out += text.data();
+    }
+    return out;
+}
+
+std::uint16_t SocketAddress::port() const {
+    if (family() == AF_INET) {
+        return ntohs(reinterpret_cast<const sockaddr_in*>(&storage)->sin_port);
+    }
+    return ntohs(reinterpret_cast<const sockaddr_in6*>(&storage)->sin6_port);
+}
+
+void SocketAddress::set_port(std::uint16_t port) {
+    if (family() == AF_INET) {
+        reinterpret_cast<sockaddr_in*>(&storage)->sin_port = htons(port);
+    } else {
+        reinterpret_cast<sockaddr_in6*>(&storage)->sin6_port = htons(port);
+    }
+}
+
+std::string SocketAddress::text() const {
+    const std::string name = family() == AF_INET6 ? "[" + host() + "]" : host();
+    return name + ":" + std::to_string(port());
+}
+
+bool Operation::wait(std::chrono::nanoseconds timeout) {
+    base::UniqueLock lock(mutex_);
+    // A loop instead of a predicate: the analysis cannot look into lambdas.
+    const auto until = std::chrono::steady_clock::now() + timeout;
+    while (!is_done_) {
+        if (done_.wait_until(lock.native(), until) == std::cv_status::timeout) break;
+    }
+    return is_done_;
+}
+
+bool Operation::is_done() const {
+    const base::Lock lock(mutex_);
+    return is_done_;
+}
+
+Expected<void> Operation::outcome() const {
+    const base::Lock lock(mutex_);
+    return outcome_;
+}
+
+void Operation::set_on_done(std::function<void()> function) {
+    {
+        const base::Lock lock(mutex_);
+        if (!is_done_) {
+            on_done_ = std::move(function);
+            return;
+        }
+    }
+    function();
+}
+
+void Operation::complete(Expected<void> outcome) {
+    std::function<void()> on_done;
+    {
+        const base::Lock lock(mutex_);
+        if (is_done_) return;
+        is_done_ = true;
+        outcome_ = std::move(outcome);
+        on_done = std::move(on_done_);
+        done_.notify_all();
+    }
+    if (on_done) on_done();
+}
+
+const char* connector_state_name(ConnectorState state) {
+    switch (state) {
+        case ConnectorState::idle:
+            return "idle";
+        case ConnectorState::connecting:
+            return "connecting";
+        case ConnectorState::accepted:
+            return "accepted";
+        case ConnectorState::incoming:
+            return "incoming";
+        case ConnectorState::completing:
+            return "completing";
+        case ConnectorState::connected:
+            return "connected";
+        case ConnectorState::disconnecting:
+            return "disconnecting";
+        case ConnectorState::disconnected:
+            return "disconnected";
+    }
+    return "unknown";
+}
+
+}  // namespace ndv::core

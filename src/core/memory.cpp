@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// Registration and the search for local memory.
+#include "core/memory.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/completion_queue.hpp"
+#include "core/queue_pair.hpp"
+
+namespace ndv::core {
+
+MemoryRegion::MemoryRegion(std::shared_ptr<ProtectionDomain> pd) : pd_(std::move(pd)) {}
+
+MemoryRegion::~MemoryRegion() {
+    if (hold_ != nullptr && !is_foreign()) hold_->release();
+}
+
+Expected<void> MemoryRegion::register_buffer(BufferHold* hold, std::uint32_t rights) {
+    const auto refuse = [hold](Unexpected error) -> Expected<void> {
+        hold->release();
+        return error;
+    };
+    if (is_closed()) {
+        return refuse(fail(Status::file_forced_closed, "register: the memory region is closed"));
+    }
+    if ((rights & ~access::kAll) != 0) {
+        return refuse(fail(Status::invalid_parameter,
+                           "register: unknown access bits in " + std::to_string(rights),
+                           "combine values of Access"));
+    }
+    // Remote write contains local write; the bare bit would be a right without its foundation.
+    if ((rights & access::kRemoteWriteBit) != 0) rights |= access::kRemoteWrite;
+    if (hold->size() == 0) {
+        return refuse(fail(Status::invalid_parameter, "register: the buffer is empty"));
+    }
+    if (hold->size() > pd_->info().max_registration_size) {
+        return refuse(
+            fail(Status::invalid_parameter, "register: " + std::to_string(hold->size()) +
+                                                " bytes exceed max_registration_size " +
+                                                std::to_string(pd_->info().max_registration_size)));
+    }
+    if ((rights & access::kLocalWrite) != 0 && !hold->is_writable()) {
+        return refuse(fail(Status::access_denied,
+                           "register: the buffer is read-only, but the access asks for writing",
+                           "register a writable copy, or ask for Access.REMOTE_READ only"));
+    }
+    const base::Lock lock(mutex_);
+    if (hold_ != nullptr) {
+        return refuse(fail(Status::invalid_device_request,
+                           "register: the memory region is registered already",
+                           "deregister() it first, or create another region"));
+    }
+    auto tokens = do_register(*hold, rights);
+    if (!tokens) return refuse(Unexpected{tokens.error()});
+    tokens_ = *tokens;
+    hold_ = hold;
+    rights_ = rights;
+    pd_->add_range(tokens_.local,
+                   {reinterpret_cast<std::uint64_t>(hold->data()), hold->size(), rights});
+    return {};
+}
+
+Expected<void> MemoryRegion::deregister() {
+    BufferHold* hold = nullptr;
+    {
+        const base::Lock lock(mutex_);
+        if (hold_ == nullptr) {
+            return fail(Status::invalid_device_request,
+                        "deregister: the memory region is not registered");
+        }
+        pd_->remove_range(tokens_.local);
+        do_deregister(tokens_);
+        hold = std::exchange(hold_, nullptr);
+        tokens_ = Tokens{};
+        rights_ = 0;
+    }
+    hold->release();
+    return {};
+}
+
+void MemoryRegion::do_close() {
+    if (is_registered()) static_cast<void>(deregister());
+}
+
+bool MemoryRegion::is_registered() const {
+    const base::Lock lock(mutex_);
+    return hold_ != nullptr;
+}
+
+Tokens MemoryRegion::tokens() const {
+    const base::Lock lock(mutex_);
+    return tokens_;
+}
+
+std::uint64_t MemoryRegion::address() const {
+    const base::Lock lock(mutex_);
+    return hold_ == nullptr ? 0 : reinterpret_cast<std::uint64_t>(hold_->data());
+}
+
+std::uint64_t MemoryRegion::size() const {
+    const base::Lock lock(mutex_);
+    return hold_ == nullptr ? 0 : hold_->size();
+}
+
+std::uint32_t MemoryRegion::rights() const {
+    const base::Lock lock(mutex_);
+    return rights_;
+}
+
+Expected<std::shared_ptr<MemoryRegion>> ProtectionDomain::create_mr() {
+    if (is_closed()) {
+        return fail(Status::file_forced_closed, "create_mr: the protection domain is closed");
+    }
+    return do_create_mr();
+}
+
+Expected<std::shared_ptr<QueuePair>> ProtectionDomain::create_qp(
+    std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
+    const QueuePairLimits& limits, RequestContexts* contexts) {
+    if (is_closed()) {
+        return fail(Status::file_forced_closed, "create_qp: the protection domain is closed");
+    }
+    const AdapterInfo& most = info();
+    struct Row {
+        const char* name;
+        std::uint32_t value;
+        std::uint32_t limit;
+    };
+    for (const Row& row : {
+             Row{"receive_queue_depth", limits.receive_queue_depth, most.max_receive_queue_depth},
+             Row{"initiator_queue_depth", limits.initiator_queue_depth,
+                 most.max_initiator_queue_depth},
+             Row{"max_receive_sge", limits.max_receive_sge, most.max_receive_request_sge},
+             Row{"max_initiator_sge", limits.max_initiator_sge, most.max_initiator_request_sge},
+             Row{"inline_size", limits.inline_size, most.max_inline_data_size},
+         }) {
+        if (row.value > row.limit) {
+            return fail(Status::invalid_parameter,
+                        "create_qp: " + std::string(row.name) + " " + std::to_string(row.value) +
+                            " exceeds the adapter's " + std::to_string(row.limit),
+                        "see adapter.info");
+        }
+    }
+    return do_create_qp(std::move(receive_cq), std::move(initiator_cq), limits, contexts);
+}
+
+void ProtectionDomain::add_range(std::uint32_t token, const Range& range) {
+    const base::Lock lock(mutex_);
+    ranges_[token] = range;
+}
+
+void ProtectionDomain::remove_range(std::uint32_t token) {
+    const base::Lock lock(mutex_);
+    ranges_.erase(token);
+}
+
+Expected<Segment> ProtectionDomain::find(std::uint64_t address, std::uint64_t length,
+                                         std::uint32_t rights) const {
+    const base::Lock lock(mutex_);
+    const Range* best = nullptr;
+    const Range* nearest = nullptr;
+    std::uint64_t nearest_distance = 0;
+    bool is_right_missing = false;
+    std::uint32_t token = 0;
+    for (const auto& [key, range] : ranges_) {
+        const bool contains = address >= range.address && length <= range.size &&
+                              address - range.address <= range.size - length;
+        if (contains && (range.rights & rights) == rights) {
+            if (best == nullptr || range.size < best->size) {
+                best = &range;
+                token = key;
+            }
+            continue;
+        }
+        is_right_missing = is_right_missing || contains;
+        const std::uint64_t distance =
+            address > range.address ? address - range.address : range.address - address;
+        if (nearest == nullptr || distance < nearest_distance) {
+            nearest = &range;
+            nearest_distance = distance;
+        }
+    }
+    if (best != nullptr) return Segment{address, length, token};
+    std::string what = std::to_string(length) + " bytes at " + std::to_string(address);
+    if (is_right_missing) {
+        return fail(Status::access_violation,
+                    what + " are registered, but without the right that the request needs",
+                    "register the array with Access.LOCAL_WRITE");
+    }
+    what += " are in no registered region of this protection domain";
+    if (nearest != nullptr) {
+        what += "; the nearest is [" + std::to_string(nearest->address) + ", " +
+                std::to_string(nearest->address + nearest->size) + ")";
+    }
+    return fail(Status::invalid_parameter, std::move(what),
+                "register the array in the queue pair's protection domain first");
+}
+
+}  // namespace ndv::core

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks that every request passes before it is posted, and the sentences for those that fail.
+#include "core/queue_pair.hpp"
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <utility>
+
+namespace ndv::core {
+namespace {
+
+constexpr std::size_t kMaxSegments = 64;  // above any adapter's max_*_request_sge
+constexpr std::uint32_t kCommonFlags = flag::kSilentSuccess | flag::kReadFence;
+
+std::uint32_t legal_flags(OperationType type) {
+    switch (type) {
+        case OperationType::send:
+            return kCommonFlags | flag::kSendAndSolicitEvent | flag::kInline;
+        case OperationType::write:
+            return kCommonFlags | flag::kInline;
+        case OperationType::read:
+            // Ignored where the adapter lacks it, as NDK says.
+            return kCommonFlags | flag::kRdmaReadLocalInvalidate;
+        case OperationType::receive:
+        case OperationType::fast_register:
+        case OperationType::bind:
+        case OperationType::invalidate:
+        case OperationType::receive_and_invalidate:
+            break;
+    }
+    return 0;
+}
+
+const char* operation_name(const WorkRequest& request) {
+    switch (request.type) {
+        case OperationType::send:
+            return request.invalidates ? "send_and_invalidate" : "send";
+        case OperationType::write:
+            return "write";
+        case OperationType::read:
+            return "read";
+        case OperationType::receive:
+        case OperationType::fast_register:
+        case OperationType::bind:
+        case OperationType::invalidate:
+        case OperationType::receive_and_invalidate:
+            break;
+    }
+    return "request";
+}
+
+std::uint64_t total_length(std::span<const Segment> segments) {
+    std::uint64_t length = 0;
+    for (const Segment& segment : segments) length += segment.length;
+    return length;
+}
+
+// References that a request holds until the provider has taken them over.
+class Buffers {
+public:
+    Buffers() = default;
+    Buffers(const Buffers&) = delete;
+    Buffers& operator=(const Buffers&) = delete;
+    ~Buffers() {
+        for (std::size_t i = 0; i < count_; ++i) {
+            if (buffers_[i].hold != nullptr) buffers_[i].hold->release();
+        }
+    }
+
+    [[nodiscard]] Status acquire(ProtectionDomain& pd, std::span<const Segment> segments,
+                                 std::uint32_t rights) {
+        for (const Segment& segment : segments) {
+            const Status status = pd.acquire_local(segment, rights, buffers_[count_]);
+            if (status != Status::success) return status;
+            ++count_;
+        }
+        return Status::success;
+    }
+    [[nodiscard]] std::span<const LocalBuffer> get() const { return {buffers_.data(), count_}; }
+    void handed_over() { count_ = 0; }
+
+private:
+    std::array<LocalBuffer, kMaxSegments> buffers_;
+    std::size_t count_ = 0;
+};
+
+std::string segment_text(const Segment& segment) {
+    return "address " + std::to_string(segment.address) + ", length " +
+           std::to_string(segment.length);
+}
+
+}  // namespace
+
+QueuePair::QueuePair(std::shared_ptr<ProtectionDomain> pd,
+                     std::shared_ptr<CompletionQueue> receive_cq,
+                     std::shared_ptr<CompletionQueue> initiator_cq, const QueuePairLimits& limits,
+                     RequestContexts* contexts)
+    : pd_(std::move(pd)),
+      receive_cq_(std::move(receive_cq)),
+      initiator_cq_(std::move(initiator_cq)),
+      limits_(limits),
+      contexts_(contexts) {
+    if (contexts_ != nullptr) contexts_->add_reference();
+}
+
+QueuePair::~QueuePair() {
+    if (contexts_ != nullptr && !is_foreign()) contexts_->release();
+}
+
+Status QueuePair::check(const WorkRequest& request, std::uint64_t& length) const {
+    if (is_closed()) return Status::file_forced_closed;
+    if ((request.flags & ~legal_flags(request.type)) != 0) return Status::invalid_parameter;
+    length = total_length(request.segments);
+    const AdapterInfo& info = pd_->info();
+    if ((request.flags & flag::kInline) != 0) {
+        // NDK: the number of segments is not limited, the sum of bytes is.
+        if (length > limits_.inline_size) return Status::buffer_overflow;
+    } else {
+        const std::uint32_t most =
+            request.type == OperationType::read
+                ? std::min(info.max_read_request_sge, limits_.max_initiator_sge)
+                : limits_.max_initiator_sge;
+        if (request.segments.size() > most) return Status::data_overrun;
+        if (length > info.max_transfer_length) return Status::buffer_overflow;
+    }
+    if (state() != QueuePairState::connected) return Status::connection_invalid;
+    return Status::success;
+}
+
+Status QueuePair::post(const WorkRequest& request) {
+    std::uint64_t length = 0;
+    const Status status = check(request, length);
+    if (status != Status::success) return status;
+    if ((request.flags & flag::kInline) != 0) {
+        return do_post(request, {}, static_cast<std::uint32_t>(length));
+    }
+    Buffers buffers;
+    const std::uint32_t rights =
+        request.type == OperationType::read ? access::kLocalWrite : access::kLocalRead;
+    const Status local = buffers.acquire(*pd_, request.segments, rights);
+    if (local != Status::success) return local;
+    const Status posted = do_post(request, buffers.get(), static_cast<std::uint32_t>(length));
+    if (posted == Status::success) buffers.handed_over();
+    return posted;
+}
+
+Status QueuePair::post_receive(const ReceiveRequest& request) {
+    if (is_closed()) return Status::file_forced_closed;
+    if (request.segments.size() > limits_.max_receive_sge) return Status::data_overrun;
+    const std::uint64_t length = total_length(request.segments);
+    if (length > pd_->info().max_transfer_length) return Status::buffer_overflow;
+    Buffers buffers;
+    const Status local = buffers.acquire(*pd_, request.segments, access::kLocalWrite);
+    if (local != Status::success) return local;
+    const Status posted =
+        do_post_receive(request, buffers.get(), static_cast<std::uint32_t>(length));
+    if (posted == Status::success) buffers.handed_over();
+    return posted;
+}
+
+Error QueuePair::explain(Status status, const WorkRequest& request) const {
+    const std::string name = operation_name(request);
+    const std::uint64_t length = total_length(request.segments);
+    Error error{status, {}, {}, 0};
+    switch (status) {
+        case Status::file_forced_closed:
+            error.what = name + ": the queue pair is closed";
+            break;
+        case Status::invalid_parameter:
+            error.what = name + ": flags " + std::to_string(request.flags) +
+                         " contain a bit that " + name + " does not take";
+            error.hint = "see Flag; DEFER, bind and fast-register flags are not supported yet";
+            break;
+        case Status::buffer_overflow:
+            if ((request.flags & flag::kInline) != 0) {
+                error.what = name + ": " + std::to_string(length) +
+                             " inline bytes exceed the queue pair's inline_size " +
+                             std::to_string(limits_.inline_size);
+                error.hint = "send without Flag.INLINE, or create_qp(inline_size=...)";
+            } else {
+                error.what = name + ": " + std::to_string(length) +
+                             " bytes exceed the adapter's max_transfer_length " +
+                             std::to_string(pd_->info().max_transfer_length);
+                error.hint = "split the request";
+            }
+            break;
+        case Status::data_overrun:
+            error.what = name + ": " + std::to_string(request.segments.size()) +
+                         " segments exceed the queue pair's max_initiator_sge " +
+                         std::to_string(limits_.max_initiator_sge);
+            error.hint = "create_qp(max_initiator_sge=...), or post several requests";
+            break;
+        case Status::connection_invalid:
+            if (state() == QueuePairState::error) {
+                error.what = name + ": the queue pair's connection has ended";
+                error.hint = "a queue pair lives for one connection: create another";
+            } else {
+                error.what = name + ": the queue pair is not connected";
+                error.hint = "connect and complete_connect, or accept, before posting";
+            }
+            break;
+        case Status::no_more_entries:
+            error.what = name + ": the initiator queue is full (" +
+                         std::to_string(limits_.initiator_queue_depth) + " requests outstanding)";
+            error.hint = "poll completions first, or create_qp(initiator_queue_depth=...)";
+            break;
+        case Status::invalid_device_request:
+            error.what = name + ": the outbound read limit of this connection is 0";
+            error.hint = "connect with outbound_read_limit, and the peer with inbound_read_limit";
+            break;
+        case Status::access_violation:
+        default:
+            error.what = name +
+                         ": a segment is outside its region, of another protection domain, "
+                         "without the right needed, or its token is dead";
+            for (const Segment& segment : request.segments) {
+                error.what += "; " + segment_text(segment);
+            }
+            error.hint = "reads need Access.LOCAL_WRITE on their sink";
+            break;
+    }
+    return error;
+}
+
+Error QueuePair::explain(Status status, const ReceiveRequest& request) const {
+    Error error{status, {}, {}, 0};
+    if (status == Status::file_forced_closed) {
+        error.what = "receive: the queue pair is closed";
+    } else if (status == Status::data_overrun) {
+        error.what = "receive: " + std::to_string(request.segments.size()) +
+                     " segments exceed the queue pair's max_receive_sge " +
+                     std::to_string(limits_.max_receive_sge);
+        error.hint = "create_qp(max_receive_sge=...)";
+    } else if (status == Status::buffer_overflow) {
+        error.what = "receive: " + std::to_string(total_length(request.segments)) +
+                     " bytes exceed the adapter's max_transfer_length " +
+                     std::to_string(pd_->info().max_transfer_length);
+    } else if (status == Status::no_more_entries) {
+        error.what = "receive: the receive queue is full (" +
+                     std::to_string(limits_.receive_queue_depth) + " receives outstanding)";
+        error.hint = "poll completions first, or create_qp(receive_queue_depth=...)";
+    } else {
+        error.what =
+            "receive: a segment is outside its region, of another protection domain, "
+            "not writable, or its token is dead";
+        for (const Segment& segment : request.segments) {
+            error.what += "; " + segment_text(segment);
+        }
+        error.hint = "register the array with Access.LOCAL_WRITE";
+    }
+    return error;
+}
+
+}  // namespace ndv::core

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+// One RDMAP stream after its MPA start-up: DDP and RDMAP of RFC 5040 and 5041 over RFC 5044
+// framing. Sans-IO: bytes, requests and the time go in; gather lists, placements, completions,
+// events and a deadline come out. No socket, thread, clock or lock.
+//
+// One step, in this order:
+//   begin_step(now)
+//   poll_transmit() -> write -> handle_sent(), until it is empty or the link takes no more
+//   poll_receive()  -> read  -> handle_received(), until it is empty or the link has no more
+//   poll_transmit() once more: answers and Terminates
+//   poll_completion() / retire() until none is left; take_events(); poll_deadline()
+//   end_step(): no pointer into a peer-named region is kept beyond it
+//
+// connection.cpp holds life and death of a stream, receive.cpp what comes in, transmit.cpp what
+// goes out.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "iwarp/ddp.hpp"
+#include "iwarp/mpa.hpp"
+#include "iwarp/remote_memory.hpp"
+#include "iwarp/terminate.hpp"
+#include "iwarp/work_queue.hpp"
+
+namespace ndv::iwarp {
+
+using Time = std::chrono::nanoseconds;  // since any fixed moment
+
+struct ConnectionConfig {
+    bool is_initiator = false;
+    bool crc = false;
+    RtrKind rtr = RtrKind::none;  // agreed at start-up
+    std::uint16_t ird = 0;
+    std::uint16_t ord = 0;
+    std::uint32_t max_fpdu = 65480;  // bytes of one FPDU, CRC included; a multiple of four
+    Time receive_wait = std::chrono::seconds(5);    // a Send without a posted receive
+    Time terminate_wait = std::chrono::seconds(1);  // to get a Terminate out
+    std::uint64_t seed = 0;                         // makes sink STags unpredictable
+};
+
+// Why a stream ended.
+struct Cause {
+    enum class Source : std::uint8_t { none, local, peer, system };
+    Source source = Source::none;  // local: we saw an error; peer: its Terminate; system: errno
+    ErrorCode code;
+    int os_error = 0;
+};
+
+struct StreamCompletion {
+    bool is_receive = false;
+    std::uint32_t position = 0;  // of the slot, which stays valid until retire()
+    Status status = Status::success;
+    Cause cause;  // of a failure
+};
+
+struct StreamEvents {
+    bool first_fpdu = false;   // responder: the initiator's first message came
+    bool peer_closed = false;  // FIN at a clean boundary
+    bool drained = false;      // after handle_disconnect(): everything is out and answered
+    bool over = false;         // nothing more goes out or comes in; cause() says why
+};
+
+struct StreamCounters {
+    std::uint64_t fpdus_in = 0;
+    std::uint64_t fpdus_out = 0;
+    std::uint64_t bytes_in = 0;
+    std::uint64_t bytes_out = 0;
+};
+
+class Connection {
+public:
+    Connection(const ConnectionConfig& config, SendQueue& send_queue, ReceiveQueue& receive_queue,
+               RemoteMemory& memory);
+    ~Connection();
+    Connection(const Connection&) = delete;
+    Connection& operator=(const Connection&) = delete;
+
+    // A step begins: resumes a paused receive, acts on deadlines, pins what is half sent.
+    void begin_step(Time now);
+    void end_step();
+
+    // Outputs.
+    // Bytes to write next, as at most `max` pieces; frames are built until `budget` bytes wait.
+    [[nodiscard]] std::size_t poll_transmit(iovec* out, std::size_t max, std::size_t budget);
+    // Where to read next; 0 pieces: do not read now.
+    [[nodiscard]] std::size_t poll_receive(iovec* out, std::size_t max, std::size_t budget);
+    [[nodiscard]] bool poll_completion(StreamCompletion& out);
+    void retire(const StreamCompletion& completion);
+    [[nodiscard]] StreamEvents take_events();
+    [[nodiscard]] std::optional<Time> poll_deadline() const;
+    [[nodiscard]] bool wants_read() const;
+    // Reading is paused for want of a receive, and one is there now.
+    [[nodiscard]] bool can_resume() const;
+    // Something could go out now, were the link ready.
+    [[nodiscard]] bool wants_write();
+    // Bytes that the next posted request in line and everything before it would put on the wire.
+    [[nodiscard]] bool has_large_backlog(std::size_t threshold);
+
+    // Inputs.
+    void handle_sent(std::size_t size);
+    void handle_received(std::size_t size, Time now);
+    void handle_end_of_stream();           // FIN
+    void handle_link_error(int os_error);  // RST, timeout, a fault on our memory (EFAULT)
+    void handle_disconnect();              // no new requests; `drained` follows
+    void handle_flush();                   // cancels everything, terminal
+    void release_hold();                   // responder: the initiator may stay silent for good
+    void set_max_fpdu(std::uint32_t bytes);
+
+    [[nodiscard]] const Cause& cause() const { return cause_; }
+    [[nodiscard]] bool is_over() const { return state_ == State::over; }
+    [[nodiscard]] bool has_unsent_frame() const { return frame_head_ != frame_tail_; }
+    [[nodiscard]] bool is_held() const { return is_held_; }
+    [[nodiscard]] const StreamCounters& counters() const { return counters_; }
+
+private:
+    // open: all goes. terminating: a Terminate is on its way out, nothing else. over: flushing.
+    enum class State : std::uint8_t { open, terminating, over };
+
+    // ---- out -----------------------------------------------------------------------------
+    enum class FrameSource : std::uint8_t { request, response, control };
+    static constexpr std::size_t kFrameBytes = 288;   // header + kCopyLimit + pad + CRC, rounded
+    static constexpr std::uint32_t kCopyLimit = 256;  // below, a copy is cheaper than a gather
+    static constexpr std::uint32_t kFrameCount = 64;
+
+    struct Frame {
+        std::array<std::byte, kFrameBytes> bytes;  // header; of a small frame all of it
+        std::array<std::byte, 8> tail;             // pad and CRC of a large frame
+        std::uint32_t head_size = 0;
+        std::uint32_t tail_size = 0;
+        std::uint32_t payload_size = 0;    // gathered, not in `bytes`
+        std::uint32_t payload_offset = 0;  // in the message
+        std::uint32_t position = 0;        // request: send queue position; response: job
+        FrameSource source = FrameSource::control;
+        bool is_last = false;
+        bool is_terminate = false;
+        Pin pin;  // response with gathered payload
+        [[nodiscard]] std::size_t size() const { return head_size + payload_size + tail_size; }
+    };
+
+    // A peer's Read Request that waits for its response or is being answered.
+    struct ReadJob {
+        std::uint32_t msn = 0;
+        ReadRequestBody body;
+        std::uint32_t built = 0;  // bytes put into frames
+    };
+
+    [[nodiscard]] Frame& frame(std::uint32_t index) { return frames_[index % kFrameCount]; }
+    [[nodiscard]] bool build_next_frame();
+    void build_rtr();
+    void build_terminate();
+    [[nodiscard]] bool can_start_request();
+    void build_request_frame();
+    [[nodiscard]] bool build_response_frame();
+    void add_payload(Frame& out, std::size_t header, std::span<const PostedSegment> segments,
+                     std::uint32_t offset, std::uint32_t size);
+    void finish_frame(Frame& out, std::span<const PostedSegment> segments);
+    void frame_sent(Frame& sent);
+    void unpin(Frame& out);
+    void drop_unsent_frames();
+    [[nodiscard]] std::size_t gather(const Frame& from, std::size_t skip, iovec* out,
+                                     std::size_t max);
+
+    std::unique_ptr<Frame[]> frames_;
+    std::uint32_t frame_head_ = 0;  // oldest frame not fully sent
+    std::uint32_t frame_tail_ = 0;
+    std::size_t frame_sent_ = 0;   // bytes of the oldest frame taken by the link
+    std::size_t frame_bytes_ = 0;  // in all frames, not yet taken
+    bool message_open_ = false;    // the message below is half built
+    FrameSource message_source_ = FrameSource::request;
+    std::uint32_t message_offset_ = 0;
+    std::uint32_t request_next_ = 0;  // send queue position of the next request to build
+    std::uint32_t send_msn_ = 1;
+    std::uint32_t read_msn_ = 1;
+    bool is_held_ = false;
+    bool rtr_pending_ = false;
+    bool response_turn_ = false;  // alternate between own requests and responses
+    bool terminate_pending_ = false;
+    TerminateBody terminate_;
+
+    // Own reads that wait for their response, oldest first: send queue positions.
+    std::vector<std::uint32_t> reads_;
+    std::uint32_t read_head_ = 0;
+    std::uint32_t read_tail_ = 0;
+    bool rtr_read_outstanding_ = false;
+    std::uint32_t sink_counter_ = 0;
+    [[nodiscard]] std::uint32_t outstanding_reads() const {
+        return read_tail_ - read_head_ + (rtr_read_outstanding_ ? 1 : 0);
+    }
+    [[nodiscard]] std::uint32_t next_sink_stag();
+
+    // ---- in ------------------------------------------------------------------------------
+    enum class Phase : std::uint8_t { header, payload, trailer };
+    struct Message {
+        bool is_active = false;
+        Opcode opcode = Opcode::write;
+        std::uint32_t stag = 0;    // tagged
+        std::uint64_t to = 0;      // tagged: where the next segment must continue
+        std::uint32_t offset = 0;  // untagged: where the next segment must continue
+        std::uint32_t invalidate_stag = 0;
+    };
+
+    void process(Time now);
+    [[nodiscard]] bool begin_fpdu(Time now);
+    [[nodiscard]] bool begin_write(std::span<const std::byte> bytes);
+    [[nodiscard]] bool begin_read_response(std::span<const std::byte> bytes);
+    [[nodiscard]] bool begin_send(std::span<const std::byte> bytes, Time now);
+    [[nodiscard]] bool begin_read_request(std::span<const std::byte> bytes);
+    void handle_terminate(std::span<const std::byte> bytes);
+    [[nodiscard]] bool place_payload();
+    void end_fpdu();
+    void end_send();
+    [[nodiscard]] std::size_t target(std::size_t size, iovec* out, std::size_t max);
+    void advance_target(std::size_t size);
+    void unpin_target();
+    void make_room(std::size_t size);
+
+    std::unique_ptr<std::byte[]> staging_;
+    std::size_t staging_size_ = 0;
+    std::size_t begin_ = 0;  // unparsed bytes are [begin_, end_)
+    std::size_t end_ = 0;
+    std::size_t direct_planned_ = 0;  // bytes of the last poll_receive() that bypass staging
+    Phase phase_ = Phase::header;
+    Control control_;  // of the FPDU in progress
+    Opcode opcode_ = Opcode::write;
+    std::array<std::byte, UntaggedHeader::kSize + ReadRequestBody::kSize> culprit_{};
+    std::uint32_t payload_size_ = 0;  // of the FPDU in progress
+    std::uint32_t payload_left_ = 0;
+    Message tagged_;
+    Message untagged_;
+    Pin target_pin_;  // Write: where the next payload byte goes
+    std::uint32_t empty_segments_ = 0;
+    std::uint32_t expected_send_msn_ = 1;
+    std::uint32_t expected_read_msn_ = 1;
+    std::uint32_t receive_next_ = 0;  // receive queue position of the next message
+    bool any_fpdu_in_ = false;
+    bool is_paused_ = false;  // a Send waits for a receive
+    Time pause_deadline_{};
+    std::vector<ReadJob> jobs_;
+    std::uint32_t job_head_ = 0;  // oldest not fully sent
+    std::uint32_t job_next_ = 0;  // next to build
+    std::uint32_t job_tail_ = 0;
+
+    // ---- life ----------------------------------------------------------------------------
+    void fail(const ErrorCode& code, bool with_header);
+    void go_over();
+    void blame_for_terminate(const TerminateBody& body);
+    void blame_request(std::uint32_t position, Status status);
+    void check_drained();
+
+    const ConnectionConfig config_;
+    SendQueue& send_queue_;
+    ReceiveQueue& receive_queue_;
+    RemoteMemory& memory_;
+    std::uint32_t max_fpdu_;
+    State state_ = State::open;
+    bool is_disconnecting_ = false;
+    bool peer_closed_ = false;
+    Time terminate_deadline_{};
+    Time now_{};
+    Cause cause_;
+    std::optional<std::uint32_t> blamed_;  // the request that failed, not merely flushed
+    Status blamed_status_ = Status::cancelled;
+    StreamEvents events_;
+    StreamCounters counters_;
+};
+
+}  // namespace ndv::iwarp

@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: Apache-2.0
+// What goes out: requests, read responses and Terminates become FPDUs; a gather list of header,
+// pointer into the region, and trailer for many FPDUs at once.
+#include <algorithm>
+#include <cstring>
+
+#include "base/bytes.hpp"
+#include "base/crc32c.hpp"
+#include "iwarp/connection.hpp"
+
+namespace ndv::iwarp {
+namespace {
+
+// Payload of one FPDU behind `header` bytes: a multiple of four, so that only the last segment
+// of a message is padded.
+std::uint32_t segment_limit(std::uint32_t max_fpdu, std::size_t header) {
+    return (max_fpdu - static_cast<std::uint32_t>(header + kCrcSize)) & ~3U;
+}
+
+Opcode send_opcode(const SendRequest& request) {
+    if (request.invalidates) {
+        return request.solicits ? Opcode::send_solicited_invalidate : Opcode::send_invalidate;
+    }
+    return request.solicits ? Opcode::send_solicited : Opcode::send;
+}
+
+Control control_of(Opcode opcode, std::size_t header, std::uint32_t payload, bool last) {
+    return {.ulpdu_length = static_cast<std::uint16_t>(header - kLengthSize + payload),
+            .tagged = is_tagged(opcode),
+            .last = last,
+            .opcode = static_cast<std::uint8_t>(opcode)};
+}
+
+ErrorCode read_error(AccessResult result) {
+    switch (result) {
+        case AccessResult::granted:
+        case AccessResult::invalid_stag:
+            break;
+        case AccessResult::not_associated:
+            return error::kReadNotAssociated;
+        case AccessResult::denied:
+            return error::kReadAccess;
+        case AccessResult::wrap:
+            return error::kReadWrap;
+        case AccessResult::bounds:
+            return error::kReadBounds;
+    }
+    return error::kReadInvalidStag;
+}
+
+}  // namespace
+
+bool Connection::wants_write() {
+    if (state_ == State::over) return false;
+    if (frame_head_ != frame_tail_ || terminate_pending_) return true;
+    if (state_ != State::open || is_held_) return false;
+    return rtr_pending_ || message_open_ || job_next_ != job_tail_ || can_start_request();
+}
+
+bool Connection::has_large_backlog(std::size_t threshold) {
+    if (state_ != State::open || is_held_) return false;
+    std::size_t bytes = frame_bytes_;
+    if (message_open_ && message_source_ == FrameSource::request) {
+        bytes += send_queue_[request_next_].length - message_offset_;
+    }
+    const std::uint32_t published = send_queue_.cursor.published();
+    for (std::uint32_t i = request_next_ + (message_open_ ? 1 : 0);
+         i != published && bytes <= threshold; ++i) {
+        if (send_queue_[i].kind != RequestKind::read) bytes += send_queue_[i].length;
+    }
+    for (std::uint32_t i = job_next_; i != job_tail_ && bytes <= threshold; ++i) {
+        const ReadJob& job = jobs_[i % jobs_.size()];
+        bytes += job.body.size - job.built;
+    }
+    return bytes > threshold;
+}
+
+std::size_t Connection::poll_transmit(iovec* out, std::size_t max, std::size_t budget) {
+    if (state_ == State::over) return 0;
+    while (frame_tail_ - frame_head_ < kFrameCount && frame_bytes_ < budget && build_next_frame()) {
+    }
+    std::size_t count = 0;
+    std::size_t skip = frame_sent_;
+    for (std::uint32_t i = frame_head_; i != frame_tail_ && count < max; ++i) {
+        count += gather(frame(i), skip, out + count, max - count);
+        skip = 0;
+    }
+    return count;
+}
+
+std::size_t Connection::gather(const Frame& from, std::size_t skip, iovec* out, std::size_t max) {
+    std::size_t count = 0;
+    if (skip < from.head_size) {
+        out[count++] = {const_cast<std::byte*>(from.bytes.data()) + skip, from.head_size - skip};
+        skip = 0;
+    } else {
+        skip -= from.head_size;
+    }
+    if (skip < from.payload_size) {
+        const std::size_t size = from.payload_size - skip;
+        if (from.source == FrameSource::response) {
+            if (count == max) return count;
+            out[count++] = {from.pin.data + skip, size};
+        } else {
+            const std::size_t pieces =
+                slice_segments(send_queue_.segments(from.position), from.payload_offset + skip,
+                               size, out + count, max - count);
+            std::size_t covered = 0;
+            for (std::size_t i = 0; i < pieces; ++i) covered += out[count + i].iov_len;
+            count += pieces;
+            if (covered < size) return count;  // the list is full
+        }
+        skip = 0;
+    } else {
+        skip -= from.payload_size;
+    }
+    if (skip < from.tail_size && count < max) {
+        out[count++] = {const_cast<std::byte*>(from.tail.data()) + skip, from.tail_size - skip};
+    }
+    return count;
+}
+
+void Connection::handle_sent(std::size_t size) {
+    counters_.bytes_out += size;
+    frame_bytes_ -= std::min(frame_bytes_, size);
+    while (frame_head_ != frame_tail_) {
+        Frame& oldest = frame(frame_head_);
+        const std::size_t left = oldest.size() - frame_sent_;
+        if (size < left) {
+            frame_sent_ += size;
+            return;
+        }
+        size -= left;
+        frame_sent_ = 0;
+        ++frame_head_;
+        ++counters_.fpdus_out;
+        frame_sent(oldest);
+        if (state_ == State::over) return;
+    }
+    check_drained();
+}
+
+void Connection::frame_sent(Frame& sent) {
+    unpin(sent);
+    if (sent.is_terminate) {
+        go_over();
+        return;
+    }
+    if (!sent.is_last) return;
+    if (sent.source == FrameSource::request) {
+        SendRequest& request = send_queue_[sent.position];
+        // The last byte is with TCP: the buffer may be reused, and no more than that is promised.
+        request.progress = request.kind == RequestKind::read ? SendRequest::Progress::transmitted
+                                                             : SendRequest::Progress::done;
+    } else if (sent.source == FrameSource::response) {
+        ++job_head_;
+    }
+}
+
+void Connection::unpin(Frame& out) {
+    if (out.pin.entry != nullptr) memory_.unpin(out.pin);
+    out.pin = Pin{};
+}
+
+// Keeps the frame of which the peer already has a part.
+void Connection::drop_unsent_frames() {
+    const std::uint32_t keep = frame_head_ + (frame_sent_ > 0 ? 1 : 0);
+    for (std::uint32_t i = keep; i != frame_tail_; ++i) {
+        frame_bytes_ -= frame(i).size();
+        unpin(frame(i));
+    }
+    frame_tail_ = keep;
+}
+
+bool Connection::can_start_request() {
+    if (request_next_ == send_queue_.cursor.published()) return false;
+    const SendRequest& request = send_queue_[request_next_];
+    if (request.is_fenced && outstanding_reads() > 0) return false;
+    if (request.kind == RequestKind::read) {
+        return outstanding_reads() < config_.ord && read_tail_ - read_head_ < reads_.size();
+    }
+    return true;
+}
+
+bool Connection::build_next_frame() {
+    if (terminate_pending_) {
+        build_terminate();
+        return true;
+    }
+    if (state_ != State::open || is_held_) return false;
+    if (rtr_pending_) {
+        build_rtr();
+        return true;
+    }
+    if (!message_open_) {
+        const bool has_response = job_next_ != job_tail_;
+        const bool has_request = can_start_request();
+        if (!has_response && !has_request) return false;
+        const bool is_response = has_response && (response_turn_ || !has_request);
+        response_turn_ = !is_response;
+        message_source_ = is_response ? FrameSource::response : FrameSource::request;
+        message_offset_ = 0;
+        message_open_ = true;
+    }
+    if (message_source_ == FrameSource::response) return build_response_frame();
+    if (peer_closed_ && send_queue_[request_next_].kind == RequestKind::read) {
+        // Nobody is left to answer it.
+        cause_ = {Cause::Source::local, error::kLlpClosed, 0};
+        blame_request(request_next_, Status::io_timeout);
+        go_over();
+        return false;
+    }
+    build_request_frame();
+    return true;
+}
+
+// The initiator's first FPDU. Without an agreed kind a zero-length Write serves: every peer takes
+// it without a check, and a responder that waits for the first FPDU is released.
+void Connection::build_rtr() {
+    rtr_pending_ = false;
+    Frame& out = frame(frame_tail_);
+    out = Frame{};
+    std::span<std::byte> bytes(out.bytes);
+    std::size_t header = TaggedHeader::kSize;
+    if (config_.rtr == RtrKind::read) {
+        header = UntaggedHeader::kSize + ReadRequestBody::kSize;
+        UntaggedHeader untagged;
+        untagged.control = control_of(Opcode::read_request, header, 0, true);
+        untagged.queue_number = kQueueReadRequest;
+        untagged.msn = read_msn_++;
+        untagged.emit(bytes.first<UntaggedHeader::kSize>());
+        ReadRequestBody{}.emit(bytes.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
+        rtr_read_outstanding_ = true;
+    } else {
+        TaggedHeader tagged;
+        tagged.control = control_of(Opcode::write, header, 0, true);
+        tagged.emit(bytes.first<TaggedHeader::kSize>());
+    }
+    add_payload(out, header, {}, 0, 0);
+    finish_frame(out, {});
+}
+
+void Connection::build_terminate() {
+    terminate_pending_ = false;
+    Frame& out = frame(frame_tail_);
+    out = Frame{};
+    std::span<std::byte> bytes(out.bytes);
+    const std::size_t size =
+        UntaggedHeader::kSize +
+        terminate_.emit(bytes.subspan<UntaggedHeader::kSize, TerminateBody::kMaxSize>());
+    UntaggedHeader header;
+    header.control = control_of(Opcode::terminate, size, 0, true);
+    header.queue_number = kQueueTerminate;
+    header.msn = 1;
+    header.emit(bytes.first<UntaggedHeader::kSize>());
+    out.is_terminate = true;
+    add_payload(out, size, {}, 0, 0);
+    finish_frame(out, {});
+}
+
+void Connection::build_request_frame() {
+    SendRequest& request = send_queue_[request_next_];
+    Frame& out = frame(frame_tail_);
+    out.source = FrameSource::request;
+    out.position = request_next_;
+    out.is_terminate = false;
+    out.pin = Pin{};
+    std::span<std::byte> bytes(out.bytes);
+    const auto segments = send_queue_.segments(request_next_);
+    std::uint32_t size = 0;
+    std::size_t header = 0;
+    switch (request.kind) {
+        case RequestKind::read: {
+            header = UntaggedHeader::kSize + ReadRequestBody::kSize;
+            request.sink_stag = next_sink_stag();
+            request.received = 0;
+            UntaggedHeader untagged;
+            untagged.control = control_of(Opcode::read_request, header, 0, true);
+            untagged.queue_number = kQueueReadRequest;
+            untagged.msn = read_msn_++;
+            untagged.emit(bytes.first<UntaggedHeader::kSize>());
+            ReadRequestBody body;
+            body.sink_stag = request.sink_stag;
+            body.size = request.length;
+            body.source_stag = request.remote_token;
+            body.source_to = request.remote_address;
+            body.emit(bytes.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
+            reads_[read_tail_++ % reads_.size()] = request_next_;
+            out.is_last = true;
+            break;
+        }
+        case RequestKind::write: {
+            header = TaggedHeader::kSize;
+            size = std::min(request.length - message_offset_, segment_limit(max_fpdu_, header));
+            out.is_last = message_offset_ + size == request.length;
+            TaggedHeader tagged;
+            tagged.control = control_of(Opcode::write, header, size, out.is_last);
+            tagged.stag = request.remote_token;
+            tagged.to = request.remote_address + message_offset_;
+            tagged.emit(bytes.first<TaggedHeader::kSize>());
+            break;
+        }
+        case RequestKind::send: {
+            header = UntaggedHeader::kSize;
+            size = std::min(request.length - message_offset_, segment_limit(max_fpdu_, header));
+            out.is_last = message_offset_ + size == request.length;
+            UntaggedHeader untagged;
+            untagged.control = control_of(send_opcode(request), header, size, out.is_last);
+            untagged.invalidate_stag = request.invalidates ? request.remote_token : 0;
+            untagged.queue_number = kQueueSend;
+            untagged.msn = send_msn_;
+            untagged.mo = message_offset_;
+            untagged.emit(bytes.first<UntaggedHeader::kSize>());
+            if (out.is_last) ++send_msn_;
+            break;
+        }
+    }
+    const bool carries_payload = request.kind != RequestKind::read;
+    add_payload(out, header, segments, message_offset_, carries_payload ? size : 0);
+    finish_frame(out, segments);
+    message_offset_ += size;
+    if (out.is_last) {
+        message_open_ = false;
+        ++request_next_;
+    }
+}
+
+// False: the source is gone or was never granted; a Terminate takes the frame's place.
+bool Connection::build_response_frame() {
+    ReadJob& job = jobs_[job_next_ % jobs_.size()];
+    Frame& out = frame(frame_tail_);
+    out.source = FrameSource::response;
+    out.position = job_next_;
+    out.is_terminate = false;
+    out.pin = Pin{};
+    const std::uint32_t size =
+        std::min(job.body.size - job.built, segment_limit(max_fpdu_, TaggedHeader::kSize));
+    Pin pin;
+    if (size > 0) {
+        const AccessResult result = memory_.pin(
+            job.body.source_stag, job.body.source_to + job.built,
+            // The whole rest at once: a read beyond the region must not deliver its beginning.
+            job.body.size - job.built, RemoteRight::read, pin);
+        if (result != AccessResult::granted) {
+            // The culprit is the Read Request, advanced by what was answered already.
+            opcode_ = Opcode::read_request;
+            control_ = control_of(Opcode::read_request,
+                                  UntaggedHeader::kSize + ReadRequestBody::kSize, 0, true);
+            UntaggedHeader header;
+            header.control = control_;
+            header.queue_number = kQueueReadRequest;
+            header.msn = job.msn;
+            ReadRequestBody body = job.body;
+            body.sink_to += job.built;
+            body.source_to += job.built;
+            body.size -= job.built;
+            std::span<std::byte> culprit(culprit_);
+            header.emit(culprit.first<UntaggedHeader::kSize>());
+            body.emit(culprit.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
+            fail(read_error(result), true);
+            return terminate_pending_;
+        }
+    }
+    TaggedHeader header;
+    out.is_last = job.built + size == job.body.size;
+    header.control = control_of(Opcode::read_response, TaggedHeader::kSize, size, out.is_last);
+    header.stag = job.body.sink_stag;
+    header.to = job.body.sink_to + job.built;
+    header.emit(std::span<std::byte>(out.bytes).first<TaggedHeader::kSize>());
+    const PostedSegment source{pin.data, size, nullptr};
+    const std::span<const PostedSegment> segments(&source, size > 0 ? 1 : 0);
+    add_payload(out, TaggedHeader::kSize, segments, 0, size);
+    finish_frame(out, segments);
+    out.payload_offset = job.built;
+    out.pin = pin;
+    if (out.payload_size == 0) unpin(out);  // copied
+    job.built += size;
+    if (out.is_last) {
+        message_open_ = false;
+        ++job_next_;
+    }
+    return true;
+}
+
+// Small payload is copied behind the header, so that the frame is one piece.
+void Connection::add_payload(Frame& out, std::size_t header,
+                             std::span<const PostedSegment> segments, std::uint32_t offset,
+                             std::uint32_t size) {
+    out.head_size = static_cast<std::uint32_t>(header);
+    out.payload_offset = offset;
+    out.payload_size = size;
+    if (size > kCopyLimit) return;
+    out.payload_size = 0;
+    std::size_t skip = offset;
+    std::size_t left = size;
+    for (const PostedSegment& segment : segments) {
+        if (left == 0) break;
+        if (skip >= segment.length) {
+            skip -= segment.length;
+            continue;
+        }
+        const std::size_t part = std::min<std::size_t>(segment.length - skip, left);
+        std::memcpy(out.bytes.data() + out.head_size, segment.data + skip, part);
+        out.head_size += static_cast<std::uint32_t>(part);
+        left -= part;
+        skip = 0;
+    }
+}
+
+// Pad and CRC; the frame joins the queue.
+void Connection::finish_frame(Frame& out, std::span<const PostedSegment> segments) {
+    const std::size_t ulpdu = out.head_size + out.payload_size - kLengthSize;
+    const std::size_t pad = pad_size(ulpdu);
+    std::byte* tail = out.payload_size == 0 ? out.bytes.data() + out.head_size : out.tail.data();
+    std::memset(tail, 0, pad + kCrcSize);
+    if (config_.crc) {
+        std::uint32_t crc = base::crc32c(0, out.bytes.data(), out.head_size);
+        std::array<iovec, 16> pieces;
+        std::size_t done = 0;
+        while (done < out.payload_size) {
+            const std::size_t count =
+                slice_segments(segments, out.payload_offset + done, out.payload_size - done,
+                               pieces.data(), pieces.size());
+            for (std::size_t i = 0; i < count; ++i) {
+                crc = base::crc32c(crc, pieces[i].iov_base, pieces[i].iov_len);
+                done += pieces[i].iov_len;
+            }
+        }
+        crc = base::crc32c(crc, tail, pad);
+        base::store_le32(tail + pad, crc);
+    }
+    if (out.payload_size == 0) {
+        out.head_size += static_cast<std::uint32_t>(pad + kCrcSize);
+        out.tail_size = 0;
+    } else {
+        out.tail_size = static_cast<std::uint32_t>(pad + kCrcSize);
+    }
+    frame_bytes_ += out.size();
+    ++frame_tail_;
+}
+
+// Unpredictable, so that a confused or hostile peer cannot aim at a read that it was not asked
+// for; never the region tokens of this process.
+std::uint32_t Connection::next_sink_stag() {
+    std::uint64_t x = config_.seed + 0x9E3779B97F4A7C15ULL * ++sink_counter_;
+    x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9ULL;  // splitmix64
+    x = (x ^ (x >> 27U)) * 0x94D049BB133111EBULL;
+    const auto stag = static_cast<std::uint32_t>(x >> 32U);
+    return stag == 0 ? 1 : stag;
+}
+
+}  // namespace ndv::iwarp

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// The queues between whoever posts and whoever steps: requests in posting order with their
+// segments and inline bytes, allocated once. The poster fills a slot and publishes it; from then
+// on it is the engine's until it retires.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+
+#include "base/ring.hpp"
+#include "base/status.hpp"
+
+namespace ndv::iwarp {
+
+// Local memory of a request. `owner` means nothing to the engine: it is handed back on retirement.
+struct PostedSegment {
+    std::byte* data = nullptr;
+    std::uint32_t length = 0;
+    void* owner = nullptr;
+};
+
+enum class RequestKind : std::uint8_t { send, write, read };
+
+// One slot of the send queue (NDK: initiator queue).
+struct SendRequest {
+    enum class Progress : std::uint8_t { posted, transmitted, done };
+
+    // Filled by the poster.
+    std::uint64_t context = 0;
+    std::uint64_t remote_address = 0;
+    std::uint32_t remote_token = 0;  // send: the STag to invalidate
+    std::uint32_t length = 0;
+    std::uint16_t segment_count = 0;
+    RequestKind kind = RequestKind::send;
+    bool invalidates = false;
+    bool solicits = false;
+    bool is_fenced = false;
+    bool is_silent = false;
+    bool context_is_object = false;
+
+    // The engine's.
+    Progress progress = Progress::posted;
+    std::uint32_t sink_stag = 0;
+    std::uint32_t received = 0;  // reads: bytes of the response placed
+};
+
+struct ReceiveRequest {
+    // Filled by the poster.
+    std::uint64_t context = 0;
+    std::uint32_t length = 0;
+    std::uint16_t segment_count = 0;
+    bool context_is_object = false;
+
+    // The engine's.
+    bool is_solicited = false;
+    bool has_invalidated = false;
+    std::uint32_t invalidated_stag = 0;
+    std::uint32_t received = 0;
+    Status status = Status::success;
+};
+
+template <typename Request>
+class WorkQueue {
+public:
+    WorkQueue(std::uint32_t depth, std::uint32_t max_segments, std::uint32_t inline_size)
+        : cursor(depth),
+          // Inline data is one segment, also where the queue takes none.
+          max_segments_(max_segments == 0 ? 1 : max_segments),
+          inline_size_(inline_size),
+          requests_(std::make_unique<Request[]>(capacity())),
+          segments_(std::make_unique<PostedSegment[]>(capacity() * max_segments_)),
+          inline_(std::make_unique<std::byte[]>(capacity() * inline_size)) {}
+
+    [[nodiscard]] Request& operator[](std::uint32_t position) {
+        return requests_[position & cursor.mask()];
+    }
+    [[nodiscard]] std::span<PostedSegment> segment_storage(std::uint32_t position) {
+        return {
+            segments_.get() + static_cast<std::size_t>(position & cursor.mask()) * max_segments_,
+            max_segments_};
+    }
+    [[nodiscard]] std::span<PostedSegment> segments(std::uint32_t position) {
+        return segment_storage(position).first((*this)[position].segment_count);
+    }
+    [[nodiscard]] std::span<std::byte> inline_storage(std::uint32_t position) {
+        return {inline_.get() + static_cast<std::size_t>(position & cursor.mask()) * inline_size_,
+                inline_size_};
+    }
+
+    base::SpscCursor cursor;
+
+private:
+    [[nodiscard]] std::size_t capacity() const {
+        return static_cast<std::size_t>(cursor.mask()) + 1;
+    }
+
+    const std::uint32_t max_segments_;
+    const std::uint32_t inline_size_;
+    std::unique_ptr<Request[]> requests_;
+    std::unique_ptr<PostedSegment[]> segments_;
+    std::unique_ptr<std::byte[]> inline_;
+};
+
+using SendQueue = WorkQueue<SendRequest>;
+using ReceiveQueue = WorkQueue<ReceiveRequest>;
+
+// The part [offset, offset + length) of a list of segments, as at most `max` pieces. Returns the
+// pieces; fewer bytes than asked when `max` is too small.
+inline std::size_t slice_segments(std::span<const PostedSegment> segments, std::size_t offset,
+                                  std::size_t length, iovec* out, std::size_t max) {
+    std::size_t count = 0;
+    for (const PostedSegment& segment : segments) {
+        if (length == 0 || count == max) break;
+        if (offset >= segment.length) {
+            offset -= segment.length;
+            continue;
+        }
+        const std::size_t size = std::min<std::size_t>(segment.length - offset, length);
+        out[count++] = {segment.data + offset, size};
+        length -= size;
+        offset = 0;
+    }
+    return count;
+}
+
+}  // namespace ndv::iwarp

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// The list of providers, and the way from a name to an adapter.
+#include "providers/builtin/builtin.hpp"
+
+#include "providers/soft/adapter.hpp"
+
+namespace ndv::providers {
+
+const std::vector<std::unique_ptr<core::Provider>>& builtin() {
+    // Never freed: adapters may be opened and listed until the process is gone.
+    static const auto* const list = [] {
+        auto* made = new std::vector<std::unique_ptr<core::Provider>>;
+        made->push_back(std::make_unique<soft::SoftProvider>());
+        return made;
+    }();
+    return *list;
+}
+
+Expected<std::shared_ptr<core::Adapter>> open_adapter(const std::string& name,
+                                                      core::AdapterOptions options) {
+    const std::size_t colon = name.find(':');
+    const std::string provider_name = name.substr(0, colon);
+    options.address = colon == std::string::npos ? "" : name.substr(colon + 1);
+    std::string known;
+    for (const auto& provider : builtin()) {
+        if (provider->name() == provider_name) return provider->open(options);
+        known += (known.empty() ? "" : ", ") + std::string(provider->name());
+    }
+    return fail(Status::invalid_parameter, "open: there is no provider \"" + provider_name + "\"",
+                "this build has: " + known);
+}
+
+}  // namespace ndv::providers

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The soft adapter: an iWARP stack in user space over TCP sockets of this host.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "core/adapter.hpp"
+#include "providers/soft/capture.hpp"
+#include "providers/soft/memory_table.hpp"
+#include "providers/soft/progress.hpp"
+#include "providers/soft/queue_pair.hpp"
+
+namespace ndv::soft {
+
+// What the objects of one adapter share; held by each of them, so that any order of destruction
+// is fine.
+struct AdapterParts {
+    std::shared_ptr<Progress> progress = std::make_shared<Progress>();
+    std::shared_ptr<MemoryTable> table = std::make_shared<MemoryTable>();
+    std::shared_ptr<StreamTotals> totals = std::make_shared<StreamTotals>();
+    std::shared_ptr<Capture> capture;  // null: no capture
+    core::AdapterOptions options;
+    std::optional<core::SocketAddress> address;  // "soft:192.0.2.1": only this one
+    std::uint64_t seed = 0;
+    std::atomic<std::uint64_t> next_domain{1};
+    std::atomic<std::uint64_t> connects{0};
+    std::atomic<std::uint64_t> accepts{0};
+    std::atomic<std::uint64_t> connect_failures{0};
+    std::atomic<std::uint64_t> connection_errors{0};
+    std::atomic<std::int64_t> active_connections{0};
+
+    [[nodiscard]] std::unique_ptr<Link> make_link(base::Descriptor socket) const;
+};
+
+[[nodiscard]] core::AdapterInfo soft_info();
+
+class Adapter final : public core::Adapter {
+public:
+    explicit Adapter(std::shared_ptr<AdapterParts> parts);
+    ~Adapter() override;
+
+    [[nodiscard]] const core::AdapterInfo& info() const override { return info_; }
+    [[nodiscard]] std::map<std::string, std::uint64_t> stats() const override;
+
+private:
+    [[nodiscard]] Expected<std::shared_ptr<core::ProtectionDomain>> do_create_pd() override;
+    [[nodiscard]] Expected<std::shared_ptr<core::CompletionQueue>> do_create_cq(
+        std::uint32_t depth) override;
+    [[nodiscard]] Expected<std::shared_ptr<core::Connector>> do_create_connector() override;
+    [[nodiscard]] Expected<std::shared_ptr<core::Listener>> do_create_listener() override;
+    void stop() override;
+
+    const std::shared_ptr<AdapterParts> parts_;
+    const core::AdapterInfo info_;
+};
+
+class SoftProvider final : public core::Provider {
+public:
+    [[nodiscard]] const char* name() const override { return "soft"; }
+    [[nodiscard]] std::vector<core::AdapterInfo> adapters() const override;
+    [[nodiscard]] Expected<std::shared_ptr<core::Adapter>> open(
+        const core::AdapterOptions& options) const override;
+};
+
+}  // namespace ndv::soft

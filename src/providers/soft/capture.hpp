@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// A link decorator that writes each stream to a pcap file from its first byte, as the TCP segments
+// that a packet dissector expects.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "base/expected.hpp"
+#include "base/mutex.hpp"
+#include "providers/soft/link.hpp"
+
+namespace ndv::soft {
+
+// One pcap file for all streams of an adapter.
+class Capture {
+public:
+    [[nodiscard]] static Expected<std::shared_ptr<Capture>> open(const std::string& path);
+    explicit Capture(std::FILE* file) : file_(file) {}
+    Capture(const Capture&) = delete;
+    Capture& operator=(const Capture&) = delete;
+    ~Capture();
+
+    // One IP packet with its time; the file is flushed so that a reader may follow.
+    void write(const std::byte* packet, std::size_t size);
+
+private:
+    base::Mutex mutex_;
+    std::FILE* const file_ NDV_GUARDED_BY(mutex_);
+};
+
+// `link` with everything it moves written to `capture`.
+[[nodiscard]] std::unique_ptr<Link> captured(std::unique_ptr<Link> link,
+                                             std::shared_ptr<Capture> capture);
+
+}  // namespace ndv::soft

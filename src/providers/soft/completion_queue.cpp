@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// Leases, and the one epoll_wait of a waiting thread.
+#include "providers/soft/completion_queue.hpp"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <utility>
+
+#include "providers/soft/queue_pair.hpp"
+
+namespace ndv::soft {
+namespace {
+
+constexpr std::uint64_t kWakeId = 0;
+
+}  // namespace
+
+Expected<std::shared_ptr<CompletionQueue>> CompletionQueue::create(
+    std::uint32_t depth, std::shared_ptr<Progress> progress) {
+    base::Descriptor epoll(::epoll_create1(EPOLL_CLOEXEC));
+    base::Descriptor wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.u64 = kWakeId;
+    if (!epoll || !wake || ::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, wake.get(), &event) != 0) {
+        return fail(Status::insufficient_resources, "create_cq: no descriptors",
+                    "raise the limit on open files (ulimit -n)", errno);
+    }
+    return std::make_shared<CompletionQueue>(depth, std::move(progress), std::move(epoll),
+                                             std::move(wake));
+}
+
+CompletionQueue::CompletionQueue(std::uint32_t depth, std::shared_ptr<Progress> progress,
+                                 base::Descriptor epoll, base::Descriptor wake)
+    : core::CompletionQueue(depth),
+      progress_(std::move(progress)),
+      epoll_(std::move(epoll)),
+      wake_(std::move(wake)) {}
+
+void CompletionQueue::attach(const std::shared_ptr<QueuePair>& qp, int fd, std::uint32_t events) {
+    const base::Lock lock(mutex_);
+    members_[qp->id()] = qp;
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = qp->id();
+    static_cast<void>(::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event));
+}
+
+void CompletionQueue::modify(const QueuePair& qp, int fd, std::uint32_t events) {
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = qp.id();
+    static_cast<void>(::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event));
+}
+
+void CompletionQueue::detach(const QueuePair& qp, int fd) {
+    const base::Lock lock(mutex_);
+    if (members_.erase(qp.id()) == 0) return;
+    static_cast<void>(::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr));
+}
+
+Lease CompletionQueue::lease(Time at) const {
+    if (holders_.load(std::memory_order_acquire) > 0) return Lease::held;
+    return lease_until_.load(std::memory_order_relaxed) > at.count() ? Lease::fresh : Lease::none;
+}
+
+std::shared_ptr<QueuePair> CompletionQueue::only_member(bool& has_several) const {
+    const base::Lock lock(mutex_);
+    has_several = members_.size() > 1;
+    return members_.size() == 1 ? members_.begin()->second.lock() : nullptr;
+}
+
+bool CompletionQueue::do_progress(core::Budget budget) {
+    lease_until_.store((now() + kLeaseTime).count(), std::memory_order_relaxed);
+    bool has_several = false;
+    // One connection: reading costs less than asking whether to read.
+    if (const auto only = only_member(has_several)) return only->step(QueuePair::kIo, budget);
+    return has_several && step_ready(0, budget) == Ready::more;
+}
+
+CompletionQueue::Ready CompletionQueue::step_ready(int timeout_ms, core::Budget budget) {
+    std::array<epoll_event, 32> events;
+    const int count =
+        ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
+    if (count < 0) return Ready::interrupted;
+    bool is_more = false;
+    for (int i = 0; i < count; ++i) {
+        const std::uint64_t id = events[static_cast<std::size_t>(i)].data.u64;
+        if (id == kWakeId) {
+            std::uint64_t drained = 0;
+            static_cast<void>(!::read(wake_.get(), &drained, sizeof drained));
+            continue;
+        }
+        std::shared_ptr<QueuePair> qp;
+        {
+            const base::Lock lock(mutex_);
+            const auto found = members_.find(id);
+            if (found != members_.end()) qp = found->second.lock();
+        }
+        if (qp && qp->step(QueuePair::kIo, budget)) is_more = true;
+    }
+    return is_more ? Ready::more : Ready::done;
+}
+
+void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
+    holders_.fetch_add(1, std::memory_order_acq_rel);
+    const Time until = now() + timeout;
+    Ready ready = Ready::done;
+    while (ready != Ready::interrupted && is_empty() && !is_failure(status())) {
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - now()).count();
+        if (left <= 0) break;
+        const int wait_ms =
+            ready == Ready::more ? 0 : static_cast<int>(std::min<std::int64_t>(left, 1'000'000));
+        ready = step_ready(wait_ms, core::Budget::large);
+    }
+    lease_until_.store((now() + kLeaseTime).count(), std::memory_order_relaxed);
+    holders_.fetch_sub(1, std::memory_order_acq_rel);
+    progress_->lease_ended();
+}
+
+void CompletionQueue::wake() noexcept {
+    const std::uint64_t one = 1;
+    static_cast<void>(!::write(wake_.get(), &one, sizeof one));
+}
+
+}  // namespace ndv::soft

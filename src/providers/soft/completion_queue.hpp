@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// The soft completion queue: whoever polls or waits steps the connections that complete into it.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+
+#include "base/descriptor.hpp"
+#include "base/mutex.hpp"
+#include "core/completion_queue.hpp"
+#include "providers/soft/progress.hpp"
+
+namespace ndv::soft {
+
+class QueuePair;
+
+class CompletionQueue final : public core::CompletionQueue {
+public:
+    [[nodiscard]] static Expected<std::shared_ptr<CompletionQueue>> create(
+        std::uint32_t depth, std::shared_ptr<Progress> progress);
+    CompletionQueue(std::uint32_t depth, std::shared_ptr<Progress> progress, base::Descriptor epoll,
+                    base::Descriptor wake);
+
+    // Connections come and go; `events` are level-triggered.
+    void attach(const std::shared_ptr<QueuePair>& qp, int fd, std::uint32_t events);
+    void modify(const QueuePair& qp, int fd, std::uint32_t events);
+    void detach(const QueuePair& qp, int fd);
+
+    [[nodiscard]] Lease lease(Time at) const;
+    [[nodiscard]] const std::shared_ptr<Progress>& progress() const { return progress_; }
+
+private:
+    [[nodiscard]] bool do_progress(core::Budget budget) override;
+    void do_wait(std::chrono::nanoseconds timeout) override;
+    void wake() noexcept override;
+    enum class Ready : std::uint8_t { done, more, interrupted };
+    // Steps what is ready within `timeout_ms`; more: work is left for a large budget.
+    [[nodiscard]] Ready step_ready(int timeout_ms, core::Budget budget);
+    [[nodiscard]] std::shared_ptr<QueuePair> only_member(bool& has_several) const;
+
+    const std::shared_ptr<Progress> progress_;
+    const base::Descriptor epoll_;
+    const base::Descriptor wake_;  // eventfd: another thread pushed while we slept
+    mutable base::Mutex mutex_;
+    std::unordered_map<std::uint64_t, std::weak_ptr<QueuePair>> members_ NDV_GUARDED_BY(mutex_);
+    std::atomic<std::int64_t> lease_until_{0};  // ns of the steady clock
+    std::atomic<int> holders_{0};               // threads that sleep over the connections
+};
+
+}  // namespace ndv::soft

@@ -1,0 +1,637 @@
+// SPDX-License-Identifier: Apache-2.0
+// The connector's state machine. Its mutex is never held while the queue pair steps or while a
+// user's callback is told.
+#include "providers/soft/connector.hpp"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace ndv::soft {
+namespace {
+
+// With the four bytes of RFC 6581, which every request of ours carries.
+constexpr std::size_t kMaxPrivateData = iwarp::kMpaMaxPrivateData - iwarp::MpaEnhanced::kSize;
+
+std::vector<std::byte> copy_of(std::span<const std::byte> bytes) {
+    return {bytes.begin(), bytes.end()};
+}
+
+iwarp::HandshakeOffer offer_of(const core::ConnectParameters& parameters) {
+    iwarp::HandshakeOffer offer;
+    offer.ird = static_cast<std::uint16_t>(parameters.inbound_read_limit);
+    offer.ord = static_cast<std::uint16_t>(parameters.outbound_read_limit);
+    offer.crc = parameters.crc;
+    offer.peer_to_peer = parameters.peer_to_peer;
+    offer.private_data = parameters.private_data;
+    return offer;
+}
+
+Unexpected wrong_state(const char* call, core::ConnectorState state, const char* hint) {
+    return fail(Status::connection_invalid,
+                std::string(call) + ": the connector is " + core::connector_state_name(state),
+                hint);
+}
+
+Unexpected handshake_failure(iwarp::Handshake::Outcome outcome, const std::string& peer) {
+    using Outcome = iwarp::Handshake::Outcome;
+    switch (outcome) {
+        case Outcome::refused:
+            return fail(Status::connection_refused, "connect: " + peer + " rejected the request",
+                        "connection_data holds the peer's private data");
+        case Outcome::bad_revision:
+            return fail(Status::connection_aborted,
+                        "connect: " + peer + " answered with another MPA revision");
+        case Outcome::markers_refused:
+            return fail(Status::connection_refused,
+                        "connect: " + peer + " insists on MPA markers, which are not supported");
+        case Outcome::insufficient_ird:
+            return fail(Status::connection_aborted,
+                        "connect: " + peer + " wants more reads in flight than inbound_read_limit",
+                        "connect with a larger inbound_read_limit");
+        case Outcome::no_common_rtr:
+            return fail(Status::connection_aborted,
+                        "connect: " + peer + " granted no way to open a peer-to-peer stream");
+        case Outcome::pending:
+        case Outcome::request_received:
+        case Outcome::agreed:
+        case Outcome::rejected:
+        case Outcome::bad_frame:
+            break;
+    }
+    return fail(Status::connection_aborted,
+                "connect: " + peer + " does not speak MPA (RFC 5044) on this port",
+                "is it an RDMA listener?");
+}
+
+}  // namespace
+
+Connector::Connector(std::shared_ptr<AdapterParts> parts) : parts_(std::move(parts)) {}
+
+Connector::Connector(std::shared_ptr<AdapterParts> parts, std::unique_ptr<Link> link,
+                     const iwarp::Handshake& handshake)
+    : parts_(std::move(parts)),
+      state_(State::incoming),
+      link_(std::move(link)),
+      handshake_(handshake) {
+    const auto known = [](std::uint16_t limit, std::uint32_t most) {
+        return limit == iwarp::MpaEnhanced::kNoNegotiation ? most
+                                                           : std::min<std::uint32_t>(limit, most);
+    };
+    const core::AdapterInfo info = soft_info();
+    data_ = core::ConnectionData{known(handshake.peer_ord(), info.max_inbound_read_limit),
+                                 known(handshake.peer_ird(), info.max_outbound_read_limit),
+                                 copy_of(handshake.private_data())};
+    local_ = local_address_of(link_->descriptor());
+    peer_ = peer_address_of(link_->descriptor());
+}
+
+Connector::~Connector() {
+    if (!is_foreign()) close();
+}
+
+// One queue pair, one connector, one connection; the checks that connect and accept share.
+Expected<std::shared_ptr<QueuePair>> Connector::claim(const std::shared_ptr<core::QueuePair>& qp,
+                                                      const core::ConnectParameters& parameters) {
+    if (parameters.private_data.size() > kMaxPrivateData) {
+        return fail(Status::invalid_buffer_size,
+                    "private_data has " + std::to_string(parameters.private_data.size()) +
+                        " bytes; at most " + std::to_string(kMaxPrivateData) + " fit");
+    }
+    const core::AdapterInfo& info = qp->pd()->info();
+    if (parameters.inbound_read_limit > info.max_inbound_read_limit ||
+        parameters.outbound_read_limit > info.max_outbound_read_limit) {
+        return fail(Status::internal_error, "read limits were not capped");
+    }
+    auto mine = std::dynamic_pointer_cast<QueuePair>(qp);
+    if (!mine) {
+        return fail(Status::invalid_parameter, "the queue pair belongs to another adapter");
+    }
+    if (mine->is_closed()) return fail(Status::file_forced_closed, "the queue pair is closed");
+    if (mine->state() == core::QueuePairState::error) {
+        return fail(Status::connection_active,
+                    "the queue pair was flushed or has had its connection",
+                    "a queue pair lives for one connection: create another");
+    }
+    if (!mine->reserve()) {
+        return fail(Status::connection_active, "the queue pair is connected or connecting",
+                    "a queue pair lives for one connection: create another");
+    }
+    return mine;
+}
+
+core::Pending Connector::start_connect(std::shared_ptr<core::QueuePair> qp,
+                                       core::ConnectParameters parameters) {
+    if (is_closed()) return fail(Status::file_forced_closed, "connect: the connector is closed");
+    const core::AdapterInfo& info = qp->pd()->info();
+    // NDK: capped in silence.
+    parameters.inbound_read_limit =
+        std::min(parameters.inbound_read_limit, info.max_inbound_read_limit);
+    parameters.outbound_read_limit =
+        std::min(parameters.outbound_read_limit, info.max_outbound_read_limit);
+    const base::Lock lock(mutex_);
+    if (state_ != State::idle) {
+        return wrong_state("connect", state_, "a connector makes one connection: create another");
+    }
+    auto claimed = claim(qp, parameters);
+    if (!claimed) return Unexpected{claimed.error()};
+    if (!parameters.local) parameters.local = parts_->address;
+    if (auto opened = open_socket(parameters); !opened) {
+        (*claimed)->unreserve();
+        link_.reset();
+        parts_->connect_failures.fetch_add(1, std::memory_order_relaxed);
+        return Unexpected{opened.error()};
+    }
+    qp_ = *claimed;
+    peer_ = parameters.peer;
+    data_.reset();
+    handshake_ = iwarp::Handshake::initiator(offer_of(parameters));
+    state_ = State::connecting;
+    operation_ = std::make_shared<core::Operation>();
+    auto pending = operation_;
+    is_tcp_connected_ = false;
+    wanted_.store(EPOLLOUT, std::memory_order_release);
+    const auto self = std::static_pointer_cast<Connector>(shared_from_this());
+    if (auto added = parts_->progress->add(self, link_->descriptor()); !added) {
+        finish_connect(Unexpected{added.error()});
+        return pending;
+    }
+    parts_->progress->set_deadline(self, now() + parameters.timeout);
+    return pending;
+}
+
+Expected<void> Connector::open_socket(const core::ConnectParameters& parameters) {
+    const std::string peer = parameters.peer.text();
+    base::Descriptor socket(
+        ::socket(parameters.peer.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    if (!socket) {
+        return fail(status_of(errno), "connect to " + peer + ": no socket",
+                    "raise the limit on open files (ulimit -n)", errno);
+    }
+    prepare_socket(socket.get(), parts_->options.keepalive_s);
+    if (parameters.local) {
+        const core::SocketAddress& local = *parameters.local;
+        if (::bind(socket.get(), local.raw(), local.length) != 0) {
+            return fail(status_of(errno), "connect from " + local.text() + ": bind failed",
+                        "name an address of this host and a free port, or 0", errno);
+        }
+    }
+    if (::connect(socket.get(), parameters.peer.raw(), parameters.peer.length) != 0 &&
+        errno != EINPROGRESS) {
+        // With a bound port EADDRNOTAVAIL means that this pair of addresses is connected already.
+        const Status status =
+            errno == EADDRNOTAVAIL && parameters.local && parameters.local->port() != 0
+                ? Status::address_already_exists
+                : status_of(errno);
+        return fail(status, "connect to " + peer + " failed", {}, errno);
+    }
+    link_ = parts_->make_link(std::move(socket));
+    return {};
+}
+
+void Connector::on_ready() {
+    std::shared_ptr<core::Operation> done;
+    Expected<void> outcome;
+    {
+        const base::Lock lock(mutex_);
+        if (state_ != State::connecting || !link_) return;
+        const auto before = operation_;
+        if (!is_tcp_connected_) {
+            int os_error = 0;
+            socklen_t length = sizeof os_error;
+            ::getsockopt(link_->descriptor(), SOL_SOCKET, SO_ERROR, &os_error, &length);
+            if (os_error != 0) {
+                const char* hint = os_error == ECONNREFUSED ? "is the listener running?" : "";
+                finish_connect(fail(status_of(os_error),
+                                    "connect to " + peer_->text() + " failed: " +
+                                        std::string(status_meaning(status_of(os_error))),
+                                    hint, os_error));
+                return;
+            }
+            is_tcp_connected_ = true;
+            local_ = local_address_of(link_->descriptor());
+        }
+        drive_handshake();
+    }
+}
+
+void Connector::drive_handshake() {
+    using Outcome = iwarp::Handshake::Outcome;
+    while (true) {
+        LinkResult result;
+        bool is_reading = false;
+        if (const auto out = handshake_->poll_transmit(); !out.empty()) {
+            const iovec piece{const_cast<std::byte*>(out.data()), out.size()};
+            result = link_->write(&piece, 1, false);
+            if (result.kind == LinkResult::Kind::moved) handshake_->handle_sent(result.size);
+        } else if (const auto in = handshake_->poll_receive(); !in.empty()) {
+            is_reading = true;
+            const iovec piece{in.data(), in.size()};
+            result = link_->read(&piece, 1);
+            if (result.kind == LinkResult::Kind::moved) handshake_->handle_received(result.size);
+        }
+        if (result.kind == LinkResult::Kind::would_block) {
+            wanted_.store(is_reading ? EPOLLIN : EPOLLOUT, std::memory_order_release);
+            return;
+        }
+        if (result.kind != LinkResult::Kind::moved) {
+            const Status status = result.kind == LinkResult::Kind::end ? Status::connection_aborted
+                                                                       : status_of(result.os_error);
+            finish_connect(fail(status,
+                                "connect: " + peer_->text() +
+                                    " closed the connection before it answered the MPA request",
+                                "is it an RDMA listener, and is it accepting?", result.os_error));
+            return;
+        }
+        const Outcome outcome = handshake_->outcome();
+        if (outcome == Outcome::pending) continue;
+        const iwarp::Agreement agreement = handshake_->agreement();
+        data_ =
+            core::ConnectionData{agreement.ird, agreement.ord, copy_of(handshake_->private_data())};
+        if (outcome == Outcome::agreed) {
+            finish_connect({});
+        } else {
+            finish_connect(handshake_failure(outcome, peer_->text()));
+        }
+        return;
+    }
+}
+
+// The attempt is over, well or not; the link leaves the progress thread's set.
+void Connector::finish_connect(Expected<void> outcome) {
+    parts_->progress->clear_deadline(*this);
+    if (link_) parts_->progress->remove(*this, link_->descriptor());
+    if (outcome) {
+        state_ = State::accepted;
+    } else {
+        parts_->connect_failures.fetch_add(1, std::memory_order_relaxed);
+        state_ = State::idle;
+        drop_link();
+        if (qp_) qp_->unreserve();
+        qp_.reset();
+    }
+    // Whoever waits is told without our mutex mattering: completion only wakes and enqueues.
+    if (const auto done = std::exchange(operation_, nullptr)) done->complete(std::move(outcome));
+}
+
+void Connector::drop_link() {
+    if (!link_) return;
+    link_->shut_write();
+    parts_->progress->linger(std::move(link_));
+}
+
+void Connector::on_deadline() {
+    std::shared_ptr<QueuePair> dead;
+    std::shared_ptr<core::Operation> done;
+    {
+        const base::Lock lock(mutex_);
+        if (state_ == State::connecting) {
+            finish_connect(fail(Status::io_timeout, "connect to " + peer_->text() + " timed out",
+                                "is the address right, and does the peer accept?"));
+            return;
+        }
+        if (state_ == State::disconnecting) {
+            state_ = State::disconnected;
+            dead = qp_;
+            done = std::exchange(operation_, nullptr);
+        }
+    }
+    if (dead) dead->flush();
+    if (done) {
+        done->complete(fail(Status::io_timeout, "disconnect: the peer did not answer in time",
+                            "the connection is closed all the same"));
+    }
+}
+
+bool Connector::peer_is_gone() const {
+    std::byte byte;
+    const ssize_t seen = ::recv(link_->descriptor(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return seen == 0 || (seen < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
+iwarp::ConnectionConfig Connector::stream_config(bool is_initiator) const {
+    const iwarp::Agreement& agreement = handshake_->agreement();
+    iwarp::ConnectionConfig config;
+    config.is_initiator = is_initiator;
+    config.crc = agreement.crc;
+    config.rtr = agreement.rtr;
+    config.ird = agreement.ird;
+    config.ord = agreement.ord;
+    config.seed = parts_->seed ^ (id() * 0x9E3779B97F4A7C15ULL);
+    return config;
+}
+
+core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
+    std::shared_ptr<QueuePair> qp;
+    std::unique_ptr<Link> link;
+    iwarp::ConnectionConfig config;
+    {
+        const base::Lock lock(mutex_);
+        if (is_closed() || state_ != State::accepted) {
+            return wrong_state("complete_connect", state_, "call it once, after connect()");
+        }
+        if (peer_is_gone()) {
+            state_ = State::disconnected;
+            drop_link();
+            qp = std::exchange(qp_, nullptr);
+        } else {
+            state_ = State::connected;
+            is_active_ = true;
+            on_disconnect_ = std::move(on_disconnect);
+            qp = qp_;
+            link = std::move(link_);
+            config = stream_config(true);
+        }
+    }
+    if (!link) {
+        qp->flush();
+        return fail(Status::connection_aborted, "complete_connect: the peer gave up",
+                    "connect again, with another connector and queue pair");
+    }
+    parts_->connects.fetch_add(1, std::memory_order_relaxed);
+    parts_->active_connections.fetch_add(1, std::memory_order_relaxed);
+    auto pending = std::make_shared<core::Operation>();
+    qp->mark_connected();
+    pending->complete(qp->attach(std::move(link), config,
+                                 std::static_pointer_cast<Connector>(shared_from_this())));
+    return pending;
+}
+
+core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
+                                      core::ConnectParameters parameters,
+                                      OnDisconnect on_disconnect) {
+    const core::AdapterInfo& info = qp->pd()->info();
+    parameters.inbound_read_limit =
+        std::min(parameters.inbound_read_limit, info.max_inbound_read_limit);
+    parameters.outbound_read_limit =
+        std::min(parameters.outbound_read_limit, info.max_outbound_read_limit);
+    std::unique_ptr<Link> link;
+    std::shared_ptr<QueuePair> mine;
+    std::shared_ptr<core::Operation> pending;
+    iwarp::ConnectionConfig config;
+    {
+        const base::Lock lock(mutex_);
+        if (is_closed() || state_ != State::incoming) {
+            return wrong_state("accept", state_, "accept a connector from Listener, once");
+        }
+        auto claimed = claim(qp, parameters);
+        if (!claimed) return Unexpected{claimed.error()};
+        mine = *claimed;
+        // Nothing may follow a request before its reply: bytes or an end mean that it is void.
+        std::byte byte;
+        const ssize_t seen = ::recv(link_->descriptor(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+        bool is_void = seen >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
+        if (!is_void) {
+            static_cast<void>(handshake_->accept(offer_of(parameters)));  // length was checked
+            const auto out = handshake_->poll_transmit();
+            const iovec piece{const_cast<std::byte*>(out.data()), out.size()};
+            // The first bytes that we send: they fit a fresh socket's buffer.
+            const LinkResult sent = link_->write(&piece, 1, true);
+            is_void = sent.kind != LinkResult::Kind::moved || sent.size != out.size();
+            if (!is_void) handshake_->handle_sent(sent.size);
+        }
+        if (is_void) {
+            state_ = State::disconnected;
+            drop_link();
+            mine->unreserve();
+            parts_->connect_failures.fetch_add(1, std::memory_order_relaxed);
+            return fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
+                        "nothing is left to accept; wait for the next request");
+        }
+        const iwarp::Agreement& agreement = handshake_->agreement();
+        data_->inbound_read_limit = agreement.ird;
+        data_->outbound_read_limit = agreement.ord;
+        qp_ = mine;
+        state_ = State::completing;
+        on_disconnect_ = std::move(on_disconnect);
+        operation_ = pending = std::make_shared<core::Operation>();
+        link = std::move(link_);
+        config = stream_config(false);
+    }
+    auto attached = mine->attach(std::move(link), config,
+                                 std::static_pointer_cast<Connector>(shared_from_this()));
+    if (!attached) complete_operation(std::move(attached));
+    return pending;
+}
+
+Expected<void> Connector::reject(std::vector<std::byte> private_data) {
+    if (private_data.size() > kMaxPrivateData) {
+        return fail(Status::invalid_buffer_size,
+                    "reject: private_data has " + std::to_string(private_data.size()) +
+                        " bytes; at most " + std::to_string(kMaxPrivateData) + " fit");
+    }
+    std::shared_ptr<QueuePair> unused;
+    const base::Lock lock(mutex_);
+    if (is_closed() || (state_ != State::incoming && state_ != State::accepted)) {
+        return wrong_state("reject", state_, "reject a request, or an answer to connect()");
+    }
+    const bool is_aborted = peer_is_gone();
+    if (state_ == State::incoming && !is_aborted) {
+        static_cast<void>(handshake_->reject(private_data));
+        const auto out = handshake_->poll_transmit();
+        const iovec piece{const_cast<std::byte*>(out.data()), out.size()};
+        static_cast<void>(link_->write(&piece, 1, true));
+    }
+    // Active side: the stream is open as far as MPA goes, and its end is the answer.
+    state_ = State::disconnected;
+    drop_link();
+    unused = std::exchange(qp_, nullptr);
+    if (unused) unused->unreserve();
+    if (is_aborted) return fail(Status::connection_aborted, "reject: the peer had given up");
+    return {};
+}
+
+core::Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
+    std::shared_ptr<QueuePair> qp;
+    std::shared_ptr<core::Operation> pending;
+    {
+        const base::Lock lock(mutex_);
+        if (is_closed() || state_ != State::connected) {
+            return wrong_state("disconnect", state_, "only a connected connector disconnects");
+        }
+        state_ = State::disconnecting;
+        on_disconnect_ = nullptr;  // a local disconnect is never indicated locally
+        operation_ = pending = std::make_shared<core::Operation>();
+        qp = qp_;
+    }
+    parts_->progress->set_deadline(std::static_pointer_cast<Connector>(shared_from_this()),
+                                   now() + timeout);
+    qp->disconnect();
+    return pending;
+}
+
+void Connector::abandon() {
+    std::shared_ptr<QueuePair> dead;
+    {
+        const base::Lock lock(mutex_);
+        if (state_ == State::connecting) {
+            finish_connect(fail(Status::cancelled, "connect was abandoned"));
+            return;
+        }
+        if (state_ == State::completing) {
+            state_ = State::disconnected;
+            dead = qp_;
+        }
+    }
+    if (dead) dead->flush();
+    complete_operation(fail(Status::cancelled, "the operation was abandoned"));
+}
+
+void Connector::do_close() {
+    std::shared_ptr<QueuePair> dead;
+    {
+        const base::Lock lock(mutex_);
+        if (state_ == State::connecting) {
+            finish_connect(fail(Status::cancelled, "connect: the connector was closed"));
+        } else if (state_ == State::incoming && !peer_is_gone()) {
+            static_cast<void>(handshake_->reject({}));
+            const auto out = handshake_->poll_transmit();
+            const iovec piece{const_cast<std::byte*>(out.data()), out.size()};
+            static_cast<void>(link_->write(&piece, 1, true));
+        }
+        const bool has_stream = state_ == State::completing || state_ == State::connected ||
+                                state_ == State::disconnecting;
+        state_ = State::disconnected;
+        on_disconnect_ = nullptr;
+        drop_link();
+        dead = std::exchange(qp_, nullptr);
+        if (dead && !has_stream) {
+            dead->unreserve();
+            dead.reset();
+        }
+        parts_->progress->clear_deadline(*this);
+    }
+    if (dead) dead->flush();
+    complete_operation(fail(Status::cancelled, "the connector was closed"));
+}
+
+void Connector::complete_operation(Expected<void> outcome) {
+    std::shared_ptr<core::Operation> done;
+    {
+        const base::Lock lock(mutex_);
+        done = std::exchange(operation_, nullptr);
+    }
+    if (done) done->complete(std::move(outcome));
+}
+
+void Connector::on_established() {
+    std::shared_ptr<core::Operation> done;
+    {
+        const base::Lock lock(mutex_);
+        if (state_ != State::completing) return;
+        state_ = State::connected;
+        is_active_ = true;
+        qp_->mark_connected();
+        done = std::exchange(operation_, nullptr);
+    }
+    parts_->accepts.fetch_add(1, std::memory_order_relaxed);
+    parts_->active_connections.fetch_add(1, std::memory_order_relaxed);
+    if (done) done->complete({});
+}
+
+bool Connector::on_peer_closed() {
+    OnDisconnect tell;
+    std::shared_ptr<QueuePair> finished;
+    std::shared_ptr<core::Operation> done;
+    {
+        const base::Lock lock(mutex_);
+        peer_closed_ = true;
+        if (state_ == State::completing) return false;
+        if (state_ == State::disconnecting) {
+            if (!is_drained_) return true;  // our own FIN is still to come
+            state_ = State::disconnected;
+            done = std::exchange(operation_, nullptr);
+            finished = qp_;
+        } else if (state_ == State::connected) {
+            if (!on_disconnect_) return false;
+            tell = std::exchange(on_disconnect_, nullptr);
+        }
+    }
+    if (finished) finished->flush();  // the implicit flush of a disconnect
+    if (done) {
+        parts_->progress->clear_deadline(*this);
+        done->complete({});
+    }
+    if (tell) tell();
+    return true;
+}
+
+void Connector::on_drained() {
+    bool is_over = false;
+    {
+        const base::Lock lock(mutex_);
+        is_drained_ = true;
+        is_over = peer_closed_;
+    }
+    if (is_over) static_cast<void>(on_peer_closed());
+}
+
+void Connector::on_over(const iwarp::Cause& cause) {
+    OnDisconnect tell;
+    std::shared_ptr<core::Operation> done;
+    State before = State::idle;
+    bool was_connected = false;
+    {
+        const base::Lock lock(mutex_);
+        before = std::exchange(state_, State::disconnected);
+        was_connected = std::exchange(is_active_, false);
+        tell = std::exchange(on_disconnect_, nullptr);
+        done = std::exchange(operation_, nullptr);
+    }
+    if (was_connected) parts_->active_connections.fetch_sub(1, std::memory_order_relaxed);
+    if (cause.source != iwarp::Cause::Source::none) {
+        auto& counter = was_connected ? parts_->connection_errors : parts_->connect_failures;
+        counter.fetch_add(1, std::memory_order_relaxed);
+    }
+    parts_->progress->clear_deadline(*this);
+    if (done) {
+        if (before == State::completing) {
+            done->complete(fail(Status::connection_aborted,
+                                "accept: the peer gave up before the connection was complete", {},
+                                cause.os_error));
+        } else if (cause.source == iwarp::Cause::Source::none) {
+            done->complete({});
+        } else {
+            done->complete(fail(Status::connection_reset,
+                                "disconnect: the connection broke before the peer answered", {},
+                                cause.os_error));
+        }
+    }
+    if (tell && cause.source != iwarp::Cause::Source::none) tell();
+}
+
+Expected<core::ConnectionData> Connector::data() const {
+    const base::Lock lock(mutex_);
+    if (!data_) {
+        return fail(Status::connection_invalid, "connection_data: no request or reply has come yet",
+                    "read it after connect(), or on a connector from a listener");
+    }
+    return *data_;
+}
+
+Expected<core::SocketAddress> Connector::local_address() const {
+    const base::Lock lock(mutex_);
+    if (!local_) {
+        return fail(Status::connection_invalid, "local_address: the connector has no connection");
+    }
+    return *local_;
+}
+
+Expected<core::SocketAddress> Connector::peer_address() const {
+    const base::Lock lock(mutex_);
+    if (!peer_) {
+        return fail(Status::connection_invalid, "peer_address: the connector has no connection");
+    }
+    return *peer_;
+}
+
+core::ConnectorState Connector::state() const {
+    const base::Lock lock(mutex_);
+    return state_;
+}
+
+}  // namespace ndv::soft

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// TCP sockets as links.
+#include "providers/soft/link.hpp"
+
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace ndv::soft {
+namespace {
+
+LinkResult result_of(ssize_t moved, bool is_read) {
+    if (moved > 0 || (moved == 0 && !is_read)) {
+        return {LinkResult::Kind::moved, static_cast<std::size_t>(moved), 0};
+    }
+    if (moved == 0) return {LinkResult::Kind::end, 0, 0};
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return {LinkResult::Kind::would_block, 0, 0};
+    return {LinkResult::Kind::error, 0, errno};
+}
+
+}  // namespace
+
+LinkResult TcpLink::read(const iovec* pieces, std::size_t count) {
+    ssize_t moved = 0;
+    do {
+        if (count == 1) {
+            moved = ::recv(socket_.get(), pieces[0].iov_base, pieces[0].iov_len, MSG_DONTWAIT);
+        } else {
+            msghdr message{};
+            message.msg_iov = const_cast<iovec*>(pieces);
+            message.msg_iovlen = count;
+            moved = ::recvmsg(socket_.get(), &message, MSG_DONTWAIT);
+        }
+    } while (moved < 0 && errno == EINTR);
+    return result_of(moved, true);
+}
+
+LinkResult TcpLink::write(const iovec* pieces, std::size_t count, bool end_of_record) {
+    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (end_of_record ? MSG_EOR : 0);
+    ssize_t moved = 0;
+    do {
+        if (count == 1) {
+            moved = ::send(socket_.get(), pieces[0].iov_base, pieces[0].iov_len, flags);
+        } else {
+            msghdr message{};
+            message.msg_iov = const_cast<iovec*>(pieces);
+            message.msg_iovlen = count;
+            moved = ::sendmsg(socket_.get(), &message, flags);
+        }
+    } while (moved < 0 && errno == EINTR);
+    return result_of(moved, false);
+}
+
+void TcpLink::shut_write() { ::shutdown(socket_.get(), SHUT_WR); }
+
+void prepare_socket(int fd, double keepalive_s) {
+    const auto set = [fd](int level, int option, int value) {
+        // These only tune; a kernel that lacks one still carries the stream.
+        static_cast<void>(::setsockopt(fd, level, option, &value, sizeof value));
+    };
+    set(IPPROTO_TCP, TCP_NODELAY, 1);
+    if (keepalive_s <= 0) return;
+    // Idle for a third, then two probes a third apart.
+    const int third = std::max(1, static_cast<int>(keepalive_s / 3));
+    set(SOL_SOCKET, SO_KEEPALIVE, 1);
+    set(IPPROTO_TCP, TCP_KEEPIDLE, third);
+    set(IPPROTO_TCP, TCP_KEEPINTVL, third);
+    set(IPPROTO_TCP, TCP_KEEPCNT, 2);
+    set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(keepalive_s * 1000));
+}
+
+std::size_t segment_size(int fd) {
+    int size = 0;
+    socklen_t length = sizeof size;
+    if (::getsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &size, &length) != 0 || size <= 0) {
+        return 536;  // RFC 9293 section 3.7.1: what every path carries
+    }
+    return static_cast<std::size_t>(size);
+}
+
+core::SocketAddress local_address_of(int fd) {
+    core::SocketAddress out;
+    out.length = sizeof out.storage;
+    if (::getsockname(fd, out.raw(), &out.length) != 0) out.length = 0;
+    return out;
+}
+
+core::SocketAddress peer_address_of(int fd) {
+    core::SocketAddress out;
+    out.length = sizeof out.storage;
+    if (::getpeername(fd, out.raw(), &out.length) != 0) out.length = 0;
+    return out;
+}
+
+int unacknowledged(int fd) {
+    int bytes = 0;
+    return ::ioctl(fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
+}
+
+Status status_of(int os_error) {
+    switch (os_error) {
+        case ECONNREFUSED:
+            return Status::connection_refused;
+        case ECONNRESET:
+        case EPIPE:
+            return Status::connection_reset;
+        case ENETUNREACH:
+        case ENETDOWN:
+            return Status::network_unreachable;
+        case EHOSTUNREACH:
+        case EHOSTDOWN:
+            return Status::host_unreachable;
+        case ETIMEDOUT:
+            return Status::io_timeout;
+        case EADDRINUSE:
+            return Status::sharing_violation;
+        case EADDRNOTAVAIL:
+        case EAFNOSUPPORT:
+            return Status::invalid_address;
+        case EACCES:
+        case EPERM:
+            return Status::access_denied;
+        case EMFILE:
+        case ENFILE:
+        case ENOBUFS:
+        case ENOMEM:
+            return Status::insufficient_resources;
+        default:
+            return Status::unsuccessful;
+    }
+}
+
+}  // namespace ndv::soft

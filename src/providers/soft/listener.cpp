@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+// Accepting TCP connections and their MPA requests.
+#include "providers/soft/listener.hpp"
+
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <utility>
+
+namespace ndv::soft {
+namespace {
+
+constexpr int kBacklog = 1024;              // of TCP; the kernel caps it at somaxconn
+constexpr std::size_t kMaxIncoming = 1024;  // strangers in start-up at once
+constexpr std::size_t kMaxWaiting = 1024;   // requests that nobody has taken yet
+constexpr Time kRequestTime = std::chrono::seconds(10);
+constexpr Time kOutOfDescriptors = std::chrono::milliseconds(50);
+constexpr int kAcceptBatch = 64;
+
+}  // namespace
+
+// A stranger between TCP's accept and a whole MPA request.
+class Incoming final : public Member {
+public:
+    Incoming(std::shared_ptr<AdapterParts> parts, std::weak_ptr<Listener> listener,
+             std::unique_ptr<Link> link)
+        : parts_(std::move(parts)),
+          listener_(std::move(listener)),
+          link_(std::move(link)),
+          handshake_(iwarp::Handshake::responder()) {}
+
+    [[nodiscard]] int descriptor() const { return link_->descriptor(); }
+    [[nodiscard]] std::uint32_t wanted() const override { return EPOLLIN; }
+
+    void on_ready() override {
+        using Outcome = iwarp::Handshake::Outcome;
+        while (link_) {
+            const auto in = handshake_.poll_receive();
+            const iovec piece{in.data(), in.size()};
+            const LinkResult result = link_->read(&piece, 1);
+            if (result.kind == LinkResult::Kind::would_block) return;
+            if (result.kind != LinkResult::Kind::moved) {
+                leave();
+                return;
+            }
+            handshake_.handle_received(result.size);
+            if (handshake_.outcome() == Outcome::request_received) {
+                const auto listener = listener_.lock();
+                parts_->progress->remove(*this, descriptor());
+                parts_->progress->clear_deadline(*this);
+                if (listener) listener->handle_request(id(), std::move(link_), handshake_);
+                return;
+            }
+            // Markers are refused in MPA's own words; anything else learns nothing from us.
+            if (const auto out = handshake_.poll_transmit(); !out.empty()) {
+                const iovec reply{const_cast<std::byte*>(out.data()), out.size()};
+                static_cast<void>(link_->write(&reply, 1, true));
+                leave();
+                return;
+            }
+            if (handshake_.outcome() != Outcome::pending) {
+                leave();
+                return;
+            }
+        }
+    }
+
+    void on_deadline() override { leave(); }
+
+private:
+    void leave() {
+        if (!link_) return;
+        parts_->connect_failures.fetch_add(1, std::memory_order_relaxed);
+        parts_->progress->remove(*this, descriptor());
+        parts_->progress->clear_deadline(*this);
+        link_.reset();
+        if (const auto listener = listener_.lock()) listener->forget(id());
+    }
+
+    const std::shared_ptr<AdapterParts> parts_;
+    const std::weak_ptr<Listener> listener_;
+    std::unique_ptr<Link> link_;
+    iwarp::Handshake handshake_;
+};
+
+Listener::Listener(std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter)
+    : parts_(std::move(parts)), adapter_(std::move(adapter)) {}
+
+Listener::~Listener() {
+    if (!is_foreign()) close();
+}
+
+Expected<void> Listener::listen(const core::SocketAddress& address) {
+    const base::Lock lock(mutex_);
+    if (is_closed()) return fail(Status::file_forced_closed, "listen: the listener is closed");
+    if (socket_) {
+        return fail(Status::invalid_device_request,
+                    "listen: the listener listens on " + address_->text() + " already");
+    }
+    const std::string text = address.text();
+    base::Descriptor socket(
+        ::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    if (!socket) {
+        return fail(status_of(errno), "listen on " + text + ": no socket",
+                    "raise the limit on open files (ulimit -n)", errno);
+    }
+    const int on = 1;
+    // Lets a restarted server have its port while old connections fade (TIME_WAIT).
+    static_cast<void>(::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
+    if (address.family() == AF_INET6) {
+        static_cast<void>(::setsockopt(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on));
+    }
+    if (::bind(socket.get(), address.raw(), address.length) != 0) {
+        return fail(status_of(errno), "listen on " + text + ": bind failed",
+                    errno == EADDRINUSE ? "another program has the port: choose another, or 0"
+                                        : "name an address of this host",
+                    errno);
+    }
+    if (::listen(socket.get(), kBacklog) != 0) {
+        return fail(status_of(errno), "listen on " + text + " failed", {}, errno);
+    }
+    socket_ = std::move(socket);
+    address_ = local_address_of(socket_.get());
+    const auto self = std::static_pointer_cast<Listener>(shared_from_this());
+    if (auto added = parts_->progress->add(self, socket_.get()); !added) {
+        socket_.reset();
+        return added;
+    }
+    return {};
+}
+
+std::uint32_t Listener::wanted() const {
+    return is_out_of_descriptors_.load(std::memory_order_acquire) ? 0U : std::uint32_t{EPOLLIN};
+}
+
+void Listener::on_ready() {
+    for (int i = 0; i < kAcceptBatch; ++i) {
+        int fd = -1;
+        {
+            const base::Lock lock(mutex_);
+            if (!socket_ || is_paused_) return;
+            fd = ::accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+            if (fd < 0) {
+                if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+                    // The queue stays readable: a short pause instead of a busy loop.
+                    is_out_of_descriptors_.store(true, std::memory_order_release);
+                }
+                break;
+            }
+        }
+        admit(base::Descriptor(fd));
+    }
+    if (is_out_of_descriptors_.load(std::memory_order_relaxed)) {
+        parts_->progress->set_deadline(std::static_pointer_cast<Listener>(shared_from_this()),
+                                       now() + kOutOfDescriptors);
+    }
+}
+
+void Listener::on_deadline() {
+    const base::Lock lock(mutex_);
+    is_out_of_descriptors_.store(false, std::memory_order_release);
+    if (socket_) parts_->progress->arm(*this, socket_.get());
+}
+
+void Listener::admit(base::Descriptor socket) {
+    prepare_socket(socket.get(), parts_->options.keepalive_s);
+    const auto self = std::static_pointer_cast<Listener>(shared_from_this());
+    const auto incoming =
+        std::make_shared<Incoming>(parts_, self, parts_->make_link(std::move(socket)));
+    {
+        const base::Lock lock(mutex_);
+        // Over the cap a stranger is turned away at once; its descriptor is closed on return.
+        if (is_closed() || incoming_.size() >= kMaxIncoming || waiting_.size() >= kMaxWaiting) {
+            return;
+        }
+        incoming_[incoming->id()] = incoming;
+    }
+    if (!parts_->progress->add(incoming, incoming->descriptor())) {
+        forget(incoming->id());
+        return;
+    }
+    parts_->progress->set_deadline(incoming, now() + kRequestTime);
+}
+
+void Listener::handle_request(std::uint64_t id, std::unique_ptr<Link> link,
+                              const iwarp::Handshake& handshake) {
+    const auto connector = std::make_shared<Connector>(parts_, std::move(link), handshake);
+    const auto adapter = adapter_.lock();
+    std::function<void()> tell;
+    {
+        const base::Lock lock(mutex_);
+        incoming_.erase(id);
+        if (is_closed() || is_paused_ || !adapter) return;  // the connector closes: a reject
+        waiting_.push_back(connector);
+        tell = on_connect_;
+        available_.notify_one();
+    }
+    adapter->adopt(connector);
+    if (tell) tell();
+}
+
+void Listener::forget(std::uint64_t id) {
+    std::shared_ptr<Incoming> gone;
+    const base::Lock lock(mutex_);
+    const auto found = incoming_.find(id);
+    if (found == incoming_.end()) return;
+    gone = std::move(found->second);
+    incoming_.erase(found);
+}
+
+Expected<std::shared_ptr<core::Connector>> Listener::take_connector(
+    std::chrono::nanoseconds timeout) {
+    base::UniqueLock lock(mutex_);
+    const auto until = std::chrono::steady_clock::now() + timeout;
+    while (waiting_.empty()) {
+        if (is_closed()) {
+            return fail(Status::file_forced_closed, "get_connector: the listener is closed");
+        }
+        if (!socket_) {
+            return fail(Status::connection_invalid, "get_connector: the listener does not listen",
+                        "call listen() first");
+        }
+        if (available_.wait_until(lock.native(), until) == std::cv_status::timeout) break;
+    }
+    if (waiting_.empty()) return std::shared_ptr<core::Connector>();
+    std::shared_ptr<core::Connector> taken = std::move(waiting_.front());
+    waiting_.pop_front();
+    return taken;
+}
+
+void Listener::set_on_connect(std::function<void()> function) {
+    const base::Lock lock(mutex_);
+    on_connect_ = std::move(function);
+}
+
+void Listener::control_connect_events(bool pause) {
+    const base::Lock lock(mutex_);
+    if (is_paused_ == pause) return;
+    is_paused_ = pause;
+    if (!socket_) return;
+    // Linux answers RST while a listening socket is shut for reading, and keeps the port.
+    if (pause) {
+        ::shutdown(socket_.get(), SHUT_RD);
+    } else if (::listen(socket_.get(), kBacklog) == 0) {
+        parts_->progress->arm(*this, socket_.get());
+    }
+}
+
+Expected<core::SocketAddress> Listener::local_address() const {
+    const base::Lock lock(mutex_);
+    if (!address_) {
+        return fail(Status::connection_invalid, "local_address: the listener does not listen",
+                    "call listen() first");
+    }
+    return *address_;
+}
+
+void Listener::do_close() {
+    std::deque<std::shared_ptr<Connector>> untaken;
+    std::unordered_map<std::uint64_t, std::shared_ptr<Incoming>> strangers;
+    {
+        const base::Lock lock(mutex_);
+        if (socket_) parts_->progress->remove(*this, socket_.get());
+        parts_->progress->clear_deadline(*this);
+        socket_.reset();
+        untaken.swap(waiting_);
+        strangers.swap(incoming_);
+        on_connect_ = nullptr;
+        available_.notify_all();
+    }
+    for (const auto& [id, stranger] : strangers) {
+        parts_->progress->remove(*stranger, stranger->descriptor());
+        parts_->progress->clear_deadline(*stranger);
+    }
+    for (const auto& connector : untaken) connector->close();  // NDK: close is a reject
+}
+
+}  // namespace ndv::soft

@@ -1,0 +1,537 @@
+// SPDX-License-Identifier: Apache-2.0
+// Posting and the step of a soft queue pair.
+#include "providers/soft/queue_pair.hpp"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+namespace ndv::soft {
+namespace {
+
+// Bytes gathered for one sendmsg, and moved each way by one large step.
+constexpr std::size_t kBatch = 1024 * 1024;
+constexpr std::size_t kLargeStep = 4 * 1024 * 1024;
+constexpr std::size_t kPieces = 256;
+
+// An initiator that need not speak first gets this long to do so (iwarp.md: a server that speaks
+// first would otherwise wait for ever for a stock siw client).
+constexpr Time kHoldTime = std::chrono::milliseconds(100);
+constexpr Time kHoldRetry = std::chrono::milliseconds(20);
+
+// Below this a TCP segment holds few FPDUs and alignment is worth a record mark.
+constexpr std::size_t kSmallSegment = 32 * 1024;
+
+core::OperationType type_of(iwarp::RequestKind kind) {
+    switch (kind) {
+        case iwarp::RequestKind::send:
+            return core::OperationType::send;
+        case iwarp::RequestKind::write:
+            return core::OperationType::write;
+        case iwarp::RequestKind::read:
+            return core::OperationType::read;
+    }
+    return core::OperationType::send;
+}
+
+iwarp::RequestKind kind_of(core::OperationType type) {
+    if (type == core::OperationType::write) return iwarp::RequestKind::write;
+    if (type == core::OperationType::read) return iwarp::RequestKind::read;
+    return iwarp::RequestKind::send;
+}
+
+core::Detail detail_of(const iwarp::Cause& cause) {
+    core::Detail detail;
+    switch (cause.source) {
+        case iwarp::Cause::Source::none:
+            break;
+        case iwarp::Cause::Source::local:
+            detail.source = core::Detail::Source::local;
+            break;
+        case iwarp::Cause::Source::peer:
+            detail.source = core::Detail::Source::peer;
+            break;
+        case iwarp::Cause::Source::system:
+            detail.source = core::Detail::Source::system;
+            break;
+    }
+    detail.layer = cause.code.layer;
+    detail.error_type = cause.code.error_type;
+    detail.code = cause.code.code;
+    detail.os_error = static_cast<std::uint16_t>(cause.os_error);
+    return detail;
+}
+
+void store_segments(std::span<iwarp::PostedSegment> to,
+                    std::span<const core::LocalBuffer> buffers) {
+    for (std::size_t i = 0; i < buffers.size(); ++i) {
+        to[i] = {buffers[i].data, buffers[i].length, buffers[i].hold};
+    }
+}
+
+void release_segments(std::span<iwarp::PostedSegment> segments) {
+    for (const iwarp::PostedSegment& segment : segments) {
+        if (segment.owner != nullptr) static_cast<core::BufferHold*>(segment.owner)->release();
+    }
+}
+
+}  // namespace
+
+QueuePair::QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
+                     std::shared_ptr<CompletionQueue> receive_cq,
+                     std::shared_ptr<CompletionQueue> initiator_cq,
+                     const core::QueuePairLimits& limits, core::RequestContexts* contexts,
+                     std::shared_ptr<MemoryTable> table, std::uint64_t domain,
+                     std::shared_ptr<Progress> progress, std::shared_ptr<StreamTotals> totals)
+    : core::QueuePair(std::move(pd), receive_cq, initiator_cq, limits, contexts),
+      table_(std::move(table)),
+      progress_(std::move(progress)),
+      totals_(std::move(totals)),
+      soft_receive_cq_(*receive_cq),
+      soft_initiator_cq_(*initiator_cq),
+      memory_(*table_, domain),
+      send_queue_(limits.initiator_queue_depth, limits.max_initiator_sge, limits.inline_size),
+      receive_queue_(limits.receive_queue_depth, limits.max_receive_sge, 0) {}
+
+QueuePair::~QueuePair() {
+    if (is_foreign()) return;
+    // Nobody steps any more: the last reference is gone. What was posted still ends.
+    static_cast<void>(step_once(kFlush, core::Budget::small));
+}
+
+bool QueuePair::reserve() { return !is_reserved_.exchange(true, std::memory_order_acq_rel); }
+
+void QueuePair::unreserve() { is_reserved_.store(false, std::memory_order_release); }
+
+Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::ConnectionConfig& config,
+                                 std::weak_ptr<StreamObserver> observer) {
+    const int fd = link->descriptor();
+    outbound_read_limit_.store(config.ord, std::memory_order_relaxed);
+    {
+        const base::Lock lock(attach_mutex_);
+        attachment_ =
+            std::make_unique<Attachment>(Attachment{std::move(link), config, std::move(observer)});
+    }
+    wanted_.store(EPOLLIN, std::memory_order_relaxed);
+    const auto self = std::static_pointer_cast<QueuePair>(shared_from_this());
+    if (auto added = progress_->add(self, fd); !added) {
+        const base::Lock lock(attach_mutex_);
+        attachment_.reset();
+        return added;
+    }
+    step(kAttach | kIo, core::Budget::large);
+    return {};
+}
+
+void QueuePair::mark_connected() {
+    if (state() == core::QueuePairState::idle) set_state(core::QueuePairState::connected);
+}
+
+void QueuePair::disconnect() {
+    set_state(core::QueuePairState::error);  // no new requests; those posted still go out
+    step(kDisconnect | kIo, core::Budget::large);
+}
+
+void QueuePair::flush() { step(kFlush, core::Budget::large); }
+
+void QueuePair::do_close() { step(kFlush, core::Budget::large); }
+
+Status QueuePair::do_post(const core::WorkRequest& request,
+                          std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
+    if (request.type == core::OperationType::read &&
+        outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
+        return Status::invalid_device_request;
+    }
+    if (send_queue_.cursor.is_full()) return Status::no_more_entries;
+    const std::uint32_t position = send_queue_.cursor.tail_position();
+    iwarp::SendRequest& slot = send_queue_[position];
+    slot = iwarp::SendRequest{};
+    slot.context = request.context;
+    slot.context_is_object = request.context_is_object;
+    slot.remote_address = request.remote_address;
+    slot.remote_token = request.remote_token;
+    slot.length = length;
+    slot.kind = kind_of(request.type);
+    slot.invalidates = request.invalidates;
+    slot.solicits = (request.flags & core::flag::kSendAndSolicitEvent) != 0;
+    slot.is_fenced = (request.flags & core::flag::kReadFence) != 0;
+    slot.is_silent = (request.flags & core::flag::kSilentSuccess) != 0;
+    if ((request.flags & core::flag::kInline) != 0) {
+        std::byte* to = send_queue_.inline_storage(position).data();
+        std::size_t at = 0;
+        for (const core::Segment& segment : request.segments) {
+            // INLINE: the address is the caller's own and need not be registered.
+            if (segment.length > 0) {
+                std::memcpy(to + at, reinterpret_cast<const void*>(segment.address),
+                            segment.length);
+            }
+            at += segment.length;
+        }
+        slot.segment_count = length > 0 ? 1 : 0;
+        send_queue_.segment_storage(position)[0] = {to, length, nullptr};
+    } else {
+        slot.segment_count = static_cast<std::uint16_t>(buffers.size());
+        store_segments(send_queue_.segment_storage(position), buffers);
+    }
+    send_queue_.cursor.publish();
+    return Status::success;
+}
+
+Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
+                                  std::span<const core::LocalBuffer> buffers,
+                                  std::uint32_t length) {
+    if (receive_queue_.cursor.is_full()) return Status::no_more_entries;
+    const std::uint32_t position = receive_queue_.cursor.tail_position();
+    iwarp::ReceiveRequest& slot = receive_queue_[position];
+    slot = iwarp::ReceiveRequest{};
+    slot.context = request.context;
+    slot.context_is_object = request.context_is_object;
+    slot.length = length;
+    slot.segment_count = static_cast<std::uint16_t>(buffers.size());
+    store_segments(receive_queue_.segment_storage(position), buffers);
+    receive_queue_.cursor.publish();
+    // A Send may be waiting for it, or the queue pair is flushed and it ends at once.
+    // seq_cst: pairs with the fence in step_once(); one of the two sees the other.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (receives_need_step_.load(std::memory_order_relaxed)) {
+        step(kReceive, core::Budget::small);
+    }
+    return Status::success;
+}
+
+bool QueuePair::step(unsigned reasons, core::Budget budget) {
+    reasons_.fetch_or(reasons, std::memory_order_acq_rel);
+    if (!word_.enter()) return false;
+    bool is_more = false;
+    do {
+        is_more = step_once(reasons_.exchange(0, std::memory_order_acq_rel), budget);
+    } while (std::exchange(steps_again_, false) || !word_.leave());
+    return is_more;
+}
+
+bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
+    if ((reasons & kAttach) != 0) take_attachment();
+    if ((reasons & kFlush) != 0) is_flushed_.store(true, std::memory_order_release);
+    if (!connection_) {
+        if (is_flushed_.load(std::memory_order_relaxed)) {
+            set_state(core::QueuePairState::error);
+            receives_need_step_.store(true, std::memory_order_relaxed);
+            std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with do_post_receive()
+            cancel_unconnected();
+        }
+        return false;
+    }
+    const Time at = now();
+    connection_->begin_step(at);
+    if (is_flushed_.load(std::memory_order_relaxed)) connection_->handle_flush();
+    if ((reasons & kDisconnect) != 0) connection_->handle_disconnect();
+    if ((reasons & kDeadline) != 0) check_hold(at);
+    bool is_more = transmit_some(budget);
+    if ((reasons & kReceive) != 0) {
+        is_more = receive_some(budget) || is_more;
+        is_more = transmit_some(budget) || is_more;
+    }
+    deliver_completions();
+    handle_events();
+    if (connection_) {
+        count_traffic();
+        connection_->end_step();
+        update_interest();
+        update_deadline();
+    }
+    return is_more;
+}
+
+void QueuePair::take_attachment() {
+    std::unique_ptr<Attachment> taken;
+    {
+        const base::Lock lock(attach_mutex_);
+        taken = std::move(attachment_);
+    }
+    if (!taken) return;
+    link_ = std::move(taken->link);
+    observer_ = std::move(taken->observer);
+    iwarp::ConnectionConfig config = taken->config;
+    const std::size_t segment = segment_size(link_->descriptor());
+    ends_records_ = segment < kSmallSegment;
+    // As siw does: FPDUs follow the segment size, in multiples of eight, within a 16-bit length.
+    config.max_fpdu = static_cast<std::uint32_t>(std::min<std::size_t>(segment, 65483) & ~7ULL);
+    connection_ = std::make_unique<iwarp::Connection>(config, send_queue_, receive_queue_, memory_);
+    if (!config.is_initiator && config.rtr == iwarp::RtrKind::none) {
+        hold_until_ = now() + kHoldTime;
+    }
+    const auto self = std::static_pointer_cast<QueuePair>(shared_from_this());
+    queue_events_ = EPOLLIN;
+    soft_receive_cq_.attach(self, link_->descriptor(), queue_events_);
+    if (&soft_initiator_cq_ != &soft_receive_cq_) {
+        soft_initiator_cq_.attach(self, link_->descriptor(), queue_events_);
+    }
+}
+
+bool QueuePair::transmit_some(core::Budget budget) {
+    if (!connection_->wants_write()) return false;
+    if (budget == core::Budget::small && connection_->has_large_backlog(core::kSmallStep)) {
+        return true;
+    }
+    const std::size_t limit = budget == core::Budget::small ? core::kSmallStep : kLargeStep;
+    std::array<iovec, kPieces> pieces;
+    std::size_t moved = 0;
+    while (moved < limit) {
+        const std::size_t count = connection_->poll_transmit(pieces.data(), pieces.size(),
+                                                             std::min(kBatch, limit - moved));
+        if (count == 0) {
+            is_blocked_ = false;
+            return false;
+        }
+        const LinkResult result = link_->write(pieces.data(), count, ends_records_);
+        switch (result.kind) {
+            case LinkResult::Kind::moved:
+                moved += result.size;
+                connection_->handle_sent(result.size);
+                break;
+            case LinkResult::Kind::would_block:
+                is_blocked_ = true;
+                return false;
+            case LinkResult::Kind::end:
+            case LinkResult::Kind::error:
+                // The peer's Terminate may still wait in the socket: reading finds the reason.
+                if (receive_some(core::Budget::large) || connection_->is_over()) return false;
+                connection_->handle_link_error(result.os_error);
+                return false;
+        }
+    }
+    is_blocked_ = false;
+    return connection_->wants_write();
+}
+
+bool QueuePair::receive_some(core::Budget budget) {
+    const std::size_t limit = budget == core::Budget::small ? core::kSmallStep : kLargeStep;
+    std::array<iovec, 20> pieces;
+    std::size_t moved = 0;
+    while (moved < limit) {
+        const std::size_t count =
+            connection_->poll_receive(pieces.data(), pieces.size(), limit - moved);
+        if (count == 0) return false;
+        std::size_t asked = 0;
+        for (std::size_t i = 0; i < count; ++i) asked += pieces[i].iov_len;
+        const LinkResult result = link_->read(pieces.data(), count);
+        switch (result.kind) {
+            case LinkResult::Kind::moved:
+                moved += result.size;
+                connection_->handle_received(result.size, now());
+                // Less than asked: the socket is empty, another call would only say so.
+                if (result.size < asked) return false;
+                break;
+            case LinkResult::Kind::would_block:
+                return false;
+            case LinkResult::Kind::end:
+                connection_->handle_end_of_stream();
+                return false;
+            case LinkResult::Kind::error:
+                connection_->handle_link_error(result.os_error);
+                return false;
+        }
+    }
+    return true;
+}
+
+void QueuePair::deliver_completions() {
+    iwarp::StreamCompletion done;
+    while (connection_->poll_completion(done)) complete(done);
+}
+
+// Requests of a queue pair that was flushed before it had a connection, or after it lost it.
+void QueuePair::cancel_unconnected() {
+    iwarp::StreamCompletion done;
+    done.status = Status::cancelled;
+    while (true) {
+        if (send_queue_.cursor.head_position() != send_queue_.cursor.published()) {
+            done.is_receive = false;
+            done.position = send_queue_.cursor.head_position();
+        } else if (receive_queue_.cursor.head_position() != receive_queue_.cursor.published()) {
+            done.is_receive = true;
+            done.position = receive_queue_.cursor.head_position();
+        } else {
+            break;
+        }
+        complete(done);
+    }
+}
+
+void QueuePair::complete(const iwarp::StreamCompletion& done) {
+    core::Completion out;
+    out.status = done.status;
+    out.detail = detail_of(done.cause);
+    bool is_silent = false;
+    if (done.is_receive) {
+        iwarp::ReceiveRequest& request = receive_queue_[done.position];
+        out.type = core::OperationType::receive;
+        if (request.has_invalidated && done.status == Status::success) {
+            out.type = core::OperationType::receive_and_invalidate;
+            out.invalidated_token = request.invalidated_stag;
+        }
+        out.context = request.context;
+        out.context_is_object = request.context_is_object;
+        out.is_solicited = request.is_solicited;
+        out.bytes_transferred = done.status == Status::success ? request.received : 0;
+        release_segments(receive_queue_.segments(done.position));
+    } else {
+        iwarp::SendRequest& request = send_queue_[done.position];
+        out.type = type_of(request.kind);
+        out.context = request.context;
+        out.context_is_object = request.context_is_object;
+        is_silent = request.is_silent && done.status == Status::success;
+        release_segments(send_queue_.segments(done.position));
+    }
+    // The slot is free before the completion shows: whoever polls it may post at once.
+    if (connection_) {
+        connection_->retire(done);
+    } else if (done.is_receive) {
+        receive_queue_.cursor.retire();
+    } else {
+        send_queue_.cursor.retire();
+    }
+    if (is_silent) {
+        if (out.context_is_object) contexts()->retire(out.context);
+        return;
+    }
+    push(done.is_receive ? soft_receive_cq_ : soft_initiator_cq_, out);
+}
+
+void QueuePair::push(core::CompletionQueue& cq, core::Completion& completion) {
+    completion.contexts = contexts();
+    if (completion.contexts != nullptr) completion.contexts->add_reference();
+    if (cq.push(completion)) return;
+    // Overrun: NDK declares the queue and its queue pairs dead.
+    if (completion.contexts != nullptr) {
+        if (completion.context_is_object) completion.contexts->retire(completion.context);
+        completion.contexts->release();
+    }
+    is_flushed_.store(true, std::memory_order_release);
+    if (connection_) connection_->handle_flush();
+}
+
+void QueuePair::handle_events() {
+    const iwarp::StreamEvents events = connection_->take_events();
+    const auto observer = observer_.lock();
+    if (events.first_fpdu && hold_until_) hold_until_.reset();
+    if (events.first_fpdu && observer) observer->on_established();
+    if (events.peer_closed && !events.over) {
+        // Nobody listens for the disconnect: then completions must tell it.
+        if (!observer || !observer->on_peer_closed()) {
+            connection_->handle_flush();
+            deliver_completions();
+            static_cast<void>(connection_->take_events());
+            end_stream();
+            return;
+        }
+    }
+    if (events.drained && !events.over) {
+        link_->shut_write();
+        if (observer) observer->on_drained();
+    }
+    if (events.over) end_stream();
+}
+
+// The stream is over: the socket lingers without us, the queue pair stays for its completions.
+void QueuePair::end_stream() {
+    set_state(core::QueuePairState::error);
+    is_flushed_.store(true, std::memory_order_release);
+    const iwarp::Cause cause = connection_->cause();
+    count_traffic();
+    connection_->end_step();
+    const int fd = link_->descriptor();
+    soft_receive_cq_.detach(*this, fd);
+    if (&soft_initiator_cq_ != &soft_receive_cq_) soft_initiator_cq_.detach(*this, fd);
+    progress_->remove(*this, fd);
+    if (cause.source != iwarp::Cause::Source::system) {
+        link_->shut_write();
+        progress_->linger(std::move(link_));
+    }
+    link_.reset();
+    connection_.reset();
+    receives_need_step_.store(true, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with do_post_receive()
+    cancel_unconnected();
+    hold_until_.reset();
+    if (std::exchange(deadline_, std::nullopt)) progress_->clear_deadline(*this);
+    if (const auto observer = observer_.lock()) observer->on_over(cause);
+}
+
+void QueuePair::check_hold(Time at) {
+    if (!hold_until_ || at < *hold_until_) return;
+    if (unacknowledged(link_->descriptor()) > 0) {
+        hold_until_ = at + kHoldRetry;
+        return;
+    }
+    hold_until_.reset();
+    connection_->release_hold();
+    if (const auto observer = observer_.lock()) observer->on_established();
+}
+
+void QueuePair::update_interest() {
+    const bool reads = connection_->wants_read();
+    const bool writes = is_blocked_ && connection_->wants_write();
+    const std::uint32_t events = (reads ? EPOLLIN : 0U) | (writes ? EPOLLOUT : 0U);
+    // Paused reading is resumed by the next receive that is posted, or was posted just now.
+    receives_need_step_.store(!reads, std::memory_order_relaxed);
+    if (!reads) {
+        std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with do_post_receive()
+        steps_again_ = connection_->can_resume();
+        if (steps_again_) reasons_.fetch_or(kReceive, std::memory_order_relaxed);
+    }
+    const std::uint32_t before = wanted_.exchange(events, std::memory_order_acq_rel);
+    const int fd = link_->descriptor();
+    if ((events & ~before) != 0) progress_->arm(*this, fd);
+    if (events == queue_events_) return;
+    queue_events_ = events;
+    soft_receive_cq_.modify(*this, fd, events);
+    if (&soft_initiator_cq_ != &soft_receive_cq_) soft_initiator_cq_.modify(*this, fd, events);
+}
+
+void QueuePair::count_traffic() {
+    const iwarp::StreamCounters seen = connection_->counters();
+    const auto add = [](std::atomic<std::uint64_t>& total, std::uint64_t more) {
+        if (more != 0) total.fetch_add(more, std::memory_order_relaxed);
+    };
+    add(totals_->fpdus_in, seen.fpdus_in - counted_.fpdus_in);
+    add(totals_->fpdus_out, seen.fpdus_out - counted_.fpdus_out);
+    add(totals_->bytes_in, seen.bytes_in - counted_.bytes_in);
+    add(totals_->bytes_out, seen.bytes_out - counted_.bytes_out);
+    counted_ = seen;
+}
+
+void QueuePair::update_deadline() {
+    std::optional<Time> next = connection_->poll_deadline();
+    if (hold_until_ && (!next || *hold_until_ < *next)) next = hold_until_;
+    if (next == deadline_) return;
+    deadline_ = next;
+    if (next) {
+        progress_->set_deadline(std::static_pointer_cast<QueuePair>(shared_from_this()), *next);
+    } else {
+        progress_->clear_deadline(*this);
+    }
+}
+
+void QueuePair::on_ready() {
+    // Bounded: two large steps, then others have their turn; level-triggered events come again.
+    if (step(kIo, core::Budget::large)) step(kIo, core::Budget::large);
+}
+
+void QueuePair::on_deadline() {
+    // The one that fired is spent; update_deadline() sets the next.
+    step(kDeadline, core::Budget::large);
+}
+
+std::uint32_t QueuePair::wanted() const { return wanted_.load(std::memory_order_acquire); }
+
+Lease QueuePair::lease(Time at) const {
+    const Lease receive = soft_receive_cq_.lease(at);
+    const Lease initiator = soft_initiator_cq_.lease(at);
+    return std::max(receive, initiator);
+}
+
+}  // namespace ndv::soft

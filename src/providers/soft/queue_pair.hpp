@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// The soft queue pair: the queues, the state word, and the step that moves bytes between a link
+// and the protocol engine. Whoever owns the word owns everything marked "stepper".
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "base/mutex.hpp"
+#include "base/state_word.hpp"
+#include "core/queue_pair.hpp"
+#include "iwarp/connection.hpp"
+#include "providers/soft/completion_queue.hpp"
+#include "providers/soft/link.hpp"
+#include "providers/soft/memory_table.hpp"
+#include "providers/soft/progress.hpp"
+
+namespace ndv::soft {
+
+// What a queue pair tells its connector; called while stepping, without locks.
+class StreamObserver {
+public:
+    StreamObserver() = default;
+    StreamObserver(const StreamObserver&) = delete;
+    StreamObserver& operator=(const StreamObserver&) = delete;
+    virtual ~StreamObserver() = default;
+
+    virtual void on_established() = 0;  // passive: the initiator's first message, or silence
+    // Graceful end from the peer. True: somebody was told, so posted receives stay.
+    [[nodiscard]] virtual bool on_peer_closed() = 0;
+    virtual void on_drained() = 0;  // disconnect: our FIN is out
+    virtual void on_over(const iwarp::Cause& cause) = 0;
+};
+
+struct StreamTotals {
+    std::atomic<std::uint64_t> fpdus_in{0};
+    std::atomic<std::uint64_t> fpdus_out{0};
+    std::atomic<std::uint64_t> bytes_in{0};
+    std::atomic<std::uint64_t> bytes_out{0};
+};
+
+class QueuePair final : public core::QueuePair, public Member {
+public:
+    // Reasons to step.
+    static constexpr unsigned kTransmit = 1;
+    static constexpr unsigned kReceive = 2;
+    static constexpr unsigned kIo = kTransmit | kReceive;
+
+    QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
+              std::shared_ptr<CompletionQueue> receive_cq,
+              std::shared_ptr<CompletionQueue> initiator_cq, const core::QueuePairLimits& limits,
+              core::RequestContexts* contexts, std::shared_ptr<MemoryTable> table,
+              std::uint64_t domain, std::shared_ptr<Progress> progress,
+              std::shared_ptr<StreamTotals> totals);
+    ~QueuePair() override;
+
+    // Steps here, or leaves the step to whoever is at it. True: work is left for a large budget.
+    bool step(unsigned reasons, core::Budget budget);
+
+    // One queue pair, one connection: false when it had one already.
+    [[nodiscard]] bool reserve();
+    // A failed connect leaves the queue pair as it was.
+    void unreserve();
+    // Hands over the stream after its start-up.
+    [[nodiscard]] Expected<void> attach(std::unique_ptr<Link> link,
+                                        const iwarp::ConnectionConfig& config,
+                                        std::weak_ptr<StreamObserver> observer);
+    void mark_connected();
+    // Graceful: everything posted goes out, then FIN; on_drained() follows.
+    void disconnect();
+
+    [[nodiscard]] bool transmit(core::Budget budget) override { return step(kTransmit, budget); }
+    void flush() override;
+
+    // Member.
+    void on_ready() override;
+    void on_deadline() override;
+    [[nodiscard]] std::uint32_t wanted() const override;
+    [[nodiscard]] Lease lease(Time at) const override;
+
+private:
+    // Requests to the stepper, beside the reasons above.
+    static constexpr unsigned kAttach = 4;
+    static constexpr unsigned kFlush = 8;
+    static constexpr unsigned kDisconnect = 16;
+    static constexpr unsigned kDeadline = 32;
+
+    [[nodiscard]] Status do_post(const core::WorkRequest& request,
+                                 std::span<const core::LocalBuffer> buffers,
+                                 std::uint32_t length) override;
+    [[nodiscard]] Status do_post_receive(const core::ReceiveRequest& request,
+                                         std::span<const core::LocalBuffer> buffers,
+                                         std::uint32_t length) override;
+    void do_close() override;
+
+    // Stepper.
+    [[nodiscard]] bool step_once(unsigned reasons, core::Budget budget);
+    void take_attachment();
+    [[nodiscard]] bool transmit_some(core::Budget budget);
+    [[nodiscard]] bool receive_some(core::Budget budget);
+    void deliver_completions();
+    void cancel_unconnected();
+    void complete(const iwarp::StreamCompletion& done);
+    void push(core::CompletionQueue& cq, core::Completion& completion);
+    void handle_events();
+    void check_hold(Time at);
+    void end_stream();
+    void count_traffic();
+    void update_interest();
+    void update_deadline();
+
+    const std::shared_ptr<MemoryTable> table_;
+    const std::shared_ptr<Progress> progress_;
+    const std::shared_ptr<StreamTotals> totals_;
+    CompletionQueue& soft_receive_cq_;  // held by core::QueuePair
+    CompletionQueue& soft_initiator_cq_;
+    DomainMemory memory_;
+    iwarp::SendQueue send_queue_;
+    iwarp::ReceiveQueue receive_queue_;
+
+    base::StateWord word_;
+    std::atomic<unsigned> reasons_{0};
+    std::atomic<bool> is_reserved_{false};
+    std::atomic<bool> is_flushed_{false};
+    // Reading is paused, or everything is cancelled at once: a new receive wants a step.
+    std::atomic<bool> receives_need_step_{false};
+    std::atomic<std::uint16_t> outbound_read_limit_{0};
+
+    // The hand-over from attach() to the stepper.
+    struct Attachment {
+        std::unique_ptr<Link> link;
+        iwarp::ConnectionConfig config;
+        std::weak_ptr<StreamObserver> observer;
+    };
+    base::Mutex attach_mutex_;
+    std::unique_ptr<Attachment> attachment_ NDV_GUARDED_BY(attach_mutex_);
+
+    // Stepper.
+    std::unique_ptr<Link> link_;
+    std::unique_ptr<iwarp::Connection> connection_;
+    std::weak_ptr<StreamObserver> observer_;
+    bool is_blocked_ = false;         // the last write met a full socket
+    bool ends_records_ = false;       // small segments: start each batch at a segment boundary
+    bool steps_again_ = false;        // something came while the step was ending
+    std::uint32_t queue_events_ = 0;  // what the completion queues' sets wait for
+    std::optional<Time> hold_until_;
+    std::optional<Time> deadline_;
+    iwarp::StreamCounters counted_;
+
+    std::atomic<std::uint32_t> wanted_{0};  // written by the stepper
+};
+
+}  // namespace ndv::soft
