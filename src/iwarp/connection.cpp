@@ -71,7 +71,7 @@ void Connection::begin_step(Time now) {
             cause_ = {Cause::Source::local, error::kReadInvalidStag, 0};
             go_over();
         } else {
-            fail(error::kReadInvalidStag, false);
+            fail_read(job, left.payload_offset, result);
         }
         return;
     }

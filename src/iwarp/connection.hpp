@@ -160,6 +160,7 @@ private:
     [[nodiscard]] bool can_start_request();
     void build_request_frame();
     [[nodiscard]] bool build_response_frame();
+    void fail_read(const ReadJob& job, std::uint32_t done, AccessResult result);
     void add_payload(Frame& out, std::size_t header, std::span<const PostedSegment> segments,
                      std::uint32_t offset, std::uint32_t size);
     void finish_frame(Frame& out, std::span<const PostedSegment> segments);

@@ -238,6 +238,11 @@ bool Connection::begin_read_response(std::span<const std::byte> bytes) {
     if (!rtr_read_outstanding_) {
         position = reads_[read_head_ % reads_.size()];
         const SendRequest& request = send_queue_[position];
+        // Nobody can answer a request that is not fully out.
+        if (request.progress != SendRequest::Progress::transmitted) {
+            fail(error::kUnexpectedOpcode, true);
+            return false;
+        }
         stag = request.sink_stag;
         expected = request.received;
         size = request.length;

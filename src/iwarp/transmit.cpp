@@ -342,22 +342,7 @@ bool Connection::build_response_frame() {
             // The whole rest at once: a read beyond the region must not deliver its beginning.
             job.body.size - job.built, RemoteRight::read, pin);
         if (result != AccessResult::granted) {
-            // The culprit is the Read Request, advanced by what was answered already.
-            opcode_ = Opcode::read_request;
-            control_ = control_of(Opcode::read_request,
-                                  UntaggedHeader::kSize + ReadRequestBody::kSize, 0, true);
-            UntaggedHeader header;
-            header.control = control_;
-            header.queue_number = kQueueReadRequest;
-            header.msn = job.msn;
-            ReadRequestBody body = job.body;
-            body.sink_to += job.built;
-            body.source_to += job.built;
-            body.size -= job.built;
-            std::span<std::byte> culprit(culprit_);
-            header.emit(culprit.first<UntaggedHeader::kSize>());
-            body.emit(culprit.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
-            fail(read_error(result), true);
+            fail_read(job, job.built, result);
             return terminate_pending_;
         }
     }
@@ -380,6 +365,25 @@ bool Connection::build_response_frame() {
         ++job_next_;
     }
     return true;
+}
+
+// The culprit is the Read Request, advanced by the `done` bytes that went out already.
+void Connection::fail_read(const ReadJob& job, std::uint32_t done, AccessResult result) {
+    opcode_ = Opcode::read_request;
+    control_ = control_of(Opcode::read_request, UntaggedHeader::kSize + ReadRequestBody::kSize, 0,
+                          true);
+    UntaggedHeader header;
+    header.control = control_;
+    header.queue_number = kQueueReadRequest;
+    header.msn = job.msn;
+    ReadRequestBody body = job.body;
+    body.sink_to += done;
+    body.source_to += done;
+    body.size -= done;
+    std::span<std::byte> culprit(culprit_);
+    header.emit(culprit.first<UntaggedHeader::kSize>());
+    body.emit(culprit.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
+    fail(read_error(result), true);
 }
 
 // Small payload is copied behind the header, so that the frame is one piece.
