@@ -52,7 +52,7 @@ public:
         const bool is_granted =
             right == iwarp::RemoteRight::read ? region->remote_read : region->remote_write;
         if (!is_granted) return AccessResult::denied;
-        if (to + length < to) return AccessResult::wrap;
+        if (length > 0 && to + (length - 1) < to) return AccessResult::wrap;
         if (to < region->to || to - region->to > region->length ||
             length > region->length - (to - region->to)) {
             return AccessResult::bounds;
