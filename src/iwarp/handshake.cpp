@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/bytes.hpp"
+#include "base/crc32c.hpp"
+
 namespace ndv::iwarp {
 namespace {
 
@@ -100,6 +103,8 @@ void Handshake::handle_received(std::size_t size) {
 void Handshake::handle_header() {
     const auto bytes = std::span<const std::byte>(frame_).first<MpaHeader::kSize>();
     const MpaParse parsed = MpaHeader::parse(bytes, header_);
+    // Revisions 0 and 1 have no S; a bit there means nothing.
+    if (header_.revision < 2) header_.enhanced = false;
     const MpaKind expected = is_initiator_ ? MpaKind::reply : MpaKind::request;
     const bool is_short =
         header_.enhanced && !header_.reject && header_.private_data_length < MpaEnhanced::kSize;
@@ -118,8 +123,6 @@ void Handshake::handle_header() {
 }
 
 void Handshake::handle_request() {
-    // Revisions 0 and 1 have no S; a bit there means nothing.
-    if (header_.revision < 2) header_.enhanced = false;
     if (header_.enhanced && header_.private_data_length < MpaEnhanced::kSize) {
         outcome_ = Outcome::bad_frame;  // R in a request hid the short frame from handle_header()
         phase_ = Phase::over;
@@ -198,8 +201,9 @@ void Handshake::fail_with_terminate(Outcome outcome, const ErrorCode& code) {
     header.queue_number = kQueueTerminate;
     header.msn = 1;
     header.emit(std::span<std::byte>(frame_).first<UntaggedHeader::kSize>());
-    // CRC of an agreed C=0 stream is zero; with C the peer sees a CRC error instead of the code.
-    std::memset(frame_.data() + UntaggedHeader::kSize + size, 0, kCrcSize);
+    const std::size_t covered = UntaggedHeader::kSize + size;  // a multiple of four: no pad
+    base::store_le32(frame_.data() + covered,
+                     agreement_.crc ? base::crc32c(0, frame_.data(), covered) : 0);
     frame_size_ = static_cast<std::uint16_t>(UntaggedHeader::kSize + size + kCrcSize);
     position_ = 0;
     phase_ = Phase::sending;

@@ -370,8 +370,8 @@ bool Connection::build_response_frame() {
 // The culprit is the Read Request, advanced by the `done` bytes that went out already.
 void Connection::fail_read(const ReadJob& job, std::uint32_t done, AccessResult result) {
     opcode_ = Opcode::read_request;
-    control_ = control_of(Opcode::read_request, UntaggedHeader::kSize + ReadRequestBody::kSize, 0,
-                          true);
+    control_ =
+        control_of(Opcode::read_request, UntaggedHeader::kSize + ReadRequestBody::kSize, 0, true);
     UntaggedHeader header;
     header.control = control_;
     header.queue_number = kQueueReadRequest;
