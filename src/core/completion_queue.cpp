@@ -49,11 +49,7 @@ std::size_t CompletionQueue::poll(Completion* out, std::size_t limit, Budget bud
 }
 
 bool CompletionQueue::wait(std::chrono::nanoseconds timeout) {
-    if (!is_empty() || is_failure(status())) return true;
-    // seq_cst on both sides: either push() sees a sleeper, or we see its completion.
-    sleepers_.fetch_add(1, std::memory_order_seq_cst);
-    if (is_empty()) do_wait(timeout);
-    sleepers_.fetch_sub(1, std::memory_order_relaxed);
+    if (is_empty() && !is_failure(status())) do_wait(timeout);
     return !is_empty() || is_failure(status());
 }
 

@@ -52,9 +52,26 @@ public:
 protected:
     // Steps what may have completions for this queue. True: work is left for a large budget.
     [[nodiscard]] virtual bool do_progress(Budget budget) = 0;
-    // Sleeps over the queue's connections and, when another thread pushes, is woken by wake().
+    // Sleeps over the queue's connections, with a Sleeper around each sleep; returns when the
+    // queue holds something, the time is over, or a signal came.
     virtual void do_wait(std::chrono::nanoseconds timeout) = 0;
+    // Ends the sleep of whoever has a Sleeper: another thread pushed.
     virtual void wake() noexcept = 0;
+
+    // Announces a sleep to push(). Check is_empty() after making one and before sleeping.
+    class Sleeper {
+    public:
+        explicit Sleeper(CompletionQueue& cq) : cq_(cq) {
+            // seq_cst: pairs with the fence in push(); it sees a sleeper, or we its completion.
+            cq_.sleepers_.fetch_add(1, std::memory_order_seq_cst);
+        }
+        ~Sleeper() { cq_.sleepers_.fetch_sub(1, std::memory_order_relaxed); }
+        Sleeper(const Sleeper&) = delete;
+        Sleeper& operator=(const Sleeper&) = delete;
+
+    private:
+        CompletionQueue& cq_;
+    };
     void do_close() override {}
 
 private:

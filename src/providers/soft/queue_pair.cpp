@@ -283,7 +283,6 @@ bool QueuePair::transmit_some(core::Budget budget) {
         const std::size_t count = connection_->poll_transmit(pieces.data(), pieces.size(),
                                                              std::min(kBatch, limit - moved));
         if (count == 0) {
-            is_blocked_ = false;
             return false;
         }
         const LinkResult result = link_->write(pieces.data(), count, ends_records_);
@@ -293,7 +292,6 @@ bool QueuePair::transmit_some(core::Budget budget) {
                 connection_->handle_sent(result.size);
                 break;
             case LinkResult::Kind::would_block:
-                is_blocked_ = true;
                 return false;
             case LinkResult::Kind::end:
             case LinkResult::Kind::error:
@@ -303,7 +301,6 @@ bool QueuePair::transmit_some(core::Budget budget) {
                 return false;
         }
     }
-    is_blocked_ = false;
     return connection_->wants_write();
 }
 
@@ -474,7 +471,9 @@ void QueuePair::check_hold(Time at) {
 
 void QueuePair::update_interest() {
     const bool reads = connection_->wants_read();
-    const bool writes = is_blocked_ && connection_->wants_write();
+    // Left over because the socket is full, or because this step has done its share: whoever
+    // waits for the socket goes on.
+    const bool writes = connection_->wants_write();
     const std::uint32_t events = (reads ? EPOLLIN : 0U) | (writes ? EPOLLOUT : 0U);
     // Paused reading is resumed by the next receive that is posted, or was posted just now.
     receives_need_step_.store(!reads, std::memory_order_relaxed);
