@@ -60,12 +60,12 @@ bool Connection::wants_write() {
 bool Connection::has_large_backlog(std::size_t threshold) {
     if (state_ != State::open || is_held_) return false;
     std::size_t bytes = frame_bytes_;
+    std::uint32_t waiting = request_next_;
     if (message_open_ && message_source_ == FrameSource::request) {
-        bytes += send_queue_[request_next_].length - message_offset_;
+        bytes += send_queue_[waiting++].length - message_offset_;
     }
     const std::uint32_t published = send_queue_.cursor.published();
-    for (std::uint32_t i = request_next_ + (message_open_ ? 1 : 0);
-         i != published && bytes <= threshold; ++i) {
+    for (std::uint32_t i = waiting; i != published && bytes <= threshold; ++i) {
         if (send_queue_[i].kind != RequestKind::read) bytes += send_queue_[i].length;
     }
     for (std::uint32_t i = job_next_; i != job_tail_ && bytes <= threshold; ++i) {
