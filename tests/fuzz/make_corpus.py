@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the seed corpora of the fuzz targets from the golden bytes in tests/wire/vectors.
+
+Run with tests/ and the built package on the path after a target's input format has changed:
+``PYTHONPATH=tests python tests/fuzz/make_corpus.py``.
+"""
+
+import struct
+from pathlib import Path
+
+from ndverbs import _testing
+from wire import reference
+
+CORPUS = Path(__file__).parent / "corpus"
+WINDOW, WINDOW_TO = 0x1100, 0x1000
+INITIATOR, CRC, RTR_READ, ESTABLISHED = 0x01, 0x02, 0x0C, 0x40
+
+
+def save(target, name, data):
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+
+
+def fed(stream, cut=0):
+    """A stream as feed commands of connection.cpp."""
+    out = bytearray()
+    while stream:
+        quarter = min(63, (len(stream) - 1) // 4)
+        size = 1 + 4 * quarter
+        out += bytes([cut << 6 | quarter]) + stream[:size]
+        stream = stream[size:]
+    return bytes(out)
+
+
+def sink_stags(count):
+    """The STags that the engine of connection.cpp gives to its reads."""
+    engine = _testing.Engine(is_initiator=True, seed=1)
+    for context in range(count):
+        engine.post_read(context, [(0, 4)], WINDOW, WINDOW_TO)
+    engine.begin(0)
+    ulpdus = [ulpdu for ulpdu, _ in reference.split_fpdus(engine.transmit())[0]]
+    return [struct.unpack_from(">I", ulpdu, 18)[0] for ulpdu in ulpdus[1:]]
+
+
+def connection_inputs():
+    for crc in (False, True):
+        settings = ESTABLISHED | (CRC if crc else 0)
+        label = "crc" if crc else "plain"
+        write = reference.tagged(reference.WRITE, WINDOW, WINDOW_TO, b"payload", crc=crc)
+        parts = reference.tagged(
+            reference.WRITE, WINDOW, WINDOW_TO, bytes(600), last=False, crc=crc
+        ) + reference.tagged(reference.WRITE, WINDOW, WINDOW_TO + 600, bytes(5), crc=crc)
+        send = reference.untagged(reference.SEND, 0, 1, 0, b"hello", crc=crc)
+        two = reference.untagged(
+            reference.SEND, 0, 1, 0, b"abcd", last=False, crc=crc
+        ) + reference.untagged(reference.SEND, 0, 1, 4, b"ef", crc=crc)
+        invalidate = reference.untagged(
+            reference.SEND_INVALIDATE, 0, 1, 0, b"x", reserved=0x4400, crc=crc
+        )
+        read = reference.read_request(1, 7, 0, 900, WINDOW, WINDOW_TO, crc=crc)
+        stag = sink_stags(1)[0]
+        response = reference.tagged(reference.READ_RESPONSE, stag, 0, bytes(100), crc=crc)
+        terminate = reference.untagged(
+            reference.TERMINATE, 2, 1, payload=bytes.fromhex("20020000"), crc=crc
+        )
+        for cut in range(3):
+            yield f"{label}-write-{cut}", bytes([settings]) + fed(write, cut)
+            yield f"{label}-send-{cut}", bytes([settings]) + fed(send, cut)
+        yield f"{label}-write-parts", bytes([settings | 0x20]) + fed(parts)
+        yield f"{label}-send-parts", bytes([settings]) + fed(two) + b"\xc0"
+        yield f"{label}-invalidate", bytes([settings]) + fed(invalidate)
+        yield f"{label}-read", bytes([settings | 0x20]) + fed(read) + b"\xc8\xc8\xca\xc9"
+        yield f"{label}-response", bytes([settings | INITIATOR]) + b"\xc9" + fed(response)
+        yield f"{label}-opening", bytes([settings | INITIATOR | RTR_READ]) + b"\xc3\xc4\xc2\xc9"
+        yield f"{label}-terminate", bytes([settings]) + fed(terminate)
+        yield (
+            f"{label}-pause",
+            bytes([settings])
+            + fed(send)
+            + fed(reference.untagged(reference.SEND, 0, 2, 0, b"two", crc=crc))
+            + b"\xc5\xc0\xc9\xc6",
+        )
+    for vector in reference.load_vectors("fpdu")["vectors"]:
+        if vector["crc"] is not None:
+            stream = bytes.fromhex(vector["bytes"] + vector["crc"])
+            yield f"vector-{vector['name']}", bytes([ESTABLISHED | CRC]) + fed(stream)
+    for vector in reference.load_vectors("terminate")["complete"]:
+        stream = bytes.fromhex(vector["bytes"] + vector["crc"])
+        yield f"vector-{vector['name']}", bytes([ESTABLISHED | CRC]) + fed(stream)
+
+
+def main():
+    for name, data in connection_inputs():
+        save("connection", name, data)
+    for vector in reference.load_vectors("mpa")["vectors"]:
+        frame = bytes.fromhex(vector["bytes"])
+        is_reply = vector["header"]["kind"] == "reply"
+        for settings in (0x0E, 0x56) if not is_reply else (0x0F, 0x17):
+            save("handshake", f"{vector['name']}-{settings:02x}", bytes([settings, 200]) + frame)
+    for vector in reference.load_vectors("terminate")["complete"]:
+        stream = bytes.fromhex(vector["bytes"])
+        body = stream[20 : 2 + struct.unpack_from(">H", stream)[0]]
+        save("terminate", vector["name"], bytes([vector["before_first_fpdu"]]) + body)
+
+
+if __name__ == "__main__":
+    main()
