@@ -43,8 +43,15 @@ std::size_t CompletionQueue::poll(Completion* out, std::size_t limit, Budget bud
     std::size_t count = 0;
     while (count < limit && ring_.pop(out[count])) ++count;
     if (count > 0 || limit == 0) return count;
+    if (budget == Budget::small && owes_large_) {
+        needs_large = true;
+        return 0;
+    }
     needs_large = do_progress(budget);
     while (count < limit && ring_.pop(out[count])) ++count;
+    // A caller with results in hand goes its way: the large step is due at the next call, or small
+    // traffic would hold a large backlog back for as long as it lasts.
+    owes_large_ = needs_large && count > 0;
     return count;
 }
 

@@ -82,6 +82,7 @@ private:
     // 0: not armed, otherwise 1 + strength (errors 0, solicited 1, any 2).
     std::atomic<std::uint32_t> armed_{0};
     std::atomic<std::uint32_t> sleepers_{0};
+    bool owes_large_ = false;  // the consumer's
     base::Mutex mutex_;
     base::Descriptor event_ NDV_GUARDED_BY(mutex_);  // eventfd
     bool is_signalled_ NDV_GUARDED_BY(mutex_) = false;

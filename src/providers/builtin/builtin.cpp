@@ -2,6 +2,8 @@
 // The list of providers, and the way from a name to an adapter.
 #include "providers/builtin/builtin.hpp"
 
+#include <utility>
+
 #include "providers/soft/adapter.hpp"
 
 namespace ndv::providers {
@@ -18,6 +20,8 @@ const std::vector<std::unique_ptr<core::Provider>>& builtin() {
 
 Expected<std::shared_ptr<core::Adapter>> open_adapter(const std::string& name,
                                                       core::AdapterOptions options) {
+    // Without a device that routes to an address, "auto" is what works everywhere.
+    if (name == "auto") return open_adapter("soft", std::move(options));
     const std::size_t colon = name.find(':');
     const std::string provider_name = name.substr(0, colon);
     options.address = colon == std::string::npos ? "" : name.substr(colon + 1);

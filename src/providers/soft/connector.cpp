@@ -194,29 +194,24 @@ Expected<void> Connector::open_socket(const core::ConnectParameters& parameters)
 }
 
 void Connector::on_ready() {
-    std::shared_ptr<core::Operation> done;
-    Expected<void> outcome;
-    {
-        const base::Lock lock(mutex_);
-        if (state_ != State::connecting || !link_) return;
-        const auto before = operation_;
-        if (!is_tcp_connected_) {
-            int os_error = 0;
-            socklen_t length = sizeof os_error;
-            ::getsockopt(link_->descriptor(), SOL_SOCKET, SO_ERROR, &os_error, &length);
-            if (os_error != 0) {
-                const char* hint = os_error == ECONNREFUSED ? "is the listener running?" : "";
-                finish_connect(fail(status_of(os_error),
-                                    "connect to " + peer_->text() + " failed: " +
-                                        std::string(status_meaning(status_of(os_error))),
-                                    hint, os_error));
-                return;
-            }
-            is_tcp_connected_ = true;
-            local_ = local_address_of(link_->descriptor());
+    const base::Lock lock(mutex_);
+    if (state_ != State::connecting || !link_) return;
+    if (!is_tcp_connected_) {
+        int os_error = 0;
+        socklen_t length = sizeof os_error;
+        ::getsockopt(link_->descriptor(), SOL_SOCKET, SO_ERROR, &os_error, &length);
+        if (os_error != 0) {
+            const Status status = status_of(os_error);
+            finish_connect(fail(
+                status,
+                "connect to " + peer_->text() + " failed: " + std::string(status_meaning(status)),
+                os_error == ECONNREFUSED ? "is the listener running?" : "", os_error));
+            return;
         }
-        drive_handshake();
+        is_tcp_connected_ = true;
+        local_ = local_address_of(link_->descriptor());
     }
+    drive_handshake();
 }
 
 void Connector::drive_handshake() {
