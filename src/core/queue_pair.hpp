@@ -59,6 +59,12 @@ protected:
                                                  std::span<const LocalBuffer> buffers,
                                                  std::uint32_t length) = 0;
     void set_state(QueuePairState state) { state_.store(state, std::memory_order_release); }
+    // idle to connected, unless it was flushed meanwhile.
+    void connect_state() {
+        QueuePairState expected = QueuePairState::idle;
+        state_.compare_exchange_strong(expected, QueuePairState::connected,
+                                       std::memory_order_acq_rel);
+    }
 
 private:
     [[nodiscard]] Status check(const WorkRequest& request, std::uint64_t& length) const;

@@ -52,6 +52,8 @@ void CompletionQueue::attach(const std::shared_ptr<QueuePair>& qp, int fd, std::
 }
 
 void CompletionQueue::modify(const QueuePair& qp, int fd, std::uint32_t events) {
+    const base::Lock lock(mutex_);
+    if (members_.find(qp.id()) == members_.end()) return;
     epoll_event event{};
     event.events = events;
     event.data.u64 = qp.id();

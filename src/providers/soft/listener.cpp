@@ -161,7 +161,7 @@ void Listener::on_ready() {
 void Listener::on_deadline() {
     const base::Lock lock(mutex_);
     is_out_of_descriptors_.store(false, std::memory_order_release);
-    if (socket_) parts_->progress->arm(*this, socket_.get());
+    if (socket_) parts_->progress->arm(*this);
 }
 
 void Listener::admit(base::Descriptor socket) {
@@ -244,7 +244,7 @@ void Listener::control_connect_events(bool pause) {
     if (pause) {
         ::shutdown(socket_.get(), SHUT_RD);
     } else if (::listen(socket_.get(), kBacklog) == 0) {
-        parts_->progress->arm(*this, socket_.get());
+        parts_->progress->arm(*this);
     }
 }
 

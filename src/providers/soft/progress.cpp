@@ -107,17 +107,15 @@ Expected<void> Progress::add(const std::shared_ptr<Member>& member, int fd) {
     return {};
 }
 
-void Progress::arm(const Member& member, int fd) {
-    std::uint32_t wanted = 0;
-    // Two threads may arm at once with different wishes: the last one to arm has the newest.
-    do {
-        wanted = member.wanted();
-        epoll_event event{};
-        event.events = wanted | EPOLLONESHOT;
-        event.data.u64 = member.id();
-        // A member that was removed meanwhile is not in the set, and that is fine.
-        static_cast<void>(::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event));
-    } while (member.wanted() != wanted);
+void Progress::arm(const Member& member) {
+    const base::Lock lock(mutex_);
+    // Under the lock, because a number that was closed may be another member's by now.
+    const auto found = members_.find(member.id());
+    if (found == members_.end()) return;
+    epoll_event event{};
+    event.events = member.wanted() | EPOLLONESHOT;
+    event.data.u64 = member.id();
+    static_cast<void>(::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, found->second.fd, &event));
 }
 
 void Progress::remove(const Member& member, int fd) {
@@ -213,13 +211,7 @@ void Progress::serve(std::uint64_t id, Time at) {
         return;
     }
     member->on_ready();
-    int fd = -1;
-    {
-        const base::Lock lock(mutex_);
-        const auto found = members_.find(id);
-        if (found != members_.end()) fd = found->second.fd;
-    }
-    if (fd >= 0) arm(*member, fd);
+    arm(*member);
 }
 
 void Progress::serve_parked(Time at) {

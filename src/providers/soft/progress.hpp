@@ -69,7 +69,7 @@ public:
     // Starts the thread on first use.
     [[nodiscard]] Expected<void> add(const std::shared_ptr<Member>& member, int fd);
     // Arms for what the member wants now, from any thread; harmless for one that is armed.
-    void arm(const Member& member, int fd);
+    void arm(const Member& member);
     // No on_ready() begins after this; one may be running on the progress thread.
     void remove(const Member& member, int fd);
     // Replaces the member's deadline. The member needs no descriptor for it.

@@ -126,9 +126,7 @@ Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::Connec
     return {};
 }
 
-void QueuePair::mark_connected() {
-    if (state() == core::QueuePairState::idle) set_state(core::QueuePairState::connected);
-}
+void QueuePair::mark_connected() { connect_state(); }
 
 void QueuePair::disconnect() {
     set_state(core::QueuePairState::error);  // no new requests; those posted still go out
@@ -484,7 +482,7 @@ void QueuePair::update_interest() {
     }
     const std::uint32_t before = wanted_.exchange(events, std::memory_order_acq_rel);
     const int fd = link_->descriptor();
-    if ((events & ~before) != 0) progress_->arm(*this, fd);
+    if ((events & ~before) != 0) progress_->arm(*this);
     if (events == queue_events_) return;
     queue_events_ = events;
     soft_receive_cq_.modify(*this, fd, events);
