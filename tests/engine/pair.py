@@ -61,8 +61,11 @@ class Link:
     delivered: int = 0
 
     def push(self, data):
-        for i, byte in enumerate(data, start=len(self.sent)):
-            self.sent.append(byte ^ self.flips.get(i, 0))
+        start = len(self.sent)
+        self.sent += data
+        for position, bits in self.flips.items():
+            if start <= position < len(self.sent):
+                self.sent[position] ^= bits
 
     def peek(self):
         size = max(0, self.read_policy(self.delivered))
