@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// The timed loops behind `ndverbs bench`: both ends of a throughput or latency measurement over one
+// queue pair that the caller has made. Uses the core objects only, so it times any provider.
+// No allocation inside the timed part. Order: prepare(), connect, run() on both ends.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/expected.hpp"
+#include "bench/driver.hpp"
+#include "core/queue_pair.hpp"
+#include "core/types.hpp"
+
+namespace ndv::bench {
+
+enum class Measure : std::uint8_t { throughput, latency };
+enum class Role : std::uint8_t { initiator, responder };
+
+struct Plan {
+    Role role = Role::initiator;
+    Measure measure = Measure::throughput;
+    core::OperationType operation = core::OperationType::write;  // write, read or send
+    std::uint32_t size = 8;                                      // bytes, at least 1
+    std::uint32_t depth = 1;                                     // throughput: requests in flight
+    std::uint64_t iterations = 0;  // 0: as many as fit into `duration`
+    Clock::duration duration{};
+    std::uint64_t warm_up = 0;       // operations before the clock starts
+    std::uint32_t signal_every = 1;  // the requests between two such end by silent success
+    bool sleeps = false;             // sleep in wait() for completions; else spin on poll()
+};
+
+struct Outcome {
+    std::uint64_t operations = 0;
+    Clock::duration elapsed{};
+    // Latency only: of one round trip.
+    Clock::duration median{};
+    Clock::duration p99{};
+    Clock::duration minimum{};
+};
+
+// What a plan needs of the queue pair of its side.
+[[nodiscard]] core::QueuePairLimits limits_for(const Plan& plan);
+
+class Session {
+public:
+    // The endpoint's queue pair completes both directions into one queue.
+    Session(Endpoint endpoint, const Plan& plan);
+
+    // Checks the plan and posts the first receives; before the queue pair is connected, so that
+    // neither end can be too early for the other.
+    [[nodiscard]] Expected<void> prepare();
+
+    // Blocks until the measurement is over. Fails when the connection does, when nothing moves for
+    // kStallLimit, and when `is_interrupted`, which is asked a few times a second, says so. The
+    // responder's outcome is what it saw.
+    [[nodiscard]] Expected<Outcome> run(const Driver::Interrupt& is_interrupted);
+
+private:
+    [[nodiscard]] bool initiate_throughput(Outcome& out);
+    [[nodiscard]] bool initiate_burst(std::uint64_t count, Clock::time_point until, Outcome& out);
+    [[nodiscard]] bool respond_throughput(Outcome& out);
+    [[nodiscard]] bool respond_burst(Outcome& out);
+    [[nodiscard]] bool initiate_latency(Outcome& out);
+    [[nodiscard]] bool round_trip(std::uint64_t index);
+    [[nodiscard]] bool respond_latency(Outcome& out);
+    [[nodiscard]] bool wait_for_markers(std::uint64_t count);
+    [[nodiscard]] bool replace_receives();
+    [[nodiscard]] std::uint32_t receive_count() const;
+    [[nodiscard]] std::uint32_t receive_size() const;
+
+    const Plan plan_;
+    Driver driver_;
+    std::uint64_t replaced_ = 0;  // receives posted after prepare()
+    std::vector<Clock::duration> samples_;
+};
+
+}  // namespace ndv::bench

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// Posting, collecting and the signs of a dead peer.
+#include "bench/driver.hpp"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace ndv::bench {
+namespace {
+
+// Larger payload is not worth a second copy on any device (perftest's default is 236).
+constexpr std::uint32_t kInlineLimit = 220;
+// Between two looks at clock and signals.
+constexpr std::uint64_t kLooks = 256;
+constexpr std::chrono::milliseconds kSlice{50};
+
+std::string failure_text(const core::Completion& completion) {
+    std::string text = "a request ended with " + std::string(status_name(completion.status)) +
+                       " (" + std::string(status_meaning(completion.status)) + ")";
+    const core::Detail& detail = completion.detail;
+    if (detail.source == core::Detail::Source::system) {
+        text += ", errno " + std::to_string(detail.os_error);
+    } else if (detail.source != core::Detail::Source::none) {
+        text += std::string(", error of ") +
+                (detail.source == core::Detail::Source::peer ? "the peer" : "this end") +
+                ": layer " + std::to_string(detail.layer) + ", type " +
+                std::to_string(detail.error_type) + ", code " + std::to_string(detail.code);
+    }
+    return text;
+}
+
+}  // namespace
+
+Driver::Driver(Endpoint endpoint, std::uint32_t signal_every, bool sleeps)
+    : endpoint_(std::move(endpoint)),
+      cq_(*endpoint_.qp->initiator_cq()),
+      signal_every_(std::max(1U, signal_every)),
+      sleeps_(sleeps),
+      inline_limit_(std::min(kInlineLimit, endpoint_.qp->limits().inline_size)) {}
+
+void Driver::watch(const Interrupt* is_interrupted) {
+    is_interrupted_ = is_interrupted;
+    moved_at_ = asked_at_ = Clock::now();
+}
+
+bool Driver::fail_with(Error error) {
+    if (!has_failed_) error_ = std::move(error);
+    has_failed_ = true;
+    return false;
+}
+
+bool Driver::post(core::OperationType type, std::uint32_t size) {
+    core::Segment segment = type == core::OperationType::read ? endpoint_.target : endpoint_.source;
+    segment.length = size;
+    core::WorkRequest request;
+    request.type = type;
+    if (size > 0) request.segments = {&segment, 1};
+    if (type != core::OperationType::send) {
+        request.remote_address = endpoint_.remote_address;
+        request.remote_token = endpoint_.remote_token;
+    }
+    if (type != core::OperationType::read && size <= inline_limit_) {
+        request.flags |= core::flag::kInline;
+    }
+    request.context = posted_;
+    if ((posted_ + 1) % signal_every_ != 0) request.flags |= core::flag::kSilentSuccess;
+    const Status status = endpoint_.qp->post(request);
+    if (status != Status::success) [[unlikely]] {
+        return fail_with(endpoint_.qp->explain(status, request));
+    }
+    ++posted_;
+    return true;
+}
+
+bool Driver::post_receive(std::uint32_t size) {
+    core::Segment segment = endpoint_.target;
+    segment.length = size;
+    core::ReceiveRequest request;
+    if (size > 0) request.segments = {&segment, 1};
+    const Status status = endpoint_.qp->post_receive(request);
+    if (status != Status::success) [[unlikely]] {
+        return fail_with(endpoint_.qp->explain(status, request));
+    }
+    return true;
+}
+
+void Driver::transmit() {
+    // What a full socket leaves behind is transmitted by the next collect().
+    static_cast<void>(endpoint_.qp->transmit(core::Budget::large));
+}
+
+bool Driver::send_marker() {
+    if (!post(core::OperationType::send, 0)) return false;
+    transmit();
+    return true;
+}
+
+bool Driver::collect(bool may_sleep) {
+    bool needs_large = false;
+    std::size_t count =
+        cq_.poll(completions_.data(), completions_.size(), core::Budget::large, needs_large);
+    bool is_over_slice = false;
+    if (count == 0 && sleeps_ && may_sleep && !needs_large) {
+        is_over_slice = !cq_.wait(kSlice);
+        count =
+            cq_.poll(completions_.data(), completions_.size(), core::Budget::large, needs_large);
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+        if (!take(completions_[i])) [[unlikely]] {
+            // The rest still holds references.
+            while (++i < count) static_cast<void>(take(completions_[i]));
+            return false;
+        }
+    }
+    moved_ += count;
+    if (++looks_ % kLooks == 0 || is_over_slice) return is_alive();
+    return true;
+}
+
+bool Driver::take(const core::Completion& completion) {
+    if (completion.contexts != nullptr) completion.contexts->release();
+    if (is_failure(completion.status)) [[unlikely]] {
+        return fail_with({completion.status, failure_text(completion), "", 0});
+    }
+    if (completion.type != core::OperationType::receive) {
+        done_ = completion.context + 1;
+    } else if (completion.bytes_transferred > 0) {
+        ++received_;
+    } else {
+        ++markers_;
+    }
+    return !has_failed_;
+}
+
+bool Driver::is_alive() {
+    if (has_failed_) return false;
+    if (endpoint_.qp->state() == core::QueuePairState::error && cq_.is_empty()) {
+        return fail_with({Status::connection_disconnected, "the peer ended the connection", "", 0});
+    }
+    if (is_failure(cq_.status())) {
+        return fail_with({cq_.status(), "the completion queue overran", "", 0});
+    }
+    const Clock::time_point at = Clock::now();
+    if (moved_ != moved_before_) {
+        moved_before_ = moved_;
+        moved_at_ = at;
+    } else if (at - moved_at_ > kStallLimit) {
+        return fail_with({Status::io_timeout,
+                          "nothing moved for " + std::to_string(kStallLimit.count()) + " s", "",
+                          0});
+    }
+    if (is_interrupted_ != nullptr && at - asked_at_ > kSlice) {
+        asked_at_ = at;
+        if ((*is_interrupted_)()) {
+            return fail_with({Status::cancelled, "the benchmark was interrupted", "", 0});
+        }
+    }
+    return true;
+}
+
+bool Driver::target_ends_with(std::uint8_t value, std::uint32_t size) const {
+    auto* const last =
+        reinterpret_cast<std::uint8_t*>(endpoint_.target.address + std::uint64_t{size} - 1);
+    // acquire: pairs with whoever placed the Write; the bytes before it are there, too.
+    return std::atomic_ref<std::uint8_t>(*last).load(std::memory_order_acquire) == value;
+}
+
+void Driver::end_source_with(std::uint8_t value, std::uint32_t size) {
+    *reinterpret_cast<std::uint8_t*>(endpoint_.source.address + std::uint64_t{size} - 1) = value;
+}
+
+}  // namespace ndv::bench

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// One end of a benchmark: posts, takes completions by spinning or sleeping, counts them, and
+// remembers the first failure. Calls return false from then on; error() says what happened.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "base/expected.hpp"
+#include "core/queue_pair.hpp"
+#include "core/types.hpp"
+
+namespace ndv::bench {
+
+using Clock = std::chrono::steady_clock;
+
+// No completion and no byte for this long is a failure: the peer hangs.
+inline constexpr std::chrono::seconds kStallLimit{10};
+
+// One end of a connection, with the memory that it moves. Made and connected by the caller.
+struct Endpoint {
+    std::shared_ptr<core::QueuePair> qp;
+    core::Segment source;              // writes and sends leave from here
+    core::Segment target;              // reads and receives land here, and the peer's writes
+    std::uint64_t remote_address = 0;  // the peer's target
+    std::uint32_t remote_token = 0;
+};
+
+class Driver {
+public:
+    using Interrupt = std::function<bool()>;
+
+    Driver(Endpoint endpoint, std::uint32_t signal_every, bool sleeps);
+
+    void watch(const Interrupt* is_interrupted);
+
+    // Posts without transmitting. Silent but for every signal_every-th.
+    [[nodiscard]] bool post(core::OperationType type, std::uint32_t size);
+    [[nodiscard]] bool post_receive(std::uint32_t size);
+    void transmit();
+    // A Send without data: the end of a burst, the answer to it, or a credit.
+    [[nodiscard]] bool send_marker();
+
+    // Takes what has completed. When there is nothing and the plan sleeps, sleeps a while, unless
+    // the caller has something else to watch.
+    [[nodiscard]] bool collect(bool may_sleep = true);
+
+    // Initiator requests: how many were posted, and how many surely ended.
+    [[nodiscard]] std::uint64_t posted() const { return posted_; }
+    [[nodiscard]] std::uint64_t in_flight() const { return posted_ - done_; }
+    // Receives with data, and receives without.
+    [[nodiscard]] std::uint64_t received() const { return received_; }
+    [[nodiscard]] std::uint64_t markers() const { return markers_; }
+
+    // The last byte of the target changes when a Write has arrived; ping-pongs count in it.
+    [[nodiscard]] bool target_ends_with(std::uint8_t value, std::uint32_t size) const;
+    void end_source_with(std::uint8_t value, std::uint32_t size);
+    // Something moved that no completion tells.
+    void note_progress() { ++moved_; }
+
+    [[nodiscard]] const core::QueuePair& qp() const { return *endpoint_.qp; }
+    [[nodiscard]] const Endpoint& endpoint() const { return endpoint_; }
+    [[nodiscard]] const Error& error() const { return error_; }
+    bool fail_with(Error error);
+
+private:
+    static constexpr std::size_t kBatch = 64;
+
+    [[nodiscard]] bool take(const core::Completion& completion);
+    [[nodiscard]] bool is_alive();
+
+    const Endpoint endpoint_;
+    core::CompletionQueue& cq_;
+    const std::uint32_t signal_every_;
+    const bool sleeps_;
+    const std::uint32_t inline_limit_;
+    const Interrupt* is_interrupted_ = nullptr;
+    std::uint64_t posted_ = 0;
+    std::uint64_t done_ = 0;
+    std::uint64_t received_ = 0;
+    std::uint64_t markers_ = 0;
+    std::uint64_t moved_ = 0;
+    std::uint64_t looks_ = 0;
+    std::uint64_t moved_before_ = 0;
+    Clock::time_point moved_at_{};
+    Clock::time_point asked_at_{};
+    std::array<core::Completion, kBatch> completions_;
+    bool has_failed_ = false;
+    Error error_;
+};
+
+}  // namespace ndv::bench

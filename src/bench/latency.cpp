@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// Latency: one request at a time. Sends and Writes go back and forth, so one way is half of a
+// round trip; a Write is seen by its last byte, which counts 1 to 255. A Read is a round trip by
+// itself. An empty Send ends the run, and the responder answers it.
+#include <algorithm>
+
+#include "bench/bench.hpp"
+
+namespace ndv::bench {
+namespace {
+
+// Never what the byte was before, nor the zero of fresh memory.
+std::uint8_t tag(std::uint64_t index) { return static_cast<std::uint8_t>(1 + index % 255); }
+
+}  // namespace
+
+bool Session::initiate_latency(Outcome& out) {
+    for (std::uint64_t i = 0; i < plan_.warm_up; ++i) {
+        if (!round_trip(i)) return false;
+    }
+    std::uint64_t count = 0;
+    const bool is_timed = plan_.iterations == 0;
+    const Clock::time_point begin = Clock::now();
+    Clock::time_point before = begin;
+    while (count < samples_.size() && !(is_timed && before - begin >= plan_.duration)) {
+        if (!round_trip(plan_.warm_up + count)) return false;
+        const Clock::time_point after = Clock::now();
+        samples_[count++] = after - before;
+        before = after;
+    }
+    out.operations = count;
+    out.elapsed = before - begin;
+    if (count > 0) {
+        const auto first = samples_.begin();
+        std::sort(first, first + static_cast<std::ptrdiff_t>(count));
+        out.median = samples_[count / 2];
+        out.p99 = samples_[count - 1 - count / 100];
+        out.minimum = samples_[0];
+    }
+    return driver_.send_marker() && wait_for_markers(1);
+}
+
+bool Session::round_trip(std::uint64_t index) {
+    if (plan_.operation == core::OperationType::write) {
+        driver_.end_source_with(tag(index), plan_.size);
+    }
+    const std::uint64_t received = driver_.received();
+    if (!driver_.post(plan_.operation, plan_.size)) return false;
+    driver_.transmit();
+    switch (plan_.operation) {
+        case core::OperationType::write:
+            while (!driver_.target_ends_with(tag(index), plan_.size)) {
+                if (!driver_.collect(false)) return false;
+            }
+            driver_.note_progress();
+            return true;
+        case core::OperationType::read:
+            while (driver_.in_flight() > 0) {
+                if (!driver_.collect()) return false;
+            }
+            return true;
+        default:
+            while (driver_.received() == received) {
+                if (!driver_.collect()) return false;
+            }
+            return replace_receives();
+    }
+}
+
+bool Session::respond_latency(Outcome& out) {
+    std::uint64_t answered = 0;
+    const Clock::time_point begin = Clock::now();
+    const bool is_write = plan_.operation == core::OperationType::write;
+    while (driver_.markers() == 0) {
+        const bool has_arrived = is_write ? driver_.target_ends_with(tag(answered), plan_.size)
+                                          : driver_.received() > answered;
+        if (!has_arrived) {
+            if (!driver_.collect(!is_write)) return false;
+            continue;
+        }
+        if (is_write) {
+            driver_.note_progress();
+            driver_.end_source_with(tag(answered), plan_.size);
+        }
+        if (!driver_.post(plan_.operation, plan_.size)) return false;
+        driver_.transmit();
+        ++answered;
+        if (!replace_receives()) return false;
+    }
+    out.operations = answered;
+    out.elapsed = Clock::now() - begin;
+    return driver_.send_marker();
+}
+
+}  // namespace ndv::bench
