@@ -44,7 +44,7 @@ def opened():
 
 def half_read():
     solo = opened()
-    solo.step(SEND[:-6])
+    solo.step(reference.tagged(reference.WRITE, WINDOW_STAG, WINDOW_TO, b"half read")[:-10])
     return solo
 
 
@@ -378,3 +378,59 @@ def test_a_response_in_progress_is_counted_into_the_backlog_once():
     solo.step(limit=200, budget=1)  # two of four segments built
     assert not solo.engine.has_large_backlog(400)
     assert solo.engine.has_large_backlog(100)
+
+
+# ---- what a provider asks between steps -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "wants_read", "wants_write"),
+    [
+        (held, True, False),
+        (opened, True, False),
+        (half_read, True, False),
+        (paused, False, False),
+        (reading, True, False),
+        (half_written, True, True),
+        (answering, True, True),
+        (disconnecting, True, False),
+        (peer_closed, False, False),
+        (terminating, False, True),
+        (half_terminated, False, True),
+        (over, False, False),
+        (flushed, False, False),
+    ],
+)
+def test_each_state_wants_what_it_can_use(state, wants_read, wants_write):
+    engine = state().engine
+    assert engine.wants_read is wants_read
+    assert engine.wants_write is wants_write
+
+
+def test_a_posted_request_wants_to_be_written_unless_it_is_held():
+    solo = held()
+    solo.engine.post_send(1, [(0, 4)])
+    assert not solo.engine.wants_write
+    solo.engine.release_hold()
+    assert solo.engine.wants_write
+
+
+def test_an_initiator_wants_to_write_its_opening_message():
+    assert Solo(is_initiator=True).engine.wants_write
+
+
+def test_a_pause_can_resume_once_a_receive_is_posted():
+    solo = paused()
+    assert not solo.engine.can_resume
+    solo.post("post_receive", 1, [(0, 16)])
+    assert solo.engine.can_resume
+    solo.step()
+    assert not solo.engine.can_resume
+
+
+def test_a_new_limit_holds_from_the_next_frame_on():
+    solo = opened()
+    solo.engine.set_max_fpdu(64)
+    solo.engine.post_write(1, [(0, 100)], WINDOW_STAG, WINDOW_TO)
+    solo.step()
+    assert [len(ulpdu) - 14 for ulpdu in solo.fpdus()] == [44, 44, 12]

@@ -160,7 +160,7 @@ void test_racing_producers_overrun_at_the_depth(Checks& checks, std::uint32_t pr
 
 int main(int argc, char** argv) {
     Checks checks("test_rings");
-    const std::uint64_t count = ndv::testing::size_argument(argc, argv, 300'000);
+    const std::uint64_t count = ndv::testing::size_argument(argc, argv, 100'000);
     for (const std::uint32_t depth : {1U, 2U, 3U, 5U, 8U, 100U}) {
         test_cursor_takes_exactly_its_depth_across_the_wrap(checks, depth);
         test_ring_takes_exactly_its_depth(checks, depth);

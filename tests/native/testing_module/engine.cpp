@@ -294,6 +294,8 @@ void add_engine_class(py::module_& module) {
              })
         .def_property_readonly("wants_read",
                                [](PyEngine& self) { return self.connection().wants_read(); })
+        .def_property_readonly("can_resume",
+                               [](PyEngine& self) { return self.connection().can_resume(); })
         .def_property_readonly("wants_write",
                                [](PyEngine& self) { return self.connection().wants_write(); })
         .def_property_readonly("is_over",
