@@ -4,7 +4,10 @@
 // no pin outlives a step, every request completes at most once and in order, and a flush ends it.
 //
 // Input: one byte of settings, then commands, each a byte and what it takes:
-//   0x00-0xbf  feed the next 1 + (command & 0x3f) * 4 bytes as the peer's (repeated: a longer run)
+//   0x00-0x7f  feed the next 1 + (command & 0x3f) * 4 bytes as the peer's; from 0x40 on in reads
+//              of five bytes
+//   0x80-0xbf  the next (command & 3) * 256 + first byte bytes are a ULPDU: its length, pad and a
+//              good CRC are put around it
 //   0xc0-0xff  one of the local inputs below
 #include <array>
 #include <cstdint>
@@ -14,6 +17,8 @@
 #include <vector>
 
 #include "../native/engine_fixture.hpp"
+#include "base/bytes.hpp"
+#include "base/crc32c.hpp"
 
 namespace {
 
@@ -213,6 +218,18 @@ private:
     std::uint64_t next_receive_ = 0;
 };
 
+constexpr std::size_t kAtOnce = std::size_t{1} << 20;
+
+// An FPDU that passes the checks of MPA, whatever is in it.
+std::vector<std::byte> framed(std::span<const std::byte> ulpdu) {
+    std::vector<std::byte> out(iwarp::fpdu_size(ulpdu.size()));
+    base::store_be(out.data(), static_cast<std::uint16_t>(ulpdu.size()));
+    std::copy(ulpdu.begin(), ulpdu.end(), out.begin() + iwarp::kLengthSize);
+    const std::size_t covered = out.size() - iwarp::kCrcSize;
+    base::store_le32(out.data() + covered, base::crc32c(0, out.data(), covered));
+    return out;
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -226,12 +243,19 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             session.command(command);
             continue;
         }
-        const std::size_t length =
-            std::min<std::size_t>(1 + std::size_t{command & 0x3FU} * 4, size - i);
-        // The two bits above: one read for all, small reads, single bytes.
-        constexpr std::array<std::size_t, 3> kReads{std::size_t{1} << 20, 5, 1};
-        session.feed(bytes.subspan(i, length), kReads[command >> 6U]);
-        i += length;
+        const bool is_ulpdu = command >= 0x80;
+        std::size_t length = 1 + std::size_t{command & 0x3FU} * 4;
+        if (is_ulpdu) {
+            if (i == size) break;
+            length = (std::size_t{command & 3U} << 8U) + data[i++];
+        }
+        const auto part = bytes.subspan(i, std::min(length, size - i));
+        if (is_ulpdu) {
+            session.feed(framed(part), kAtOnce);
+        } else {
+            session.feed(part, command >= 0x40 ? 5 : kAtOnce);
+        }
+        i += part.size();
     }
     session.finish();
     return 0;

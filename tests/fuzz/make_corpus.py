@@ -33,6 +33,11 @@ def fed(stream, cut=0):
     return bytes(out)
 
 
+def framed(*ulpdus):
+    """ULPDUs that the target itself puts into FPDUs."""
+    return b"".join(bytes([0x80 | len(u) >> 8, len(u) & 0xFF]) + u for u in ulpdus)
+
+
 def sink_stags(count):
     """The STags that the engine of connection.cpp gives to its reads."""
     engine = _testing.Engine(is_initiator=True, seed=1)
@@ -64,7 +69,7 @@ def connection_inputs():
         terminate = reference.untagged(
             reference.TERMINATE, 2, 1, payload=bytes.fromhex("20020000"), crc=crc
         )
-        for cut in range(3):
+        for cut in range(2):
             yield f"{label}-write-{cut}", bytes([settings]) + fed(write, cut)
             yield f"{label}-send-{cut}", bytes([settings]) + fed(send, cut)
         yield f"{label}-write-parts", bytes([settings | 0x20]) + fed(parts)
@@ -80,6 +85,41 @@ def connection_inputs():
             + fed(send)
             + fed(reference.untagged(reference.SEND, 0, 2, 0, b"two", crc=crc))
             + b"\xc5\xc0\xc9\xc6",
+        )
+    untagged = struct.pack(">IIII", 0, 0, 1, 0)
+    window = struct.pack(">IQ", WINDOW, WINDOW_TO)
+    for flags in (0, CRC, INITIATOR, INITIATOR | CRC):
+        settings = bytes([ESTABLISHED | flags])
+        yield (
+            f"framed-{flags:02x}-messages",
+            settings
+            + framed(
+                reference.control(reference.SEND, False) + untagged + b"abc",
+                reference.control(reference.SEND) + struct.pack(">IIII", 0, 0, 1, 3) + b"abc",
+                reference.control(reference.WRITE, False) + window + bytes(59),
+                reference.control(reference.WRITE) + struct.pack(">IQ", WINDOW, WINDOW_TO + 59),
+            ),
+        )
+        yield (
+            f"framed-{flags:02x}-reads",
+            settings
+            + framed(
+                reference.control(reference.READ_REQUEST)
+                + struct.pack(">IIIIIQIIQ", 0, 1, 1, 0, 7, 0, 33, WINDOW, WINDOW_TO)
+            ),
+        )
+        yield (
+            f"framed-{flags:02x}-responses",
+            settings
+            + b"\xc1\xc9"
+            + framed(
+                *(
+                    reference.control(reference.READ_RESPONSE)
+                    + struct.pack(">IQ", stag, 0)
+                    + bytes(n)
+                    for stag, n in zip(sink_stags(2), (100, 8), strict=True)
+                )
+            ),
         )
     for vector in reference.load_vectors("fpdu")["vectors"]:
         if vector["crc"] is not None:
