@@ -7,8 +7,8 @@
 //   0x00-0x7f  feed the next 1 + (command & 0x3f) * 4 bytes as the peer's; from 0x40 on in reads
 //              of five bytes
 //   0x80-0xbf  the next (command & 3) * 256 + first byte bytes are a ULPDU: its length, pad and a
-//              good CRC are put around it
-//   0xc0-0xff  one of the local inputs below
+//              good CRC are put around it, and with 0x20 ten thousand bytes behind it
+//   0xc0-0xff  one of the local inputs below; 0x20 tells a slow link from a fast one
 #include <array>
 #include <cstdint>
 #include <cstdio>
@@ -28,11 +28,11 @@ using testing::EngineLimits;
 using testing::FakeMemory;
 using testing::Range;
 
-constexpr std::size_t kArena = 8192;
+constexpr std::size_t kArena = 32768;
 constexpr std::uint32_t kWindow = 0x1100;
 constexpr std::uint64_t kWindowTo = 0x1000;
 // Ranges of the arena that a peer may write: window, receives and sinks of reads. The rest is not.
-constexpr Range kWindowRange{4096, 1024};
+constexpr Range kWindowRange{4096, 24576};
 constexpr Range kReceiveRange{0, 512};
 constexpr Range kSinkRange{1024, 512};
 constexpr std::byte kFill{0xEE};
@@ -56,9 +56,9 @@ public:
         FakeMemory& memory = engine_.memory();
         memory.add(
             {kWindow, kWindowTo, at(kWindowRange), kWindowRange.length, true, true, false, 1});
-        memory.add({0x2200, 0, at({6000, 0}), 64, true, false, false, 1});  // read only
-        memory.add({0x3300, 0, at({6100, 0}), 64, true, true, false, 2});   // another domain
-        memory.add({0x4400, 0, at({6200, 0}), 64, false, false, true, 1});  // revocable
+        memory.add({0x2200, 0, at({30000, 0}), 64, true, false, false, 1});  // read only
+        memory.add({0x3300, 0, at({30100, 0}), 64, true, true, false, 2});   // another domain
+        memory.add({0x4400, 0, at({30200, 0}), 64, false, false, true, 1});  // revocable
         post_receive();
         post_read(100);
         if ((settings & 0x40U) != 0) step(kEverything);  // half of the inputs start established
@@ -68,18 +68,19 @@ public:
         begin();
         const std::size_t taken = engine_.receive(data, read_size, 16, std::size_t{1} << 20, now_);
         require(taken <= data.size(), "no more is taken than there is");
-        static_cast<void>(engine_.transmit(kEverything, 16, 4096));
+        static_cast<void>(engine_.transmit(link_limit_, 16, 4096));
         end();
     }
 
     void command(std::uint8_t command) {
+        link_limit_ = (command & 0x20U) != 0 ? 300 : kEverything;
         switch (command & 0x0FU) {
             case 0:
                 return post_receive();
             case 1:
                 return post_read(8);
             case 2:
-                return post_read(300);
+                return post_read(512);
             case 3:
                 return post(iwarp::RequestKind::send, 40);
             case 4:
@@ -95,25 +96,25 @@ public:
             case 8:
                 return step(17);
             case 9:
-                return step(kEverything);
+                return step(link_limit_);
             case 10:
                 engine_.memory().remove(kWindow);
                 return;
             case 11:
                 engine_.connection().handle_end_of_stream();
-                return step(kEverything);
+                return step(link_limit_);
             case 12:
                 engine_.connection().handle_link_error(104);  // ECONNRESET
-                return step(kEverything);
+                return step(link_limit_);
             case 13:
                 engine_.connection().handle_disconnect();
-                return step(kEverything);
+                return step(link_limit_);
             case 14:
                 engine_.connection().release_hold();
-                return step(kEverything);
+                return step(link_limit_);
             default:
                 engine_.connection().handle_flush();
-                return step(kEverything);
+                return step(link_limit_);
         }
     }
 
@@ -174,7 +175,7 @@ private:
     void post(iwarp::RequestKind kind, std::uint32_t length) {
         iwarp::SendRequest request;
         request.kind = kind;
-        post(request, Range{5200, length});
+        post(request, Range{2048, length});
     }
     void post(iwarp::SendRequest request, const Range& range) {
         request.remote_token = kWindow;
@@ -211,6 +212,7 @@ private:
     }
 
     Engine engine_;
+    std::size_t link_limit_ = kEverything;  // bytes that it takes in one step
     iwarp::Time now_{};
     std::uint64_t next_posted_ = 0;
     std::uint64_t next_ = 0;
@@ -221,9 +223,10 @@ private:
 constexpr std::size_t kAtOnce = std::size_t{1} << 20;
 
 // An FPDU that passes the checks of MPA, whatever is in it.
-std::vector<std::byte> framed(std::span<const std::byte> ulpdu) {
-    std::vector<std::byte> out(iwarp::fpdu_size(ulpdu.size()));
-    base::store_be(out.data(), static_cast<std::uint16_t>(ulpdu.size()));
+std::vector<std::byte> framed(std::span<const std::byte> ulpdu, std::size_t more) {
+    const std::size_t length = ulpdu.size() + more;
+    std::vector<std::byte> out(iwarp::fpdu_size(length), std::byte{0x5A});
+    base::store_be(out.data(), static_cast<std::uint16_t>(length));
     std::copy(ulpdu.begin(), ulpdu.end(), out.begin() + iwarp::kLengthSize);
     const std::size_t covered = out.size() - iwarp::kCrcSize;
     base::store_le32(out.data() + covered, base::crc32c(0, out.data(), covered));
@@ -251,7 +254,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         }
         const auto part = bytes.subspan(i, std::min(length, size - i));
         if (is_ulpdu) {
-            session.feed(framed(part), kAtOnce);
+            session.feed(framed(part, (command & 0x20U) != 0 ? 10'000 : 0), kAtOnce);
         } else {
             session.feed(part, command >= 0x40 ? 5 : kAtOnce);
         }

@@ -100,14 +100,21 @@ def connection_inputs():
                 reference.control(reference.WRITE) + struct.pack(">IQ", WINDOW, WINDOW_TO + 59),
             ),
         )
-        yield (
-            f"framed-{flags:02x}-reads",
-            settings
-            + framed(
-                reference.control(reference.READ_REQUEST)
-                + struct.pack(">IIIIIQIIQ", 0, 1, 1, 0, 7, 0, 33, WINDOW, WINDOW_TO)
-            ),
-        )
+        for size in (33, 4000):
+            # A slow link, so that the responses take several steps; then the window goes.
+            yield (
+                f"framed-{flags:02x}-read-{size}",
+                settings
+                + b"\xe9"
+                + framed(
+                    reference.control(reference.READ_REQUEST)
+                    + struct.pack(">IIIIIQIIQ", 0, 1, 1, 0, 7, 0, size, WINDOW, WINDOW_TO)
+                )
+                + b"\xe9\xe9\xea\xe9",
+            )
+        large = bytearray(framed(reference.control(reference.WRITE) + window))
+        large[0] |= 0x20
+        yield f"framed-{flags:02x}-large", settings + bytes(large) * 3
         yield (
             f"framed-{flags:02x}-responses",
             settings
