@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""notebooks/: each runs on `soft` and shows what its text says; none stores output."""
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from markdown_examples import ROOT, clean_environment, programs
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FIRST_WRITE = ROOT / "notebooks" / "01_first_write.ipynb"
+# Of one cell; only means failure.
+CELL_LIMIT_S = 30
+
+pytestmark = pytest.mark.slow
+
+
+def executed(notebook, folder):
+    """Run a notebook in a kernel of its own; a cell that raises raises here."""
+    client = NotebookClient(
+        notebook, timeout=CELL_LIMIT_S, resources={"metadata": {"path": str(folder)}}
+    )
+    return client.execute(env=clean_environment())
+
+
+def outputs(cell):
+    return [output for output in cell.outputs if output.output_type != "stream"]
+
+
+def text_of(cell):
+    """Return what a cell printed and what its last expression showed."""
+    texts = []
+    for output in cell.outputs:
+        assert output.output_type != "error"
+        if output.output_type == "stream":
+            assert output.name == "stdout", output.text
+            texts.append(output.text)
+        else:
+            texts.append(output.data.get("text/plain", ""))
+    return "".join(texts)
+
+
+def texts_of(notebook):
+    return {cell.id: text_of(cell) for cell in notebook.cells if cell.cell_type == "code"}
+
+
+@pytest.fixture(scope="module")
+def first_write(tmp_path_factory):
+    notebook = nbformat.read(FIRST_WRITE, as_version=4)
+    return executed(notebook, tmp_path_factory.mktemp("notebook"))
+
+
+def test_first_write_shows_what_its_text_says(first_write):
+    texts = texts_of(first_write)
+    assert texts["open"].startswith("iWARP in user space\n")
+    assert texts["register"].startswith("RemoteBuffer(")
+    assert "token" not in texts["register"]
+    assert texts["pinned"].startswith("refused: cannot resize an array")
+    assert texts["connect"] == "connected connected\n"
+    assert "request_context='two rows', type=<OperationType.WRITE: 64>" in texts["write"]
+    assert "status=<Status.SUCCESS: 0>" in texts["write"]
+    assert texts["read"] == "READ SUCCESS - equal: True\nand in the server's table: True\n"
+    assert texts["send"] == (
+        "RECEIVE 17 b'the table is full'\nthe silent Write has arrived: True\n"
+    )
+    assert texts["send-own"] == "[('SEND', 'SUCCESS')]"
+    assert texts["close"] == "True"
+
+
+def test_first_write_shows_refusals(first_write):
+    texts = texts_of(first_write)
+    assert texts["refused-here"].startswith("RdmaValueError - 32768 local bytes exceed")
+    assert texts["refused-write"] == (
+        "WRITE SUCCESS - None\n"
+        "RECEIVE CANCELLED - peer terminated the stream: "
+        "DDP tagged buffer error: invalid STag (1/1/00)\n"
+        "client: error - table untouched: True\n"
+    )
+    assert texts["refused-read"] == (
+        "read completed with REMOTE_RESOURCES (peer terminated the stream: "
+        "RDMAP remote protection error: invalid STag (0/1/00))\n"
+    )
+
+
+def test_first_write_plots(first_write):
+    (plot,) = [cell for cell in first_write.cells if cell.id == "plot"]
+    assert any("image/png" in output.data for output in outputs(plot))
+
+
+def test_first_write_tells_its_figures_without_matplotlib(tmp_path):
+    notebook = nbformat.read(FIRST_WRITE, as_version=4)
+    notebook.cells.insert(
+        0, nbformat.v4.new_code_cell("import sys\n\nsys.modules['matplotlib'] = None")
+    )
+    lines = texts_of(executed(notebook, tmp_path))["plot"].splitlines()
+    assert [line.split()[0] for line in lines] == ["8", "64", "512", "4096", "16384", "65536"]
+    assert all(line.endswith("µs") for line in lines)
+
+
+def test_readme_example_runs_in_a_cell(tmp_path):
+    (program,) = programs(ROOT / "README.md").values()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(program)])
+    assert "RECEIVE b'done'" in text_of(executed(notebook, tmp_path).cells[0])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_notebook_stores_output(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.nbformat_minor >= 5
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    for cell in notebook.cells:
+        assert not cell.metadata
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README.md: its example and its commands work as pasted, and its tables tell the truth."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from markdown_examples import ROOT, assert_prints, blocks, clean_environment, programs, run
+
+README = ROOT / "README.md"
+LIMIT_S = 60
+
+
+def commands(first_words):
+    """Return the README's shell commands that begin with the words, without their comments."""
+    lines = [
+        line.partition("  #")[0].strip()
+        for block in blocks(README)
+        if block.language == "sh"
+        for line in block.code.splitlines()
+    ]
+    return [line for line in lines if first_words in line]
+
+
+def ndverbs(*arguments):
+    return [sys.executable, "-m", "ndverbs", *arguments]
+
+
+def test_example_runs_as_pasted(tmp_path):
+    (program,) = programs(README).values()
+    assert_prints(program, run(tmp_path, program))
+
+
+def test_example_is_short():
+    (program,) = programs(README).values()
+    assert len([line for line in program.splitlines() if line.strip()]) <= 50
+
+
+def test_own_data_goes_from_one_terminal_to_the_other(tmp_path):
+    (serve,) = commands("ndverbs serve")
+    (copy,) = commands("ndverbs cp")
+    make_folder, _, serve = serve.partition(" && ")
+    assert shlex.split(make_folder)[:2] == ["mkdir", "-p"]
+    received = tmp_path / shlex.split(make_folder)[2]
+    received.mkdir()
+    source, target = shlex.split(copy)[2:4]
+    array = np.arange(100_000.0)
+    np.save(tmp_path / source, array)
+
+    # The one change to what a reader pastes: the port is any free one.
+    assert "127.0.0.1:7471" in serve
+    assert "127.0.0.1:7471" in target
+    server = subprocess.Popen(
+        ndverbs(*shlex.split(serve.replace(":7471", ":0"))[1:]),
+        cwd=tmp_path,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        port = port_of(server)
+        done = subprocess.run(
+            ndverbs("cp", source, target.replace(":7471:", f":{port}:")),
+            cwd=tmp_path,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert np.array_equal(np.load(received / target.rpartition(":")[2]), array)
+    finally:
+        server.terminate()
+        server.communicate(timeout=LIMIT_S)
+
+
+def port_of(server):
+    """Return the port in the first line that names one."""
+    for line in server.stdout:
+        if found := re.search(r"127\.0\.0\.1:(\d+)", line):
+            return int(found[1])
+    pytest.fail("the server ended before it said where it listens")
+
+
+@pytest.mark.parametrize("command", commands("ndverbs bench"))
+def test_bench_commands_are_understood(command, tmp_path):
+    done = subprocess.run(
+        ndverbs("bench", "--help"), capture_output=True, text=True, timeout=LIMIT_S, check=True
+    )
+    for word in shlex.split(command)[2:]:
+        if word.startswith("--") or word.isalpha():
+            assert word in done.stdout
+
+
+def test_make_commands_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    named = re.findall(r"`?\bmake ([a-z]+)\b", README.read_text())
+    assert {"demo", "test"} <= set(named)
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE) or target in ("git",), target
+
+
+def test_prerequisites_are_one_apt_line():
+    (line,) = commands("apt-get install")
+    assert line == "sudo apt-get install g++ make git python3-dev python3-venv"
+
+
+def test_room_table_names_folders_that_exist():
+    rooms = README.read_text().partition("## Rooms")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in rooms.splitlines() if line.startswith("| `")]
+    folders = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert {name for name in folders if not (ROOT / name).is_dir()} == set()
+    present = {f"src/{path.name}" for path in Path(ROOT / "src").iterdir() if path.is_dir()}
+    present |= {f"src/providers/{path.name}" for path in (ROOT / "src/providers").iterdir()}
+    assert present - {"src/providers"} - folders == set()
+
+
+def test_what_is_called_missing_is_missing():
+    import ndverbs as nd
+
+    for name in ("connect", "listen", "wsk"):
+        assert not hasattr(nd, name)
+    assert {info.provider for info in nd.adapters()} == {"soft"}
+
+
+def test_commands_are_on_the_path_after_an_install():
+    assert shutil.which("ndverbs") or Path(sys.executable).with_name("ndverbs").exists()
