@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RDMA for Python: queue pairs over RDMA hardware or plain TCP, with NumPy arrays as the memory.
+
+The names follow Microsoft's Network Direct Kernel interface (NDK). Importing the package starts no
+thread and configures no logging.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.platform != "linux":
+    raise ImportError(f"ndverbs runs on Linux only; this is {sys.platform}.")
+
+import logging
+
+from ndverbs import aio as _aio
+from ndverbs._native import (
+    Access,
+    Adapter,
+    AdapterInfo,
+    CompletionQueue,
+    ConnectionData,
+    Connector,
+    Flag,
+    Listener,
+    MemoryRegion,
+    Notify,
+    Operation,
+    OperationType,
+    ProtectionDomain,
+    QueuePair,
+    Result,
+    Segment,
+    Status,
+    adapters,
+    result_dtype,
+)
+from ndverbs.errors import (
+    ClosedError,
+    RdmaBufferError,
+    RdmaConnectionAbortedError,
+    RdmaConnectionRefusedError,
+    RdmaConnectionResetError,
+    RdmaError,
+    RdmaPermissionError,
+    RdmaTimeoutError,
+    RdmaValueError,
+)
+from ndverbs.remote import RemoteBuffer
+
+__all__ = [
+    "Access",
+    "Adapter",
+    "AdapterInfo",
+    "ClosedError",
+    "CompletionQueue",
+    "ConnectionData",
+    "Connector",
+    "Flag",
+    "Listener",
+    "MemoryRegion",
+    "Notify",
+    "Operation",
+    "OperationType",
+    "ProtectionDomain",
+    "QueuePair",
+    "RdmaBufferError",
+    "RdmaConnectionAbortedError",
+    "RdmaConnectionRefusedError",
+    "RdmaConnectionResetError",
+    "RdmaError",
+    "RdmaPermissionError",
+    "RdmaTimeoutError",
+    "RdmaValueError",
+    "RemoteBuffer",
+    "Result",
+    "Segment",
+    "Status",
+    "__version__",
+    "adapters",
+    "result_dtype",
+]
+
+__version__: str
+
+logging.getLogger("ndverbs").addHandler(logging.NullHandler())
+_aio.attach()
+
+
+def __getattr__(name: str) -> str:
+    # importlib.metadata is slow to import, and hardly anybody asks.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("ndverbs")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses as users write them: "host:port", "[v6]:port" or (host, port)."""
+
+from __future__ import annotations
+
+from ndverbs._native import Status
+from ndverbs.errors import RdmaError, error
+
+_FORMS = 'an address is a string "host:port" or "[v6]:port", or a pair (host, port)'
+
+
+def split(address: str | tuple[str, int]) -> tuple[str, int]:
+    """Return host and port of an address, without resolving the host.
+
+    Parameters
+    ----------
+    address : str or (str, int)
+        ``"host:port"``, ``"[v6]:port"`` or ``(host, port)``; the longer tuples that the socket
+        module gives for IPv6 are taken too. Port 0 lets the system choose where it listens.
+
+    Raises
+    ------
+    TypeError
+        It is neither a string nor a pair.
+    RdmaError
+        A ValueError with status INVALID_ADDRESS: it has no host, or no port from 0 to 65535.
+    """
+    if isinstance(address, str):
+        return _split_text(address)
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[0], address[1]
+        if isinstance(host, str) and isinstance(port, int) and not isinstance(port, bool):
+            return _checked(host, port, address)
+    raise TypeError(f"{_FORMS}, not {address!r}")
+
+
+def resolve(address: str | tuple[str, int]) -> tuple[str, int]:
+    """Return a numeric host and the port of an address.
+
+    Of a name that has several addresses, the first IPv4 one is taken, else the first: "localhost"
+    finds a listener at 127.0.0.1 also where the name means ::1 as well.
+
+    Raises
+    ------
+    TypeError, RdmaError
+        As `split` does.
+    RdmaError
+        A ValueError with status INVALID_ADDRESS: the name is unknown.
+
+    Notes
+    -----
+    Blocks, without the GIL, while a name is looked up; numeric hosts need no look-up.
+    """
+    import socket
+
+    host, port = split(address)
+    if is_numeric(host):
+        return host, port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as cause:
+        raise error(
+            Status.INVALID_ADDRESS,
+            f"the host {host!r} cannot be resolved: {cause}",
+            hint="check the name, or give an IP address",
+            os_error=0,
+        ) from cause
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    for family, _, _, _, name in found:
+        if family in (socket.AF_INET, socket.AF_INET6):
+            return str(name[0]), port
+    raise error(Status.INVALID_ADDRESS, f"the host {host!r} has no IP address")
+
+
+def text(address: tuple[str, int]) -> str:
+    """Return "host:port", with brackets around an IPv6 host."""
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_numeric(host: str) -> bool:
+    """Return whether a host is an IPv4 or IPv6 address, which needs no look-up."""
+    import socket
+
+    for family, candidate in ((socket.AF_INET, host), (socket.AF_INET6, host.partition("%")[0])):
+        try:
+            socket.inet_pton(family, candidate)
+        except (OSError, ValueError):  # ValueError: a null character
+            continue
+        return True
+    return False
+
+
+def _split_text(address: str) -> tuple[str, int]:
+    if address.startswith("["):
+        host, bracket, rest = address[1:].partition("]")
+        if not bracket or not rest.startswith(":"):
+            raise _invalid(address, 'an IPv6 host is written as "[host]:port"')
+        digits = rest[1:]
+    else:
+        host, colon, digits = address.rpartition(":")
+        if not colon:
+            raise _invalid(address, 'the port is missing, as in "host:7471"')
+        if ":" in host:
+            raise _invalid(address, 'an IPv6 host needs brackets, as in "[::1]:7471"')
+    if not (digits.isascii() and digits.isdigit()):
+        raise _invalid(address, f"the port {digits!r} is not a number")
+    # Longer numbers are out of range anyway, and int() has a limit of its own.
+    return _checked(host, int(digits[:6]), address)
+
+
+def _checked(host: str, port: int, address: object) -> tuple[str, int]:
+    if not host:
+        raise _invalid(address, 'the host is missing; every IPv4 interface is "0.0.0.0"')
+    if not 0 <= port <= 65535:
+        raise _invalid(address, f"the port {port} is not in 0 to 65535")
+    return host, int(port)
+
+
+def _invalid(address: object, reason: str) -> RdmaError:
+    return error(Status.INVALID_ADDRESS, f"{address!r} is not an address: {reason}")

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exceptions, and the one table that says which status raises which class.
+
+Every class derives from RdmaError, which is an OSError, and from the builtin that people already
+catch: ``except TimeoutError`` and ``except ndverbs.RdmaError`` both see a timeout.
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import TYPE_CHECKING, Any
+
+from ndverbs._native import Status
+
+if TYPE_CHECKING:
+    from ndverbs._native import Result
+
+
+class RdmaError(OSError):
+    """Something failed: what, on what, with which values, and what to try.
+
+    Parameters
+    ----------
+    status : Status
+        NDK's status.
+    what : str
+        What failed, on what, with which values.
+    context : object, optional
+        The ``context`` of the request that failed, where the error comes from a completion.
+    detail : str, optional
+        What the device, the peer or the system reported.
+    hint : str, optional
+        What to try.
+    os_error : int, optional
+        ``errno`` where a system call said no; it becomes ``errno`` of the OSError.
+
+    Attributes
+    ----------
+    status, what, context, detail, hint
+        As given.
+    errno : int or None
+        ``os_error``, None where no system call was involved.
+    """
+
+    status: Status
+    what: str
+    context: object
+    detail: str | None
+    hint: str | None
+
+    def __init__(
+        self,
+        status: Status | int,
+        what: str,
+        *,
+        context: object = None,
+        detail: str | None = None,
+        hint: str | None = None,
+        os_error: int = 0,
+    ) -> None:
+        if os_error:
+            super().__init__(os_error, what)
+        else:
+            super().__init__(what)
+        self.status = Status(status)
+        self.what = what
+        self.context = context
+        self.detail = detail
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """Return what failed, what was reported, and the remedy."""
+        text = self.what
+        if self.detail:
+            text += f" ({self.detail})"
+        if self.hint:
+            text += f"; {self.hint}"
+        return text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by what was given, so that subclasses and chains survive processes."""
+        return (
+            _rebuilt,
+            (
+                type(self),
+                int(self.status),
+                self.what,
+                self.context,
+                self.detail,
+                self.hint,
+                self.errno or 0,
+            ),
+        )
+
+
+class ClosedError(RdmaError):
+    """A call on an object that is closed, or whose adapter is."""
+
+
+class RdmaConnectionRefusedError(RdmaError, builtins.ConnectionRefusedError):
+    """Nobody listens at the address, or the peer rejected the connection."""
+
+
+class RdmaConnectionResetError(RdmaError, builtins.ConnectionResetError):
+    """The peer ended the connection."""
+
+
+class RdmaConnectionAbortedError(RdmaError, builtins.ConnectionAbortedError):
+    """The connection ended before it was made, or this side gave it up."""
+
+
+class RdmaTimeoutError(RdmaError, builtins.TimeoutError):
+    """The time was over; what was posted goes on, what was connecting is abandoned."""
+
+
+class RdmaPermissionError(RdmaError, builtins.PermissionError):
+    """Memory without the right that the request needs."""
+
+
+class RdmaBufferError(RdmaError, builtins.BufferError):
+    """Memory that cannot be registered or used: not contiguous, empty, read-only, gone."""
+
+
+class RdmaValueError(RdmaError, builtins.ValueError):
+    """An argument that cannot be right."""
+
+
+# What is not named here raises RdmaError itself.
+_CLASSES: dict[Status, type[RdmaError]] = {
+    Status.FILE_FORCED_CLOSED: ClosedError,
+    Status.CONNECTION_REFUSED: RdmaConnectionRefusedError,
+    Status.REQUEST_NOT_ACCEPTED: RdmaConnectionRefusedError,
+    Status.CONNECTION_RESET: RdmaConnectionResetError,
+    Status.CONNECTION_DISCONNECTED: RdmaConnectionResetError,
+    Status.CONNECTION_ABORTED: RdmaConnectionAbortedError,
+    Status.IO_TIMEOUT: RdmaTimeoutError,
+    Status.ACCESS_VIOLATION: RdmaPermissionError,
+    Status.ACCESS_DENIED: RdmaPermissionError,
+    Status.INVALID_PARAMETER: RdmaValueError,
+    Status.INVALID_PARAMETER_MIX: RdmaValueError,
+    Status.INVALID_ADDRESS: RdmaValueError,
+    Status.INVALID_BUFFER_SIZE: RdmaValueError,
+    Status.DATA_OVERRUN: RdmaValueError,
+    Status.NOINTERFACE: RdmaValueError,
+}
+
+
+def error_class(status: Status | int) -> type[RdmaError]:
+    """Return the class that a status raises."""
+    return _CLASSES.get(Status(status), RdmaError)
+
+
+def error(
+    status: Status | int,
+    what: str,
+    *,
+    context: object = None,
+    detail: str | None = None,
+    hint: str | None = None,
+    os_error: int = 0,
+) -> RdmaError:
+    """Make the exception of the class that the status raises; parameters as of RdmaError."""
+    return error_class(status)(
+        status, what, context=context, detail=detail, hint=hint, os_error=os_error
+    )
+
+
+def error_from_result(result: Result) -> RdmaError:
+    """Make the exception that a failed completion stands for.
+
+    Parameters
+    ----------
+    result : Result
+        A completion whose status is not SUCCESS.
+
+    Returns
+    -------
+    RdmaError
+        Of the status's class, with the request's context and detail.
+    """
+    name = result.type.name.lower()
+    return error(
+        result.status,
+        f"{name} completed with {result.status.name}",
+        context=result.request_context,
+        detail=result.detail,
+    )
+
+
+def from_core(status: int, what: str, hint: str, os_error: int, is_buffer: bool) -> RdmaError:
+    """Make the exception for an error of the C++ core, which calls this."""
+    kind = RdmaBufferError if is_buffer else error_class(status)
+    return kind(status, what, hint=hint or None, os_error=os_error)
+
+
+def _rebuilt(
+    kind: type[RdmaError],
+    status: int,
+    what: str,
+    context: object,
+    detail: str | None,
+    hint: str | None,
+    os_error: int,
+) -> RdmaError:
+    return kind(status, what, context=context, detail=detail, hint=hint, os_error=os_error)

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// Adapter and AdapterInfo as Python sees them.
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/adapter_state.hpp"
+#include "bindings/completion_queue.hpp"
+#include "bindings/connection.hpp"
+#include "bindings/errors.hpp"
+#include "bindings/gil.hpp"
+#include "bindings/memory.hpp"
+#include "bindings/module.hpp"
+#include "providers/builtin/builtin.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+// The Python object Adapter; the state is shared with everything made from it.
+struct Adapter {
+    std::shared_ptr<AdapterState> state;
+};
+
+std::unique_ptr<Adapter> open(const std::string& name, double keepalive,
+                              const std::optional<std::string>& capture) {
+    core::AdapterOptions options;
+    options.keepalive_s = keepalive;
+    options.capture_path = capture.value_or("");
+    std::optional<Expected<std::shared_ptr<core::Adapter>>> opened;
+    {
+        const Released released;
+        opened = providers::open_adapter(name, std::move(options));
+    }
+    return std::make_unique<Adapter>(
+        Adapter{AdapterState::make(value_or_raise(std::move(*opened)))});
+}
+
+// NDVERBS_ADAPTER as Python sees it now, else the first provider of this build.
+std::string default_adapter_name() {
+    const py::object variable =
+        py::module_::import("os").attr("environ").attr("get")("NDVERBS_ADAPTER");
+    if (!variable.is_none() && py::len(variable) > 0) return variable.cast<std::string>();
+    return providers::builtin().front()->name();
+}
+
+std::vector<core::AdapterInfo> adapters() {
+    const Released released;
+    std::vector<core::AdapterInfo> all;
+    for (const auto& provider : providers::builtin()) {
+        for (core::AdapterInfo& info : provider->adapters()) all.push_back(std::move(info));
+    }
+    return all;
+}
+
+void bind_info(py::module_& module) {
+    using core::AdapterInfo;
+    py::class_<AdapterInfo>(module, "AdapterInfo", py::is_final(),
+                            "NDK_ADAPTER_INFO, field by field, plus name and provider.")
+        .def_readonly("name", &AdapterInfo::name)
+        .def_readonly("provider", &AdapterInfo::provider)
+        .def_property_readonly("version",
+                               [](const AdapterInfo& self) {
+                                   return std::pair(self.version_major, self.version_minor);
+                               })
+        .def_readonly("vendor_id", &AdapterInfo::vendor_id)
+        .def_readonly("device_id", &AdapterInfo::device_id)
+        .def_readonly("max_registration_size", &AdapterInfo::max_registration_size)
+        .def_readonly("max_window_size", &AdapterInfo::max_window_size)
+        .def_readonly("frmr_page_count", &AdapterInfo::frmr_page_count)
+        .def_readonly("max_initiator_request_sge", &AdapterInfo::max_initiator_request_sge)
+        .def_readonly("max_receive_request_sge", &AdapterInfo::max_receive_request_sge)
+        .def_readonly("max_read_request_sge", &AdapterInfo::max_read_request_sge)
+        .def_readonly("max_transfer_length", &AdapterInfo::max_transfer_length)
+        .def_readonly("max_inline_data_size", &AdapterInfo::max_inline_data_size)
+        .def_readonly("max_inbound_read_limit", &AdapterInfo::max_inbound_read_limit)
+        .def_readonly("max_outbound_read_limit", &AdapterInfo::max_outbound_read_limit)
+        .def_readonly("max_receive_queue_depth", &AdapterInfo::max_receive_queue_depth)
+        .def_readonly("max_initiator_queue_depth", &AdapterInfo::max_initiator_queue_depth)
+        .def_readonly("max_srq_depth", &AdapterInfo::max_srq_depth)
+        .def_readonly("max_cq_depth", &AdapterInfo::max_cq_depth)
+        .def_readonly("large_request_threshold", &AdapterInfo::large_request_threshold)
+        .def_readonly("max_caller_data", &AdapterInfo::max_caller_data)
+        .def_readonly("max_callee_data", &AdapterInfo::max_callee_data)
+        .def_readonly("adapter_flags", &AdapterInfo::adapter_flags)
+        .def_readonly("rdma_technology", &AdapterInfo::rdma_technology)
+        .def_property_readonly(
+            "features",
+            [](const AdapterInfo& self) { return py::frozenset(py::cast(self.features)); })
+        .def("__repr__", [](const AdapterInfo& self) {
+            return "<AdapterInfo " + self.name + ": " + self.rdma_technology + " by " +
+                   self.provider + ">";
+        });
+}
+
+void bind_creation(py::class_<Adapter>& cls) {
+    cls.def(
+           "create_pd",
+           [](const Adapter& self) {
+               return std::make_unique<ProtectionDomain>(
+                   value_or_raise(self.state->get()->create_pd()), self.state);
+           },
+           "Create a protection domain.")
+        .def(
+            "create_cq",
+            [](const Adapter& self, std::uint32_t depth,
+               const std::optional<std::vector<std::uint32_t>>& affinity) {
+                // NDK's affinity is a wish without promise; no provider of today grants it.
+                static_cast<void>(affinity);
+                return std::make_unique<CompletionQueue>(
+                    value_or_raise(self.state->get()->create_cq(depth)), self.state);
+            },
+            py::arg("depth"), py::kw_only(), py::arg("affinity") = py::none(),
+            "Create a completion queue.")
+        .def(
+            "create_connector",
+            [](const Adapter& self) {
+                return std::make_unique<Connector>(
+                    value_or_raise(self.state->get()->create_connector()), self.state);
+            },
+            "Create a connector that can connect.")
+        .def(
+            "create_listener",
+            [](const Adapter& self, const py::object& on_connect) {
+                return std::make_unique<Listener>(
+                    value_or_raise(self.state->get()->create_listener()), self.state, on_connect);
+            },
+            py::arg("on_connect") = py::none(), "Create a listener.");
+}
+
+}  // namespace
+
+void bind_adapter(py::module_& module) {
+    bind_info(module);
+    module.def("adapters", adapters, "List the adapters that can be opened now.");
+
+    py::class_<Adapter> cls(module, "Adapter", py::is_final(),
+                            "An opened device: the root of all other objects.");
+    cls.def_static(
+           "open",
+           [](const std::optional<std::string>& name, double keepalive,
+              const std::optional<std::string>& capture) {
+               return open(name ? *name : default_adapter_name(), keepalive, capture);
+           },
+           py::arg("name") = py::none(), py::kw_only(), py::arg("keepalive") = 30.0,
+           py::arg("capture") = py::none(), "Open an adapter by name.")
+        .def("close", [](const Adapter& self) { self.state->close(); })
+        .def_property_readonly("closed",
+                               [](const Adapter& self) { return self.state->is_closed(); })
+        .def("__enter__",
+             [](py::object self) {
+                 static_cast<void>(self.cast<Adapter&>().state->get());
+                 return self;
+             })
+        .def(
+            "__exit__",
+            [](const Adapter& self, const py::object&, const py::object&, const py::object&) {
+                self.state->close();
+            },
+            py::arg("kind"), py::arg("error"), py::arg("trace"), py::pos_only())
+        .def_property_readonly("info",
+                               [](const Adapter& self) { return self.state->get()->info(); })
+        .def(
+            "stats", [](const Adapter& self) { return self.state->get()->stats(); },
+            "Return counters by name.")
+        .def("__repr__", [](const Adapter& self) -> std::string {
+            if (self.state->is_closed()) return "<Adapter closed>";
+            return "<Adapter " + self.state->get()->info().name + ">";
+        });
+    bind_creation(cls);
+}
+
+}  // namespace ndv::bindings

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opening and closing of adapters, also by the garbage collector and at the interpreter's end.
+#include "bindings/adapter_state.hpp"
+
+#include <unistd.h>
+
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+
+#include "bindings/errors.hpp"
+#include "bindings/gil.hpp"
+#include "bindings/handle.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+struct Opened {
+    std::weak_ptr<AdapterState> state;
+    std::shared_ptr<ClosedGate> gate;
+    pid_t owner;
+};
+
+// Guarded by the GIL. Never destroyed: the exit handler is not the last to run.
+std::vector<Opened>& opened() {
+    static auto* list = new std::vector<Opened>;
+    return *list;
+}
+
+// Without the GIL. Ends every descendant, then the callbacks that this still caused.
+void close_native(std::shared_ptr<core::Adapter> native, CallbackLoop& loop) {
+    native->close();
+    native->callbacks().stop(false);
+    loop.wait_until_ended();
+}
+
+}  // namespace
+
+void raise_unusable(const char* noun, const AdapterState& adapter, bool is_foreign) {
+    if (is_foreign || adapter.is_foreign()) {
+        raise(Status::invalid_device_state,
+              std::string("this ") + noun + " belongs to process " +
+                  std::to_string(adapter.owner()) + ", and this is process " +
+                  std::to_string(::getpid()),
+              "open an adapter after the fork");
+    }
+    raise(
+        Status::file_forced_closed, std::string("the ") + noun + " is closed",
+        adapter.is_closed() && noun != std::string_view("adapter") ? "its adapter was closed" : "");
+}
+
+void ClosedGate::open() {
+    const std::lock_guard lock(mutex_);
+    is_open_ = true;
+    changed_.notify_all();
+}
+
+void ClosedGate::wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return is_open_; });
+}
+
+bool ClosedGate::is_open() {
+    const std::lock_guard lock(mutex_);
+    return is_open_;
+}
+
+std::shared_ptr<AdapterState> AdapterState::make(std::shared_ptr<core::Adapter> native) {
+    auto state = std::make_shared<AdapterState>(std::move(native));
+    std::erase_if(opened(), [](const Opened& entry) {
+        return entry.owner != ::getpid() || entry.gate->is_open();
+    });
+    opened().push_back({state, state->gate_, ::getpid()});
+    return state;
+}
+
+AdapterState::AdapterState(std::shared_ptr<core::Adapter> native)
+    : native_(std::move(native)),
+      loop_(std::make_shared<CallbackLoop>()),
+      gate_(std::make_shared<ClosedGate>()),
+      owner_(::getpid()) {}
+
+AdapterState::~AdapterState() {
+    if (phase_ == Phase::open && !is_foreign() && loop_->is_this_thread()) {
+        // The last reference went in a callback, which the barrier would wait for.
+        std::thread([native = std::move(native_), loop = loop_, gate = gate_]() mutable {
+            close_native(std::move(native), *loop);
+            gate->open();
+        }).detach();
+        return;
+    }
+    close();
+}
+
+bool AdapterState::is_foreign() const { return owner_ != ::getpid(); }
+
+const std::shared_ptr<core::Adapter>& AdapterState::get() const {
+    run_deferred();
+    if (phase_ != Phase::open || native_->is_foreign()) {
+        raise_unusable("adapter", *this, is_foreign());
+    }
+    return native_;
+}
+
+void AdapterState::close() {
+    if (phase_ == Phase::closed) return;
+    if (is_foreign()) {
+        phase_ = Phase::closed;
+        leak(std::move(native_));
+        return;
+    }
+    if (loop_->is_this_thread()) {
+        raise(Status::invalid_device_state,
+              "Adapter.close() was called inside a callback of this adapter, which it would wait "
+              "for",
+              "close it on another thread, or close other objects here");
+    }
+    if (phase_ == Phase::closing) {
+        const Released released;
+        gate_->wait();
+        return;
+    }
+    phase_ = Phase::closing;
+    for (const OnClose& entry : std::exchange(on_close_, {})) {
+        if (const auto owner = entry.owner.lock()) entry.function();
+    }
+    {
+        const Released released;
+        close_native(std::move(native_), *loop_);
+    }
+    phase_ = Phase::closed;
+    gate_->open();
+}
+
+std::weak_ptr<core::Adapter> AdapterState::with_callbacks() {
+    loop_->start(get());
+    return native_;
+}
+
+void AdapterState::on_close(std::weak_ptr<void> owner, std::function<void()> function) {
+    std::erase_if(on_close_, [](const OnClose& entry) { return entry.owner.expired(); });
+    on_close_.push_back({std::move(owner), std::move(function)});
+}
+
+void close_all_adapters() {
+    for (const Opened& entry : std::exchange(opened(), {})) {
+        if (entry.owner != ::getpid()) continue;
+        if (const auto state = entry.state.lock()) {
+            state->close();
+        } else {
+            const Released released;
+            entry.gate->wait();
+        }
+    }
+}
+
+}  // namespace ndv::bindings

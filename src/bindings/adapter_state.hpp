@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all Python objects of one opened adapter share: the adapter itself, which is closed when
+// the last of them is gone, its callback thread, and what must be woken when it closes.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <sys/types.h>
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "bindings/callbacks.hpp"
+#include "core/adapter.hpp"
+
+namespace ndv::bindings {
+
+// Opened once, when an adapter is closed; waited for without the GIL.
+class ClosedGate {
+public:
+    void open();
+    void wait();
+    [[nodiscard]] bool is_open();
+
+private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool is_open_ = false;
+};
+
+// All of it is guarded by the GIL.
+class AdapterState {
+public:
+    // Opened adapters are closed when the interpreter ends.
+    [[nodiscard]] static std::shared_ptr<AdapterState> make(std::shared_ptr<core::Adapter> native);
+
+    explicit AdapterState(std::shared_ptr<core::Adapter> native);
+    AdapterState(const AdapterState&) = delete;
+    AdapterState& operator=(const AdapterState&) = delete;
+    ~AdapterState();
+
+    // Raises when it cannot be used.
+    [[nodiscard]] const std::shared_ptr<core::Adapter>& get() const;
+    [[nodiscard]] bool is_closed() const { return phase_ != Phase::open; }
+    [[nodiscard]] bool is_foreign() const;
+    [[nodiscard]] pid_t owner() const { return owner_; }
+
+    // Blocks; a second caller waits for the first. Raises inside a callback of this adapter.
+    void close();
+
+    // The queue of the callback thread, which this starts if it does not run yet.
+    [[nodiscard]] std::weak_ptr<core::Adapter> with_callbacks();
+
+    // Called once when close() begins, unless `owner` is gone: wakes what waits in Python.
+    void on_close(std::weak_ptr<void> owner, std::function<void()> function);
+
+private:
+    enum class Phase { open, closing, closed };
+
+    Phase phase_ = Phase::open;
+    std::shared_ptr<core::Adapter> native_;
+    const std::shared_ptr<CallbackLoop> loop_;
+    const std::shared_ptr<ClosedGate> gate_;
+    const pid_t owner_;
+    struct OnClose {
+        std::weak_ptr<void> owner;
+        std::function<void()> function;
+    };
+    std::vector<OnClose> on_close_;
+};
+
+// Closes every open adapter and ends callback threads; for the interpreter's exit.
+void close_all_adapters();
+
+}  // namespace ndv::bindings

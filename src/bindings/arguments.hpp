@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// Arguments of METH_FASTCALL | METH_KEYWORDS functions, without boxing or allocation. Everything
+// here raises py::error_already_set.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace ndv::bindings {
+
+namespace py = pybind11;
+
+// The parameters of one function: the first `positional` may be given by position, all by name,
+// the first `required` must be given.
+template <std::size_t kCount>
+struct Parameters {
+    const char* function;
+    std::size_t positional;
+    std::size_t required;
+    std::array<const char*, kCount> names;
+    std::array<PyObject*, kCount> interned{};  // of `names`, by intern()
+
+    void intern() {
+        for (std::size_t i = 0; i < kCount; ++i) {
+            interned[i] = PyUnicode_InternFromString(names[i]);
+            if (interned[i] == nullptr) throw py::error_already_set();
+        }
+    }
+};
+
+// What is wrong with a call, as Python itself says it.
+[[noreturn]] void raise_too_many(const char* function, std::size_t most, Py_ssize_t count);
+[[noreturn]] void raise_missing(const char* function, const char* name);
+[[noreturn]] void raise_given_twice(const char* function, const char* name);
+[[noreturn]] void raise_unexpected(const char* function, PyObject* name);
+
+// Borrowed references; null for what was not given.
+template <std::size_t kCount>
+std::array<PyObject*, kCount> parse(const Parameters<kCount>& parameters, PyObject* const* args,
+                                    Py_ssize_t count, PyObject* keywords) {
+    std::array<PyObject*, kCount> out{};
+    const auto given = static_cast<std::size_t>(count);
+    if (given > parameters.positional) {
+        raise_too_many(parameters.function, parameters.positional, count);
+    }
+    for (std::size_t i = 0; i < given; ++i) out[i] = args[i];
+    const Py_ssize_t keyword_count = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+    for (Py_ssize_t k = 0; k < keyword_count; ++k) {
+        PyObject* const keyword = PyTuple_GET_ITEM(keywords, k);
+        std::size_t at = 0;
+        // Names in source code are interned; the second pass is for those that are not.
+        while (at < kCount && parameters.interned[at] != keyword) ++at;
+        if (at == kCount) {
+            at = 0;
+            while (at < kCount && PyUnicode_Compare(parameters.interned[at], keyword) != 0) ++at;
+        }
+        if (at == kCount) raise_unexpected(parameters.function, keyword);
+        if (out[at] != nullptr) raise_given_twice(parameters.function, parameters.names[at]);
+        out[at] = args[count + k];
+    }
+    for (std::size_t i = 0; i < parameters.required; ++i) {
+        if (out[i] == nullptr) raise_missing(parameters.function, parameters.names[i]);
+    }
+    return out;
+}
+
+// Integers of a call; `name` is for the message. What is no integer raises TypeError.
+[[nodiscard]] std::uint64_t to_unsigned64(PyObject* object, const char* name);
+[[nodiscard]] std::uint32_t to_unsigned32(PyObject* object, const char* name);
+
+}  // namespace ndv::bindings

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// Exports and their diagnosis.
+#include "bindings/buffer.hpp"
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "bindings/deferred.hpp"
+#include "bindings/errors.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+class PythonBuffer final : public core::BufferHold, Deferred {
+public:
+    // Takes the export over. `guard`: see resize_guard().
+    PythonBuffer(const Py_buffer& view, py::object guard)
+        : BufferHold(static_cast<std::byte*>(view.buf), static_cast<std::uint64_t>(view.len),
+                     view.readonly == 0),
+          view_(view),
+          guard_(guard.release().ptr()) {}
+
+private:
+    friend std::default_delete<PythonBuffer>;
+    ~PythonBuffer() override = default;
+    void give_back() noexcept override { defer(*this); }
+    void run() noexcept override {
+        const std::unique_ptr<PythonBuffer> self(this);
+        PyBuffer_Release(&view_);
+        Py_XDECREF(guard_);
+    }
+
+    Py_buffer view_;
+    PyObject* const guard_;
+};
+
+std::string type_name(const py::handle& object) { return Py_TYPE(object.ptr())->tp_name; }
+
+// Whether a struct format (PEP 3118) has a field of Python objects; names stand between colons.
+bool format_has_objects(const char* format) {
+    bool is_name = false;
+    for (; *format != '\0'; ++format) {
+        if (*format == ':') is_name = !is_name;
+        if (*format == 'O' && !is_name) return true;
+    }
+    return false;
+}
+
+// Registering pointers would let a peer forge Python objects.
+bool holds_objects(const py::object& object) {
+    if (py::hasattr(object, "dtype")) {
+        return py::getattr(object.attr("dtype"), "hasobject", py::bool_(false)).cast<bool>();
+    }
+    Py_buffer view;
+    if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_FULL_RO) != 0) {
+        PyErr_Clear();  // it cannot say its format; the plain export says the rest
+        return false;
+    }
+    const bool has_objects = view.format != nullptr && format_has_objects(view.format);
+    PyBuffer_Release(&view);
+    return has_objects;
+}
+
+// ndarray.resize(refcheck=False) moves the memory although it is exported, but refuses while weak
+// references to the array exist. So hold one; other exporters refuse by themselves.
+py::object resize_guard(const py::object& object) {
+    PyObject* const guard = PyWeakref_NewRef(object.ptr(), nullptr);
+    if (guard == nullptr) PyErr_Clear();  // bytearray and others take none
+    return py::reinterpret_steal<py::object>(guard);
+}
+
+// Replaces the exporter's own exception by the reason and the remedy.
+[[noreturn]] void raise_refused(const char* call, PyObject* object, bool is_written) {
+    py::error_already_set cause;  // takes the exporter's exception
+    if (!cause.matches(PyExc_BufferError) && !cause.matches(PyExc_ValueError)) throw cause;
+    Py_buffer view;
+    if (PyObject_GetBuffer(object, &view, PyBUF_FULL_RO) != 0) {
+        PyErr_Clear();
+        raise_buffer_error(
+            Status::invalid_parameter,
+            std::string(call) + ": " + type_name(object) +
+                " gives no plain buffer: " + py::str(cause.value()).cast<std::string>(),
+            "pass a C-contiguous array of numbers");
+    }
+    const bool is_contiguous = PyBuffer_IsContiguous(&view, 'C') != 0;
+    const bool is_read_only = view.readonly != 0;
+    PyBuffer_Release(&view);
+    if (!is_contiguous) {
+        raise_buffer_error(Status::invalid_parameter,
+                           std::string(call) + ": the " + type_name(object) +
+                               " is not C-contiguous, so its bytes are not one range of memory",
+                           "copy it with np.ascontiguousarray(array), or name contiguous rows");
+    }
+    if (is_written && is_read_only) {
+        raise_buffer_error(Status::access_denied,
+                           std::string(call) + ": the " + type_name(object) +
+                               " is read-only, and this would write into it",
+                           "pass a writable array, such as array.copy(); to register memory that "
+                           "is only read, ask for Access.LOCAL_READ or Access.REMOTE_READ");
+    }
+    throw cause;
+}
+
+}  // namespace
+
+core::BufferHold* export_for_registration(const py::object& object, std::uint32_t rights) {
+    if (PyObject_CheckBuffer(object.ptr()) == 0) {
+        raise_buffer_error(Status::invalid_parameter,
+                           "register: an object of type " + type_name(object) + " has no buffer",
+                           "register an array, bytearray, memoryview or mmap");
+    }
+    if (holds_objects(object)) {
+        raise_buffer_error(Status::invalid_parameter,
+                           "register: the " + type_name(object) +
+                               " holds Python objects, whose pointers mean nothing elsewhere",
+                           "convert it to a numeric dtype first");
+    }
+    // Both contain local write (NDK's REMOTE_WRITE is 5).
+    const bool is_written =
+        (rights & (core::access::kLocalWrite | core::access::kRemoteWriteBit)) != 0;
+    Py_buffer view;
+    export_or_raise("register", object.ptr(), is_written, view);
+    if (view.len == 0) {
+        PyBuffer_Release(&view);
+        raise_buffer_error(Status::invalid_buffer_size,
+                           "register: the " + type_name(object) + " is empty",
+                           "zero-length requests need no registered memory");
+    }
+    return std::make_unique<PythonBuffer>(view, resize_guard(object)).release();
+}
+
+void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view) {
+    if (PyObject_GetBuffer(object, &view, is_written ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0) {
+        raise_refused(call, object, is_written);
+    }
+}
+
+Extent buffer_extent(PyObject* object, bool is_written) {
+    Py_buffer view;
+    export_or_raise("segments", object, is_written, view);
+    const Extent extent{reinterpret_cast<std::uint64_t>(view.buf),
+                        static_cast<std::uint64_t>(view.len)};
+    PyBuffer_Release(&view);
+    return extent;
+}
+
+}  // namespace ndv::bindings

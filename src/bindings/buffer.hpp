@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Python buffers: the export that keeps registered memory where it is, and the look at an array
+// slice that a request names.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/memory.hpp"
+
+namespace ndv::bindings {
+
+namespace py = pybind11;
+
+// Exports `object` for registration with `rights`; the caller owns one reference. Raises for what
+// cannot be registered: no buffer, not contiguous, empty, object pointers, read-only.
+[[nodiscard]] core::BufferHold* export_for_registration(const py::object& object,
+                                                        std::uint32_t rights);
+
+// Exports `object` or raises with reason and remedy; `call` names who asks. The caller releases.
+void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view);
+
+struct Extent {
+    std::uint64_t address = 0;
+    std::uint64_t length = 0;
+};
+
+// Where the buffer of `object` lies. The export is given back at once: what keeps the memory is
+// the registration that it lies in, or the caller for the length of the call.
+[[nodiscard]] Extent buffer_extent(PyObject* object, bool is_written);
+
+}  // namespace ndv::bindings

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loop of the callback thread.
+#include "bindings/callbacks.hpp"
+
+#include <utility>
+
+#include "bindings/gil.hpp"
+
+namespace ndv::bindings {
+
+void CallbackLoop::start(std::shared_ptr<core::Adapter> adapter) {
+    if (is_started_) return;
+    is_started_ = true;
+    is_running_ = true;
+    // The thread object may outlive the loop: its function holds the loop, and the adapter only
+    // until run() takes it.
+    auto target = [self = shared_from_this(), adapter = std::move(adapter)]() mutable {
+        self->run(std::move(adapter));
+    };
+    const py::object thread = py::module_::import("threading").attr("Thread");
+    using namespace py::literals;
+    py::object made = thread("target"_a = py::cpp_function(std::move(target)),
+                             "name"_a = "ndverbs callbacks", "daemon"_a = true);
+    try {
+        made.attr("start")();
+    } catch (const py::error_already_set&) {
+        is_started_ = false;
+        is_running_ = false;
+        throw;
+    }
+}
+
+bool CallbackLoop::is_this_thread() const {
+    return thread_.load(std::memory_order_relaxed) == std::this_thread::get_id();
+}
+
+void CallbackLoop::wait_until_ended() {
+    std::unique_lock lock(mutex_);
+    ended_.wait(lock, [this] { return !is_running_; });
+}
+
+void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter) {
+    // Signals are not blocked here: a process that a callback starts would inherit that.
+    survive_exit();
+    thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    while (true) {
+        core::CallbackQueue::Task task;
+        {
+            const Released released;
+            task = adapter->callbacks().pop();
+        }
+        if (!task) break;
+        try {
+            task();
+        } catch (py::error_already_set& error) {
+            error.discard_as_unraisable("ndverbs callback");
+        }
+        task = nullptr;  // what it holds goes before the task counts as done
+        run_deferred();
+        adapter->callbacks().done();
+    }
+    thread_.store({}, std::memory_order_relaxed);
+    adapter = nullptr;
+    const std::lock_guard lock(mutex_);
+    is_running_ = false;
+    ended_.notify_all();
+}
+
+void queue_callback(const std::weak_ptr<core::Adapter>& adapter, std::function<void()> task) {
+    if (const auto alive = adapter.lock()) alive->callbacks().push(std::move(task));
+}
+
+void call_and_report(PyObject* function) noexcept {
+    PyObject* const result = PyObject_CallNoArgs(function);
+    if (result == nullptr) PyErr_WriteUnraisable(function);
+    Py_XDECREF(result);
+}
+
+void call_and_report(PyObject* function, const py::object& argument) noexcept {
+    PyObject* const result = PyObject_CallOneArg(function, argument.ptr());
+    if (result == nullptr) PyErr_WriteUnraisable(function);
+    Py_XDECREF(result);
+}
+
+}  // namespace ndv::bindings

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// The callback thread: one Python daemon thread per adapter that runs the tasks of its
+// CallbackQueue one at a time, in order, with the GIL and no lock of ours held.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "bindings/deferred.hpp"
+#include "core/adapter.hpp"
+
+namespace ndv::bindings {
+
+namespace py = pybind11;
+
+class CallbackLoop : public std::enable_shared_from_this<CallbackLoop> {
+public:
+    // With the GIL. Starts the thread unless it was started before.
+    void start(std::shared_ptr<core::Adapter> adapter);
+    [[nodiscard]] bool is_this_thread() const;
+    // Without the GIL, after CallbackQueue::stop(): returns when the thread will touch nothing
+    // of the adapter any more.
+    void wait_until_ended();
+
+private:
+    void run(std::shared_ptr<core::Adapter> adapter);
+
+    bool is_started_ = false;  // guarded by the GIL
+    std::atomic<std::thread::id> thread_{};
+    std::mutex mutex_;
+    std::condition_variable ended_;
+    bool is_running_ = false;  // guarded by mutex_
+};
+
+// Queues `task` for the adapter's callback thread, where it runs with the GIL; from any thread.
+// Nothing happens when the adapter is gone.
+void queue_callback(const std::weak_ptr<core::Adapter>& adapter, std::function<void()> task);
+
+// Calls `function` with the GIL held; an exception goes to sys.unraisablehook.
+void call_and_report(PyObject* function) noexcept;
+void call_and_report(PyObject* function, const py::object& argument) noexcept;
+
+}  // namespace ndv::bindings

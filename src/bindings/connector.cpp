@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+// Connector: connect, complete_connect, accept, reject, disconnect. A blocking call is its start,
+// then a wait that abandons what it interrupts.
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "bindings/connection.hpp"
+#include "bindings/errors.hpp"
+#include "bindings/module.hpp"
+#include "bindings/queue_pair.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+// core ends an attempt at its timeout and knows best what it was waiting for; this long after it
+// the binding gives up by itself.
+constexpr double kGrace_s = 0.25;
+
+std::vector<std::byte> to_bytes(const py::bytes& data) {
+    const std::string_view view = data;
+    std::vector<std::byte> out(view.size());
+    if (!view.empty()) std::memcpy(out.data(), view.data(), view.size());
+    return out;
+}
+
+std::optional<double> with_grace(std::optional<double> timeout) {
+    return timeout ? std::optional(*timeout + kGrace_s) : std::nullopt;
+}
+
+std::unique_ptr<Operation> operation(const Connector& self, core::Pending pending) {
+    auto native = value_or_raise(std::move(pending));
+    return std::make_unique<Operation>(std::move(native), self.adapter(),
+                                       [connector = std::weak_ptr(self.peek())] {
+                                           if (const auto alive = connector.lock())
+                                               alive->abandon();
+                                       });
+}
+
+// The callback thread runs it. The native connector drops it on any thread.
+core::Connector::OnDisconnect on_disconnect(const Connector& self, const py::object& function) {
+    if (function.is_none()) return {};
+    return [adapter = self.adapter()->with_callbacks(), shared = SharedObject::make(function)] {
+        queue_callback(adapter, [shared] { call_and_report(shared->get()); });
+    };
+}
+
+std::shared_ptr<core::QueuePair> queue_pair_of(const Connector& self, const QueuePair& qp) {
+    if (qp.adapter() != self.adapter()) {
+        raise(Status::invalid_parameter, "the queue pair belongs to another adapter",
+              "use a connector of the adapter that created the queue pair");
+    }
+    return qp.share();
+}
+
+std::unique_ptr<Operation> start_connect(
+    const Connector& self, const QueuePair& qp, const py::object& local, const py::object& peer,
+    std::uint32_t inbound_read_limit, std::uint32_t outbound_read_limit,
+    const py::bytes& private_data, std::optional<double> timeout, bool crc, bool peer_to_peer) {
+    core::ConnectParameters parameters;
+    if (!local.is_none()) parameters.local = resolve_address(local);
+    parameters.peer = resolve_address(peer);
+    parameters.inbound_read_limit = inbound_read_limit;
+    parameters.outbound_read_limit = outbound_read_limit;
+    parameters.private_data = to_bytes(private_data);
+    parameters.timeout = timeout_duration(timeout);
+    parameters.crc = crc;
+    parameters.peer_to_peer = peer_to_peer;
+    auto queue_pair = queue_pair_of(self, qp);
+    const auto native = self.share();
+    std::optional<core::Pending> pending;
+    {
+        const Released released;
+        pending = native->start_connect(std::move(queue_pair), std::move(parameters));
+    }
+    return operation(self, std::move(*pending));
+}
+
+std::unique_ptr<Operation> start_complete_connect(const Connector& self,
+                                                  const py::object& function) {
+    const auto native = self.share();
+    auto callback = on_disconnect(self, function);
+    std::optional<core::Pending> pending;
+    {
+        const Released released;
+        pending = native->start_complete_connect(std::move(callback));
+    }
+    return operation(self, std::move(*pending));
+}
+
+std::unique_ptr<Operation> start_accept(const Connector& self, const QueuePair& qp,
+                                        std::uint32_t inbound_read_limit,
+                                        std::uint32_t outbound_read_limit,
+                                        const py::bytes& private_data, const py::object& function,
+                                        std::optional<double> timeout, bool crc) {
+    core::ConnectParameters parameters;
+    parameters.inbound_read_limit = inbound_read_limit;
+    parameters.outbound_read_limit = outbound_read_limit;
+    parameters.private_data = to_bytes(private_data);
+    parameters.timeout = timeout_duration(timeout);
+    parameters.crc = crc;
+    auto queue_pair = queue_pair_of(self, qp);
+    const auto native = self.share();
+    auto callback = on_disconnect(self, function);
+    std::optional<core::Pending> pending;
+    {
+        const Released released;
+        pending =
+            native->start_accept(std::move(queue_pair), std::move(parameters), std::move(callback));
+    }
+    return operation(self, std::move(*pending));
+}
+
+std::unique_ptr<Operation> start_disconnect(const Connector& self, std::optional<double> timeout) {
+    const auto native = self.share();
+    const auto duration = timeout_duration(timeout);
+    std::optional<core::Pending> pending;
+    {
+        const Released released;
+        pending = native->start_disconnect(duration);
+    }
+    return operation(self, std::move(*pending));
+}
+
+void reject(const Connector& self, const py::bytes& private_data) {
+    const auto native = self.share();
+    auto data = to_bytes(private_data);
+    std::optional<Expected<void>> outcome;
+    {
+        const Released released;
+        outcome = native->reject(std::move(data));
+    }
+    check_or_raise(*outcome);
+}
+
+py::tuple to_pair(const core::SocketAddress& address) {
+    return py::make_tuple(address.host(), address.port());
+}
+
+std::string repr(const Connector& self) {
+    if (!self.is_usable()) return "<Connector closed>";
+    const core::Connector& native = *self.peek();
+    std::string text = std::string("<Connector ") + core::connector_state_name(native.state());
+    if (auto address = native.local_address()) text += " local " + address->text();
+    if (auto address = native.peer_address()) text += " peer " + address->text();
+    return text + ">";
+}
+
+void bind_starts(py::class_<Connector>& cls) {
+    cls.def("_start_connect", start_connect, py::arg("qp"), py::arg("local").none(true),
+            py::arg("peer"), py::kw_only(), py::arg("inbound_read_limit") = 16,
+            py::arg("outbound_read_limit") = 16, py::arg("private_data") = py::bytes(),
+            py::arg("timeout") = 10.0, py::arg("crc") = false, py::arg("peer_to_peer") = false)
+        .def("_start_complete_connect", start_complete_connect,
+             py::arg("on_disconnect") = py::none())
+        .def("_start_accept", start_accept, py::arg("qp"), py::kw_only(),
+             py::arg("inbound_read_limit") = 16, py::arg("outbound_read_limit") = 16,
+             py::arg("private_data") = py::bytes(), py::arg("on_disconnect") = py::none(),
+             py::arg("timeout") = 60.0, py::arg("crc") = false)
+        .def("_start_disconnect", start_disconnect, py::arg("timeout") = 5.0);
+}
+
+void bind_blocking(py::class_<Connector>& cls) {
+    cls.def(
+           "connect",
+           [](const Connector& self, const QueuePair& qp, const py::object& local,
+              const py::object& peer, std::uint32_t inbound_read_limit,
+              std::uint32_t outbound_read_limit, const py::bytes& private_data,
+              std::optional<double> timeout, bool crc, bool peer_to_peer) {
+               start_connect(self, qp, local, peer, inbound_read_limit, outbound_read_limit,
+                             private_data, timeout, crc, peer_to_peer)
+                   ->wait_or_abandon(with_grace(timeout), "connect");
+           },
+           py::arg("qp"), py::arg("local").none(true), py::arg("peer"), py::kw_only(),
+           py::arg("inbound_read_limit") = 16, py::arg("outbound_read_limit") = 16,
+           py::arg("private_data") = py::bytes(), py::arg("timeout") = 10.0, py::arg("crc") = false,
+           py::arg("peer_to_peer") = false, "Ask a listener for a connection.")
+        .def(
+            "complete_connect",
+            [](const Connector& self, const py::object& function, std::optional<double> timeout) {
+                start_complete_connect(self, function)
+                    ->wait_or_abandon(timeout, "complete_connect");
+            },
+            py::arg("on_disconnect") = py::none(), py::kw_only(), py::arg("timeout") = 10.0,
+            "Begin to use the connection that the peer accepted.")
+        .def(
+            "accept",
+            [](const Connector& self, const QueuePair& qp, std::uint32_t inbound_read_limit,
+               std::uint32_t outbound_read_limit, const py::bytes& private_data,
+               const py::object& function, std::optional<double> timeout, bool crc) {
+                start_accept(self, qp, inbound_read_limit, outbound_read_limit, private_data,
+                             function, timeout, crc)
+                    ->wait_or_abandon(with_grace(timeout), "accept");
+            },
+            py::arg("qp"), py::kw_only(), py::arg("inbound_read_limit") = 16,
+            py::arg("outbound_read_limit") = 16, py::arg("private_data") = py::bytes(),
+            py::arg("on_disconnect") = py::none(), py::arg("timeout") = 60.0,
+            py::arg("crc") = false, "Accept the connection that the peer asked for.")
+        .def("reject", reject, py::arg("private_data") = py::bytes(), "Refuse the peer.")
+        .def(
+            "disconnect",
+            [](const Connector& self, std::optional<double> timeout) {
+                start_disconnect(self, timeout)->wait(with_grace(timeout), "disconnect");
+            },
+            py::arg("timeout") = 5.0, "End the connection in order.");
+}
+
+}  // namespace
+
+core::SocketAddress resolve_address(const py::object& address) {
+    // Resolving names may block; socket.getaddrinfo gives the GIL up itself.
+    const py::object resolve = py::module_::import("ndverbs.address").attr("resolve");
+    const auto [host, port] = resolve(address).cast<std::pair<std::string, std::uint16_t>>();
+    return value_or_raise(core::SocketAddress::parse(host, port));
+}
+
+void bind_connector(py::module_& module) {
+    py::class_<core::ConnectionData>(module, "ConnectionData", py::is_final(),
+                                     "What the peer sent, and the read limits as known now.")
+        .def_readonly("inbound_read_limit", &core::ConnectionData::inbound_read_limit)
+        .def_readonly("outbound_read_limit", &core::ConnectionData::outbound_read_limit)
+        .def_property_readonly("private_data",
+                               [](const core::ConnectionData& self) {
+                                   return py::bytes(
+                                       reinterpret_cast<const char*>(self.private_data.data()),
+                                       self.private_data.size());
+                               })
+        .def("__repr__", [](const core::ConnectionData& self) {
+            return "ConnectionData(inbound_read_limit=" + std::to_string(self.inbound_read_limit) +
+                   ", outbound_read_limit=" + std::to_string(self.outbound_read_limit) + ", " +
+                   std::to_string(self.private_data.size()) + " bytes of private data)";
+        });
+
+    py::class_<Connector> cls(module, "Connector", py::is_final(),
+                              "One end of a connection while it is made, used and ended.");
+    bind_handle(cls);
+    bind_blocking(cls);
+    bind_starts(cls);
+    cls.def_property_readonly(
+           "connection_data",
+           [](const Connector& self) { return value_or_raise(self.get().data()); })
+        .def_property_readonly("local_address",
+                               [](const Connector& self) {
+                                   return to_pair(value_or_raise(self.get().local_address()));
+                               })
+        .def_property_readonly("peer_address",
+                               [](const Connector& self) {
+                                   return to_pair(value_or_raise(self.get().peer_address()));
+                               })
+        .def_property_readonly(
+            "state",
+            [](const Connector& self) { return core::connector_state_name(self.get().state()); })
+        .def("__repr__", repr);
+}
+
+}  // namespace ndv::bindings

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// Context nodes and their free list.
+#include "bindings/contexts.hpp"
+
+#include <utility>
+
+namespace ndv::bindings {
+namespace {
+
+// A queue of the default depth grows twice; nodes are never given back before the queue pair.
+constexpr std::size_t kBlock = 64;
+
+std::uint64_t number_of(const py::object& object) {
+    std::uint64_t number = 0;
+    return fits_unsigned(object.ptr(), number) ? number : 0;
+}
+
+}  // namespace
+
+bool fits_unsigned(PyObject* object, std::uint64_t& out) {
+    if (!PyLong_CheckExact(object)) return false;
+    const unsigned long long value = PyLong_AsUnsignedLongLong(object);
+    if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred() != nullptr) {
+        PyErr_Clear();  // negative or too long: an object like any other
+        return false;
+    }
+    out = value;
+    return true;
+}
+
+Contexts* Contexts::make(py::object queue_pair_context) {
+    return std::unique_ptr<Contexts>(new Contexts(std::move(queue_pair_context))).release();
+}
+
+Contexts::Contexts(py::object queue_pair_context)
+    : queue_pair_context_(std::move(queue_pair_context)),
+      queue_pair_number_(number_of(queue_pair_context_)) {}
+
+Context Contexts::take(PyObject* object) {
+    if (object == nullptr || object == Py_None) return {};
+    std::uint64_t number = 0;
+    if (fits_unsigned(object, number)) return {number, false};
+    if (free_ == nullptr) grow();
+    Node& node = *free_;
+    free_ = node.next_free;
+    node.object = Py_NewRef(object);
+    return {reinterpret_cast<std::uint64_t>(&node), true};
+}
+
+PyObject* Contexts::give_back(std::uint64_t value, bool is_object) {
+    if (!is_object) return PyLong_FromUnsignedLongLong(value);
+    if (value == 0) return Py_NewRef(Py_None);
+    Node& node = *reinterpret_cast<Node*>(value);
+    PyObject* const object = std::exchange(node.object, nullptr);
+    put_free(node);
+    return object;
+}
+
+void Contexts::forget(const Context& context) {
+    if (context.is_object && context.value != 0) Py_DECREF(give_back(context.value, true));
+}
+
+void Contexts::retire(std::uint64_t context) noexcept {
+    if (context == 0) return;
+    // The node lives as long as its owner, which must outlive the node's turn.
+    add_reference();
+    defer(*reinterpret_cast<Node*>(context));
+}
+
+void Contexts::release() noexcept {
+    // acq_rel: the last one sees what all others did.
+    if (count_.fetch_sub(1, std::memory_order_acq_rel) == 1) defer(*this);
+}
+
+void Contexts::Node::run() noexcept {
+    Contexts* const contexts = owner;
+    PyObject* const retired = std::exchange(object, nullptr);
+    contexts->put_free(*this);
+    Py_XDECREF(retired);
+    contexts->release();
+}
+
+void Contexts::run() noexcept {
+    const std::unique_ptr<Contexts> self(this);
+    for (const auto& block : blocks_) {
+        for (std::size_t i = 0; i < kBlock; ++i) Py_CLEAR(block[i].object);
+    }
+}
+
+void Contexts::grow() {
+    auto block = std::make_unique<Node[]>(kBlock);
+    for (std::size_t i = 0; i < kBlock; ++i) {
+        block[i].owner = this;
+        put_free(block[i]);
+    }
+    blocks_.push_back(std::move(block));
+}
+
+void Contexts::put_free(Node& node) {
+    node.next_free = free_;
+    free_ = &node;
+}
+
+}  // namespace ndv::bindings

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// The contexts of one queue pair: any Python object per request, carried through core as 64 bits,
+// and the queue pair's own.
+//
+// A request's context is (value, is_object):
+//   int that fits 64 bits, exactly int   (the integer, false)
+//   None                                 (0, true): there is nothing to keep
+//   any other object                     (address of a Node, true)
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "bindings/deferred.hpp"
+#include "core/types.hpp"
+
+namespace ndv::bindings {
+
+namespace py = pybind11;
+
+struct Context {
+    std::uint64_t value = 0;
+    bool is_object = true;
+};
+
+// Counted (see core::RequestContexts); made with one reference, which make()'s caller owns.
+// Except retire(), add_reference() and release(), everything needs the GIL.
+class Contexts final : public core::RequestContexts, Deferred {
+public:
+    // The last release() ends it.
+    [[nodiscard]] static Contexts* make(py::object queue_pair_context);
+
+    // Null stands for None. Keeps a reference to objects until give_back() or retire().
+    [[nodiscard]] Context take(PyObject* object);
+    // A new reference to the object; nothing is kept afterwards.
+    [[nodiscard]] PyObject* give_back(std::uint64_t value, bool is_object);
+    // As give_back(), for a request that was never posted.
+    void forget(const Context& context);
+
+    [[nodiscard]] PyObject* queue_pair_context() const { return queue_pair_context_.ptr(); }
+    // The integer that poll_into reports: 0 for what is none.
+    [[nodiscard]] std::uint64_t queue_pair_number() const { return queue_pair_number_; }
+
+    void retire(std::uint64_t context) noexcept override;
+    void add_reference() noexcept override { count_.fetch_add(1, std::memory_order_relaxed); }
+    void release() noexcept override;
+
+private:
+    struct Node final : Deferred {
+        void run() noexcept override;
+
+        PyObject* object = nullptr;
+        Contexts* owner = nullptr;
+        Node* next_free = nullptr;
+    };
+    friend std::default_delete<Contexts>;
+
+    explicit Contexts(py::object queue_pair_context);
+    ~Contexts() = default;
+    void run() noexcept override;
+    void grow();
+    void put_free(Node& node);
+
+    const py::object queue_pair_context_;
+    const std::uint64_t queue_pair_number_;
+    Node* free_ = nullptr;
+    std::vector<std::unique_ptr<Node[]>> blocks_;  // all nodes, in use or not
+    std::atomic<std::uint32_t> count_{1};
+};
+
+// The value of an exact int that fits 64 bits without a sign. Never leaves an exception set.
+[[nodiscard]] bool fits_unsigned(PyObject* object, std::uint64_t& out);
+
+}  // namespace ndv::bindings

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stack of deferred work.
+#include "bindings/deferred.hpp"
+
+#include "bindings/gil.hpp"
+
+namespace ndv::bindings {
+
+constinit std::atomic<Deferred*> deferred_head{nullptr};
+
+void defer(Deferred& work) noexcept {
+    Deferred* head = deferred_head.load(std::memory_order_relaxed);
+    do {
+        work.next_ = head;
+        // release: pairs with the acquire in run_deferred_now(), which reads what was deferred.
+    } while (!deferred_head.compare_exchange_weak(head, &work, std::memory_order_release,
+                                                  std::memory_order_relaxed));
+}
+
+void run_deferred_now() noexcept {
+    // What is left when the interpreter has ended is not worth a crash.
+    if (Py_IsInitialized() == 0) return;
+    // Finalizers that run from here must neither see nor clear the caller's exception.
+    const py::error_scope scope;
+    // acquire: pairs with the release in defer().
+    Deferred* work = deferred_head.exchange(nullptr, std::memory_order_acquire);
+    while (work != nullptr) {
+        Deferred* const next = work->next_;
+        work->run();
+        work = next;
+    }
+}
+
+std::shared_ptr<SharedObject> SharedObject::make(py::object object) {
+    std::unique_ptr<SharedObject> made(new SharedObject(object.release().ptr()));
+    return {made.release(), [](SharedObject* self) { defer(*self); }};
+}
+
+void SharedObject::run() noexcept {
+    const std::unique_ptr<SharedObject> self(this);
+    Py_DECREF(object_);
+}
+
+}  // namespace ndv::bindings

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// The GIL: giving it up for a scope, waiting in slices so that Ctrl-C is heard, and what threads
+// do that come back from native code while the interpreter ends.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+namespace ndv::bindings {
+
+namespace py = pybind11;
+
+// Gives the GIL up for a scope; afterwards runs what other threads deferred to its holder.
+class Released {
+public:
+    Released() : state_(PyEval_SaveThread()) {}
+    Released(const Released&) = delete;
+    Released& operator=(const Released&) = delete;
+    // Taking the GIL may end a daemon thread by unwinding it (Python before 3.14).
+    ~Released() noexcept(false);
+
+private:
+    PyThreadState* const state_;
+};
+
+// The interpreter ends: from now on daemon threads that come back from native code stay where
+// they are, as Python 3.14 has it, instead of being unwound through C++ frames.
+void begin_exit();
+[[nodiscard]] bool is_exiting();
+// This thread goes on although the interpreter ends: the one that runs the exit handlers, and
+// callback threads, which are waited for.
+void survive_exit();
+
+// When a blocking call gives up. No value means never.
+class Deadline {
+public:
+    explicit Deadline(std::optional<double> timeout_s);
+
+    // How long to sleep before signals are looked at again.
+    [[nodiscard]] std::chrono::nanoseconds slice() const;
+    [[nodiscard]] bool is_over() const;
+
+private:
+    using Clock = std::chrono::steady_clock;
+    std::optional<Clock::time_point> at_;
+};
+
+// Seconds as given to a `timeout` parameter; raises for negative values and NaN. Never is ten
+// years, so that sums with the clock cannot overflow.
+[[nodiscard]] std::chrono::nanoseconds timeout_duration(std::optional<double> timeout_s);
+
+// "0.25 s"
+[[nodiscard]] std::string seconds_text(double seconds);
+
+// Calls `attempt(slice)` without the GIL until it returns true or the deadline is over, and lets
+// Python handle signals in between: their exceptions leave as py::error_already_set.
+template <typename Attempt>
+[[nodiscard]] bool wait_in_slices(const Deadline& deadline, Attempt attempt) {
+    while (true) {
+        bool is_done = false;
+        {
+            const Released released;
+            is_done = attempt(deadline.slice());
+        }
+        if (is_done) return true;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        if (deadline.is_over()) return false;
+    }
+}
+
+}  // namespace ndv::bindings

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the Python objects of this extension share: a handle owns one native object, closes it when
+// it is closed or collected, and says clearly why it cannot be used any more.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "bindings/adapter_state.hpp"
+#include "bindings/deferred.hpp"
+#include "bindings/gil.hpp"
+
+namespace ndv::bindings {
+
+namespace py = pybind11;
+
+// Never destroyed: what belongs to a parent process, whose threads and descriptors are not here.
+template <typename T>
+void leak(std::shared_ptr<T> native) {
+    static_cast<void>(std::make_unique<std::shared_ptr<T>>(std::move(native)).release());
+}
+
+// Raises: ClosedError, or that the object belongs to another process. Cold.
+[[noreturn]] void raise_unusable(const char* noun, const AdapterState& adapter, bool is_foreign);
+
+// Whether close() of a native object may wait, for microseconds, for who steps a connection.
+enum class CloseWaits : bool { no, yes };
+
+template <typename Native, CloseWaits kCloseWaits = CloseWaits::no>
+class Handle {
+public:
+    // `noun` names the object in messages: "queue pair".
+    Handle(const char* noun, std::shared_ptr<Native> native, std::shared_ptr<AdapterState> adapter)
+        : noun_(noun), native_(std::move(native)), adapter_(std::move(adapter)) {}
+    Handle(const Handle&) = delete;
+    Handle& operator=(const Handle&) = delete;
+    ~Handle() { close(); }
+
+    [[nodiscard]] bool is_usable() const {
+        return native_ != nullptr && !native_->is_closed() && !native_->is_foreign();
+    }
+    // Valid while the GIL is held; share() for longer.
+    [[nodiscard]] Native& get() const {
+        run_deferred();
+        if (!is_usable()) [[unlikely]] {
+            raise_unusable(noun_, *adapter_, native_ != nullptr && native_->is_foreign());
+        }
+        return *native_;
+    }
+    [[nodiscard]] std::shared_ptr<Native> share() const {
+        static_cast<void>(get());
+        return native_;
+    }
+    // Null after close(); usable or not.
+    [[nodiscard]] const std::shared_ptr<Native>& peek() const { return native_; }
+    [[nodiscard]] const std::shared_ptr<AdapterState>& adapter() const { return adapter_; }
+    [[nodiscard]] const char* noun() const { return noun_; }
+
+    // Idempotent. In a forked child the native object is left alone for good: its threads are
+    // gone and its descriptors closed.
+    void close() {
+        if (native_ == nullptr) return;
+        std::shared_ptr<Native> native = std::move(native_);
+        native_ = nullptr;
+        if (native->is_foreign()) {
+            leak(std::move(native));
+        } else if constexpr (kCloseWaits == CloseWaits::yes) {
+            const Released released;
+            native->close();
+            native = nullptr;
+        } else {
+            native->close();
+        }
+        run_deferred();
+    }
+    [[nodiscard]] bool is_closed() const { return native_ == nullptr || native_->is_closed(); }
+
+private:
+    const char* const noun_;
+    std::shared_ptr<Native> native_;
+    const std::shared_ptr<AdapterState> adapter_;  // keeps the adapter open
+};
+
+// The handle inside `self`, whose type the caller has checked; null when __init__ never ran. Our
+// classes have one base and a unique_ptr holder, which is pybind11's simple instance layout.
+template <typename Value>
+[[nodiscard]] Value* value_pointer(PyObject* self) {
+    return static_cast<Value*>(
+        reinterpret_cast<py::detail::instance*>(self)->simple_value_holder[0]);
+}
+
+// close(), closed and the context manager.
+template <typename Class>
+void bind_handle(Class& cls) {
+    using Value = typename Class::type;
+    cls.def("close", &Value::close)
+        .def_property_readonly("closed", &Value::is_closed)
+        .def("__enter__",
+             [](py::object self) {
+                 static_cast<void>(self.cast<Value&>().get());
+                 return self;
+             })
+        .def(
+            "__exit__",
+            [](Value& self, const py::object&, const py::object&, const py::object&) {
+                self.close();
+            },
+            py::arg("kind"), py::arg("error"), py::arg("trace"), py::pos_only());
+}
+
+}  // namespace ndv::bindings

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+// The calls whose cost is the cost of an operation: send, receive, read, write and poll. They are
+// METH_FASTCALL functions set on the pybind11 classes: the method descriptor checks the type of
+// self, the handle is taken from the instance, and no dispatch of pybind11's happens.
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <string>
+
+#include "bindings/arguments.hpp"
+#include "bindings/buffer.hpp"
+#include "bindings/completion_queue.hpp"
+#include "bindings/contexts.hpp"
+#include "bindings/errors.hpp"
+#include "bindings/module.hpp"
+#include "bindings/queue_pair.hpp"
+#include "bindings/result.hpp"
+#include "bindings/segments.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+using core::OperationType;
+
+constinit Parameters<3> send_parameters{"send", 1, 0, {"segments", "context", "flags"}};
+constinit Parameters<4> send_and_invalidate_parameters{
+    "send_and_invalidate", 2, 2, {"segments", "remote_token", "context", "flags"}};
+constinit Parameters<2> receive_parameters{"receive", 1, 0, {"segments", "context"}};
+constinit Parameters<4> read_parameters{"read", 2, 2, {"segments", "remote", "context", "flags"}};
+constinit Parameters<4> write_parameters{"write", 2, 2, {"segments", "remote", "context", "flags"}};
+constinit Parameters<1> poll_parameters{"poll", 1, 0, {"limit"}};
+constinit Parameters<1> poll_into_parameters{"poll_into", 1, 1, {"results"}};
+constinit PyObject* dtype_name = nullptr;
+
+// What a request was given; null where nothing was.
+struct Given {
+    PyObject* segments = nullptr;
+    PyObject* remote = nullptr;  // read and write
+    PyObject* context = nullptr;
+    PyObject* flags = nullptr;
+};
+
+template <typename Value>
+Value& usable(PyObject* self) {
+    auto* const handle = value_pointer<Value>(self);
+    if (handle == nullptr) throw py::type_error("the object was never initialised");
+    static_cast<void>(handle->get());
+    return *handle;
+}
+
+// The posted request may have left work for a step that is too large to take with the GIL.
+void transmit(QueuePair& handle) {
+    if (!handle.peek()->transmit(core::Budget::small)) [[likely]]
+        return;
+    const std::shared_ptr<core::QueuePair> native = handle.peek();
+    const Released released;
+    while (native->transmit(core::Budget::large)) {
+    }
+}
+
+template <typename Request>
+[[noreturn]] void refuse(QueuePair& handle, Status status, const Request& request,
+                         const Context& context) {
+    const Error error = handle.peek()->explain(status, request);
+    handle.contexts().forget(context);
+    raise(error);
+}
+
+PyObject* post(PyObject* self, core::WorkRequest request, const Given& given) {
+    auto& handle = usable<QueuePair>(self);
+    if (given.flags != nullptr) request.flags = to_unsigned32(given.flags, "flags");
+    const std::uint32_t rights =
+        request.type == OperationType::read ? core::access::kLocalWrite : core::access::kLocalRead;
+    SegmentList segments(handle, rights, (request.flags & core::flag::kInline) != 0);
+    if (given.segments != nullptr) segments.add_all(given.segments);
+    request.segments = segments.get();
+    if (given.remote != nullptr) set_remote(request, given.remote, segments.total());
+    // Arguments that are Python objects may have closed the queue pair.
+    core::QueuePair& native = handle.get();
+    const Context context = handle.contexts().take(given.context);
+    request.context = context.value;
+    request.context_is_object = context.is_object;
+    const Status status = native.post(request);
+    if (status != Status::success) [[unlikely]]
+        refuse(handle, status, request, context);
+    transmit(handle);
+    Py_RETURN_NONE;
+}
+
+PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [segments, context, flags] = parse(send_parameters, args, count, keywords);
+    return post(self, {}, {segments, nullptr, context, flags});
+}
+
+PyObject* send_and_invalidate(PyObject* self, PyObject* const* args, Py_ssize_t count,
+                              PyObject* keywords) {
+    const auto [segments, token, context, flags] =
+        parse(send_and_invalidate_parameters, args, count, keywords);
+    core::WorkRequest request;
+    request.invalidates = true;
+    request.remote_token = to_unsigned32(token, "remote_token");
+    return post(self, request, {segments, nullptr, context, flags});
+}
+
+PyObject* read(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [segments, remote, context, flags] = parse(read_parameters, args, count, keywords);
+    core::WorkRequest request;
+    request.type = OperationType::read;
+    return post(self, request, {segments, remote, context, flags});
+}
+
+PyObject* write(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [segments, remote, context, flags] = parse(write_parameters, args, count, keywords);
+    core::WorkRequest request;
+    request.type = OperationType::write;
+    return post(self, request, {segments, remote, context, flags});
+}
+
+PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [given, context_object] = parse(receive_parameters, args, count, keywords);
+    auto& handle = usable<QueuePair>(self);
+    SegmentList segments(handle, core::access::kLocalWrite, false);
+    if (given != nullptr) segments.add_all(given);
+    core::QueuePair& native = handle.get();
+    const Context context = handle.contexts().take(context_object);
+    const core::ReceiveRequest request{segments.get(), context.is_object, context.value};
+    const Status status = native.post_receive(request);
+    if (status != Status::success) [[unlikely]]
+        refuse(handle, status, request, context);
+    Py_RETURN_NONE;
+}
+
+// Completions on their way out of the ring. Left uninitialised; on the stack, because building
+// results may run Python code that polls again.
+class Taken {
+public:
+    static constexpr std::size_t kMost = 64;
+
+    // Takes up to `limit` from the ring. Without any, and with a step left that is too large to
+    // take with the GIL, tries again without it.
+    // Raises for a queue that is dead, unless there are `earlier` ones to be handed out.
+    std::size_t take(CompletionQueue& handle, std::size_t limit, std::size_t earlier) {
+        core::CompletionQueue& native = *handle.peek();
+        if (handle.is_polled) return 0;  // by a thread that has given the GIL up
+        limit = std::min(limit, kMost);
+        bool needs_large = false;
+        const std::size_t count = native.poll(data(), limit, core::Budget::small, needs_large);
+        if (count == 0 && needs_large) [[unlikely]]
+            return take_large(handle, limit);
+        if (count == 0 && earlier == 0 && is_failure(native.status())) [[unlikely]] {
+            raise(queue_error(native));
+        }
+        return count;
+    }
+    core::Completion* data() {
+        return std::launder(reinterpret_cast<core::Completion*>(storage_.data()));
+    }
+
+private:
+    std::size_t take_large(CompletionQueue& handle, std::size_t limit) {
+        const std::shared_ptr<core::CompletionQueue> native = handle.peek();
+        handle.is_polled = true;
+        std::size_t count = 0;
+        bool needs_large = false;
+        {
+            const Released released;
+            count = native->poll(data(), limit, core::Budget::large, needs_large);
+        }
+        handle.is_polled = false;
+        return count;
+    }
+
+    alignas(core::Completion) std::array<std::byte, kMost * sizeof(core::Completion)> storage_;
+};
+static_assert(std::is_trivially_copyable_v<core::Completion>);
+
+// Appends one Result per completion. All of them are consumed, whatever happens.
+void append_results(const py::list& list, Taken& taken, std::size_t count) {
+    bool has_failed = false;
+    for (std::size_t i = 0; i < count; ++i) {
+        PyObject* const result = make_result(taken.data()[i]);
+        if (result == nullptr || PyList_Append(list.ptr(), result) != 0) has_failed = true;
+        Py_XDECREF(result);
+    }
+    if (has_failed) throw py::error_already_set();
+}
+
+PyObject* poll(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [given] = parse(poll_parameters, args, count, keywords);
+    auto& handle = usable<CompletionQueue>(self);
+    std::uint64_t limit = given == nullptr ? 32 : to_unsigned64(given, "limit");
+    py::list results;
+    while (limit > 0) {
+        Taken taken;
+        const std::size_t taken_now = taken.take(handle, limit, results.size());
+        append_results(results, taken, taken_now);
+        limit -= taken_now;
+        // A short count means that the ring was empty. The results above may have run code that
+        // closed the queue.
+        if (taken_now < Taken::kMost || !handle.is_usable()) break;
+    }
+    return results.release().ptr();
+}
+
+// The rows of an array of result_dtype.
+class Rows {
+public:
+    explicit Rows(PyObject* array) {
+        const auto dtype = py::reinterpret_steal<py::object>(PyObject_GetAttr(array, dtype_name));
+        if (!dtype) PyErr_Clear();
+        const bool is_dtype =
+            dtype.ptr() == result_dtype() ||
+            (dtype && PyObject_RichCompareBool(dtype.ptr(), result_dtype(), Py_EQ) == 1);
+        if (!is_dtype) {
+            PyErr_Clear();
+            throw py::type_error("results must be an array of ndverbs.result_dtype");
+        }
+        export_or_raise("poll_into", array, true, view_);
+    }
+    Rows(const Rows&) = delete;
+    Rows& operator=(const Rows&) = delete;
+    ~Rows() { PyBuffer_Release(&view_); }
+    [[nodiscard]] ResultRow& operator[](std::size_t i) const {
+        return static_cast<ResultRow*>(view_.buf)[i];
+    }
+    [[nodiscard]] std::size_t size() const {
+        return static_cast<std::size_t>(view_.len) / sizeof(ResultRow);
+    }
+
+private:
+    Py_buffer view_;
+};
+
+PyObject* poll_into(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [given] = parse(poll_into_parameters, args, count, keywords);
+    auto& handle = usable<CompletionQueue>(self);
+    const Rows rows(given);
+    std::size_t done = 0;
+    while (done < rows.size()) {
+        Taken taken;
+        const std::size_t taken_now = taken.take(handle, rows.size() - done, done);
+        for (std::size_t i = 0; i < taken_now; ++i) fill_row(taken.data()[i], rows[done + i]);
+        done += taken_now;
+        if (taken_now < Taken::kMost || !handle.is_usable()) break;
+    }
+    return PyLong_FromSize_t(done);
+}
+
+using Call = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*);
+
+// What the interpreter calls: no C++ exception gets past it.
+template <Call kCall>
+PyObject* entry(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    try {
+        return kCall(self, args, count, keywords);
+    } catch (py::error_already_set& error) {
+        error.restore();
+    } catch (const py::builtin_exception& error) {
+        error.set_error();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    }
+    return nullptr;
+}
+
+template <Call kCall>
+PyMethodDef method(const char* name, const char* doc) {
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<kCall>)),
+            METH_FASTCALL | METH_KEYWORDS, doc};
+}
+
+void attach(const py::handle& cls, PyMethodDef& definition) {
+    const auto descriptor = py::reinterpret_steal<py::object>(
+        PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(cls.ptr()), &definition));
+    if (!descriptor) throw py::error_already_set();
+    cls.attr(definition.ml_name) = descriptor;
+}
+
+}  // namespace
+
+// Descriptors keep pointers to the definitions.
+void attach_hot_queue_pair_calls(const py::handle& cls) {
+    send_parameters.intern();
+    send_and_invalidate_parameters.intern();
+    receive_parameters.intern();
+    read_parameters.intern();
+    write_parameters.intern();
+    static std::array definitions = {
+        method<send>("send",
+                     "send($self, /, segments=(), *, context=None, flags=0)\n--\n\n"
+                     "Send one message, which takes one receive of the peer."),
+        method<send_and_invalidate>(
+            "send_and_invalidate",
+            "send_and_invalidate($self, /, segments, remote_token, *, context=None, flags=0)\n"
+            "--\n\nSend one message and invalidate a token of the peer."),
+        method<receive>("receive",
+                        "receive($self, /, segments=(), *, context=None)\n--\n\n"
+                        "Post memory for one message of the peer."),
+        method<read>("read",
+                     "read($self, /, segments, remote, *, context=None, flags=0)\n--\n\n"
+                     "Read from the peer's memory."),
+        method<write>("write",
+                      "write($self, /, segments, remote, *, context=None, flags=0)\n--\n\n"
+                      "Write into the peer's memory."),
+    };
+    for (PyMethodDef& definition : definitions) attach(cls, definition);
+}
+
+void attach_hot_completion_queue_calls(const py::handle& cls) {
+    poll_parameters.intern();
+    poll_into_parameters.intern();
+    dtype_name = PyUnicode_InternFromString("dtype");
+    if (dtype_name == nullptr) throw py::error_already_set();
+    static std::array definitions = {
+        method<poll>("poll",
+                     "poll($self, /, limit=32)\n--\n\n"
+                     "Take up to `limit` completions out of the queue."),
+        method<poll_into>("poll_into",
+                          "poll_into($self, /, results)\n--\n\n"
+                          "Take completions into an array of result_dtype."),
+    };
+    for (PyMethodDef& definition : definitions) attach(cls, definition);
+}
+
+}  // namespace ndv::bindings

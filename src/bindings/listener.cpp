@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Listener: connectors by a call, by a callback, or by a coroutine that waits for arrivals.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "bindings/connection.hpp"
+#include "bindings/errors.hpp"
+#include "bindings/module.hpp"
+
+namespace ndv::bindings {
+
+std::shared_ptr<core::Operation> Arrivals::next() {
+    auto operation = std::make_shared<core::Operation>();
+    const std::lock_guard lock(mutex_);
+    if (is_closed_) {
+        operation->complete(fail(Status::file_forced_closed, "the listener is closed"));
+    } else {
+        waiting_.push_back(operation);
+    }
+    return operation;
+}
+
+void Arrivals::forget(const std::shared_ptr<core::Operation>& operation) {
+    const std::lock_guard lock(mutex_);
+    std::erase(waiting_, operation);
+}
+
+std::vector<std::shared_ptr<core::Operation>> Arrivals::take() {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(waiting_, {});
+}
+
+void Arrivals::notify() {
+    for (const auto& operation : take()) operation->complete({});
+}
+
+void Arrivals::close() {
+    {
+        const std::lock_guard lock(mutex_);
+        is_closed_ = true;
+    }
+    for (const auto& operation : take()) {
+        operation->complete(fail(Status::file_forced_closed, "the listener is closed"));
+    }
+}
+
+namespace {
+
+// None is waiting: null. Errors are the caller's to raise.
+using Taken = Expected<std::shared_ptr<core::Connector>>;
+
+// Runs on the callback thread, once per connector.
+void deliver(const std::weak_ptr<AdapterState>& state,
+             const std::weak_ptr<core::Listener>& listener, const SharedObject& function) {
+    const auto adapter = state.lock();
+    const auto native = listener.lock();
+    if (adapter == nullptr || native == nullptr) return;
+    std::optional<Taken> taken;
+    {
+        const Released released;
+        taken = native->take_connector(std::chrono::nanoseconds::zero());
+    }
+    // Somebody's get_connector() was faster, or the listener is closed.
+    if (!*taken || **taken == nullptr) return;
+    call_and_report(function.get(),
+                    py::cast(std::make_unique<Connector>(std::move(**taken), adapter)));
+}
+
+}  // namespace
+
+Listener::Listener(std::shared_ptr<core::Listener> native, std::shared_ptr<AdapterState> adapter,
+                   const py::object& on_connect)
+    : Handle("listener", std::move(native), std::move(adapter)),
+      arrivals_(std::make_shared<Arrivals>()) {
+    this->adapter()->on_close(arrivals_, [raw = arrivals_.get()] { raw->close(); });
+    if (on_connect.is_none()) {
+        peek()->set_on_connect([arrivals = arrivals_] { arrivals->notify(); });
+        return;
+    }
+    peek()->set_on_connect(
+        [callbacks = this->adapter()->with_callbacks(), state = std::weak_ptr(this->adapter()),
+         listener = std::weak_ptr(peek()), function = SharedObject::make(on_connect)] {
+            queue_callback(callbacks,
+                           [state, listener, function] { deliver(state, listener, *function); });
+        });
+}
+
+void Listener::close() {
+    arrivals_->close();
+    Handle::close();
+}
+
+std::unique_ptr<Connector> Listener::take(std::optional<double> timeout) const {
+    const auto native = share();
+    std::optional<Taken> taken;
+    const bool is_done = wait_in_slices(Deadline(timeout), [&](auto slice) {
+        taken = native->take_connector(slice);
+        return !*taken || **taken != nullptr || native->is_closed();
+    });
+    static_cast<void>(get());
+    auto connector = value_or_raise(std::move(*taken));
+    if (!is_done || connector == nullptr) return nullptr;
+    return std::make_unique<Connector>(std::move(connector), adapter());
+}
+
+std::unique_ptr<Operation> Listener::wait_for_arrival() const {
+    static_cast<void>(get());
+    auto operation = arrivals_->next();
+    return std::make_unique<Operation>(
+        operation, adapter(), [arrivals = arrivals_, operation] { arrivals->forget(operation); });
+}
+
+void bind_listener(py::module_& module) {
+    py::class_<Listener> cls(module, "Listener", py::is_final(),
+                             "Where peers ask for connections.");
+    bind_handle(cls);
+    cls.def(
+           "listen",
+           [](const Listener& self, const py::object& address) {
+               const auto native = self.share();
+               const core::SocketAddress resolved = resolve_address(address);
+               std::optional<Expected<void>> outcome;
+               {
+                   const Released released;
+                   outcome = native->listen(resolved);
+               }
+               check_or_raise(*outcome);
+           },
+           py::arg("address"), "Begin to take connections at `address`.")
+        .def(
+            "get_connector",
+            [](const Listener& self, std::optional<double> timeout) {
+                auto connector = self.take(timeout);
+                if (connector == nullptr) {
+                    raise(Status::io_timeout,
+                          "get_connector: no peer asked for a connection within " +
+                              seconds_text(*timeout));
+                }
+                return connector;
+            },
+            py::arg("timeout") = py::none(), "Wait for a peer and return its connector.")
+        .def("_take", [](const Listener& self) { return self.take(0.0); })
+        .def("_wait_for_arrival", &Listener::wait_for_arrival)
+        .def(
+            "control_connect_events",
+            [](const Listener& self, bool pause) { self.get().control_connect_events(pause); },
+            py::arg("pause"), "Pause or resume: a paused listener refuses.")
+        .def_property_readonly("local_address",
+                               [](const Listener& self) {
+                                   const auto address = value_or_raise(self.get().local_address());
+                                   return py::make_tuple(address.host(), address.port());
+                               })
+        .def("__repr__", [](const Listener& self) -> std::string {
+            if (!self.is_usable()) return "<Listener closed>";
+            auto address = self.peek()->local_address();
+            return "<Listener " + (address ? "at " + address->text() : "not listening") + ">";
+        });
+}
+
+}  // namespace ndv::bindings

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// Registration of Python buffers, segments and remote buffers.
+#include "bindings/memory.hpp"
+
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "bindings/buffer.hpp"
+#include "bindings/enums.hpp"
+#include "bindings/errors.hpp"
+#include "bindings/module.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+// ndverbs.remote.RemoteBuffer, fetched once and kept for good.
+constinit PyObject* remote_buffer_type = nullptr;
+
+py::handle remote_buffer() {
+    if (remote_buffer_type == nullptr) {
+        py::object type = py::module_::import("ndverbs.remote").attr("RemoteBuffer");
+        if (remote_buffer_type == nullptr) remote_buffer_type = type.release().ptr();
+    }
+    return remote_buffer_type;
+}
+
+}  // namespace
+
+void MemoryRegion::register_array(const py::object& array, std::uint32_t rights) {
+    const std::shared_ptr<core::MemoryRegion> native = share();
+    core::BufferHold* const hold = export_for_registration(array, rights);
+    std::optional<Expected<void>> outcome;
+    {
+        const Released released;
+        outcome = native->register_buffer(hold, rights);  // gives the hold back if it fails
+    }
+    check_or_raise(*outcome);
+    array_ = array;
+    segment_ = {native->address(), native->size(), native->tokens().local};
+}
+
+void MemoryRegion::deregister() {
+    const std::shared_ptr<core::MemoryRegion> native = share();
+    std::optional<Expected<void>> outcome;
+    {
+        const Released released;
+        outcome = native->deregister();
+    }
+    check_or_raise(*outcome);
+    forget();
+}
+
+void MemoryRegion::close() {
+    Handle::close();
+    forget();
+}
+
+void MemoryRegion::forget() {
+    segment_ = {};
+    // Dropping the array may run Python code that looks at this region.
+    const py::object array = std::exchange(array_, py::object());
+}
+
+core::Segment MemoryRegion::whole() const {
+    static_cast<void>(get());
+    if (!is_registered()) {
+        raise(Status::invalid_device_request, "the memory region is not registered",
+              "call register(array, access) first");
+    }
+    return segment_;
+}
+
+core::Segment MemoryRegion::segment(std::uint64_t offset,
+                                    std::optional<std::uint64_t> nbytes) const {
+    core::Segment part = whole();
+    const std::uint64_t size = part.length;
+    const std::uint64_t length = nbytes.value_or(offset <= size ? size - offset : 0);
+    if (offset > size || length > size - offset) {
+        raise(Status::invalid_parameter,
+              "segment: " + std::to_string(length) + " bytes at offset " + std::to_string(offset) +
+                  " do not lie inside the region of " + std::to_string(size) + " bytes");
+    }
+    part.address += offset;
+    part.length = length;
+    return part;
+}
+
+py::object MemoryRegion::remote() const {
+    const core::Segment all = whole();
+    const core::Tokens tokens = get().tokens();
+    if (tokens.remote == 0) {
+        raise(Status::access_denied,
+              "remote: the memory region grants no remote right, so it has no remote token",
+              "register it with Access.REMOTE_READ or Access.REMOTE_WRITE");
+    }
+    // Arrays tell their type and shape; other buffers are bytes.
+    const bool is_array = py::hasattr(array_, "dtype") && py::hasattr(array_, "shape");
+    return remote_buffer()(all.address, tokens.remote, all.length,
+                           is_array ? py::object(array_.attr("dtype")) : py::none(),
+                           is_array ? py::object(array_.attr("shape")) : py::none(),
+                           access_member(get().rights()));
+}
+
+py::object MemoryRegion::array() const {
+    static_cast<void>(whole());
+    return array_;
+}
+
+void bind_memory(py::module_& module) {
+    py::class_<core::Segment>(
+        module, "Segment", py::is_final(),
+        "A piece of registered memory: address, length in bytes, local token.")
+        .def(py::init([](std::uint64_t address, std::uint64_t length, std::uint32_t token) {
+                 return core::Segment{address, length, token};
+             }),
+             py::arg("address"), py::arg("length"), py::arg("token"))
+        .def_readonly("address", &core::Segment::address)
+        .def_readonly("length", &core::Segment::length)
+        .def_readonly("token", &core::Segment::token)
+        .def("__repr__", [](const core::Segment& segment) {
+            return py::str("Segment(address={:#x}, length={})")
+                .format(segment.address, segment.length);
+        });
+
+    py::class_<MemoryRegion> region(module, "MemoryRegion", py::is_final(),
+                                    "Registered memory, or what will hold it.");
+    bind_handle(region);
+    region
+        .def("register", &MemoryRegion::register_array, py::arg("array"), py::arg("access"),
+             "Register `array` in place.")
+        .def("deregister", &MemoryRegion::deregister,
+             "End local and remote access and give the array back.")
+        .def_property_readonly("local_token",
+                               [](const MemoryRegion& self) { return self.whole().token; })
+        .def_property_readonly("remote_token",
+                               [](const MemoryRegion& self) {
+                                   static_cast<void>(self.whole());
+                                   return self.get().tokens().remote;
+                               })
+        .def_property_readonly("address",
+                               [](const MemoryRegion& self) { return self.whole().address; })
+        .def_property_readonly("nbytes",
+                               [](const MemoryRegion& self) { return self.whole().length; })
+        .def_property_readonly("access",
+                               [](const MemoryRegion& self) {
+                                   static_cast<void>(self.whole());
+                                   return access_member(self.get().rights());
+                               })
+        .def_property_readonly("array", &MemoryRegion::array)
+        .def("segment", &MemoryRegion::segment, py::arg("offset") = 0,
+             py::arg("nbytes") = py::none(), "Name a part of the region, in bytes.")
+        .def("remote", &MemoryRegion::remote, "Describe the region for a peer.")
+        .def("__repr__", [](const MemoryRegion& self) -> std::string {
+            if (!self.is_usable()) return "<MemoryRegion closed>";
+            if (!self.is_registered()) return "<MemoryRegion not registered>";
+            return "<MemoryRegion of " + std::to_string(self.whole().length) + " bytes>";
+        });
+
+    py::class_<ProtectionDomain> domain(module, "ProtectionDomain", py::is_final(),
+                                        "What queue pairs and memory must share to work together.");
+    bind_handle(domain);
+    const auto create_mr = [](const ProtectionDomain& self) {
+        return std::make_unique<MemoryRegion>(value_or_raise(self.get().create_mr()),
+                                              self.adapter());
+    };
+    domain.def("create_mr", create_mr, "Create a region that holds nothing yet.")
+        .def(
+            "register",
+            [create_mr](const ProtectionDomain& self, const py::object& array,
+                        std::uint32_t access) {
+                auto made = create_mr(self);
+                made->register_array(array, access);
+                return made;
+            },
+            py::arg("array"), py::arg("access") = Access::local_write,
+            "Register `array` in a new region.");
+    bind_create_qp(domain);
+    domain.def("__repr__", [](const ProtectionDomain& self) {
+        return self.is_usable() ? "<ProtectionDomain>" : "<ProtectionDomain closed>";
+    });
+}
+
+}  // namespace ndv::bindings

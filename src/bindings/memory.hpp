@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// ProtectionDomain and MemoryRegion as Python sees them.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+
+#include "bindings/handle.hpp"
+#include "core/memory.hpp"
+
+namespace ndv::bindings {
+
+class ProtectionDomain : public Handle<core::ProtectionDomain> {
+public:
+    ProtectionDomain(std::shared_ptr<core::ProtectionDomain> native,
+                     std::shared_ptr<AdapterState> adapter)
+        : Handle("protection domain", std::move(native), std::move(adapter)) {}
+};
+
+// deregister() and close() wait for who steps a connection right now.
+class MemoryRegion : public Handle<core::MemoryRegion, CloseWaits::yes> {
+public:
+    MemoryRegion(std::shared_ptr<core::MemoryRegion> native, std::shared_ptr<AdapterState> adapter)
+        : Handle("memory region", std::move(native), std::move(adapter)) {}
+
+    void register_array(const py::object& array, std::uint32_t rights);
+    void deregister();
+    void close();
+
+    // The whole region; raises when nothing is registered.
+    [[nodiscard]] core::Segment whole() const;
+    [[nodiscard]] core::Segment segment(std::uint64_t offset,
+                                        std::optional<std::uint64_t> nbytes) const;
+    [[nodiscard]] py::object remote() const;
+    [[nodiscard]] py::object array() const;
+    [[nodiscard]] bool is_registered() const { return segment_.token != 0; }
+
+private:
+    void forget();
+
+    py::object array_;
+    core::Segment segment_;  // token 0: nothing is registered
+};
+
+}  // namespace ndv::bindings

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// The entry of ndverbs._native, and what the module does when the interpreter ends.
+#include "bindings/module.hpp"
+
+#include <pybind11/stl.h>
+
+#include <map>
+#include <string>
+
+#include "base/live.hpp"
+#include "bindings/adapter_state.hpp"
+#include "bindings/deferred.hpp"
+#include "bindings/gil.hpp"
+#include "bindings/segments.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+std::map<std::string, long> live_objects() {
+    run_deferred();
+    std::map<std::string, long> counts;
+    for (std::size_t i = 0; i < base::kLiveKindNames.size(); ++i) {
+        counts[base::kLiveKindNames[i]] = base::live_counts[i].load(std::memory_order_relaxed);
+    }
+    return counts;
+}
+
+// atexit: non-daemon threads have ended. Closing waits for lingering connections, so that the
+// last message of a program arrives.
+void at_exit() {
+    survive_exit();
+    begin_exit();
+    close_all_adapters();
+    run_deferred();
+}
+
+}  // namespace
+}  // namespace ndv::bindings
+
+PYBIND11_MODULE(_native, module) {
+    using namespace ndv::bindings;
+    module.doc() = "The C++ core of ndverbs.";
+    bind_enums(module);
+    bind_result(module);
+    bind_completion_queue(module);
+    bind_queue_pair(module);
+    bind_memory(module);
+    prepare_segments(module.attr("Segment").ptr(), module.attr("MemoryRegion").ptr());
+    bind_operation(module);
+    bind_connector(module);
+    bind_listener(module);
+    bind_adapter(module);
+    module.def("_live_objects", live_objects, "Count the native objects that exist, by kind.");
+    module.attr("__version__") = NDV_VERSION;
+    py::module_::import("atexit").attr("register")(py::cpp_function(at_exit));
+}

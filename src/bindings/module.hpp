@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parts of ndverbs._native; module.cpp calls them in this order.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "bindings/memory.hpp"
+
+namespace ndv::bindings {
+
+namespace py = pybind11;
+
+void bind_enums(py::module_& module);
+void bind_result(py::module_& module);
+void bind_adapter(py::module_& module);
+void bind_completion_queue(py::module_& module);
+void bind_queue_pair(py::module_& module);
+void bind_memory(py::module_& module);
+void bind_operation(py::module_& module);
+void bind_connector(py::module_& module);
+void bind_listener(py::module_& module);
+
+// ProtectionDomain.create_qp, which needs queue pairs.
+void bind_create_qp(py::class_<ProtectionDomain>& domain);
+
+// The METH_FASTCALL methods, onto the finished classes.
+void attach_hot_queue_pair_calls(const py::handle& cls);
+void attach_hot_completion_queue_calls(const py::handle& cls);
+
+}  // namespace ndv::bindings

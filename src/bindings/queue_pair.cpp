@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Creation of queue pairs, and what is not hot about them.
+#include "bindings/queue_pair.hpp"
+
+#include <string>
+
+#include "bindings/completion_queue.hpp"
+#include "bindings/errors.hpp"
+#include "bindings/module.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+const char* state_name(core::QueuePairState state) {
+    switch (state) {
+        case core::QueuePairState::idle:
+            return "idle";
+        case core::QueuePairState::connected:
+            return "connected";
+        case core::QueuePairState::error:
+            return "error";
+    }
+    return "unknown";
+}
+
+std::unique_ptr<QueuePair> create_qp(const ProtectionDomain& domain,
+                                     const CompletionQueue& receive_cq,
+                                     const CompletionQueue& initiator_cq, const py::object& context,
+                                     const core::QueuePairLimits& limits) {
+    const std::shared_ptr<core::ProtectionDomain> native = domain.share();
+    if (receive_cq.adapter() != domain.adapter() || initiator_cq.adapter() != domain.adapter()) {
+        raise(Status::invalid_parameter,
+              "create_qp: the completion queues belong to another adapter",
+              "create them with the adapter that created the protection domain");
+    }
+    Contexts* const contexts = Contexts::make(context);
+    auto made = native->create_qp(receive_cq.share(), initiator_cq.share(), limits, contexts);
+    if (!made) {
+        contexts->release();
+        raise(made.error());
+    }
+    return std::make_unique<QueuePair>(std::move(*made), domain.adapter(), contexts);
+}
+
+}  // namespace
+
+void bind_create_qp(py::class_<ProtectionDomain>& domain) {
+    constexpr core::QueuePairLimits kDefault;
+    domain.def(
+        "create_qp",
+        [](const ProtectionDomain& self, const CompletionQueue& receive_cq,
+           const CompletionQueue& initiator_cq, const py::object& context,
+           std::uint32_t receive_queue_depth, std::uint32_t initiator_queue_depth,
+           std::uint32_t max_receive_sge, std::uint32_t max_initiator_sge,
+           std::uint32_t inline_size) {
+            return create_qp(self, receive_cq, initiator_cq, context,
+                             {receive_queue_depth, initiator_queue_depth, max_receive_sge,
+                              max_initiator_sge, inline_size});
+        },
+        py::arg("receive_cq"), py::arg("initiator_cq"), py::kw_only(),
+        py::arg("context") = py::none(),
+        py::arg("receive_queue_depth") = kDefault.receive_queue_depth,
+        py::arg("initiator_queue_depth") = kDefault.initiator_queue_depth,
+        py::arg("max_receive_sge") = kDefault.max_receive_sge,
+        py::arg("max_initiator_sge") = kDefault.max_initiator_sge,
+        py::arg("inline_size") = kDefault.inline_size, "Create a queue pair.");
+}
+
+void bind_queue_pair(py::module_& module) {
+    py::class_<QueuePair> cls(module, "QueuePair", py::is_final(),
+                              "One end of a connection: a receive and an initiator queue.");
+    bind_handle(cls);
+    cls.def(
+           "flush", [](const QueuePair& self) { self.get().flush(); },
+           "Cancel every posted request; the queue pair is over.")
+        .def_property_readonly("state",
+                               [](const QueuePair& self) { return state_name(self.get().state()); })
+        .def("__repr__", [](const QueuePair& self) {
+            return std::string("<QueuePair ") +
+                   (self.is_usable() ? state_name(self.peek()->state()) : "closed") + ">";
+        });
+    attach_hot_queue_pair_calls(cls);
+}
+
+}  // namespace ndv::bindings

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// Local and remote memory of requests.
+#include "bindings/segments.hpp"
+
+#include <string>
+
+#include "bindings/arguments.hpp"
+#include "bindings/buffer.hpp"
+#include "bindings/errors.hpp"
+#include "bindings/memory.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+// Borrowed types and names that live as long as the process.
+struct Known {
+    PyTypeObject* segment = nullptr;
+    PyTypeObject* memory_region = nullptr;
+    PyObject* address = nullptr;
+    PyObject* token = nullptr;
+    PyObject* nbytes = nullptr;
+    PyObject* access = nullptr;
+};
+constinit Known known;
+
+[[noreturn]] void raise_not_initialised() {
+    throw py::type_error("the object was never initialised");
+}
+
+[[noreturn]] void raise_no_remote(PyObject* object) {
+    throw py::type_error(
+        std::string("remote must be a RemoteBuffer or a pair (address, token), not ") +
+        Py_TYPE(object)->tp_name);
+}
+
+// Null when the object has no such attribute.
+py::object optional_attribute(PyObject* object, PyObject* name) {
+    PyObject* const value = PyObject_GetAttr(object, name);
+    if (value == nullptr) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw py::error_already_set();
+        PyErr_Clear();
+    }
+    return py::reinterpret_steal<py::object>(value);
+}
+
+void check_rights(const core::WorkRequest& request, std::uint32_t rights) {
+    const bool is_read = request.type == core::OperationType::read;
+    const std::uint32_t needed =
+        is_read ? core::access::kRemoteRead : core::access::kRemoteWriteBit;
+    if ((rights & needed) != 0) return;
+    raise(Status::access_denied,
+          is_read ? "read: the remote buffer does not grant REMOTE_READ"
+                  : "write: the remote buffer does not grant REMOTE_WRITE",
+          "its owner must register it with that access");
+}
+
+}  // namespace
+
+void prepare_segments(PyObject* segment_type, PyObject* memory_region_type) {
+    const auto intern = [](const char* name) {
+        PyObject* const interned = PyUnicode_InternFromString(name);
+        if (interned == nullptr) throw py::error_already_set();
+        return interned;
+    };
+    known = {reinterpret_cast<PyTypeObject*>(segment_type),
+             reinterpret_cast<PyTypeObject*>(memory_region_type),
+             intern("address"),
+             intern("token"),
+             intern("nbytes"),
+             intern("access")};
+}
+
+void SegmentList::add(const core::Segment& segment) {
+    total_ += segment.length;
+    if (rest_.empty() && count_ < first_.size()) {
+        first_[count_++] = segment;
+        return;
+    }
+    if (rest_.empty()) rest_.assign(first_.begin(), first_.end());
+    rest_.push_back(segment);
+}
+
+void SegmentList::add_buffer(PyObject* object) {
+    const Extent extent = buffer_extent(object, (rights_ & core::access::kLocalWrite) != 0);
+    if (extent.length == 0) return;  // an empty slice lies nowhere and moves nothing
+    if (is_inline_) {
+        add({extent.address, extent.length, 0});
+        return;
+    }
+    // get() again: an exporter written in Python may have closed the queue pair.
+    add(value_or_raise(queue_pair_.get().pd()->find(extent.address, extent.length, rights_)));
+}
+
+bool SegmentList::add_one(PyObject* object) {
+    if (Py_TYPE(object) == known.segment) {
+        const auto* const segment = value_pointer<core::Segment>(object);
+        if (segment == nullptr) raise_not_initialised();
+        add(*segment);
+    } else if (Py_TYPE(object) == known.memory_region) {
+        const auto* const region = value_pointer<MemoryRegion>(object);
+        if (region == nullptr) raise_not_initialised();
+        add(region->whole());
+    } else if (PyObject_CheckBuffer(object) != 0) {
+        add_buffer(object);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+void SegmentList::add_all(PyObject* segments) {
+    if (PyTuple_CheckExact(segments) == 0 && PyList_CheckExact(segments) == 0) {
+        if (add_one(segments)) return;
+        if (PySequence_Check(segments) == 0) {
+            throw py::type_error(std::string("segments must be a Segment, a MemoryRegion, a "
+                                             "buffer or a sequence of those, not ") +
+                                 Py_TYPE(segments)->tp_name);
+        }
+    }
+    const auto fast =
+        py::reinterpret_steal<py::object>(PySequence_Fast(segments, "segments must be a sequence"));
+    if (!fast) throw py::error_already_set();
+    // Exporting a buffer may run Python code that changes a list: ask for its size every time.
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast.ptr()); ++i) {
+        const auto item =
+            py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(fast.ptr(), i));
+        if (add_one(item.ptr())) continue;
+        throw py::type_error(std::string("segment ") + std::to_string(i) +
+                             " must be a Segment, a MemoryRegion or a buffer, not " +
+                             Py_TYPE(item.ptr())->tp_name);
+    }
+}
+
+void set_remote(core::WorkRequest& request, PyObject* remote, std::uint64_t total) {
+    if (PyTuple_CheckExact(remote) != 0) {
+        if (PyTuple_GET_SIZE(remote) != 2) raise_no_remote(remote);
+        request.remote_address = to_unsigned64(PyTuple_GET_ITEM(remote, 0), "remote address");
+        request.remote_token = to_unsigned32(PyTuple_GET_ITEM(remote, 1), "remote token");
+        return;
+    }
+    const py::object address = optional_attribute(remote, known.address);
+    const py::object token = address ? optional_attribute(remote, known.token) : py::object();
+    if (!token) raise_no_remote(remote);
+    request.remote_address = to_unsigned64(address.ptr(), "remote address");
+    request.remote_token = to_unsigned32(token.ptr(), "remote token");
+    if (const py::object nbytes = optional_attribute(remote, known.nbytes)) {
+        const std::uint64_t size = to_unsigned64(nbytes.ptr(), "remote nbytes");
+        if (total > size) {
+            raise(Status::invalid_parameter,
+                  std::to_string(total) + " local bytes exceed the remote buffer of " +
+                      std::to_string(size) + " bytes",
+                  "name a smaller part of the local array");
+        }
+    }
+    if (const py::object access = optional_attribute(remote, known.access)) {
+        check_rights(request, to_unsigned32(access.ptr(), "remote access"));
+    }
+}
+
+}  // namespace ndv::bindings

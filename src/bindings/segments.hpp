@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// The `segments` and `remote` arguments of requests, turned into what core takes. Everything here
+// raises py::error_already_set.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "bindings/queue_pair.hpp"
+#include "core/types.hpp"
+
+namespace ndv::bindings {
+
+// Interns names and remembers the exact types; once, when the module is made.
+void prepare_segments(PyObject* segment_type, PyObject* memory_region_type);
+
+class SegmentList {
+public:
+    // `rights`: what a buffer that is named by itself must be registered with; inline data needs
+    // no registration.
+    SegmentList(const QueuePair& queue_pair, std::uint32_t rights, bool is_inline)
+        : queue_pair_(queue_pair), rights_(rights), is_inline_(is_inline) {}
+
+    // A Segment, a MemoryRegion, a buffer, or a sequence of those. No limit on their number:
+    // core knows it.
+    void add_all(PyObject* segments);
+
+    [[nodiscard]] std::span<const core::Segment> get() const {
+        return rest_.empty() ? std::span(first_.data(), count_) : std::span(rest_);
+    }
+    [[nodiscard]] std::uint64_t total() const { return total_; }
+
+private:
+    // False: it is none of the three.
+    [[nodiscard]] bool add_one(PyObject* object);
+    void add(const core::Segment& segment);
+    void add_buffer(PyObject* object);
+
+    const QueuePair& queue_pair_;
+    const std::uint32_t rights_;
+    const bool is_inline_;
+    std::uint64_t total_ = 0;
+    std::size_t count_ = 0;
+    std::array<core::Segment, 8> first_;  // enough for nearly all
+    std::vector<core::Segment> rest_;     // all of them, once there are more
+};
+
+// A RemoteBuffer, or whatever has its address, token and nbytes, or a pair (address, token).
+// Raises ValueError when `total` local bytes do not fit, PermissionError when its rights do not
+// allow the request.
+void set_remote(core::WorkRequest& request, PyObject* remote, std::uint64_t total);
+
+}  // namespace ndv::bindings
