@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The receiving end of file copies: a listener, and what one connection may do.
+
+Every connection has its own thread, protection domain and time limits, and maps only a few
+windows of its file at once, so that neither a large file nor a slow or hostile client costs more
+than that. The client's bytes land in the mapping of the new file by RDMA; they are read back for
+the checksum before the file gets its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from ndverbs import Access, Adapter, Connector, Listener, MemoryRegion, RdmaError
+from ndverbs.address import text as address_text
+from ndverbs.copy_channel import BUSY, Channel
+from ndverbs.copy_protocol import (
+    Commit,
+    CopyError,
+    Done,
+    Failure,
+    Flags,
+    Message,
+    Reason,
+    Request,
+    Window,
+    Wrote,
+    malformed,
+)
+from ndverbs.copy_target import PartialFile, check_target, open_parent, shown, split_name
+
+WINDOW = 16 << 20  # bytes; what a client fills between two messages
+WINDOWS = 4  # open at once for one connection
+MAX_ACTIVE = 16  # connections that are served at once
+MAX_QUEUED = 64  # connections that wait for one of those to end
+REQUEST_TIME = 10.0  # seconds that a client has to say what it wants
+SILENCE = 60.0  # seconds that a client has for one window
+STOP_TIME = 10.0  # seconds that connections get to end when the server stops
+_READ_BACK = 1 << 20  # bytes read back at once for the checksum
+_MADV_POPULATE_WRITE = 23  # linux/mman.h, since 5.14
+
+Log = Callable[[str], None]
+
+
+class Server:
+    """Serve a directory; a context manager whose end stops every connection.
+
+    Parameters
+    ----------
+    directory
+        What clients may write into.
+    address
+        Where to listen; port 0 lets the system choose.
+    adapter
+        As of `Adapter.open`.
+    log
+        Called with one line per copy, from any thread.
+    max_active, max_queued
+        Connections served at once, and waiting; one more is refused.
+    request_time, silence
+        Seconds that a client has for its request, and for each window.
+    is_unnamed
+        Whether files may do without a name while they are received.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        address: tuple[str, int],
+        *,
+        adapter: str | None = None,
+        log: Log = lambda line: None,
+        max_active: int = MAX_ACTIVE,
+        max_queued: int = MAX_QUEUED,
+        request_time: float = REQUEST_TIME,
+        silence: float = SILENCE,
+        is_unnamed: bool = True,
+    ) -> None:
+        self._log = log
+        self._max_active = max_active
+        self._max_queued = max_queued
+        self._request_time = request_time
+        self._silence = silence
+        self._is_unnamed = is_unnamed
+        self._lock = threading.Lock()  # guards the four below
+        self._queue: deque[Connector] = deque()
+        self._channels: set[Channel] = set()
+        self._threads: set[threading.Thread] = set()
+        self._is_stopping = False
+        self._stack = contextlib.ExitStack()
+        try:
+            self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._stack.callback(os.close, self._root)
+            self._adapter: Adapter = self._stack.enter_context(Adapter.open(adapter))
+            self._listener: Listener = self._stack.enter_context(self._adapter.create_listener())
+            self._listener.listen(address)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port where it listens."""
+        return self._listener.local_address
+
+    def serve_forever(self) -> None:
+        """Accept connections until an exception, such as KeyboardInterrupt, ends it."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                self._admit(self._listener.get_connector(timeout=3600))
+
+    def close(self) -> None:
+        """Stop listening, tell the clients, wait for the connections to end."""
+        with self._lock:
+            if self._is_stopping:
+                return
+            self._is_stopping = True
+            queued = list(self._queue)
+            self._queue.clear()
+            channels = list(self._channels)
+            threads = list(self._threads)
+        self._listener.close()
+        for connector in queued:
+            connector.close()
+        # Each farewell may take a moment; they take it together.
+        stopping = Failure(Reason.STOPPING, "the server is being stopped")
+        farewells = [threading.Thread(target=c.farewell, args=(stopping,)) for c in channels]
+        for farewell in farewells:
+            farewell.start()
+        deadline = time.monotonic() + STOP_TIME
+        for thread in [*farewells, *threads]:
+            thread.join(max(deadline - time.monotonic(), 0))
+        self._stack.close()
+        # What was left wakes because the adapter is closed.
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 1))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _admit(self, connector: Connector) -> None:
+        with self._lock:
+            is_free = len(self._threads) < self._max_active
+            if not is_free and len(self._queue) < self._max_queued:
+                self._queue.append(connector)
+                return
+            if is_free:
+                # A daemon: a disk that hangs must not keep the process.
+                thread = threading.Thread(target=self._work, args=(connector,), daemon=True)
+                self._threads.add(thread)
+        if is_free:
+            thread.start()
+            return
+        self._log(f"{_peer_text(connector)}: turned away, too many connections")
+        with contextlib.suppress(RdmaError):
+            connector.reject(BUSY)
+        connector.close()
+
+    def _work(self, first: Connector) -> None:
+        """Serve one connection after the other until none waits."""
+        connector: Connector | None = first
+        while connector is not None:
+            self._serve_one(connector)
+            with self._lock:
+                connector = self._queue.popleft() if self._queue else None
+                if connector is None:
+                    self._threads.discard(threading.current_thread())
+
+    def _serve_one(self, connector: Connector) -> None:
+        peer = _peer_text(connector)
+        try:
+            with contextlib.closing(connector), Channel(self._adapter) as channel:
+                channel.peer = f"the client at {peer}"
+                with self._lock:
+                    if self._is_stopping:
+                        return
+                    self._channels.add(channel)
+                try:
+                    channel.accept(connector, self._request_time)
+                    self._log(f"{peer}: {self._store(channel)}")
+                finally:
+                    with self._lock:
+                        self._channels.discard(channel)
+        except CopyError as error:
+            self._log(f"{peer}: {error.text}")
+        except RdmaError as error:
+            self._log(f"{peer}: {error}")
+        except Exception as error:  # a defect of ours ends this connection and no other
+            self._log(f"{peer}: internal error: {error!r}")
+
+    def _store(self, channel: Channel) -> str:
+        """Receive one file; returns what the log says about it."""
+        started = time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            # Windows stay registered until the peer knows, so that its writes break nothing.
+            try:
+                request = channel.receive(self._request_time, "to say what it wants")
+                if not isinstance(request, Request):
+                    raise _unexpected(request)
+                partial = stack.enter_context(self._open(request))
+                reception = _Reception(channel, partial, self._silence)
+                stack.callback(reception.close)
+                crc = reception.run()
+                partial.publish(
+                    force=bool(request.flags & Flags.FORCE), sync=bool(request.flags & Flags.SYNC)
+                )
+            except CopyError as error:
+                channel.farewell(Failure(error.reason, error.text))
+                raise
+            channel.send(Done(request.size, crc), self._silence)
+            channel.finish()
+        seconds = time.perf_counter() - started
+        return f"stored {shown(request.name)}, {request.size} bytes in {seconds:.2f} s"
+
+    def _open(self, request: Request) -> PartialFile:
+        components = split_name(request.name)
+        parent = open_parent(self._root, components)
+        try:
+            check_target(parent, components[-1], force=bool(request.flags & Flags.FORCE))
+        except BaseException:
+            os.close(parent)
+            raise
+        return PartialFile(parent, components[-1], request.size, is_unnamed=self._is_unnamed)
+
+
+class _OpenWindow:
+    """A piece of the file, mapped and registered; `offer` is what the client gets to know."""
+
+    def __init__(self, channel: Channel, fd: int, offset: int, length: int) -> None:
+        self._mapping = mmap.mmap(fd, length, offset=offset)
+        # Where the disk turns out to be full after all, this says so instead of a SIGBUS.
+        try:
+            self._mapping.madvise(_MADV_POPULATE_WRITE)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a kernel before 5.14
+                raise CopyError(
+                    Reason.INPUT_OUTPUT, f"the file cannot be written: {error.strerror}"
+                ) from None
+        self._region: MemoryRegion = channel.register(self._mapping, Access.REMOTE_WRITE)
+        self.offer = Window(offset, length, self._region.address, self._region.remote_token)
+
+    def close(self) -> None:
+        """End remote access, then give the mapping back."""
+        self._region.close()
+        # The export may be given back a moment later; then the mapping goes with its last user.
+        with contextlib.suppress(BufferError):
+            self._mapping.close()
+
+
+class _Reception:
+    """The content of one file: windows that are open, and the checksum of those before."""
+
+    def __init__(self, channel: Channel, partial: PartialFile, silence: float) -> None:
+        self._channel = channel
+        self._partial = partial
+        self._silence = silence
+        self._offered = 0  # end of the last window
+        self._windows: deque[_OpenWindow] = deque()
+        self._crc = 0
+        self._buffer = memoryview(bytearray(min(_READ_BACK, max(partial.size, 1))))
+
+    def run(self) -> int:
+        """Return the CRC of the whole file once the client has committed it."""
+        while len(self._windows) < WINDOWS and self._offer():
+            pass
+        while self._windows:
+            message = self._receive()
+            if not isinstance(message, Wrote):
+                raise _unexpected(message)
+            offer = self._windows[0].offer
+            if (message.offset, message.length) != (offer.offset, offer.length):
+                raise malformed(
+                    f"bytes {message.offset} to {message.offset + message.length} were not due"
+                )
+            self._windows.popleft().close()
+            self._offer()
+            self._read_back(message)
+        message = self._receive()
+        if not isinstance(message, Commit):
+            raise _unexpected(message)
+        if (message.size, message.crc) != (self._partial.size, self._crc):
+            raise CopyError(
+                Reason.CHECKSUM,
+                f"{self._partial.size} bytes with crc32 {self._crc:08x} arrived, the client "
+                f"sent {message.size} with {message.crc:08x}",
+            )
+        return self._crc
+
+    def close(self) -> None:
+        """Close the windows that are open."""
+        while self._windows:
+            self._windows.popleft().close()
+
+    def _receive(self) -> Message:
+        return self._channel.receive(self._silence, "to send more of the file")
+
+    def _offer(self) -> bool:
+        """Open the next window; False at the end of the file."""
+        length = min(WINDOW, self._partial.size - self._offered)
+        if length == 0:
+            return False
+        window = _OpenWindow(self._channel, self._partial.fd, self._offered, length)
+        self._windows.append(window)
+        self._offered += length
+        self._channel.send(window.offer, self._silence)
+        return True
+
+    def _read_back(self, wrote: Wrote) -> None:
+        """Add a window to the checksum, as a reader of the file sees it."""
+        position, end = wrote.offset, wrote.offset + wrote.length
+        while position < end:
+            piece = self._buffer[: min(len(self._buffer), end - position)]
+            try:
+                count = os.preadv(self._partial.fd, [piece], position)
+            except OSError as error:
+                raise CopyError(
+                    Reason.INPUT_OUTPUT, f"the file cannot be read back: {error.strerror}"
+                ) from None
+            if count == 0:
+                raise CopyError(Reason.INPUT_OUTPUT, "somebody shortened the file")
+            self._crc = zlib.crc32(piece[:count], self._crc)
+            position += count
+        if self._crc != wrote.crc:
+            raise CopyError(
+                Reason.CHECKSUM,
+                f"bytes {wrote.offset} to {end} do not have the client's checksum",
+            )
+
+
+def _unexpected(message: Message) -> CopyError:
+    return malformed(f"a {type(message).__name__} where none belongs")
+
+
+def _peer_text(connector: Connector) -> str:
+    try:
+        return address_text(connector.peer_address)
+    except RdmaError:
+        return "a peer that is gone"

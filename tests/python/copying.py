@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the copy share: servers in a thread or a process, and how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ndverbs.copy_client import Copied, copy_file
+from ndverbs.copy_protocol import Flags
+from ndverbs.copy_server import Server
+from ndverbs.copy_source import SourceFile
+
+LIMIT = 60  # seconds that only mean failure
+
+
+class Serving:
+    """A server of a directory on a thread of this process; its log lines are waited for."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        self.directory = directory
+        self.lines: queue.Queue[str] = queue.Queue()
+        host = options.pop("host", "127.0.0.1")
+        self.server = Server(str(directory), (host, 0), log=self.lines.put, **options)
+        self.address = self.server.address
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):  # ClosedError: the end
+            self.server.serve_forever()
+
+    def next_line(self) -> str:
+        return self.lines.get(timeout=LIMIT)
+
+    def names(self) -> list[str]:
+        """Everything in the directory, received files that have no name yet apart."""
+        return sorted(os.listdir(self.directory))
+
+    def close(self) -> None:
+        self.server.close()
+        self._thread.join(LIMIT)
+        assert not self._thread.is_alive()
+
+
+@contextlib.contextmanager
+def serving(directory: Path, **options: Any) -> Iterator[Serving]:
+    directory.mkdir(exist_ok=True)
+    server = Serving(directory, **options)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def copy(path: Path, address: tuple[str, int], target: str, **options: Any) -> Copied:
+    with SourceFile(str(path)) as source:
+        return copy_file(source, address, target, **options)
+
+
+def assert_serves(server: Serving, tmp_path: Path) -> None:
+    """One misbehaving client never stops the server: a good copy works, and nothing is left."""
+    before = server.names()
+    good = tmp_path / "good-source"
+    good.write_bytes(b"still here" * 1000)
+    copy(good, server.address, "good", flags=Flags.FORCE)
+    assert (server.directory / "good").read_bytes() == b"still here" * 1000
+    (server.directory / "good").unlink()
+    assert server.names() == before
+
+
+def content(size: int) -> bytes:
+    """Bytes in which every block differs, so that one in a wrong place is seen."""
+    words = b"".join(i.to_bytes(8, "little") for i in range(4096))
+    pieces = [i.to_bytes(8, "big") + words[8:] for i in range(-(-size // len(words)))]
+    return b"".join(pieces)[:size]
+
+
+class Process:
+    """A Python process that is spoken to by lines; killed at the end of its context."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def read_line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def read_log(self) -> str:
+        assert self.process.stderr is not None
+        return self.process.stderr.readline().strip()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait for the end; returns exit code, standard output and standard error."""
+        out, err = self.process.communicate(timeout=LIMIT)
+        return self.process.returncode, out, err
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def ndverbs(*arguments: str) -> Process:
+    return Process("-m", "ndverbs", *arguments)
+
+
+class ServeProcess(Process):
+    """`ndverbs serve` in a process of its own; it ends with ours in any case."""
+
+    def __init__(self, directory: Path, *options: str, address: str = "127.0.0.1:0") -> None:
+        directory.mkdir(exist_ok=True)
+        super().__init__(
+            "-m", "ndverbs", "serve", address, str(directory), "--until-eof", *options
+        )
+        line = self.read_line()
+        assert line, self.end()
+        self.text = line.rpartition(" ")[2]
+        host, _, port = self.text.rpartition(":")
+        self.address = host.strip("[]"), int(port)

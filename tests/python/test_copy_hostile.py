@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients that break the protocol in every phase: each is answered or cut off, nothing is left,
+and the next client is served.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ndverbs import Access, Adapter, MemoryRegion
+from ndverbs.copy_channel import Channel
+from ndverbs.copy_client import copy_file
+from ndverbs.copy_protocol import (
+    MAX_MESSAGE,
+    Commit,
+    CopyError,
+    Done,
+    Failure,
+    Message,
+    Reason,
+    Request,
+    Window,
+    Wrote,
+)
+from ndverbs.copy_server import WINDOW, WINDOWS
+from ndverbs.copy_source import SourceFile
+from python.copying import LIMIT, Serving, assert_serves, serving
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Iterator[Adapter]:
+    with Adapter.open("soft") as adapter:
+        yield adapter
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Serving]:
+    with serving(tmp_path / "served") as server:
+        yield server
+        assert_serves(server, tmp_path)
+
+
+class Client:
+    """A client that says what the test wants."""
+
+    def __init__(self, adapter: Adapter, server: Serving) -> None:
+        self.channel = Channel(adapter, write_depth=16)
+        self.channel.peer = "the server"
+        self.channel.connect(server.address, LIMIT)
+        self.memory = np.zeros(1 << 20, np.uint8)
+        self.region: MemoryRegion = self.channel.register(self.memory, Access.LOCAL_WRITE)
+
+    def close(self) -> None:
+        self.region.close()
+        self.channel.close()
+
+    def send(self, message: Message) -> None:
+        self.channel.send(message, LIMIT)
+
+    def send_bytes(self, data: bytes) -> None:
+        self.memory[: len(data)] = np.frombuffer(data, np.uint8)
+        # The context of a send slot that is in use: it comes back once.
+        self.channel._qp.send(self.region.segment(0, len(data)), context=16)
+
+    def receive(self) -> Message:
+        return self.channel.receive(LIMIT, "in a test")
+
+    def window(self, size: int) -> Window:
+        """Ask for a file and return its first window."""
+        self.send(Request(b"target", size))
+        window = self.receive()
+        assert isinstance(window, Window)
+        return window
+
+    def write(self, window: Window, data: bytes, offset: int = 0) -> None:
+        self.memory[: len(data)] = np.frombuffer(data, np.uint8)
+        self.channel.write(
+            self.region.segment(0, len(data)), window.address + offset, window.token, 0
+        )
+
+    def failure(self) -> CopyError:
+        """Return why the server ended the connection."""
+        with pytest.raises(CopyError) as caught:
+            while True:
+                self.receive()
+        return caught.value
+
+
+@pytest.fixture
+def client(server: Serving, adapter: Adapter) -> Iterator[Client]:
+    client = Client(adapter, server)
+    yield client
+    client.close()
+
+
+def test_garbage_is_answered_with_the_reason(client: Client, server: Serving):
+    client.send_bytes(b"GET / HTTP/1.1\r\n\r\n")
+
+    failure = client.failure()
+
+    assert failure.reason is Reason.PROTOCOL
+    assert "does not speak the copy protocol" in failure.text
+    assert "does not speak the copy protocol" in server.next_line()
+
+
+def test_another_version_is_answered_with_both(client: Client):
+    client.send_bytes(b"NDCP\x07\x01\0\0")
+
+    assert "speaks version 7 of the copy protocol, this one 1" in client.failure().text
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8])
+def test_a_message_too_short_is_answered(client: Client, size: int):
+    client.send_bytes(b"NDCP\x01\x01\0\0"[:size])
+
+    assert client.failure().reason is Reason.PROTOCOL
+
+
+def test_an_oversized_message_ends_the_connection(client: Client, server: Serving):
+    client.send_bytes(bytes(MAX_MESSAGE + 1))
+
+    assert client.failure().reason is Reason.CONNECTION
+    assert "ended the connection" in server.next_line()
+
+
+def test_a_flood_of_messages_ends_the_connection(client: Client, server: Serving):
+    with contextlib.suppress(CopyError):
+        for _ in range(1000):
+            client.send(Commit(0, 0))
+    line = server.next_line()
+
+    assert "a Commit where none belongs" in line
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Wrote(0, 1, 0),
+        Commit(0, 0),
+        Done(0, 0),
+        Window(0, 1, 0, 0),
+        Failure(Reason.SOURCE, "\x1b[31mred"),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_a_first_message_that_is_no_request_is_refused(
+    client: Client, server: Serving, message: Message
+):
+    client.send(message)
+
+    line = server.next_line()
+    assert type(message).__name__ in line or "\\x1b[31mred" in line
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Request(b"other", 1),
+        Commit(10, 0),
+        Done(10, 0),
+        Window(0, 10, 0, 0),
+        Wrote(1, 9, 0),
+        Wrote(0, 9, 0),
+        Wrote(0, 11, 0),
+        Wrote(2**64 - 1, 2**64 - 1, 0),
+    ],
+    ids=str,
+)
+def test_what_is_not_due_during_the_content_is_refused(client: Client, message: Message):
+    client.window(10)
+    client.send(message)
+
+    assert client.failure().reason is Reason.PROTOCOL
+
+
+@pytest.mark.parametrize("message", [Request(b"other", 1), Wrote(0, 10, 0)], ids=str)
+def test_what_is_not_due_after_the_content_is_refused(client: Client, message: Message):
+    window = client.window(10)
+    client.write(window, bytes(10))
+    client.send(Wrote(0, 10, zlib.crc32(bytes(10))))
+    client.send(message)
+
+    assert client.failure().reason is Reason.PROTOCOL
+
+
+def test_a_window_with_another_checksum_is_refused(client: Client):
+    window = client.window(10)
+    client.write(window, b"0123456789")
+    client.send(Wrote(0, 10, zlib.crc32(b"0123456788")))
+
+    failure = client.failure()
+
+    assert failure.reason is Reason.CHECKSUM
+    assert "bytes 0 to 10 do not have the client's checksum" in failure.text
+
+
+@pytest.mark.parametrize(
+    "commit", [Commit(9, zlib.crc32(bytes(10))), Commit(10, 1)], ids=["size", "crc"]
+)
+def test_a_commit_of_something_else_is_refused(client: Client, commit: Commit):
+    client.window(10)
+    client.send(Wrote(0, 10, zlib.crc32(bytes(10))))
+    client.send(commit)
+
+    assert client.failure().reason is Reason.CHECKSUM
+
+
+def test_a_write_beyond_the_window_ends_the_connection(client: Client, server: Serving):
+    window = client.window(10)
+    client.write(window, bytes(10), offset=4096)
+
+    assert client.failure().reason is Reason.CONNECTION
+    assert "ended the connection" in server.next_line()
+
+
+def test_a_write_with_a_guessed_token_ends_the_connection(client: Client, server: Serving):
+    window = client.window(10)
+    client.write(Window(0, 10, window.address, window.token ^ 0x100), bytes(10))
+
+    assert client.failure().reason is Reason.CONNECTION
+    server.next_line()
+
+
+def test_a_write_after_the_window_was_handed_back_changes_nothing(
+    client: Client, server: Serving
+):
+    """The server has ended remote access before it looks at the checksum."""
+    window = client.window(WINDOW * 6)
+    client.send(Wrote(0, WINDOW, zlib.crc32(bytes(WINDOW))))
+    for _ in range(WINDOWS):
+        # The last of them is offered after the first one was taken back.
+        assert isinstance(client.receive(), Window)
+    client.write(window, b"too late")
+
+    assert client.failure().reason is Reason.CONNECTION
+    assert "ended the connection" in server.next_line()
+
+
+def test_another_connections_token_is_worth_nothing(
+    client: Client, server: Serving, adapter: Adapter
+):
+    """Each connection has a protection domain of its own."""
+    window = client.window(10)
+    thief = Client(adapter, server)
+    try:
+        thief.send(Request(b"other", 10))
+        assert isinstance(thief.receive(), Window)
+        thief.write(window, b"stolen")
+        assert thief.failure().reason is Reason.CONNECTION
+    finally:
+        thief.close()
+    server.next_line()
+
+    client.send(Wrote(0, 10, zlib.crc32(bytes(10))))
+    client.send(Commit(10, zlib.crc32(bytes(10))))
+
+    assert client.receive() == Done(10, zlib.crc32(bytes(10)))
+    assert (server.directory / "target").read_bytes() == bytes(10)
+
+
+def steps(client: Client, count: int) -> None:
+    """Go so far in the exchange."""
+    if count > 0:
+        window = client.window(WINDOW + 10)
+    if count > 1:
+        client.write(window, b"some bytes")
+    if count > 2:
+        client.send(Wrote(0, WINDOW, zlib.crc32(bytes(WINDOW))))
+    if count > 3:
+        client.send(Wrote(WINDOW, 10, zlib.crc32(bytes(WINDOW + 10))))
+
+
+@pytest.mark.parametrize("count", range(5))
+@pytest.mark.parametrize("is_unnamed", [True, False], ids=["unnamed", "named"])
+def test_a_client_that_leaves_in_any_phase_leaves_nothing(
+    tmp_path: Path, adapter: Adapter, count: int, is_unnamed: bool
+):
+    with serving(tmp_path / "served", is_unnamed=is_unnamed) as server:
+        client = Client(adapter, server)
+        steps(client, count)
+        client.close()
+
+        server.next_line()
+        assert_serves(server, tmp_path)
+        assert server.names() == []
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_a_client_that_goes_silent_in_any_phase_is_cut_off(
+    tmp_path: Path, adapter: Adapter, count: int
+):
+    with serving(tmp_path / "served", request_time=0.3, silence=0.3) as server:
+        client = Client(adapter, server)
+        steps(client, count)
+
+        line = server.next_line()
+        assert "was silent for too long" in line or "checksum" in line
+        assert server.names() == []
+        client.close()
+        assert_serves(server, tmp_path)
+
+
+def test_bytes_that_are_no_rdma_at_all_disturb_nobody(server: Serving):
+    for data in (b"", b"\0" * 100, b"GET / HTTP/1.1\r\n\r\n", b"MPA ID Req Frame" + b"\xff" * 64):
+        with socket.create_connection(server.address, timeout=LIMIT) as stranger:
+            stranger.sendall(data)
+
+
+def test_more_connections_than_places_are_turned_away(tmp_path: Path, adapter: Adapter):
+    with serving(tmp_path / "served", max_active=1, max_queued=1) as server:
+        first = Client(adapter, server)
+        first.window(10)  # it is being served
+        waiting = Channel(adapter)
+        answer: list[str] = []
+
+        def wait() -> None:
+            try:
+                waiting.connect(server.address, LIMIT)
+                answer.append("accepted")
+            except OSError as error:
+                answer.append(type(error).__name__)
+
+        # Which of the two gets the place in the queue is not for us to say.
+        third = Channel(adapter)
+        thread = threading.Thread(target=wait)
+        thread.start()
+        try:
+            third.connect(server.address, 1)
+            answer.append("accepted")
+        except OSError as error:
+            answer.append(type(error).__name__)
+        assert "turned away, too many connections" in server.next_line()
+        first.close()
+        thread.join(LIMIT)
+        third.close()
+        waiting.close()
+
+        assert "accepted" in answer or "RdmaConnectionRefusedError" in answer
+
+
+def test_a_busy_server_says_so_to_the_user(tmp_path: Path, adapter: Adapter):
+    path = tmp_path / "source"
+    path.write_bytes(b"x")
+    with serving(tmp_path / "served", max_active=1, max_queued=0) as server:
+        first = Client(adapter, server)
+        first.window(10)
+        with SourceFile(str(path)) as source, pytest.raises(CopyError) as caught:
+            copy_file(source, server.address, "other", adapter=adapter)
+        first.close()
+
+        assert caught.value.reason is Reason.BUSY
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.lists(st.binary(max_size=200), min_size=1, max_size=4), is_prefixed=st.booleans())
+def test_any_bytes_leave_the_server_serving(
+    server: Serving, adapter: Adapter, data: list[bytes], is_prefixed: bool
+):
+    client = Client(adapter, server)
+    with contextlib.suppress(CopyError, OSError):
+        for piece in data:
+            client.send_bytes((b"NDCP\x01" if is_prefixed else b"") + piece)
+    client.close()
+
+    server.next_line()
+    assert server.names() == []
+
+
+def test_a_stopping_server_tells_its_clients(tmp_path: Path, adapter: Adapter):
+    with serving(tmp_path / "served") as server:
+        client = Client(adapter, server)
+        client.window(WINDOW * 6)
+        server.close()
+
+        failure = client.failure()
+        client.close()
+
+    assert failure.reason is Reason.STOPPING
+    assert os.listdir(tmp_path / "served") == []
+
+
+# A hostile server, for the client.
+
+
+@contextlib.contextmanager
+def fake_server(adapter: Adapter, *answers: Message | bytes) -> Iterator[tuple[str, int]]:
+    """Answer the request of one client with `answers`."""
+    with adapter.create_listener() as listener:
+        listener.listen(("127.0.0.1", 0))
+
+        def run() -> None:
+            with Channel(adapter) as channel:
+                channel.accept(listener.get_connector(timeout=LIMIT), LIMIT)
+                with contextlib.suppress(CopyError):
+                    channel.receive(LIMIT, "in a test")
+                    for answer in answers:
+                        channel.send(answer, LIMIT)  # type: ignore[arg-type]
+                    while True:
+                        channel.receive(LIMIT, "in a test")
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield listener.local_address
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [Window(1, 10, 4096, 1)],
+        [Window(0, 11, 4096, 1)],
+        [Window(0, 5, 4096, 1), Window(0, 5, 4096, 1)],
+        [Wrote(0, 10, 0)],
+        [Done(10, 0)],
+        [Request(b"x", 1)],
+    ],
+    ids=["offset", "length", "twice", "wrote", "early", "request"],
+)
+def test_a_server_that_breaks_the_protocol_is_told_from_a_good_one(
+    tmp_path: Path, adapter: Adapter, answers: list[Message]
+):
+    path = tmp_path / "source"
+    path.write_bytes(b"0123456789")
+    with (
+        fake_server(adapter, *answers) as address,
+        SourceFile(str(path)) as source,
+        pytest.raises(CopyError) as caught,
+    ):
+        copy_file(source, address, "x", adapter=adapter)
+
+    assert caught.value.reason in (Reason.PROTOCOL, Reason.CONNECTION)
+
+
+def test_a_server_that_goes_silent_is_given_up(tmp_path: Path, adapter: Adapter):
+    path = tmp_path / "source"
+    path.write_bytes(b"0123456789")
+    with (
+        fake_server(adapter) as address,
+        SourceFile(str(path)) as source,
+        pytest.raises(CopyError, match="was silent for too long") as caught,
+    ):
+        copy_file(source, address, "x", adapter=adapter, silence=0.2)
+
+    assert caught.value.reason is Reason.TIMED_OUT
+
+
+def test_a_server_that_stored_something_else_is_caught(tmp_path: Path, adapter: Adapter):
+    path = tmp_path / "source"
+    path.touch()
+    with (
+        fake_server(adapter, Done(0, 1)) as address,
+        SourceFile(str(path)) as source,
+        pytest.raises(CopyError, match="the server stored crc32 00000001") as caught,
+    ):
+        copy_file(source, address, "x", adapter=adapter)
+
+    assert caught.value.reason is Reason.CHECKSUM

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control messages of a copy: golden bytes, round trips, and strangers' bytes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ndverbs.copy_protocol import (
+    MAX_MESSAGE,
+    MAX_NAME,
+    MAX_SIZE,
+    Commit,
+    CopyError,
+    Done,
+    Failure,
+    Flags,
+    Message,
+    Reason,
+    Request,
+    Window,
+    Wrote,
+    decode,
+    encode,
+    printable,
+)
+
+U32 = st.integers(0, 2**32 - 1)
+U64 = st.integers(0, 2**64 - 1)
+
+MESSAGES: st.SearchStrategy[Message] = st.one_of(
+    st.builds(
+        Request,
+        st.binary(max_size=MAX_NAME),
+        st.integers(0, MAX_SIZE),
+        st.sampled_from([Flags.NONE, Flags.FORCE, Flags.SYNC, Flags.FORCE | Flags.SYNC]),
+    ),
+    st.builds(
+        Window, st.integers(0, 2**62), st.integers(1, 2**30), st.integers(0, 2**63), U32
+    ),
+    st.builds(Wrote, U64, U64, U32),
+    st.builds(Commit, U64, U32),
+    st.builds(Done, U64, U32),
+    st.builds(
+        Failure,
+        st.sampled_from(Reason),
+        st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=200),
+    ),
+)
+
+# Written down by hand from the table in copy_protocol.py.
+GOLDEN = [
+    (
+        Request(b"a/b.bin", 258, Flags.FORCE),
+        "4e444350 01 01 0000 00000001 0000000000000102 0007 612f622e62696e",
+    ),
+    (
+        Window(0x1000, 0x200, 0x7F0000000000, 0xABCD1234),
+        "4e444350 01 02 0000 0000000000001000 0000000000000200 00007f0000000000 abcd1234",
+    ),
+    (Wrote(1, 2, 3), "4e444350 01 03 0000 0000000000000001 0000000000000002 00000003"),
+    (Commit(5, 6), "4e444350 01 04 0000 0000000000000005 00000006"),
+    (Done(5, 6), "4e444350 01 05 0000 0000000000000005 00000006"),
+    (Failure(Reason.DISK_FULL, "no"), "4e444350 01 06 0000 0006 0002 6e6f"),
+]
+
+
+@pytest.mark.parametrize(("message", "text"), GOLDEN, ids=lambda v: type(v).__name__)
+def test_a_message_has_these_bytes(message: Message, text: str):
+    assert encode(message) == bytes.fromhex(text)
+    assert decode(bytes.fromhex(text)) == message
+
+
+@given(MESSAGES)
+def test_a_message_survives_its_bytes(message: Message):
+    data = encode(message)
+
+    assert len(data) <= MAX_MESSAGE
+    assert decode(data) == message
+
+
+@given(st.binary(max_size=MAX_MESSAGE + 8))
+def test_any_bytes_are_a_message_or_a_copy_error(data: bytes):
+    try:
+        decode(data)
+    except CopyError as error:
+        assert error.reason is Reason.PROTOCOL
+
+
+@given(st.integers(0, 7), st.binary(max_size=64))
+def test_any_body_is_a_message_or_a_copy_error(kind: int, body: bytes):
+    try:
+        decode(b"NDCP\x01" + bytes([kind]) + b"\0\0" + body)
+    except CopyError as error:
+        assert error.reason is Reason.PROTOCOL
+
+
+@given(MESSAGES, st.data())
+def test_a_message_cut_short_is_a_copy_error(message: Message, data: st.DataObject):
+    whole = encode(message)
+    cut = data.draw(st.integers(0, len(whole) - 1))
+
+    with pytest.raises(CopyError):
+        decode(whole[:cut])
+
+
+@given(MESSAGES)
+def test_a_message_with_a_byte_too_many_is_a_copy_error(message: Message):
+    with pytest.raises(CopyError):
+        decode(encode(message) + b"\0")
+
+
+def test_another_version_is_named():
+    data = bytearray(encode(Commit(1, 2)))
+    data[4] = 9
+
+    with pytest.raises(CopyError, match=r"speaks version 9 of the copy protocol, this one 1"):
+        decode(bytes(data))
+
+
+def test_a_failure_of_another_version_can_still_be_read():
+    data = bytearray(encode(Failure(Reason.PROTOCOL, "speak version 9")))
+    data[4] = 9
+
+    assert decode(bytes(data)) == Failure(Reason.PROTOCOL, "speak version 9")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Request(b"a", MAX_SIZE + 1),
+        Request(b"a", 1, Flags(4)),
+        Window(0, 0, 0, 0),
+        Window(0, 2**30 + 1, 0, 0),
+        Window(MAX_SIZE, 1, 0, 0),
+        Window(0, 16, 2**64 - 8, 0),
+    ],
+    ids=str,
+)
+def test_values_that_cannot_be_are_refused(message: Message):
+    with pytest.raises(CopyError):
+        decode(encode(message))
+
+
+def test_a_failure_text_cannot_steer_the_terminal():
+    answer = decode(encode(Failure(Reason.BUSY, "\x1b[2J\r\n\u202e'x'")))
+
+    assert isinstance(answer, Failure)
+    assert answer.text == "\\x1b[2J\\r\\n\\u202e'x'"
+
+
+@given(st.text())
+def test_printable_text_is_printable(text: str):
+    assert printable(text).isprintable()
+
+
+def test_a_long_failure_text_is_cut_to_the_limit():
+    answer = decode(encode(Failure(Reason.BUSY, "x" * 5000)))
+
+    assert isinstance(answer, Failure)
+    assert len(answer.text) == 1024
