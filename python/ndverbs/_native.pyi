@@ -1,19 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C++ core. Use the names through ``ndverbs``; this file is their reference."""
+"""The C++ core. Use the names through ``ndverbs``; this file is their reference.
+
+Errors: every exception named RdmaError here is one, and also the builtin that is said ("a
+ValueError"); see ``ndverbs.errors``. Beside those listed, every call raises
+
+- ClosedError when its object or its adapter is closed,
+- RdmaError with INVALID_DEVICE_STATE when the object belongs to the parent of a forked process.
+
+Waiting: calls that may wait give the GIL up while they do, and end within 100 ms of Ctrl-C. A
+timeout is in seconds; None waits without a limit. It ends the wait, never a posted request.
+
+Sources: "NDK" is Microsoft's Network Direct Kernel interface (NDKPI); RFC numbers are those of
+iWARP: 5040 RDMAP, 5041 DDP, 5044 and 6581 MPA.
+"""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Final, Protocol, Self, final
+from typing import Any, Final, Protocol, Self, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
+from ndverbs.aio import _Results
+from ndverbs.remote import RemoteBuffer
+
 class _Remote(Protocol):
-    """What ``remote`` arguments need: RemoteBuffer has it."""
+    """What ``remote`` arguments need: RemoteBuffer has it.
+
+    An ``access`` is looked at, too, where there is one.
+    """
 
     @property
     def address(self) -> int: ...
@@ -22,25 +41,72 @@ class _Remote(Protocol):
     @property
     def nbytes(self) -> int: ...
 
-type _Segments = Segment | MemoryRegion | Buffer | Sequence[Segment | MemoryRegion | Buffer]
-type _RemoteLike = _Remote | tuple[int, int]
-type _Address = str | tuple[str, int]
+# NumPy's stubs say that an array is a Buffer from Python 3.12 on only.
+_Memory: TypeAlias = Buffer | NDArray[Any]
+_Segments: TypeAlias = Segment | MemoryRegion | _Memory | Sequence[Segment | MemoryRegion | _Memory]
+_RemoteLike: TypeAlias = _Remote | tuple[int, int]
+_Address: TypeAlias = str | tuple[str, int]
 
 class Status(enum.IntEnum):
     """NDK statuses: unsigned 32-bit NTSTATUS values; bit 31 set means failure."""
 
-    # SUCCESS = 0, PENDING = 0x103, BUFFER_OVERFLOW = 0x80000005, ... (src/base/status.hpp)
+    SUCCESS = 0x00000000
+    PENDING = 0x00000103
+    BUFFER_OVERFLOW = 0x80000005
+    DEVICE_BUSY = 0x80000011
+    NO_MORE_ENTRIES = 0x8000001A
+    UNSUCCESSFUL = 0xC0000001
+    NOT_IMPLEMENTED = 0xC0000002
+    ACCESS_VIOLATION = 0xC0000005
+    INVALID_PARAMETER = 0xC000000D
+    INVALID_DEVICE_REQUEST = 0xC0000010
+    ACCESS_DENIED = 0xC0000022
+    BUFFER_TOO_SMALL = 0xC0000023
+    INVALID_PARAMETER_MIX = 0xC0000030
+    DATA_OVERRUN = 0xC000003C
+    SHARING_VIOLATION = 0xC0000043
+    INSUFFICIENT_RESOURCES = 0xC000009A
+    DEVICE_NOT_READY = 0xC00000A3
+    IO_TIMEOUT = 0xC00000B5
+    FILE_FORCED_CLOSED = 0xC00000B6
+    NOT_SUPPORTED = 0xC00000BB
+    REQUEST_NOT_ACCEPTED = 0xC00000D0
+    INTERNAL_ERROR = 0xC00000E5
+    CANCELLED = 0xC0000120
+    REMOTE_RESOURCES = 0xC000013D
+    INVALID_ADDRESS = 0xC0000141
+    INVALID_DEVICE_STATE = 0xC0000184
+    INVALID_BUFFER_SIZE = 0xC0000206
+    TOO_MANY_ADDRESSES = 0xC0000209
+    ADDRESS_ALREADY_EXISTS = 0xC000020A
+    CONNECTION_DISCONNECTED = 0xC000020C
+    CONNECTION_RESET = 0xC000020D
+    DATA_NOT_ACCEPTED = 0xC000021B
+    CONNECTION_REFUSED = 0xC0000236
+    CONNECTION_INVALID = 0xC000023A
+    CONNECTION_ACTIVE = 0xC000023B
+    NETWORK_UNREACHABLE = 0xC000023C
+    HOST_UNREACHABLE = 0xC000023D
+    CONNECTION_ABORTED = 0xC0000241
+    NO_MATCH = 0xC0000272
+    DEVICE_REMOVED = 0xC00002B6
+    NOINTERFACE = 0xC00002B9
+    IMPLEMENTATION_LIMIT = 0xC000042B
 
 class Flag(enum.IntFlag):
     """Request flags with NDK's values."""
 
     SILENT_SUCCESS = 0x001
+    """No Result when it succeeds; a failure always gives one."""
     READ_FENCE = 0x002
+    """Begin only when all earlier reads of the queue pair are done."""
     SEND_AND_SOLICIT_EVENT = 0x004
+    """The peer's receive satisfies `Notify.SOLICITED`."""
     ALLOW_REMOTE_READ = 0x008
     ALLOW_LOCAL_WRITE = 0x010
     ALLOW_REMOTE_WRITE = 0x030
     INLINE = 0x040
+    """The data is copied in the call: it may be reused at once and need not be registered."""
     RDMA_READ_SINK = 0x080
     RDMA_READ_LOCAL_INVALIDATE = 0x100
     DEFER = 0x200
@@ -50,16 +116,25 @@ class Access(enum.IntFlag):
 
     LOCAL_READ = 0
     LOCAL_WRITE = 1
+    """Receives and reads may place data here."""
     REMOTE_READ = 2
     REMOTE_WRITE = 5
+    """Contains LOCAL_WRITE."""
     RDMA_READ_SINK = 8
+    """Accepted and without effect where the adapter's flags say that it is not required."""
 
 class Notify(enum.IntEnum):
+    """What satisfies an arm."""
+
     ERRORS = 0
+    """The failure of the queue itself."""
     ANY = 1
     SOLICITED = 2
+    """A receive that the peer solicited, or any failed request."""
 
 class OperationType(enum.IntEnum):
+    """What a completion is the end of."""
+
     RECEIVE = 1
     SEND = 2
     FAST_REGISTER = 4
@@ -71,28 +146,55 @@ class OperationType(enum.IntEnum):
 
 @final
 class Result(tuple[Any, ...]):
-    """One completion (struct sequence)."""
+    """One completion (a struct sequence of these fields in this order).
+
+    References
+    ----------
+    NDK_RESULT_EX.
+    """
 
     @property
-    def status(self) -> Status: ...
+    def status(self) -> Status:
+        """How the request ended; CANCELLED when it was flushed."""
     @property
-    def bytes_transferred(self) -> int: ...
+    def bytes_transferred(self) -> int:
+        """Bytes received; 0 for other operations."""
     @property
-    def qp_context(self) -> object: ...
+    def qp_context(self) -> object:
+        """The ``context`` of the queue pair."""
     @property
-    def request_context(self) -> object: ...
+    def request_context(self) -> object:
+        """The ``context`` of the request."""
     @property
-    def type(self) -> OperationType: ...
+    def type(self) -> OperationType:
+        """What ended, also when it failed."""
     @property
-    def invalidated_token(self) -> int: ...
+    def invalidated_token(self) -> int:
+        """The token that the peer invalidated (RECEIVE_AND_INVALIDATE), else 0."""
     @property
-    def immediate(self) -> int | None: ...
+    def immediate(self) -> int | None:
+        """The immediate value that came along, or None."""
     @property
-    def detail(self) -> str | None: ...
+    def detail(self) -> str | None:
+        """A sentence from the device, the peer (its Terminate message) or the system, or None."""
 
 @final
 class Segment:
-    """A piece of registered memory: address (bytes), length (bytes), local token."""
+    """A piece of registered memory.
+
+    Parameters
+    ----------
+    address : int
+        64-bit address of the first byte.
+    length : int
+        Bytes.
+    token : int
+        Local token of the region that contains it.
+
+    References
+    ----------
+    NDK_SGE.
+    """
 
     def __init__(self, address: int, length: int, token: int) -> None: ...
     @property
@@ -104,42 +206,85 @@ class Segment:
 
 @final
 class AdapterInfo:
-    """NDK_ADAPTER_INFO, field by field, plus name and provider."""
+    """What an adapter is and can do: NDK_ADAPTER_INFO, field by field, plus name and provider.
 
-    name: Final[str]                 # what Adapter.open takes: "soft"
-    provider: Final[str]
-    version: Final[tuple[int, int]]
-    vendor_id: Final[int]
-    device_id: Final[int]
-    max_registration_size: Final[int]
-    max_window_size: Final[int]
-    frmr_page_count: Final[int]
-    max_initiator_request_sge: Final[int]
-    max_receive_request_sge: Final[int]
-    max_read_request_sge: Final[int]
-    max_transfer_length: Final[int]
-    max_inline_data_size: Final[int]
-    max_inbound_read_limit: Final[int]
-    max_outbound_read_limit: Final[int]
-    max_receive_queue_depth: Final[int]
-    max_initiator_queue_depth: Final[int]
-    max_srq_depth: Final[int]
-    max_cq_depth: Final[int]
-    large_request_threshold: Final[int]
-    max_caller_data: Final[int]
-    max_callee_data: Final[int]
-    adapter_flags: Final[int]
-    rdma_technology: Final[str]
-    features: Final[frozenset[str]]  # optional functions that this adapter has, by their API name
+    Lengths are bytes, depths are requests, ``*_sge`` are segments of one request.
+    """
 
-def adapters() -> list[AdapterInfo]: ...
+    @property
+    def name(self) -> str:
+        """What `Adapter.open` takes."""
+    @property
+    def provider(self) -> str: ...
+    @property
+    def version(self) -> tuple[int, int]:
+        """The NDK version whose semantics hold."""
+    @property
+    def vendor_id(self) -> int: ...
+    @property
+    def device_id(self) -> int: ...
+    @property
+    def max_registration_size(self) -> int: ...
+    @property
+    def max_window_size(self) -> int: ...
+    @property
+    def frmr_page_count(self) -> int: ...
+    @property
+    def max_initiator_request_sge(self) -> int: ...
+    @property
+    def max_receive_request_sge(self) -> int: ...
+    @property
+    def max_read_request_sge(self) -> int: ...
+    @property
+    def max_transfer_length(self) -> int: ...
+    @property
+    def max_inline_data_size(self) -> int: ...
+    @property
+    def max_inbound_read_limit(self) -> int: ...
+    @property
+    def max_outbound_read_limit(self) -> int: ...
+    @property
+    def max_receive_queue_depth(self) -> int: ...
+    @property
+    def max_initiator_queue_depth(self) -> int: ...
+    @property
+    def max_srq_depth(self) -> int:
+        """0: the adapter has no shared receive queues."""
+    @property
+    def max_cq_depth(self) -> int: ...
+    @property
+    def large_request_threshold(self) -> int: ...
+    @property
+    def max_caller_data(self) -> int:
+        """Longest ``private_data`` of connect."""
+    @property
+    def max_callee_data(self) -> int:
+        """Longest ``private_data`` of accept and reject."""
+    @property
+    def adapter_flags(self) -> int:
+        """NDK_ADAPTER_FLAG_* bits."""
+    @property
+    def rdma_technology(self) -> str: ...
+    @property
+    def features(self) -> frozenset[str]:
+        """Optional functions that this adapter has, by their API name."""
+
+def adapters() -> list[AdapterInfo]:
+    """List the adapters that can be opened now."""
 
 class _Object:
-    """Common to all objects: a context manager, idempotent close()."""
+    """Common to all objects: a context manager, and an idempotent close()."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the object; closing it again does nothing.
+
+        It neither waits nor fails, `Adapter.close` apart. The resource itself goes when the last
+        object that needs it is gone: a queue pair goes on although its completion queues were
+        closed. An object that is collected is closed first.
+        """
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether it, or its adapter, is closed."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -151,25 +296,98 @@ class _Object:
 
 @final
 class Adapter(_Object):
+    """An opened device: the root of all other objects.
+
+    It stays open while any object made from it is referenced.
+    """
+
     @staticmethod
     def open(
         name: str | None = None, *, keepalive: float = 30.0, capture: str | None = None
     ) -> Adapter:
-        """capture: path of a pcap file that gets every connection's stream from its first byte."""
+        """Open an adapter.
+
+        Parameters
+        ----------
+        name : str, optional
+            ``"soft"``, ``"soft:192.0.2.1"`` (connections come from that address), ... as
+            `adapters` lists them; the environment variable NDVERBS_ADAPTER, else the first
+            provider of this build, when omitted.
+        keepalive : float
+            Seconds after which a dead peer on another host ends its connections.
+        capture : str, optional
+            Path of a pcap file that gets every connection's stream from its first byte.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: there is no such adapter; the message lists what exists.
+        RdmaError
+            The capture file cannot be written.
+        """
+    def close(self) -> None:
+        """Close everything made from the adapter, newest first, and return when all is over.
+
+        No request is under way and no callback runs afterwards. Connections that still deliver
+        their last bytes are waited for, up to 5 s. The interpreter's exit closes all adapters.
+
+        Raises
+        ------
+        RdmaError
+            INVALID_DEVICE_STATE: called inside a callback of this adapter.
+        """
     @property
     def info(self) -> AdapterInfo: ...
-    def create_pd(self) -> ProtectionDomain: ...
-    def create_cq(self, depth: int, *, affinity: Sequence[int] | None = None) -> CompletionQueue: ...
-    def create_connector(self) -> Connector: ...
-    def create_listener(
-        self, on_connect: Callable[[Connector], object] | None = None
-    ) -> Listener: ...
-    def stats(self) -> dict[str, int]: ...
+    def create_pd(self) -> ProtectionDomain:
+        """Create a protection domain."""
+    def create_cq(self, depth: int, *, affinity: Sequence[int] | None = None) -> CompletionQueue:
+        """Create a completion queue.
+
+        Parameters
+        ----------
+        depth : int
+            Completions that it can hold, 1 to ``info.max_cq_depth``. More than that at once kill
+            the queue and its queue pairs: make it as deep as their queues together.
+        affinity : sequence of int, optional
+            CPUs that would suit; a wish without promise.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: the depth is out of range.
+        RdmaError
+            INSUFFICIENT_RESOURCES.
+        """
+    def create_connector(self) -> Connector:
+        """Create a connector for the active side of one connection."""
+    def create_listener(self, on_connect: Callable[[Connector], object] | None = None) -> Listener:
+        """Create a listener.
+
+        Parameters
+        ----------
+        on_connect : callable, optional
+            Gets every connector, on the adapter's callback thread; without it,
+            `Listener.get_connector` does. Its exceptions go to ``sys.unraisablehook``.
+        """
+    def stats(self) -> dict[str, int]:
+        """Return the counters of the adapter since it was opened, by name."""
 
 @final
 class ProtectionDomain(_Object):
-    def register(self, array: Buffer, access: Access = ...) -> MemoryRegion: ...
-    def create_mr(self) -> MemoryRegion: ...
+    """What queue pairs and memory must share to work together."""
+
+    def register(self, array: _Memory, access: Access = ...) -> MemoryRegion:
+        """Register an array in place, in a region of its own; see `MemoryRegion.register`.
+
+        Parameters
+        ----------
+        array : buffer
+            Any C-contiguous buffer.
+        access : Access
+            LOCAL_WRITE when omitted.
+        """
+    def create_mr(self) -> MemoryRegion:
+        """Create a region that holds nothing yet."""
     def create_qp(
         self,
         receive_cq: CompletionQueue,
@@ -181,16 +399,90 @@ class ProtectionDomain(_Object):
         max_receive_sge: int = 4,
         max_initiator_sge: int = 4,
         inline_size: int = 256,
-    ) -> QueuePair: ...
+    ) -> QueuePair:
+        """Create a queue pair.
+
+        Parameters
+        ----------
+        receive_cq, initiator_cq : CompletionQueue
+            Where receives and all other requests end; may be one queue.
+        context : object
+            Comes back as ``qp_context`` in every Result.
+        receive_queue_depth, initiator_queue_depth : int
+            Requests that may be outstanding.
+        max_receive_sge, max_initiator_sge : int
+            Segments of one request.
+        inline_size : int
+            Bytes that a request with `Flag.INLINE` may carry.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: a size exceeds ``adapter.info``, or the queues belong to another adapter.
+        """
 
 @final
 class MemoryRegion(_Object):
-    def register(self, array: Buffer, access: Access) -> None: ...
-    def deregister(self) -> None: ...
+    """Registered memory, or what will hold it.
+
+    The array is exported for as long as it is registered, and after that until our own requests
+    that name it are done: it can be neither resized nor freed.
+    """
+
+    def register(self, array: _Memory, access: Access) -> None:
+        """Register an array in place.
+
+        Parameters
+        ----------
+        array : buffer
+            Any C-contiguous buffer: an array of any dtype without Python objects, a view,
+            bytearray, memoryview, mmap, array.array, of at least one byte.
+        access : Access
+            What may be done with it.
+
+        Raises
+        ------
+        RdmaError
+            A BufferError: not contiguous, empty, holding Python objects, or read-only although
+            the access asks for writing.
+        RdmaError
+            A ValueError: unknown access bits, or larger than ``info.max_registration_size``.
+        RdmaError
+            INVALID_DEVICE_REQUEST: it is registered already.
+
+        Notes
+        -----
+        Gives the GIL up. Nothing stays exported after a failure.
+
+        References
+        ----------
+        NdkRegisterMr.
+        """
+    def deregister(self) -> None:
+        """End local and remote access and give the array back.
+
+        The tokens are dead, and no peer reads or writes the memory, when this returns.
+
+        Raises
+        ------
+        RdmaError
+            INVALID_DEVICE_REQUEST: it is not registered.
+
+        Notes
+        -----
+        Gives the GIL up and waits, for microseconds, for whoever moves data of a connection right
+        now; never for a peer. `close` does the same.
+
+        References
+        ----------
+        NdkDeregisterMr.
+        """
     @property
-    def local_token(self) -> int: ...
+    def local_token(self) -> int:
+        """The token for segments, 32 bits."""
     @property
-    def remote_token(self) -> int: ...
+    def remote_token(self) -> int:
+        """The token for peers, 32 bits; 0 without a remote right."""
     @property
     def address(self) -> int: ...
     @property
@@ -198,60 +490,325 @@ class MemoryRegion(_Object):
     @property
     def access(self) -> Access: ...
     @property
-    def array(self) -> Any: ...              # the object that was registered
-    def segment(self, offset: int = 0, nbytes: int | None = None) -> Segment: ...
-    def remote(self) -> Any: ...             # ndverbs.RemoteBuffer
+    def array(self) -> Any:
+        """The object that was registered."""
+    def segment(self, offset: int = 0, nbytes: int | None = None) -> Segment:
+        """Name a part of the region.
+
+        Parameters
+        ----------
+        offset, nbytes : int
+            In bytes; up to the end when `nbytes` is omitted.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: the part does not lie inside.
+        """
+    def remote(self) -> RemoteBuffer:
+        """Describe the whole region for a peer, with the array's dtype and shape.
+
+        Raises
+        ------
+        RdmaError
+            A PermissionError: the region grants no remote right.
+        """
 
 @final
 class CompletionQueue(_Object):
+    """Where requests of queue pairs end, oldest first.
+
+    ``async for result in cq`` yields Results as they come, and never ends by itself.
+
+    Waiting with `fileno` is *arm, poll once more, select*.
+    """
+
     @property
     def depth(self) -> int: ...
-    def poll(self, limit: int = 32) -> list[Result]: ...
-    def poll_into(self, results: NDArray[np.void]) -> int: ...
-    def arm(self, kind: Notify = ...) -> None: ...
+    def poll(self, limit: int = 32) -> list[Result]:
+        """Take completions out of the queue, at once.
+
+        Parameters
+        ----------
+        limit : int
+            How many at most.
+
+        Returns
+        -------
+        list of Result
+            Empty when there is none.
+
+        Raises
+        ------
+        RdmaError
+            BUFFER_OVERFLOW: the queue held more than its depth; it and its queue pairs are dead.
+
+        Notes
+        -----
+        When the queue is empty it serves the connections once, up to 32 KiB with the GIL held,
+        and gives the GIL up for more. While another thread is there, it finds nothing.
+
+        References
+        ----------
+        NdkGetCqResultsEx.
+        """
+    def poll_into(self, results: NDArray[np.void]) -> int:
+        """Take completions into an array, without a Python object for each.
+
+        Parameters
+        ----------
+        results : ndarray of ndverbs.result_dtype
+            Contiguous and writable; its first rows are overwritten. ``flags`` of a row: 1
+            solicited, 2 has an immediate value, 4 the context was an object, which is dropped;
+            contexts that are not integers of 64 bits read 0.
+
+        Returns
+        -------
+        int
+            Rows written.
+
+        Raises
+        ------
+        TypeError
+            `results` has another dtype.
+        RdmaError
+            As `poll`; a BufferError: not contiguous, or read-only.
+        """
+    def arm(self, kind: Notify = ...) -> None:
+        """Ask for one notification of the descriptor.
+
+        The descriptor becomes readable at the first completion that satisfies this, at once when
+        the queue holds some, and stays so until the next arm. An arm that is not satisfied yet
+        merges with this one; the stronger counts.
+
+        Parameters
+        ----------
+        kind : Notify
+            ANY when omitted.
+
+        References
+        ----------
+        NdkArmCq.
+        """
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until the queue holds a completion; True, or TimeoutError. Takes nothing out."""
-    def fileno(self) -> int: ...
+        """Sleep until the queue holds a completion, which stays in it.
+
+        Returns
+        -------
+        bool
+            True.
+
+        Raises
+        ------
+        RdmaError
+            A TimeoutError.
+        RdmaError
+            BUFFER_OVERFLOW: as `poll`.
+
+        Notes
+        -----
+        Gives the GIL up and serves the connections while it sleeps.
+        """
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """Wait as `wait` does, in an asyncio loop; several tasks may wait for one queue."""
+    def __aiter__(self) -> _Results: ...
+    def fileno(self) -> int:
+        """Return the descriptor that `arm` is about; it belongs to the queue."""
+    def _is_ready(self) -> bool:
+        """Return whether `poll` would find something, or fail, without serving connections."""
 
 @final
 class QueuePair(_Object):
-    def send(
-        self, segments: _Segments = ..., *, context: object = None, flags: int = 0
-    ) -> None: ...
+    """One end of a connection: a queue of receives and one of all other requests.
+
+    A request that cannot be posted raises, keeps nothing, and leaves the queue pair as it was. One
+    that was posted ends in exactly one Result, silent successes apart.
+
+    ``segments`` name local memory: a `Segment`, a `MemoryRegion` (all of it), a buffer such as an
+    array slice inside a registered region of the protection domain, or a sequence of those; without
+    any, the request has no data. ``remote`` is a RemoteBuffer, or whatever has its address, token
+    and nbytes, or a pair (address, token); as much as the segments hold is read or written. A
+    ``context`` is any object; it comes back in the Result, and an exact int of 64 bits comes back
+    without having been kept.
+
+    Every posting call may raise
+
+    - RdmaError, a ValueError: memory in no registered region, too many segments, flags that do not
+      apply, more local bytes than `remote` has, numbers that do not fit,
+    - RdmaError, a BufferError: an array that is not contiguous, or read-only and to be written,
+    - RdmaError, a PermissionError: memory without the right that is needed, on either side,
+    - RdmaError with NO_MORE_ENTRIES: the queue is full,
+    - RdmaError with BUFFER_OVERFLOW: more bytes than ``info.max_transfer_length``, or inline more
+      than ``inline_size``,
+    - RdmaError with CONNECTION_INVALID (not receive): not connected, or not any more,
+    - TypeError: an argument of another kind.
+
+    They hold the GIL and send up to 32 KiB at once; beyond that they give the GIL up, and what the
+    peer is not ready for goes out later, without a call. Calls of two threads are serialised by
+    the GIL.
+    """
+
+    def send(self, segments: _Segments = (), *, context: object = None, flags: int = 0) -> None:
+        """Send one message, which takes one receive of the peer.
+
+        Parameters
+        ----------
+        segments
+            The data; none sends an empty message.
+        context : object
+            Comes back in the Result.
+        flags : Flag
+            SILENT_SUCCESS, READ_FENCE, SEND_AND_SOLICIT_EVENT, INLINE.
+
+        Notes
+        -----
+        Success means that the memory may be reused, no more. A message longer than the peer's
+        receive, or without one, ends the connection.
+
+        References
+        ----------
+        NdkSend; RFC 5040 section 5.2.
+        """
     def send_and_invalidate(
         self, segments: _Segments, remote_token: int, *, context: object = None, flags: int = 0
-    ) -> None: ...
-    def receive(self, segments: _Segments = ..., *, context: object = None) -> None: ...
+    ) -> None:
+        """Send one message and invalidate a token of the peer before it sees the message.
+
+        Parameters
+        ----------
+        segments, context, flags
+            As `send`.
+        remote_token : int
+            Must name memory that the peer made for it (a window, or fast-registered memory); a
+            plain registered region ends the connection.
+
+        References
+        ----------
+        NdkSendAndInvalidate; RFC 5040 section 5.2.
+        """
+    def receive(self, segments: _Segments = (), *, context: object = None) -> None:
+        """Post memory for one message of the peer; also before the connection is made.
+
+        Parameters
+        ----------
+        segments
+            Registered with LOCAL_WRITE; none takes empty messages.
+        context : object
+            Comes back in the Result.
+
+        References
+        ----------
+        NdkReceive.
+        """
     def read(
         self, segments: _Segments, remote: _RemoteLike, *, context: object = None, flags: int = 0
-    ) -> None: ...
+    ) -> None:
+        """Read from the peer's memory, without the peer's program.
+
+        Parameters
+        ----------
+        segments
+            Where the data goes; registered with LOCAL_WRITE.
+        remote
+            Where it comes from; registered with REMOTE_READ.
+        context : object
+            Comes back in the Result.
+        flags : Flag
+            SILENT_SUCCESS, READ_FENCE.
+
+        Raises
+        ------
+        RdmaError
+            INVALID_DEVICE_REQUEST: the connection's outbound read limit is 0.
+
+        Notes
+        -----
+        Success means that the data is there. No more reads than the outbound read limit are under
+        way at once; the others wait in the queue.
+
+        References
+        ----------
+        NdkRead; RFC 5040 section 5.4.
+        """
     def write(
         self, segments: _Segments, remote: _RemoteLike, *, context: object = None, flags: int = 0
-    ) -> None: ...
-    def flush(self) -> None: ...
+    ) -> None:
+        """Write into the peer's memory, without the peer's program.
+
+        Parameters
+        ----------
+        segments
+            The data.
+        remote
+            Where it goes; registered with REMOTE_WRITE.
+        context : object
+            Comes back in the Result.
+        flags : Flag
+            SILENT_SUCCESS, READ_FENCE, INLINE.
+
+        Notes
+        -----
+        Success means that the local memory may be reused; the data is there for certain when a
+        later message of the same queue pair was received, or a later read succeeded. On iWARP a
+        write that the peer refuses may succeed here, and ends the connection afterwards.
+
+        References
+        ----------
+        NdkWrite; RFC 5040 section 5.1.
+        """
+    def flush(self) -> None:
+        """Cancel everything posted; the queue pair is over.
+
+        The requests end with CANCELLED, a little later.
+
+        References
+        ----------
+        NdkFlush.
+        """
     @property
-    def state(self) -> str: ...              # "idle", "connected", "error"
+    def state(self) -> str:
+        """``"idle"``, ``"connected"`` or ``"error"``."""
 
 @final
 class ConnectionData:
     """What the peer sent, and the read limits as known now."""
 
-    inbound_read_limit: Final[int]
-    outbound_read_limit: Final[int]
-    private_data: Final[bytes]
+    @property
+    def inbound_read_limit(self) -> int:
+        """Reads of the peer that are served at once."""
+    @property
+    def outbound_read_limit(self) -> int:
+        """Our own reads that may be under way at once."""
+    @property
+    def private_data(self) -> bytes:
+        """May be padded with zeros by the device."""
 
 @final
 class Operation:
-    """A connect, accept, ... under way (private: behind the blocking calls and their twins)."""
+    """A connect, accept, ... under way: what is behind the blocking calls and their twins."""
 
-    def wait(self, timeout: float | None) -> None: ...   # raises its failure; TimeoutError leaves it
-    def done(self) -> bool: ...
-    def add_done_callback(self, function: Callable[[Operation], object]) -> None: ...
-    def result(self) -> None: ...                        # raises its failure
-    def abandon(self) -> None: ...
+    def wait(self, timeout: float | None) -> None:
+        """Wait until it is done and raise its failure; a timeout leaves it under way."""
+    def done(self) -> bool:
+        """Return whether it is done, well or not."""
+    def add_done_callback(self, function: Callable[[Operation], object]) -> None:
+        """Call `function` with this once it is done: on the callback thread, or now if it is."""
+    def result(self) -> None:
+        """Raise its failure, if it failed; PENDING while it is under way."""
+    def abandon(self) -> None:
+        """Give up on what is under way: nothing of it remains."""
 
 @final
 class Connector(_Object):
+    """One end of a connection while it is made, used and ended.
+
+    The active side calls `connect`, then `complete_connect` or `reject`. The passive side gets a
+    connector from a Listener and calls `accept` or `reject`. A connector makes one connection; a
+    connect that failed may be tried again.
+
+    An attempt that times out, is interrupted or cancelled is abandoned: nothing of it remains.
+    """
+
     def connect(
         self,
         qp: QueuePair,
@@ -264,10 +821,70 @@ class Connector(_Object):
         timeout: float | None = 10,
         crc: bool = False,
         peer_to_peer: bool = False,
-    ) -> None: ...
+    ) -> None:
+        """Ask a listener for a connection and wait for its answer.
+
+        Parameters
+        ----------
+        qp : QueuePair
+            Of the same adapter, never connected before.
+        local : address, optional
+            Where it comes from; port 0 is any. None: the adapter's choice.
+        peer : address
+            ``"host:port"``, ``"[v6]:port"`` or ``(host, port)``. Of a name with several addresses
+            the first IPv4 one is taken, else the first.
+        inbound_read_limit, outbound_read_limit : int
+            Reads at once, in each direction; capped by the adapter and the peer.
+        private_data : bytes
+            For the peer, before it accepts; at most ``info.max_caller_data``.
+        timeout : float, optional
+            Seconds.
+        crc : bool
+            Ask for CRC32C (iWARP).
+        peer_to_peer : bool
+            Ask for the mode in which the passive side may send first (RFC 6581). Leave it off for
+            kernel siw peers.
+
+        Raises
+        ------
+        RdmaError
+            A ConnectionRefusedError: nobody listens, or the peer rejected; ``connection_data``
+            then has its private data.
+        RdmaError
+            A TimeoutError; a ConnectionAbortedError: the peer is no RDMA listener.
+        RdmaError
+            A ValueError: addresses, or private data that is too long.
+        RdmaError
+            HOST_UNREACHABLE, NETWORK_UNREACHABLE, SHARING_VIOLATION, CONNECTION_ACTIVE.
+
+        References
+        ----------
+        NdkConnect; RFC 5044 section 7, RFC 6581.
+        """
     def complete_connect(
         self, on_disconnect: Callable[[], object] | None = None, *, timeout: float | None = 10
-    ) -> None: ...
+    ) -> None:
+        """Begin to use the connection that the peer accepted.
+
+        Parameters
+        ----------
+        on_disconnect : callable, optional
+            Called once, on the adapter's callback thread, when the connection ends for any reason
+            but our own disconnect or close.
+        timeout : float, optional
+            Seconds.
+
+        Raises
+        ------
+        RdmaError
+            A ConnectionAbortedError: the peer gave up meanwhile; a TimeoutError.
+        RdmaError
+            INVALID_DEVICE_STATE: connect did not succeed before.
+
+        References
+        ----------
+        NdkCompleteConnect.
+        """
     def accept(
         self,
         qp: QueuePair,
@@ -278,29 +895,228 @@ class Connector(_Object):
         on_disconnect: Callable[[], object] | None = None,
         timeout: float | None = 60,
         crc: bool = False,
-    ) -> None: ...
-    def reject(self, private_data: bytes = b"") -> None: ...
-    def disconnect(self, timeout: float | None = 5) -> None: ...
-    # coroutine twins (bound from Python): connect_async, complete_connect_async, accept_async, disconnect_async
-    def _start_connect(self, *args: Any, **kwargs: Any) -> Operation: ...
-    def _start_complete_connect(self, on_disconnect: Callable[[], object] | None = None) -> Operation: ...
-    def _start_accept(self, *args: Any, **kwargs: Any) -> Operation: ...
-    def _start_disconnect(self) -> Operation: ...
+    ) -> None:
+        """Accept the connection that the peer asked for.
+
+        Parameters
+        ----------
+        qp, inbound_read_limit, outbound_read_limit, crc
+            As `connect`.
+        private_data : bytes
+            For the peer; at most ``info.max_callee_data``.
+        on_disconnect : callable, optional
+            As `complete_connect`.
+        timeout : float, optional
+            Seconds to wait for the peer to complete the connection.
+
+        Raises
+        ------
+        RdmaError
+            A ConnectionAbortedError: the peer gave up; a TimeoutError.
+
+        References
+        ----------
+        NdkAccept.
+        """
+    def reject(self, private_data: bytes = b"") -> None:
+        """Refuse the connection, with bytes for the peer.
+
+        References
+        ----------
+        NdkReject.
+        """
+    def disconnect(self, timeout: float | None = 5) -> None:
+        """End the connection in order and wait for the peer to do the same.
+
+        Requests that are posted still go out; the queue pair is flushed when this returns. The
+        connection is over whatever this raises.
+
+        Raises
+        ------
+        RdmaError
+            A TimeoutError: the peer did not answer.
+        RdmaError
+            CONNECTION_INVALID, INVALID_DEVICE_STATE: there is no connection.
+
+        References
+        ----------
+        NdkDisconnect.
+        """
+    async def connect_async(
+        self,
+        qp: QueuePair,
+        local: _Address | None,
+        peer: _Address,
+        *,
+        inbound_read_limit: int = 16,
+        outbound_read_limit: int = 16,
+        private_data: bytes = b"",
+        timeout: float | None = 10,
+        crc: bool = False,
+        peer_to_peer: bool = False,
+    ) -> None:
+        """Connect, in an asyncio loop; cancelling it abandons the attempt."""
+    async def complete_connect_async(
+        self, on_disconnect: Callable[[], object] | None = None, *, timeout: float | None = 10
+    ) -> None:
+        """Complete the connection, in an asyncio loop."""
+    async def accept_async(
+        self,
+        qp: QueuePair,
+        *,
+        inbound_read_limit: int = 16,
+        outbound_read_limit: int = 16,
+        private_data: bytes = b"",
+        on_disconnect: Callable[[], object] | None = None,
+        timeout: float | None = 60,
+        crc: bool = False,
+    ) -> None:
+        """Accept, in an asyncio loop; cancelling it abandons the connection."""
+    async def disconnect_async(self, timeout: float | None = 5) -> None:
+        """Disconnect, in an asyncio loop."""
+    def _start_connect(
+        self,
+        qp: QueuePair,
+        local: _Address | None,
+        peer: _Address,
+        *,
+        inbound_read_limit: int = 16,
+        outbound_read_limit: int = 16,
+        private_data: bytes = b"",
+        timeout: float | None = 10,
+        crc: bool = False,
+        peer_to_peer: bool = False,
+    ) -> Operation: ...
+    def _start_complete_connect(
+        self, on_disconnect: Callable[[], object] | None = None
+    ) -> Operation: ...
+    def _start_accept(
+        self,
+        qp: QueuePair,
+        *,
+        inbound_read_limit: int = 16,
+        outbound_read_limit: int = 16,
+        private_data: bytes = b"",
+        on_disconnect: Callable[[], object] | None = None,
+        timeout: float | None = 60,
+        crc: bool = False,
+    ) -> Operation: ...
+    def _start_disconnect(self, timeout: float | None = 5) -> Operation: ...
     @property
-    def connection_data(self) -> ConnectionData: ...
+    def connection_data(self) -> ConnectionData:
+        """What the peer sent, also with a rejection.
+
+        Raises
+        ------
+        RdmaError
+            INVALID_DEVICE_STATE: the peer has said nothing yet.
+        """
     @property
     def local_address(self) -> tuple[str, int]: ...
     @property
     def peer_address(self) -> tuple[str, int]: ...
     @property
-    def state(self) -> str: ...
+    def state(self) -> str:
+        """Where it stands.
+
+        ``"idle"``, ``"connecting"``, ``"accepted"``, ``"incoming"``, ``"completing"``,
+        ``"connected"``, ``"disconnecting"`` or ``"disconnected"``.
+        """
 
 @final
 class Listener(_Object):
-    def listen(self, address: _Address) -> None: ...
-    def get_connector(self, timeout: float | None = None) -> Connector: ...
-    def control_connect_events(self, pause: bool) -> None: ...
+    """Where peers ask for connections."""
+
+    def listen(self, address: _Address) -> None:
+        """Begin to take connections.
+
+        Parameters
+        ----------
+        address : address
+            ``"host:port"``, ``"[v6]:port"`` or ``(host, port)``; port 0 lets the system choose.
+            RDMA has neither encryption nor authentication: listen where you trust everybody.
+
+        Raises
+        ------
+        RdmaError
+            SHARING_VIOLATION: the address is in use.
+        RdmaError
+            A ValueError: it is no address of this host.
+
+        References
+        ----------
+        NdkListen.
+        """
+    def get_connector(self, timeout: float | None = None) -> Connector:
+        """Wait for a peer and return its connector, to be accepted or rejected.
+
+        A connector that is closed instead rejects the peer.
+
+        Raises
+        ------
+        RdmaError
+            A TimeoutError.
+        """
+    async def get_connector_async(self, timeout: float | None = None) -> Connector:
+        """Wait for a peer, in an asyncio loop."""
+    def _take(self) -> Connector | None: ...
+    def _wait_for_arrival(self) -> Operation: ...
+    def control_connect_events(self, pause: bool) -> None:
+        """Pause or resume: a paused listener refuses peers and keeps its address.
+
+        References
+        ----------
+        NdkControlConnectEvents.
+        """
     @property
     def local_address(self) -> tuple[str, int]: ...
 
-result_dtype: ClassVar[np.dtype[np.void]]
+@final
+class _BenchPlan:
+    """What one end of a benchmark does; see src/bench/bench.hpp."""
+
+    def __init__(
+        self,
+        *,
+        is_initiator: bool,
+        is_latency: bool,
+        operation: OperationType,
+        size: int,
+        depth: int = 1,
+        iterations: int = 0,
+        seconds: float = 0.0,
+        warm_up: int = 0,
+        signal_every: int = 1,
+        sleeps: bool = False,
+    ) -> None: ...
+    @property
+    def limits(self) -> dict[str, int]:
+        """Keyword arguments for `ProtectionDomain.create_qp`."""
+
+@final
+class _BenchSession:
+    """One end of a benchmark: made before the connection, run after it."""
+
+    def __init__(
+        self,
+        qp: QueuePair,
+        source: MemoryRegion,
+        target: MemoryRegion,
+        *,
+        remote: tuple[int, int],
+        plan: _BenchPlan,
+    ) -> None: ...
+    def run(self) -> dict[str, float]:
+        """Return what was measured, in seconds."""
+
+result_dtype: Final[np.dtype[np.void]]
+"""Rows of `CompletionQueue.poll_into`: NDK_RESULT_EX without holes, 48 bytes.
+
+status u4, type u4, bytes_transferred u8, qp_context u8, request_context u8, immediate u8,
+invalidated_token u4, flags u4.
+"""
+
+__version__: Final[str]
+
+def _live_objects() -> dict[str, int]:
+    """Count the native objects that exist, by kind; for tests."""
