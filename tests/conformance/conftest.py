@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suite's own: the table of deviations, and ends in two threads or two processes."""
+
+import socket
+
+import pytest
+from hypothesis import settings
+
+from conformance.deviations import DEVIATIONS
+from conformance.end import LIMIT, End
+from conformance.far import FarProcess, FarThread
+from conformance.pair import join
+
+settings.register_profile("ndverbs", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("ndverbs")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        provider = getattr(item, "callspec", None) and item.callspec.params.get("provider")
+        name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
+        for deviation in DEVIATIONS:
+            if (deviation.test, deviation.provider) == (name, provider):
+                item.add_marker(pytest.mark.xfail(reason=deviation.reason, strict=True))
+
+
+class Ends:
+    """A near end of the test's own, and a far one."""
+
+    def __init__(self, near, far, host="127.0.0.1"):
+        self.near = near
+        self.far = far
+        self.host = host
+
+    def connect(self, **options):
+        """Connect, the near end being active; options of `join`."""
+        join(self.near, self.far.begin, self.far.listen(self.host), **options)
+        return self
+
+    def connect_back(self, *, active_options=None, passive_options=None):
+        """Connect, the far end being active."""
+        address = self.near.listen(self.host)
+        connected = self.far.begin("connect", address, **(active_options or {}))
+        self.near.accept(**(passive_options or {}))
+        connected.result(LIMIT)
+        return self
+
+
+@pytest.fixture(params=[pytest.param("threads", marks=pytest.mark.tsan), "processes"])
+def setting(request):
+    """Say where the far end is."""
+    return request.param
+
+
+@pytest.fixture
+def make_ends(request, setting, provider):
+    """Give the factory ``make_ends(near={}, far={}, **both) -> Ends``, not connected."""
+    made = []
+
+    def make(*, near=None, far=None, **both):
+        near_end = End(provider, **both, **(near or {}))
+        made.append(near_end)
+        options = {"provider": provider, **both, **(far or {})}
+        if setting == "threads":
+            far_end = FarThread(**options)
+        else:
+            far_end = FarProcess(request.getfixturevalue("peer_process"), **options)
+        made.append(far_end)
+        return Ends(near_end, far_end)
+
+    yield make
+    # A side that closes lingers until its peer closes, too: so first all, then each.
+    for end in made:
+        end.end_connection()
+    for end in made:
+        end.close()
+
+
+@pytest.fixture
+def idle_ends(make_ends):
+    """Make two ends that are not connected."""
+    return make_ends()
+
+
+@pytest.fixture
+def ends(make_ends):
+    """Make two connected ends, the near one being active."""
+    return make_ends().connect()
+
+
+class SilentServer:
+    """A TCP listener that takes connections and never says anything."""
+
+    def __init__(self):
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server.settimeout(LIMIT)
+        self._visitors = []
+
+    @property
+    def address(self):
+        return self._server.getsockname()
+
+    def expect_a_visitor(self):
+        """Wait until somebody connects and has sent something."""
+        visitor, _ = self._server.accept()
+        visitor.settimeout(LIMIT)
+        visitor.recv(1, socket.MSG_PEEK)
+        self._visitors.append(visitor)
+        return visitor
+
+    def let_go(self):
+        """Wait until the last visitor has left, and close its connection."""
+        visitor = self._visitors.pop()
+        while visitor.recv(4096):
+            pass
+        visitor.close()
+
+    def drop(self):
+        """Wait until a visitor came and has left."""
+        self.expect_a_visitor()
+        self.let_go()
+
+    def close(self):
+        for visitor in self._visitors:
+            visitor.close()
+        self._server.close()
+
+
+@pytest.fixture
+def silent_server():
+    """Listen on TCP and never answer."""
+    server = SilentServer()
+    yield server
+    server.close()

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One end of a connection, scripted by calls whose arguments and results are plain values.
+
+The same class serves a test directly, from a second thread, and in a second process. Memory is
+named: ``memory("sink", 100)`` registers an array, and requests name it, whole or as
+``("sink", offset, nbytes)``.
+"""
+
+import select
+import threading
+
+import ndverbs as nd
+import numpy as np
+
+# How long anything may take before it counts as failed; nothing waits that long on purpose.
+LIMIT = 30
+
+ALL = nd.Access.REMOTE_READ | nd.Access.REMOTE_WRITE
+
+
+def pattern(nbytes, seed=1):
+    """Bytes that repeat after a prime number only, so that a shift shows."""
+    period = np.arange(251, dtype=np.uint32) * 7 + seed * 13
+    return np.resize(period.astype(np.uint8), nbytes).tobytes()
+
+
+class End:
+    """An adapter, its objects for one connection, and named memory."""
+
+    def __init__(self, provider="soft", *, adapter=None, cq_depth=1024, **qp_options):
+        self.owns_adapter = adapter is None
+        self.adapter = adapter or nd.Adapter.open(provider)
+        self.pd = self.adapter.create_pd()
+        self.receive_cq = self.adapter.create_cq(cq_depth)
+        self.initiator_cq = self.adapter.create_cq(cq_depth)
+        self.qp_options = qp_options
+        self.qp = self.create_qp()
+        self.listener = None
+        self.connector = None
+        self.incoming = None
+        self.regions = {}
+        self.disconnects = 0
+        self._disconnected = threading.Condition()
+
+    def create_qp(self, **options):
+        return self.pd.create_qp(
+            self.receive_cq, self.initiator_cq, **{**self.qp_options, **options}
+        )
+
+    # ---- connecting -------------------------------------------------------------------------
+
+    def listen(self, host="127.0.0.1"):
+        if self.listener is None:
+            self.listener = self.adapter.create_listener()
+            self.listener.listen((host, 0))
+        return self.listener.local_address
+
+    def take_request(self):
+        """Wait for a connection request; return its private data."""
+        self.incoming = self.listener.get_connector(LIMIT)
+        return self.incoming.connection_data.private_data
+
+    def reject(self, private_data=b""):
+        """Reject the request that was taken."""
+        incoming, self.incoming = self.incoming, None
+        incoming.reject(private_data)
+        incoming.close()
+
+    def answer(self, *, handler=True, **options):
+        """Accept the request that was taken."""
+        self.connector, self.incoming = self.incoming, None
+        if handler:
+            options["on_disconnect"] = self._on_disconnect
+        self.connector.accept(self.qp, **{"timeout": LIMIT, **options})
+
+    def accept(self, **options):
+        self.take_request()
+        self.answer(**options)
+
+    def connect(self, address, *, handler=True, local=None, **options):
+        """Connect and complete the connection."""
+        self.connector = self.adapter.create_connector()
+        options = {"timeout": LIMIT, "peer_to_peer": True, **options}
+        self.connector.connect(self.qp, local, address, **options)
+        self.connector.complete_connect(self._on_disconnect if handler else None)
+
+    def begin_connect(self, address, **options):
+        """Connect without completing: return while the peer still waits for the third message."""
+        self.connector = self.adapter.create_connector()
+        self.connector._start_connect(self.qp, None, address, timeout=LIMIT, **options)
+
+    def disconnect(self, timeout=LIMIT):
+        self.connector.disconnect(timeout)
+
+    def _on_disconnect(self):
+        with self._disconnected:
+            self.disconnects += 1
+            self._disconnected.notify_all()
+
+    def wait_for_disconnect(self):
+        """Wait until the peer's disconnect was told; return how often it was."""
+        with self._disconnected:
+            assert self._disconnected.wait_for(lambda: self.disconnects, LIMIT)
+            return self.disconnects
+
+    def disconnect_count(self):
+        return self.disconnects
+
+    def close_connector(self):
+        self.connector.close()
+
+    def close_qp(self):
+        self.qp.close()
+
+    # ---- memory -----------------------------------------------------------------------------
+
+    def memory(self, name, nbytes, access=ALL, *, seed=0):
+        """Register an array under a name; return how a peer addresses it, if it may."""
+        array = np.frombuffer(bytearray(pattern(nbytes, seed) if seed else nbytes), np.uint8)
+        region = self.pd.register(array, access)
+        self.regions[name] = region
+        return region.remote() if region.remote_token else None
+
+    def inner(self, outer, name, offset, nbytes, access):
+        """Register a part of named memory under another name."""
+        array = self.regions[outer].array[offset : offset + nbytes]
+        self.regions[name] = self.pd.register(array, access)
+        return self.regions[name].remote()
+
+    def foreign_memory(self, name, nbytes):
+        """Register memory in another protection domain."""
+        with self.adapter.create_pd() as other:
+            self.regions[name] = other.register(np.zeros(nbytes, np.uint8), ALL)
+        return self.regions[name].remote()
+
+    def remote_token(self, name):
+        return self.regions[name].remote_token
+
+    def local(self, spans):
+        return [
+            self.regions[span].segment()
+            if isinstance(span, str)
+            else self.regions[span[0]].segment(span[1], span[2])
+            for span in spans
+        ]
+
+    def content(self, name, offset=0, nbytes=None):
+        array = self.regions[name].array
+        return array[offset : None if nbytes is None else offset + nbytes].tobytes()
+
+    def store(self, name, data, offset=0):
+        self.regions[name].array[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+
+    def deregister(self, name):
+        self.regions[name].deregister()
+
+    # ---- requests ---------------------------------------------------------------------------
+
+    def send(self, *spans, context=None, flags=0):
+        self.qp.send(self.local(spans), context=context, flags=flags)
+
+    def send_and_invalidate(self, token, *spans, context=None, flags=0):
+        self.qp.send_and_invalidate(self.local(spans), token, context=context, flags=flags)
+
+    def receive(self, *spans, context=None):
+        self.qp.receive(self.local(spans), context=context)
+
+    def write(self, remote, *spans, context=None, flags=0):
+        self.qp.write(self.local(spans), remote, context=context, flags=flags)
+
+    def read(self, remote, *spans, context=None, flags=0):
+        self.qp.read(self.local(spans), remote, context=context, flags=flags)
+
+    def flush(self):
+        self.qp.flush()
+
+    # ---- completions ------------------------------------------------------------------------
+
+    def queue(self, name):
+        return {"receive": self.receive_cq, "initiator": self.initiator_cq}[name]
+
+    def completion(self, name="initiator", timeout=LIMIT):
+        """Wait for the next completion of a queue."""
+        queue = self.queue(name)
+        queue.wait(timeout)
+        return queue.poll(1)[0]
+
+    def completions(self, name, count):
+        return [self.completion(name) for _ in range(count)]
+
+    def received(self):
+        return self.completion("receive")
+
+    def waiting(self, name="initiator"):
+        """Everything that a queue holds now."""
+        return self.queue(name).poll(1024)
+
+    def arm(self, name="initiator", kind=nd.Notify.ANY):
+        self.queue(name).fileno()
+        self.queue(name).arm(kind)
+
+    def is_notified(self, name="initiator", timeout=0):
+        return bool(select.select([self.queue(name).fileno()], [], [], timeout)[0])
+
+    # ---- facts ------------------------------------------------------------------------------
+
+    def state(self):
+        return self.qp.state
+
+    def data(self):
+        connector = self.connector or self.incoming
+        data = connector.connection_data
+        return data.private_data, data.inbound_read_limit, data.outbound_read_limit
+
+    def stats(self):
+        return self.adapter.stats()
+
+    def end_connection(self):
+        """Close what has a socket; this does not wait."""
+        for name in ("connector", "incoming", "listener"):
+            if vars(self).get(name) is not None:
+                vars(self)[name].close()
+
+    def close(self):
+        """Close everything by the one call that suffices, and forget it; any number of times."""
+        adapter = vars(self).get("adapter")
+        if adapter is not None and self.owns_adapter:
+            adapter.close()
+        vars(self).clear()

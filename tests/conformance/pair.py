@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connecting two ends, near and far, wherever the far one is."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import ndverbs as nd
+
+from conformance.end import LIMIT, End
+
+
+def join(active, passive_begin, address, *, active_options=None, passive_options=None):
+    """Connect: `passive_begin` starts a call at the passive end and returns its future."""
+    accepted = passive_begin("accept", **(passive_options or {}))
+    active.connect(address, **(active_options or {}))
+    accepted.result(LIMIT)
+
+
+class Pair:
+    """Two connected ends of this process; ``near`` is the active one.
+
+    Parameters
+    ----------
+    provider : str
+        The adapter's name; both ends are of one adapter.
+    is_connected : bool
+        Whether to connect them.
+    active, passive : dict
+        Options of connect and of accept.
+    near, far : dict
+        Options of the ends, which `qp_options` give for both.
+    """
+
+    def __init__(
+        self,
+        provider="soft",
+        *,
+        is_connected=True,
+        active=None,
+        passive=None,
+        near=None,
+        far=None,
+        host="127.0.0.1",
+        **qp_options,
+    ):
+        self.adapter = nd.Adapter.open(provider)
+        self.near = End(adapter=self.adapter, **qp_options, **(near or {}))
+        self.far = End(adapter=self.adapter, **qp_options, **(far or {}))
+        if is_connected:
+            self.connect(host, active, passive)
+
+    def connect(self, host="127.0.0.1", active=None, passive=None):
+        address = self.far.listen(host)
+        with ThreadPoolExecutor(1) as thread:
+
+            def begin(name, **options):
+                return thread.submit(getattr(self.far, name), **options)
+
+            join(
+                self.near, begin, address, active_options=active, passive_options=passive
+            )
+
+    def close(self):
+        """Close the adapter, which suffices, and forget the ends; any number of times."""
+        self.adapter.close()
+        self.near.close()
+        self.far.close()

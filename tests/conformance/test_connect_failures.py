@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connect that fails says why, and leaves nothing behind."""
+
+import os
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import ndverbs as nd
+import pytest
+
+from conformance.end import LIMIT, End
+
+pytestmark = pytest.mark.tsan
+
+
+@pytest.fixture
+def end(provider):
+    made = End(provider)
+    yield made
+    made.close()
+
+
+def failure(end, peer, **options):
+    """Connect, which must fail; return its error."""
+    with end.adapter.create_connector() as connector:
+        with pytest.raises(nd.RdmaError) as caught:
+            connector.connect(end.qp, options.pop("local", None), peer, **options)
+        assert connector.state == "idle"
+    return caught.value
+
+
+@pytest.fixture
+def unused_port():
+    """Give a port that is bound, so that nobody else gets it, and on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
+        port = server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        yield port
+
+
+def test_port_without_listener_is_refused(end, unused_port):
+    error = failure(end, ("127.0.0.1", unused_port))
+
+    assert isinstance(error, ConnectionRefusedError)
+    assert error.status == nd.Status.CONNECTION_REFUSED
+    assert f"127.0.0.1:{unused_port}" in str(error)
+
+
+def test_failed_connect_leaves_connector_and_queue_pair_usable(end, unused_port, provider):
+    connector = end.adapter.create_connector()
+    for _ in range(3):
+        with pytest.raises(ConnectionRefusedError):
+            connector.connect(end.qp, None, ("127.0.0.1", unused_port))
+    assert connector.state == "idle"
+
+    other = End(provider)
+    address = other.listen()
+    with ThreadPoolExecutor(1) as thread:
+        accepted = thread.submit(other.accept)
+        connector.connect(end.qp, None, address, peer_to_peer=True)
+        connector.complete_connect()
+        accepted.result(LIMIT)
+    assert end.qp.state == "connected"
+    other.close()
+
+
+def test_peer_that_never_answers_times_out(end, silent_server):
+    error = failure(end, silent_server.address, timeout=0.2)
+
+    assert isinstance(error, TimeoutError)
+    assert error.status == nd.Status.IO_TIMEOUT
+
+
+def test_attempt_that_timed_out_leaves_no_descriptor(end, silent_server):
+    before = os.listdir("/proc/self/fd")
+
+    for _ in range(3):
+        failure(end, silent_server.address, timeout=0.1)
+        silent_server.drop()  # the peer sees the end of the stream
+    end.adapter.close()
+
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+        bytes(1024),
+        b"MPA ID Req Frame\x40\x02\x00\x04\x00\x10\x00\x10",  # a request is no reply
+    ],
+)
+def test_peer_of_another_protocol_is_named_as_such(end, answering_server, answer):
+    error = failure(end, answering_server(answer), timeout=LIMIT)
+
+    assert error.status == nd.Status.CONNECTION_ABORTED
+    assert "MPA" in str(error)
+
+
+def test_peer_that_closes_without_an_answer_aborts_the_connect(end, answering_server):
+    error = failure(end, answering_server(b""), timeout=LIMIT)
+
+    assert isinstance(error, ConnectionAbortedError | ConnectionResetError)
+
+
+def test_local_address_of_another_host_is_invalid(end, unused_port):
+    # 192.0.2.0/24 is documentation's (RFC 5737): nobody has it.
+    error = failure(end, ("127.0.0.1", unused_port), local=("192.0.2.1", 0))
+
+    assert error.status == nd.Status.INVALID_ADDRESS
+
+
+def test_local_address_in_use_is_a_sharing_violation(end):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        error = failure(end, ("127.0.0.1", 1), local=taken.getsockname())
+
+    assert error.status == nd.Status.SHARING_VIOLATION
+
+
+def test_local_address_of_another_family_is_refused(end, unused_port):
+    error = failure(end, ("127.0.0.1", unused_port), local=("::1", 0))
+
+    assert error.status in (nd.Status.INVALID_ADDRESS, nd.Status.INVALID_PARAMETER)
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "127.0.0.1:70000", "[::1", ("127.0.0.1", -1), ""])
+def test_malformed_peer_address_is_a_value_error(end, peer):
+    assert isinstance(failure(end, peer), ValueError)
+
+
+def test_negative_timeout_is_a_value_error(end, unused_port):
+    assert isinstance(failure(end, ("127.0.0.1", unused_port), timeout=-1), ValueError)
+
+
+def test_closing_the_connector_cancels_its_connect(end, silent_server):
+    connector = end.adapter.create_connector()
+    with ThreadPoolExecutor(1) as thread:
+        connecting = thread.submit(connector.connect, end.qp, None, silent_server.address)
+        silent_server.expect_a_visitor()
+
+        connector.close()
+
+        with pytest.raises(nd.RdmaError) as caught:
+            connecting.result(LIMIT)
+    assert caught.value.status == nd.Status.CANCELLED
+
+
+def test_closing_the_adapter_cancels_a_connect(provider, silent_server):
+    end = End(provider)
+    with ThreadPoolExecutor(1) as thread, ThreadPoolExecutor(1) as thread_of_close:
+        connector = end.adapter.create_connector()
+        connecting = thread.submit(connector.connect, end.qp, None, silent_server.address)
+        silent_server.expect_a_visitor()
+        closing = thread_of_close.submit(end.close)
+        silent_server.let_go()
+        closing.result(LIMIT)
+
+        with pytest.raises(nd.RdmaError) as caught:
+            connecting.result(LIMIT)
+    assert caught.value.status in (nd.Status.CANCELLED, nd.Status.FILE_FORCED_CLOSED)
+
+
+def test_connect_failures_are_counted(end, unused_port):
+    failure(end, ("127.0.0.1", unused_port))
+
+    assert end.stats()["connect_failure"] == 1
+    assert end.stats()["connect"] == 0
+
+
+@pytest.fixture
+def answering_server():
+    """Give a factory of addresses where one TCP peer is answered with fixed bytes."""
+    threads = []
+
+    def make(answer):
+        server = socket.create_server(("127.0.0.1", 0))
+
+        def run():
+            with server:
+                server.settimeout(LIMIT)
+                peer, _ = server.accept()
+            with peer:
+                peer.settimeout(LIMIT)
+                peer.recv(20)
+                peer.sendall(answer)
+                peer.shutdown(socket.SHUT_WR)
+                while peer.recv(4096):
+                    pass
+
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
+        return server.getsockname()
+
+    yield make
+    for thread in threads:
+        thread.join(LIMIT)
+        assert not thread.is_alive()

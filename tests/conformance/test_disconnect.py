@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disconnect, close and loss of the peer: who is told, once, and what becomes of requests."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import ndverbs as nd
+import pytest
+
+from conformance.end import LIMIT, pattern
+
+
+def test_disconnect_ends_when_the_peer_disconnects_too(ends):
+    disconnecting = ends.far.begin("disconnect")
+    assert ends.near.wait_for_disconnect() == 1
+    assert ends.near.connector.state == "connected"
+
+    ends.near.disconnect()
+
+    disconnecting.result(LIMIT)
+    assert ends.near.connector.state == "disconnected"
+    assert ends.near.state() == "error"
+    assert ends.far.state() == "error"
+
+
+def test_disconnect_of_the_active_end_works_the_same(ends):
+    with ThreadPoolExecutor(1) as thread:
+        disconnecting = thread.submit(ends.near.disconnect)
+        assert ends.far.wait_for_disconnect() == 1
+        ends.far.disconnect()
+
+        disconnecting.result(LIMIT)
+
+
+def test_own_disconnect_is_not_told_to_oneself(ends):
+    disconnecting = ends.far.begin("disconnect")
+    ends.near.wait_for_disconnect()
+    ends.near.disconnect()
+    disconnecting.result(LIMIT)
+
+    assert ends.far.disconnect_count() == 0
+    assert ends.near.disconnects == 1
+
+
+def test_simultaneous_disconnects_both_succeed(ends):
+    disconnecting = ends.far.begin("disconnect")
+    try:
+        ends.near.disconnect()
+    except nd.RdmaError as error:
+        # The peer's had ended the connection by then.
+        assert error.status == nd.Status.CONNECTION_INVALID  # noqa: PT017
+    disconnecting.result(LIMIT)
+
+
+def test_disconnect_handler_does_not_flush(ends):
+    ends.near.receive(context=1)
+    disconnecting = ends.far.begin("disconnect")
+    ends.near.wait_for_disconnect()
+
+    assert ends.near.waiting("receive") == []
+
+    ends.near.disconnect()
+    disconnecting.result(LIMIT)
+    done = ends.near.received()
+    assert (done.status, done.request_context) == (nd.Status.CANCELLED, 1)
+
+
+def test_end_without_a_handler_learns_from_flushed_receives(idle_ends):
+    idle_ends.connect(active_options={"handler": False})
+    idle_ends.near.receive(context=1)
+    disconnecting = idle_ends.far.begin("disconnect")
+
+    done = idle_ends.near.received()
+
+    assert (done.status, done.request_context) == (nd.Status.CANCELLED, 1)
+    disconnecting.result(LIMIT)
+
+
+def test_disconnect_flushes_own_requests(ends):
+    for i in range(3):
+        ends.far.receive(context=i)
+    disconnecting = ends.far.begin("disconnect")
+    ends.near.wait_for_disconnect()
+    ends.near.disconnect()
+    disconnecting.result(LIMIT)
+
+    done = ends.far.completions("receive", 3)
+    assert [each.status for each in done] == [nd.Status.CANCELLED] * 3
+    assert [each.request_context for each in done] == [0, 1, 2]
+
+
+def test_disconnect_lets_posted_requests_arrive(ends):
+    size = 5_000_000
+    target = ends.near.memory("target", size)
+    ends.near.receive(context=1)
+    ends.far.memory("source", size, seed=1)
+    ends.far.write(target, "source")
+    ends.far.send()
+
+    disconnecting = ends.far.begin("disconnect")
+
+    assert ends.near.received().status == nd.Status.SUCCESS
+    assert ends.near.content("target") == pattern(size, 1)
+    ends.near.wait_for_disconnect()
+    ends.near.disconnect()
+    disconnecting.result(LIMIT)
+    assert [done.status for done in ends.far.completions("initiator", 2)] == [nd.Status.SUCCESS] * 2
+
+
+def test_disconnect_times_out_when_the_peer_never_answers(ends):
+    ends.far.receive(context=1)
+
+    with pytest.raises(TimeoutError) as caught:
+        ends.far.disconnect(timeout=0.2)
+
+    assert caught.value.status == nd.Status.IO_TIMEOUT
+    assert ends.far.state() == "error"
+    assert ends.far.received().status == nd.Status.CANCELLED
+    assert ends.near.wait_for_disconnect() == 1
+
+
+def test_second_disconnect_is_refused(ends):
+    disconnecting = ends.far.begin("disconnect")
+    ends.near.wait_for_disconnect()
+    ends.near.disconnect()
+    disconnecting.result(LIMIT)
+
+    with pytest.raises(nd.RdmaError) as caught:
+        ends.near.disconnect()
+    assert caught.value.status == nd.Status.CONNECTION_INVALID
+
+
+def test_requests_after_a_disconnect_are_refused(ends):
+    disconnecting = ends.far.begin("disconnect")
+    ends.near.wait_for_disconnect()
+    ends.near.disconnect()
+    disconnecting.result(LIMIT)
+
+    for end in (ends.near, ends.far):
+        with pytest.raises(nd.RdmaError) as caught:
+            end.send()
+        assert caught.value.status == nd.Status.CONNECTION_INVALID
+
+
+def test_closing_the_connector_is_told_to_the_peer_once(ends):
+    ends.near.receive(context=1)
+
+    ends.far.close_connector()
+
+    assert ends.near.wait_for_disconnect() == 1
+    assert ends.near.disconnects == 1
+
+
+def test_closing_the_connector_flushes_own_requests(ends):
+    ends.far.receive(context=1)
+
+    ends.far.close_connector()
+
+    done = ends.far.received()
+    assert (done.status, done.request_context) == (nd.Status.CANCELLED, 1)
+
+
+def test_closing_the_queue_pair_is_told_to_the_peer(ends):
+    ends.far.close_qp()
+
+    assert ends.near.wait_for_disconnect() == 1
+
+
+def test_closing_the_adapter_is_told_to_the_peer(ends):
+    closing = ends.far.begin("close")
+
+    assert ends.near.wait_for_disconnect() == 1
+    ends.near.close()  # the peer lingers until we close, too
+    closing.result(LIMIT)
+
+
+def test_closing_the_connector_ends_the_peers_disconnect(ends):
+    disconnecting = ends.far.begin("disconnect")
+    ends.near.wait_for_disconnect()
+
+    ends.near.connector.close()
+
+    disconnecting.result(LIMIT)
+
+
+def test_last_message_survives_a_close(ends):
+    ends.near.memory("sink", 100)
+    ends.near.receive("sink")
+    ends.far.memory("source", 100, seed=1)
+    ends.far.send("source")
+    assert ends.far.completion().status == nd.Status.SUCCESS
+
+    ends.far.close_connector()
+
+    assert ends.near.received().bytes_transferred == 100
+    assert ends.near.content("sink") == pattern(100, 1)
+
+
+def test_counters_return_to_no_active_connection(ends):
+    assert ends.near.stats()["active_connection"] == 1
+
+    disconnecting = ends.far.begin("disconnect")
+    ends.near.wait_for_disconnect()
+    ends.near.disconnect()
+    disconnecting.result(LIMIT)
+    ends.near.connector.close()
+
+    assert ends.near.stats()["active_connection"] == 0
+
+
+# ---- a peer that dies ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mortal(provider):
+    """Give a near end and a far one in a process of its own, which may be killed."""
+    from conformance.end import End
+    from conformance.far import FarProcess, PeerProcess
+    from conftest import native_objects
+
+    near = End(provider)
+    with PeerProcess() as process:
+        far = FarProcess(process, provider=provider)
+        yield near, far
+        far.abandon()
+    near.close()
+    assert native_objects() == {}
+
+
+def connect(near, far):
+    from conformance.pair import join
+
+    join(near, far.begin, far.listen())
+
+
+def test_death_of_the_peer_is_told_by_the_handler_and_by_completions(mortal):
+    near, far = mortal
+    connect(near, far)
+    near.receive(context=1)
+
+    far.process.kill()
+
+    assert near.wait_for_disconnect() == 1
+
+
+def test_death_of_the_peer_cancels_receives_without_a_handler(mortal):
+    near, far = mortal
+    address = far.listen()
+    accepted = far.begin("accept")
+    near.connect(address, handler=False)
+    accepted.result(LIMIT)
+    near.receive(context=1)
+
+    far.process.kill()
+
+    assert near.completion("receive", 5).status == nd.Status.CANCELLED
+
+
+def test_death_of_the_peer_ends_a_read(mortal):
+    near, far = mortal
+    connect(near, far)
+    target = far.memory("target", 1 << 26)
+    near.memory("sink", 1 << 26)
+    for _ in range(8):
+        near.read(target, "sink")
+
+    far.process.kill()
+
+    done = [near.completion("initiator", 5).status for _ in range(8)]
+    assert done[-1] != nd.Status.SUCCESS
+    assert near.state() == "error"
+
+
+def test_death_of_the_peer_before_it_accepted_ends_the_connect(mortal):
+    near, far = mortal
+    address = far.listen()
+    taken = far.begin("take_request")
+    near.connector = near.adapter.create_connector()
+    operation = near.connector._start_connect(near.qp, None, address, timeout=LIMIT)
+    taken.result(LIMIT)
+
+    far.process.kill()
+
+    with pytest.raises(nd.RdmaError) as caught:
+        operation.wait(5)
+    assert caught.value.status in (nd.Status.CONNECTION_ABORTED, nd.Status.CONNECTION_RESET)
+
+
+def test_death_of_the_peer_before_it_completed_ends_the_accept(mortal):
+    near, far = mortal
+    begun = far.begin("begin_connect", near.listen(), peer_to_peer=True)
+    near.take_request()
+    begun.result(LIMIT)
+    operation = near.incoming._start_accept(near.qp, timeout=LIMIT)
+
+    far.process.kill()
+
+    with pytest.raises(nd.RdmaError) as caught:
+        operation.wait(5)
+    assert caught.value.status == nd.Status.CONNECTION_ABORTED
+
+
+def test_death_of_the_peer_ends_a_disconnect(mortal):
+    near, far = mortal
+    connect(near, far)
+    with ThreadPoolExecutor(1) as thread:
+        disconnecting = thread.submit(near.disconnect)
+        far.wait_for_disconnect()
+
+        far.process.kill()
+
+        error = disconnecting.exception(5)
+    assert error is None or error.status == nd.Status.CONNECTION_RESET

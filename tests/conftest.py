@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: providers, adapters, connected pairs, a peer process, and the leak check."""
+
+import gc
+import sys
+
+import pytest
+
+_FAILED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--providers",
+        default="soft",
+        help="the providers that the conformance suite runs on, with commas in between",
+    )
+
+
+def pytest_generate_tests(metafunc):
+    if "provider" in metafunc.fixturenames:
+        names = metafunc.config.getoption("--providers").split(",")
+        metafunc.parametrize("provider", names, scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed or call.excinfo is not None:
+        item.stash[_FAILED] = True
+    return report
+
+
+def native_objects():
+    """Counts of native objects that exist, without the zeros; collects only when there are any."""
+    native = sys.modules.get("ndverbs._native")
+    if native is None:
+        return {}
+    for attempt in range(3):
+        left = {kind: count for kind, count in native._live_objects().items() if count}
+        if not left or attempt == 2:
+            return left
+        gc.collect()
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _no_native_object_is_left(request):
+    before = native_objects()
+    yield
+    # A failure's traceback keeps what its frames name.
+    if request.node.stash.get(_FAILED, False):
+        return
+    left = {
+        kind: count - before.get(kind, 0)
+        for kind, count in native_objects().items()
+        if count != before.get(kind, 0)
+    }
+    assert not left, f"native objects outlive the test, by kind: {left}"
+
+
+@pytest.fixture
+def adapter(provider):
+    """Open an adapter; it is closed after the test."""
+    import ndverbs as nd
+
+    with nd.Adapter.open(provider) as opened:
+        yield opened
+
+
+@pytest.fixture
+def connect_pair(provider):
+    """Give the factory ``connect_pair(**options) -> Pair``: two connected ends of this process."""
+    from conformance.pair import Pair
+
+    made = []
+
+    def make(**options):
+        made.append(Pair(provider, **options))
+        return made[-1]
+
+    yield make
+    for pair in made:
+        pair.close()
+
+
+@pytest.fixture
+def pair(connect_pair):
+    """Connect two ends of this process, of one adapter and one protection domain each."""
+    return connect_pair()
+
+
+@pytest.fixture(scope="session")
+def peer_process():
+    """Start the long-lived second process; every test makes its own end in it."""
+    from conformance.far import PeerProcess
+
+    with PeerProcess() as process:
+        yield process
