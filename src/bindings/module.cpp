@@ -50,6 +50,7 @@ PYBIND11_MODULE(_native, module) {
     bind_connector(module);
     bind_listener(module);
     bind_adapter(module);
+    bind_bench(module);
     module.def("_live_objects", live_objects, "Count the native objects that exist, by kind.");
     module.attr("__version__") = NDV_VERSION;
     py::module_::import("atexit").attr("register")(py::cpp_function(at_exit));

@@ -19,6 +19,7 @@ void bind_memory(py::module_& module);
 void bind_operation(py::module_& module);
 void bind_connector(py::module_& module);
 void bind_listener(py::module_& module);
+void bind_bench(py::module_& module);
 
 // ProtectionDomain.create_qp, which needs queue pairs.
 void bind_create_qp(py::class_<ProtectionDomain>& domain);

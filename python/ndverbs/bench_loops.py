@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The timed loops of src/bench once more, through the Python calls that users make.
+
+The initiator's loop is Python, and for latency the responder's is, too. What goes over the wire is
+the same, so a C++ loop may be at the other end: a Send without data ends a burst and is answered,
+and the responder of a stream of Sends returns such a Send as a credit for every half window.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ndverbs._native import (
+    CompletionQueue,
+    MemoryRegion,
+    OperationType,
+    QueuePair,
+    Segment,
+    _BenchPlan,
+)
+
+_STALL_LIMIT_S = 10.0
+_MOST_SAMPLES = 1_000_000
+_FEW_RECEIVES = 16
+
+
+class BenchError(Exception):
+    """A benchmark could not be run or did not come to its end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a loop does."""
+
+    is_initiator: bool
+    operation: str
+    measure: str
+    size: int
+    depth: int
+    iterations: int
+    seconds: float
+    warm_up: int
+    sleeps: bool
+
+
+class Session:
+    """One end of a run, made before the connection and run after it."""
+
+    def __init__(
+        self,
+        qp: QueuePair,
+        cq: CompletionQueue,
+        source: MemoryRegion,
+        target: MemoryRegion,
+        remote: tuple[int, int],
+        plan: _BenchPlan,
+        shape: Shape,
+    ) -> None:
+        if shape.measure == "latency" and shape.operation == "write" and shape.sleeps:
+            raise BenchError(
+                "a Write raises no completion at its target, which cannot sleep for it"
+            )
+        self._qp = qp
+        self._cq = cq
+        self._source = source.segment()
+        self._target = target.segment()
+        self._source_view = memoryview(source.array)
+        self._target_view = memoryview(target.array)
+        self._remote = remote
+        self._shape = shape
+        self._posted = self._done = self._received = self._markers = self._replaced = 0
+        self._moved_at = time.monotonic()
+        takes_data = shape.operation == "send" and shape.measure == "latency"
+        self._receive_segments: tuple[()] | Segment = self._target if takes_data else ()
+        for _ in range(_FEW_RECEIVES):
+            qp.receive(self._receive_segments)
+
+    def run(self) -> dict[str, Any]:
+        """Return what was measured, in seconds."""
+        shape = self._shape
+        if not shape.is_initiator:
+            return self._respond_latency()
+        if shape.measure == "latency":
+            return self._initiate_latency()
+        self._burst(shape.warm_up, None)
+        count = shape.iterations or None
+        return self._burst(count, None if count else time.perf_counter() + shape.seconds)
+
+    # ---- what both ends do ----------------------------------------------------------------
+
+    def _post(self) -> None:
+        self._posted += 1
+        if self._shape.operation == "write":
+            self._qp.write(self._source, self._remote)
+        elif self._shape.operation == "read":
+            self._qp.read(self._target, self._remote)
+        else:
+            self._qp.send(self._source)
+
+    def _send_marker(self) -> None:
+        self._posted += 1
+        self._qp.send()
+
+    def _collect(self, may_sleep: bool = True) -> None:
+        results = self._cq.poll()
+        if not results:
+            if self._shape.sleeps and may_sleep:
+                self._cq.wait(_STALL_LIMIT_S)
+            else:
+                self._check_stall()
+            return
+        self._moved_at = time.monotonic()
+        for result in results:
+            if result.status != 0:
+                detail = f" ({result.detail})" if result.detail else ""
+                raise BenchError(f"a request ended with {result.status.name}{detail}")
+            if result.type != OperationType.RECEIVE:
+                self._done += 1
+            elif result.bytes_transferred:
+                self._received += 1
+            else:
+                self._markers += 1
+        while self._replaced < self._received + self._markers:
+            self._qp.receive(self._receive_segments)
+            self._replaced += 1
+
+    def _check_stall(self) -> None:
+        if self._qp.state == "error":
+            raise BenchError("the peer ended the connection")
+        if time.monotonic() - self._moved_at > _STALL_LIMIT_S:
+            raise BenchError(f"nothing moved for {_STALL_LIMIT_S:.0f} s")
+
+    # ---- bandwidth and rate ---------------------------------------------------------------
+
+    def _burst(self, count: int | None, until: float | None) -> dict[str, Any]:
+        pairs = self._shape.measure == "rate" and self._shape.operation != "send"
+        markers = self._markers
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        begin = time.perf_counter()
+        sent = self._pairs(count, until) if pairs else self._stream(count, until)
+        while self._shape.operation == "read" and self._done < self._posted:
+            self._collect()
+        reads_end = time.perf_counter()
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        self._send_marker()
+        is_send = self._shape.operation == "send"
+        credits = sent // max(1, self._shape.depth // 2) if is_send else 0
+        while self._markers < markers + credits + 1:
+            self._collect()
+        end = reads_end if self._shape.operation == "read" else time.perf_counter()
+        return {
+            "operations": sent,
+            "elapsed": end - begin,
+            "user": after.ru_utime - before.ru_utime,
+            "system": after.ru_stime - before.ru_stime,
+        }
+
+    def _stream(self, count: int | None, until: float | None) -> int:
+        """Keep the window full."""
+        depth = self._shape.depth
+        batch = max(1, depth // 2)
+        is_send = self._shape.operation == "send"
+        markers = self._markers
+        sent = 0
+        while sent != count and not (until is not None and time.perf_counter() >= until):
+            room = depth - (self._posted - self._done)
+            if is_send:
+                room = min(room, (self._markers - markers) * batch + 2 * depth - sent)
+            if count is not None:
+                room = min(room, count - sent)
+            for _ in range(room):
+                self._post()
+            sent += max(0, room)
+            self._collect()
+        return sent
+
+    def _pairs(self, count: int | None, until: float | None) -> int:
+        """Call one posting method and poll, over and over: what an operation costs a user."""
+        post: Callable[..., None]
+        if self._shape.operation == "write":
+            post, segment = self._qp.write, self._source
+        else:
+            post, segment = self._qp.read, self._target
+        poll = self._cq.poll
+        remote = self._remote
+        depth = self._shape.depth
+        # A failed completion counts here like any other; the next call to post() raises then.
+        in_flight = self._posted - self._done
+        sent = 0
+        while sent != count:
+            post(segment, remote)
+            sent += 1
+            in_flight += 1 - len(poll())
+            if in_flight >= depth:
+                in_flight = self._drain(in_flight)
+            if until is not None and sent % 64 == 0 and time.perf_counter() >= until:
+                break
+        self._posted += sent
+        self._done = self._posted - in_flight
+        return sent
+
+    def _drain(self, in_flight: int) -> int:
+        self._moved_at = time.monotonic()
+        idle = 0
+        while in_flight >= self._shape.depth:
+            taken = len(self._cq.poll())
+            in_flight -= taken
+            idle = 0 if taken else idle + 1
+            if idle >= 1000:
+                self._check_stall()
+        return in_flight
+
+    # ---- latency --------------------------------------------------------------------------
+
+    def _initiate_latency(self) -> dict[str, Any]:
+        shape = self._shape
+        round_trip = getattr(self, f"_{shape.operation}_round_trip")
+        for i in range(shape.warm_up):
+            round_trip(i)
+        limit = min(shape.iterations or _MOST_SAMPLES, _MOST_SAMPLES)
+        seconds = None if shape.iterations else shape.seconds
+        samples = []
+        begin = before = time.perf_counter()
+        for i in range(limit):
+            round_trip(shape.warm_up + i)
+            after = time.perf_counter()
+            samples.append(after - before)
+            before = after
+            if seconds is not None and after - begin >= seconds:
+                break
+        self._send_marker()
+        while self._markers == 0:
+            self._collect()
+        samples.sort()
+        count = len(samples)
+        return {
+            "operations": count,
+            "elapsed": before - begin,
+            "median": samples[count // 2],
+            "p99": samples[count - 1 - count // 100],
+            "minimum": samples[0],
+        }
+
+    def _send_round_trip(self, _: int) -> None:
+        received = self._received
+        self._post()
+        while self._received == received:
+            self._collect()
+
+    def _read_round_trip(self, _: int) -> None:
+        self._post()
+        while self._done < self._posted:
+            self._collect()
+
+    def _write_round_trip(self, index: int) -> None:
+        # The last byte counts 1 to 255, so it differs from what it was before.
+        last, tag = self._shape.size - 1, 1 + index % 255
+        self._source_view[last] = tag
+        self._post()
+        while self._target_view[last] != tag:
+            self._collect(may_sleep=False)
+        self._moved_at = time.monotonic()
+
+    def _respond_latency(self) -> dict[str, Any]:
+        last = self._shape.size - 1
+        watches = self._shape.operation == "write"
+        answered = 0
+        begin = time.perf_counter()
+        while self._markers == 0:
+            tag = 1 + answered % 255
+            if watches and self._target_view[last] == tag:
+                self._source_view[last] = tag
+                self._moved_at = time.monotonic()
+            elif watches or self._received == answered:
+                self._collect(may_sleep=not watches)
+                continue
+            self._post()
+            answered += 1
+        self._send_marker()
+        return {"operations": answered, "elapsed": time.perf_counter() - begin}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// One end of a benchmark for python/ndverbs/bench.py: a session of the timed loops in src/bench.
+#include <pybind11/chrono.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "bench/bench.hpp"
+#include "bindings/errors.hpp"
+#include "bindings/gil.hpp"
+#include "bindings/memory.hpp"
+#include "bindings/module.hpp"
+#include "bindings/queue_pair.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+class BenchSession {
+public:
+    BenchSession(const QueuePair& qp, const MemoryRegion& source, const MemoryRegion& target,
+                 std::pair<std::uint64_t, std::uint32_t> remote, const bench::Plan& plan)
+        : session_({qp.share(), source.whole(), target.whole(), remote.first, remote.second},
+                   plan) {
+        check_or_raise(session_.prepare());
+    }
+
+    py::dict run() {
+        bool has_raised = false;
+        const bench::Driver::Interrupt is_interrupted = [&has_raised] {
+            const py::gil_scoped_acquire acquired;
+            has_raised = PyErr_CheckSignals() != 0;
+            return has_raised;
+        };
+        std::optional<Expected<bench::Outcome>> outcome;
+        {
+            const Released released;
+            outcome.emplace(session_.run(is_interrupted));
+        }
+        if (has_raised) throw py::error_already_set();
+        return to_dict(value_or_raise(std::move(*outcome)));
+    }
+
+private:
+    static double seconds(bench::Clock::duration duration) {
+        return std::chrono::duration<double>(duration).count();
+    }
+    static py::dict to_dict(const bench::Outcome& outcome) {
+        py::dict out;
+        out["operations"] = outcome.operations;
+        out["elapsed"] = seconds(outcome.elapsed);
+        out["median"] = seconds(outcome.median);
+        out["p99"] = seconds(outcome.p99);
+        out["minimum"] = seconds(outcome.minimum);
+        return out;
+    }
+
+    bench::Session session_;
+};
+
+bench::Plan make_plan(bool is_initiator, bool is_latency, core::OperationType operation,
+                      std::uint32_t size, std::uint32_t depth, std::uint64_t iterations,
+                      double seconds, std::uint64_t warm_up, std::uint32_t signal_every,
+                      bool sleeps) {
+    bench::Plan plan;
+    plan.role = is_initiator ? bench::Role::initiator : bench::Role::responder;
+    plan.measure = is_latency ? bench::Measure::latency : bench::Measure::throughput;
+    plan.operation = operation;
+    plan.size = size;
+    plan.depth = depth;
+    plan.iterations = iterations;
+    plan.duration = std::chrono::duration_cast<bench::Clock::duration>(timeout_duration(seconds));
+    plan.warm_up = warm_up;
+    plan.signal_every = signal_every;
+    plan.sleeps = sleeps;
+    return plan;
+}
+
+}  // namespace
+
+void bind_bench(py::module_& module) {
+    py::class_<bench::Plan>(module, "_BenchPlan", py::is_final(), "What a session does.")
+        .def(py::init(&make_plan), py::kw_only(), py::arg("is_initiator"), py::arg("is_latency"),
+             py::arg("operation"), py::arg("size"), py::arg("depth") = 1, py::arg("iterations") = 0,
+             py::arg("seconds") = 0.0, py::arg("warm_up") = 0, py::arg("signal_every") = 1,
+             py::arg("sleeps") = false)
+        .def_property_readonly("limits", [](const bench::Plan& plan) {
+            const core::QueuePairLimits limits = bench::limits_for(plan);
+            py::dict out;
+            out["receive_queue_depth"] = limits.receive_queue_depth;
+            out["initiator_queue_depth"] = limits.initiator_queue_depth;
+            out["max_receive_sge"] = limits.max_receive_sge;
+            out["max_initiator_sge"] = limits.max_initiator_sge;
+            out["inline_size"] = limits.inline_size;
+            return out;
+        });
+    py::class_<BenchSession>(module, "_BenchSession", py::is_final(),
+                             "One end of a benchmark: made before the connection, run after it.")
+        .def(py::init<const QueuePair&, const MemoryRegion&, const MemoryRegion&,
+                      std::pair<std::uint64_t, std::uint32_t>, const bench::Plan&>(),
+             py::arg("qp"), py::arg("source"), py::arg("target"), py::kw_only(), py::arg("remote"),
+             py::arg("plan"))
+        .def("run", &BenchSession::run, "Return what was measured, in seconds.");
+}
+
+}  // namespace ndv::bindings
