@@ -176,9 +176,16 @@ void Connection::blame_for_terminate(const TerminateBody& body) {
             }
         }
     }
-    const std::uint32_t head = send_queue_.cursor.head_position();
-    if (head != request_next_ || (message_open_ && message_source_ == FrameSource::request)) {
-        blame_request(head, Status::remote_resources);
+    // DDP refuses what carries payload, which a Read Request does not.
+    const bool is_ddp = body.error.layer == static_cast<std::uint8_t>(Layer::ddp);
+    const bool is_open = message_open_ && message_source_ == FrameSource::request;
+    const std::uint32_t end = request_next_ + (is_open ? 1 : 0);
+    for (std::uint32_t i = send_queue_.cursor.head_position(); i != end; ++i) {
+        const SendRequest& request = send_queue_[i];
+        if (request.progress == SendRequest::Progress::done) continue;
+        if (is_ddp && request.kind == RequestKind::read) continue;
+        blame_request(i, Status::remote_resources);
+        return;
     }
 }
 

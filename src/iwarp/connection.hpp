@@ -91,7 +91,7 @@ public:
     // Outputs.
     // Bytes to write next, as at most `max` pieces; frames are built until `budget` bytes wait.
     [[nodiscard]] std::size_t poll_transmit(iovec* out, std::size_t max, std::size_t budget);
-    // Where to read next; 0 pieces: do not read now.
+    // Where to read next; 0 pieces: do not read now. `max` is at least 2.
     [[nodiscard]] std::size_t poll_receive(iovec* out, std::size_t max, std::size_t budget);
     [[nodiscard]] bool poll_completion(StreamCompletion& out);
     void retire(const StreamCompletion& completion);

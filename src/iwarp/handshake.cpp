@@ -61,8 +61,10 @@ std::span<std::byte> Handshake::poll_receive() {
 }
 
 std::span<const std::byte> Handshake::private_data() const {
-    const bool has_data = outcome_ == Outcome::request_received || outcome_ == Outcome::agreed ||
-                          outcome_ == Outcome::refused;
+    // A responder's frame holds its own reply once it has answered.
+    const bool has_data =
+        outcome_ == Outcome::request_received ||
+        (is_initiator_ && (outcome_ == Outcome::agreed || outcome_ == Outcome::refused));
     if (!has_data || phase_ == Phase::sending) return {};
     std::size_t skip = MpaHeader::kSize;
     // siw rejects with S set and no data at all.
@@ -88,6 +90,14 @@ void Handshake::handle_sent(std::size_t size) {
 
 void Handshake::handle_received(std::size_t size) {
     position_ = static_cast<std::uint16_t>(position_ + size);
+    const MpaKind expected = is_initiator_ ? MpaKind::reply : MpaKind::request;
+    const auto received = std::span<const std::byte>(frame_).first(position_);
+    // A stranger with another protocol is known by its first bytes: it may say no more than them.
+    if (phase_ == Phase::receiving_header && !MpaHeader::may_begin(expected, received)) {
+        outcome_ = Outcome::bad_frame;
+        phase_ = Phase::over;
+        return;
+    }
     if (position_ < frame_size_) return;
     if (phase_ == Phase::receiving_header) {
         handle_header();

@@ -39,6 +39,11 @@ MpaParse MpaHeader::parse(std::span<const std::byte, kSize> bytes, MpaHeader& ou
     return out.private_data_length > kMpaMaxPrivateData ? MpaParse::bad_length : MpaParse::ok;
 }
 
+bool MpaHeader::may_begin(MpaKind kind, std::span<const std::byte> bytes) {
+    const std::string_view key = kind == MpaKind::request ? kRequestKey : kReplyKey;
+    return std::memcmp(bytes.data(), key.data(), std::min(bytes.size(), kKeySize)) == 0;
+}
+
 void MpaHeader::emit(std::span<std::byte, kSize> bytes) const {
     const std::string_view key = kind == MpaKind::request ? kRequestKey : kReplyKey;
     std::memcpy(bytes.data(), key.data(), kKeySize);

@@ -32,6 +32,8 @@ struct MpaHeader {
     std::uint16_t private_data_length = 0;  // PD_Length, enhanced data included
 
     [[nodiscard]] static MpaParse parse(std::span<const std::byte, kSize> bytes, MpaHeader& out);
+    // Whether the first bytes of a frame, however few, are those of this kind.
+    [[nodiscard]] static bool may_begin(MpaKind kind, std::span<const std::byte> bytes);
     void emit(std::span<std::byte, kSize> bytes) const;
     friend bool operator==(const MpaHeader&, const MpaHeader&) = default;
 };

@@ -233,6 +233,9 @@ def test_markers_are_refused_with_a_reject_without_m(request_frame, reply):
     [
         (frame(REPLY, 0, 1), "bad_frame"),
         (b"X" * 20, "bad_frame"),
+        (b"X", "bad_frame"),
+        (b"MPA ID Req frame", "bad_frame"),
+        (b"GET / HTTP/1.0\r\n\r\n", "bad_frame"),
         (b"GET / HTTP/1.1\r\nHost: a\r\n", "bad_frame"),
         (frame(REQUEST, S, 2), "bad_frame"),
         (frame(REQUEST, S, 2, b"\0"), "bad_frame"),

@@ -111,9 +111,21 @@ def test_siw_names_a_read_although_it_replaces_msn_and_offset():
     assert statuses[2] == statuses[4] == "cancelled"
 
 
-def test_without_a_name_the_oldest_open_request_is_to_blame():
+def test_a_refused_payload_is_not_blamed_on_reads_which_carry_none():
     solo = busy()
     solo.step(terminate((1, 1, 0)))
+    assert solo.side.outcome() == [
+        ("request", 1, "success"),
+        ("request", 2, "cancelled"),
+        ("request", 3, "cancelled"),
+        ("request", 4, "cancelled"),
+        ("receive", 50, "cancelled"),
+    ]
+
+
+def test_without_a_name_the_oldest_open_request_is_to_blame():
+    solo = busy()
+    solo.step(terminate((0, 1, 0)))
     assert solo.side.outcome() == [
         ("request", 1, "success"),
         ("request", 2, "remote_resources"),

@@ -143,7 +143,7 @@ iwarp::AccessResult DomainMemory::pin(std::uint32_t stag, std::uint64_t to, std:
         result = AccessResult::not_associated;
     } else if ((entry->rights & wanted) == 0) {
         result = AccessResult::denied;
-    } else if (to + length < to) {
+    } else if (length > 0 && to + (length - 1) < to) {
         result = AccessResult::wrap;
     } else if (to < entry->address || length > entry->size ||
                to - entry->address > entry->size - length) {
