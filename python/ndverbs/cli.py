@@ -12,12 +12,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 DEFAULT_ADDRESS = "127.0.0.1:7471"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-class Failed(Exception):
+class CommandError(Exception):
     """What went wrong and what to try, for the user's eyes."""
 
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone, as `head` does: that is no failure to talk about.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Failed, OSError) as error:
+    except (CommandError, OSError) as error:
         print(f"ndverbs: {error}", file=sys.stderr)
         return 1
 
@@ -82,7 +83,8 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-_Commands = argparse._SubParsersAction  # type: ignore[type-arg]  # argparse has no public name
+# argparse has no public name for it.
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_adapter(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from typing import TextIO
 from ndverbs import Adapter, RdmaError
 from ndverbs.address import resolve, split
 from ndverbs.address import text as address_text
-from ndverbs.cli import INTERRUPTED, Failed
+from ndverbs.cli import INTERRUPTED, CommandError
 from ndverbs.copy_client import CONNECT_TIME, copy_file
 from ndverbs.copy_protocol import CopyError, Flags, Reason
 from ndverbs.copy_server import MAX_ACTIVE, SILENCE, Server
@@ -97,8 +97,13 @@ def serve(
     except KeyboardInterrupt:
         _log("stopped")
         return INTERRUPTED
-    except NotADirectoryError:
-        raise Failed(f"{shown(directory)} is not a directory; name one to serve") from None
+    except OSError as error:
+        if isinstance(error, RdmaError):
+            raise
+        raise CommandError(
+            f"{shown(directory)} cannot be served: {error.strerror}; name a directory that can be "
+            "read"
+        ) from error
     finally:
         signal.signal(signal.SIGTERM, previous)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -134,7 +139,7 @@ def cp(
                 connect_timeout=timeout or CONNECT_TIME,
             )
     except CopyError as error:
-        raise Failed(f"{error.text}; {_REMEDIES[error.reason]}") from error
+        raise CommandError(f"{error.text}; {_REMEDIES[error.reason]}") from error
     if not is_quiet:
         what = f" ({array})" if array else ""
         rate = copied.size / copied.seconds / 1e9
@@ -150,7 +155,7 @@ def split_target(target: str) -> tuple[tuple[str, int], str]:
 
     Raises
     ------
-    Failed
+    CommandError
         It has not that form.
     """
     form = "the target is written HOST:PORT:DST, or [v6]:PORT:DST for IPv6"
@@ -158,14 +163,14 @@ def split_target(target: str) -> tuple[tuple[str, int], str]:
     colon = target.find(":", start)
     end = target.find(":", colon + 1)
     if colon < 0 or end < 0:
-        raise Failed(f"{shown(target)} is no target: {form}")
+        raise CommandError(f"{shown(target)} is no target: {form}")
     try:
         address = split(target[:end])
     except RdmaError as error:
-        raise Failed(f"{error}; {form}") from error
+        raise CommandError(f"{error}; {form}") from error
     name = target[end + 1 :]
     if not name:
-        raise Failed(f"{shown(target)} names no file: {form}")
+        raise CommandError(f"{shown(target)} names no file: {form}")
     return address, name
 
 
@@ -204,9 +209,11 @@ class ProgressBar:
         )
 
     def __enter__(self) -> ProgressBar:
+        """Return itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
+        """Clear the line."""
         if self._has_drawn:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

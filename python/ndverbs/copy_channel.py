@@ -104,9 +104,7 @@ class Channel:
     def accept(self, connector: Connector, timeout: float) -> None:
         """Accept what a listener got; raises what `Connector.accept` raises."""
         self._connector = connector
-        connector.accept(
-            self._qp, inbound_read_limit=0, outbound_read_limit=0, timeout=timeout
-        )
+        connector.accept(self._qp, inbound_read_limit=0, outbound_read_limit=0, timeout=timeout)
 
     def register(self, memory: object, access: Access) -> MemoryRegion:
         """Register memory in this channel's own protection domain."""
@@ -211,6 +209,7 @@ class Channel:
             part.close()
 
     def __enter__(self) -> Self:
+        """Return itself."""
         return self
 
     def __exit__(
@@ -219,6 +218,7 @@ class Channel:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Close it."""
         self.close()
 
     def _disconnect(self) -> None:

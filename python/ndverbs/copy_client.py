@@ -144,7 +144,7 @@ class _Transfer:
         self._chunk = max(min(CHUNK, source.size), 1)
         count = max(min(CHUNKS, -(-source.size // self._chunk)), 1)
         buffers = np.empty(count * self._chunk, np.uint8)
-        self._memory = memoryview(buffers)
+        self._memory = buffers.data
         self._region = channel.register(buffers, Access.LOCAL_READ)
         self._free = deque(range(count))
         self._count = count

@@ -91,10 +91,12 @@ class Request:
     flags: Flags = Flags.NONE
 
     def body(self) -> bytes:
+        """Return the fields."""
         return self._FIXED.pack(self.flags, self.size, len(self.name)) + self.name
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
+        """Read and check what `body` returned."""
         flags, size, length = cls._FIXED.unpack_from(body)
         name = body[cls._FIXED.size :]
         if len(name) != length:
@@ -119,10 +121,12 @@ class Window:
     token: int
 
     def body(self) -> bytes:
+        """Return the fields."""
         return self._FIXED.pack(self.offset, self.length, self.address, self.token)
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
+        """Read and check what `body` returned."""
         window = cls(*_exactly(cls._FIXED, body))
         if not 0 < window.length <= MAX_WINDOW:
             raise malformed(f"a window of {window.length} bytes")
@@ -143,10 +147,12 @@ class Wrote:
     crc: int
 
     def body(self) -> bytes:
+        """Return the fields."""
         return self._FIXED.pack(self.offset, self.length, self.crc)
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
+        """Read and check what `body` returned."""
         return cls(*_exactly(cls._FIXED, body))
 
 
@@ -160,10 +166,12 @@ class _Total:
     crc: int
 
     def body(self) -> bytes:
+        """Return the fields."""
         return self._FIXED.pack(self.size, self.crc)
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
+        """Read and check what `body` returned."""
         return cls(*_exactly(cls._FIXED, body))
 
 
@@ -192,11 +200,13 @@ class Failure:
     text: str
 
     def body(self) -> bytes:
+        """Return the fields."""
         data = self.text.encode(errors="replace")[:MAX_TEXT]
         return self._FIXED.pack(self.reason, len(data)) + data
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
+        """Read and check what `body` returned."""
         number, length = cls._FIXED.unpack_from(body)
         data = body[cls._FIXED.size :]
         if len(data) != length or length > MAX_TEXT:

@@ -146,6 +146,7 @@ class Server:
             thread.join(max(deadline - time.monotonic(), 1))
 
     def __enter__(self) -> Self:
+        """Return itself."""
         return self
 
     def __exit__(
@@ -154,6 +155,7 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Close it."""
         self.close()
 
     def _admit(self, connector: Connector) -> None:

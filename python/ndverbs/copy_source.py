@@ -107,6 +107,7 @@ class SourceFile:
         self._fd = -1
 
     def __enter__(self) -> Self:
+        """Return itself."""
         return self
 
     def __exit__(
@@ -115,6 +116,7 @@ class SourceFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Close it."""
         self.close()
 
     def _read_at_most(self, count: int, offset: int) -> bytes:

@@ -185,6 +185,7 @@ class PartialFile:
         self.fd = self._parent = -1
 
     def __enter__(self) -> Self:
+        """Return itself."""
         return self
 
     def __exit__(
@@ -193,6 +194,7 @@ class PartialFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Close it; a file that was not published is gone."""
         self.close()
 
     def _create(self, is_unnamed: bool) -> int:
@@ -263,9 +265,7 @@ class PartialFile:
             name = PARTIAL_PREFIX + secrets.token_hex(8)
             os.link(_proc_path(self.fd), name, dst_dir_fd=self._parent, follow_symlinks=True)
             self._partial_name = name
-        os.rename(
-            self._partial_name, self.name, src_dir_fd=self._parent, dst_dir_fd=self._parent
-        )
+        os.rename(self._partial_name, self.name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
         self._partial_name = None
 
 

@@ -23,7 +23,7 @@ from types import FrameType
 
 from ndverbs import Adapter
 from ndverbs.address import split
-from ndverbs.cli import Failed
+from ndverbs.cli import CommandError
 from ndverbs.copy_client import copy_file
 from ndverbs.copy_protocol import CopyError
 from ndverbs.copy_source import SourceFile
@@ -64,15 +64,13 @@ def run(file: str | None, *, rounds: int, size: int) -> int:
                 rdma, tcp = _copies(opened, source, received, rounds)
             _report(source if file else None, opened.size, rdma, tcp)
     except CopyError as error:
-        raise Failed(f"the demo failed: {error.text}") from error
+        raise CommandError(f"the demo failed: {error.text}") from error
     finally:
         signal.signal(signal.SIGTERM, previous)
     return 0
 
 
-def _copies(
-    opened: SourceFile, source: Path, received: Path, rounds: int
-) -> tuple[_Way, _Way]:
+def _copies(opened: SourceFile, source: Path, received: Path, rounds: int) -> tuple[_Way, _Way]:
     rdma, tcp = _Way("RDMA (ndverbs cp)"), _Way("plain TCP sockets")
     with (
         _receiver("ndverbs", "serve", "127.0.0.1:0", str(received), "--until-eof") as serving,
@@ -114,7 +112,7 @@ def _compare(source: Path, target: Path) -> None:
             # Regular files: a short count is the end.
             count, count_theirs = left.readinto(ours) or 0, right.readinto(theirs) or 0
             if count != count_theirs or ours[:count] != theirs[:count]:
-                raise Failed(
+                raise CommandError(
                     f"the copy {target.name} DIFFERS from {shown(str(source))} within "
                     f"{_BLOCK} bytes from byte {position} on; please report this"
                 )
@@ -128,7 +126,7 @@ def _build(path: Path, size: int) -> Path:
     """Fill `path` with files of this machine, one after the other, until it has `size` bytes."""
     room = max((shutil.disk_usage(path.parent).free - _SPARE) // 2, 0)
     if room < min(size, _SMALLEST):
-        raise Failed("there is no room for the demo; name another place with TMPDIR=/path")
+        raise CommandError("there is no room for the demo; name another place with TMPDIR=/path")
     seen: set[tuple[int, int]] = set()
     left = min(size, room)
     with path.open("wb") as out:
@@ -165,7 +163,7 @@ def _real_files() -> Iterator[Path]:
 def _check_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size + _SPARE:
-        raise Failed(
+        raise CommandError(
             f"the demo needs {size + _SPARE:,} bytes in {folder.parent}, {free:,} are free; "
             "name another place with TMPDIR=/path"
         )
@@ -177,50 +175,68 @@ def _workspace() -> Iterator[Path]:
     try:
         yield Path(folder)
     finally:
-        with _uninterrupted():
+        with _signals_deferred():
             shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _receiver(module: str, *arguments: str) -> Iterator[str]:
     """Run a receiving process; gives its first line. It ends with its standard input."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Ctrl-C reaches us, and we end it: it needs no words of its own about that.
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
+    process: subprocess.Popen[str] | None = None
     try:
+        # A signal between the start of the process and our knowing of it would orphan it.
+        with _signals_deferred():
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                # Ctrl-C reaches us, and we end it: it needs no words of its own about that.
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        assert process.stderr is not None
         line = process.stdout.readline().strip()
         if not line:
-            raise Failed(f"the receiving process did not start: {process.stderr.read().strip()}")
+            raise CommandError(
+                f"the receiving process did not start: {process.stderr.read().strip()}"
+            )
         yield line
     finally:
-        with _uninterrupted():
-            process.stdin.close()
-            try:
-                process.wait(_END_TIME)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
-            process.stderr.close()
+        if process is not None:
+            with _signals_deferred():
+                _end_receiver(process)
+
+
+def _end_receiver(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        process.wait(_END_TIME)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let a clean-up finish that a second Ctrl-C must not leave half done."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _signals_deferred() -> Iterator[None]:
+    """Let what must not stay half done finish before Ctrl-C or SIGTERM counts."""
+    came: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _end(number: int, frame: FrameType | None) -> None:

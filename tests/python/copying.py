@@ -112,9 +112,13 @@ class Process:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str, str]:
-        """Wait for the end; returns exit code, standard output and standard error."""
-        out, err = self.process.communicate(timeout=LIMIT)
-        return self.process.returncode, out, err
+        """Wait for the end; returns exit code, standard output and standard error.
+
+        Its standard input stays open meanwhile: `--until-eof` would see the end of it.
+        """
+        code = self.process.wait(LIMIT)
+        out, err = self.process.communicate()
+        return code, out, err
 
     def __enter__(self) -> Process:
         return self
@@ -137,9 +141,7 @@ class ServeProcess(Process):
 
     def __init__(self, directory: Path, *options: str, address: str = "127.0.0.1:0") -> None:
         directory.mkdir(exist_ok=True)
-        super().__init__(
-            "-m", "ndverbs", "serve", address, str(directory), "--until-eof", *options
-        )
+        super().__init__("-m", "ndverbs", "serve", address, str(directory), "--until-eof", *options)
         line = self.read_line()
         assert line, self.end()
         self.text = line.rpartition(" ")[2]

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from ndverbs.copy_client import CHUNK
 from ndverbs.copy_protocol import CopyError, Reason
 from ndverbs.copy_server import WINDOW, WINDOWS
 from ndverbs.copy_target import PARTIAL_PREFIX
-from python.copying import LIMIT, Process, ServeProcess, content, copy, ndverbs
+from python.copying import Process, ServeProcess, content, copy, ndverbs
 
 # A client that stops where it is told, so that it can be killed there.
 _CLIENT = """
@@ -64,14 +65,6 @@ def sparse(path: Path, size: int) -> Path:
     path.touch()
     os.truncate(path, size)
     return path
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("phase", range(5))
@@ -154,7 +147,7 @@ def test_ctrl_c_ends_the_client_with_130_and_leaves_nothing(served: Path, tmp_pa
         if os.statvfs(served).f_bavail * os.statvfs(served).f_frsize < 17 << 30:
             pytest.skip("needs 17 GiB of disk, unwritten")
         with ndverbs("cp", str(path), f"{server.text}:target") as client:
-            while written_size(server.pid) < WINDOW:
+            while bytes_read(client.pid) < 128 << 20:
                 assert client.process.poll() is None
             client.send_signal(signal.SIGINT)
             code, _, said = client.end()
@@ -166,16 +159,15 @@ def test_ctrl_c_ends_the_client_with_130_and_leaves_nothing(served: Path, tmp_pa
     assert os.listdir(served) == []
 
 
-def written_size(pid: int) -> int:
-    """Bytes that a process has written to pages of files."""
-    with open(f"/proc/{pid}/smaps_rollup") as file:
-        fields = dict(line.split(":", 1) for line in file if ":" in line)
-    return int(fields["Shared_Dirty"].split()[0]) * 1024 + int(
-        fields["Private_Dirty"].split()[0]
-    ) * 1024
+def bytes_read(pid: int) -> int:
+    """Bytes that a process has asked the kernel for; its own start-up needs some 20 MB."""
+    with open(f"/proc/{pid}/io") as file:
+        return int(file.readline().removeprefix("rchar:"))
 
 
-def test_a_file_size_limit_of_the_server_is_told(server: ServeProcess, served: Path, tmp_path: Path):
+def test_a_file_size_limit_of_the_server_is_told(
+    server: ServeProcess, served: Path, tmp_path: Path
+):
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     path = sparse(tmp_path / "source", 2 << 20)
 
@@ -283,4 +275,3 @@ def test_four_processes_copy_at_once(server: ServeProcess, served: Path, tmp_pat
     assert codes == [0, 0, 0, 0]
     assert sorted(os.listdir(served)) == [f"target-{number}" for number in range(4)]
     assert all((served / name).read_bytes() == content(5 * CHUNK) for name in os.listdir(served))
-    assert LIMIT > 0

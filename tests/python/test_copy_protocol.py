@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control messages of a copy: golden bytes, round trips, and strangers' bytes."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ndverbs.copy_protocol import (
     MAX_MESSAGE,
     MAX_NAME,
@@ -33,9 +36,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         st.integers(0, MAX_SIZE),
         st.sampled_from([Flags.NONE, Flags.FORCE, Flags.SYNC, Flags.FORCE | Flags.SYNC]),
     ),
-    st.builds(
-        Window, st.integers(0, 2**62), st.integers(1, 2**30), st.integers(0, 2**63), U32
-    ),
+    st.builds(Window, st.integers(0, 2**62), st.integers(1, 2**30), st.integers(0, 2**63), U32),
     st.builds(Wrote, U64, U64, U32),
     st.builds(Commit, U64, U32),
     st.builds(Done, U64, U32),
@@ -63,6 +64,12 @@ GOLDEN = [
 ]
 
 
+def assert_message_or_error(data: bytes) -> None:
+    """Decode; nothing but a CopyError may come out of strangers' bytes."""
+    with contextlib.suppress(CopyError):
+        assert encode(decode(data))[:4] == b"NDCP"
+
+
 @pytest.mark.parametrize(("message", "text"), GOLDEN, ids=lambda v: type(v).__name__)
 def test_a_message_has_these_bytes(message: Message, text: str):
     assert encode(message) == bytes.fromhex(text)
@@ -79,18 +86,12 @@ def test_a_message_survives_its_bytes(message: Message):
 
 @given(st.binary(max_size=MAX_MESSAGE + 8))
 def test_any_bytes_are_a_message_or_a_copy_error(data: bytes):
-    try:
-        decode(data)
-    except CopyError as error:
-        assert error.reason is Reason.PROTOCOL
+    assert_message_or_error(data)
 
 
 @given(st.integers(0, 7), st.binary(max_size=64))
 def test_any_body_is_a_message_or_a_copy_error(kind: int, body: bytes):
-    try:
-        decode(b"NDCP\x01" + bytes([kind]) + b"\0\0" + body)
-    except CopyError as error:
-        assert error.reason is Reason.PROTOCOL
+    assert_message_or_error(b"NDCP\x01" + bytes([kind]) + b"\0\0" + body)
 
 
 @given(MESSAGES, st.data())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ndverbs.copy_protocol import CopyError, Reason
 from ndverbs.copy_source import SourceFile
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from ndverbs import Adapter
 from ndverbs.copy_client import CHUNK
 from ndverbs.copy_protocol import CopyError, Flags, Reason
@@ -31,8 +32,20 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "size",
-    [0, 1, 4095, 4096, CHUNK - 1, CHUNK, CHUNK + 1, WINDOW - 1, WINDOW, WINDOW + 1]
-    + [WINDOWS * WINDOW, (WINDOWS + 2) * WINDOW + 12345],
+    [
+        0,
+        1,
+        4095,
+        4096,
+        CHUNK - 1,
+        CHUNK,
+        CHUNK + 1,
+        WINDOW - 1,
+        WINDOW,
+        WINDOW + 1,
+        WINDOWS * WINDOW,
+        (WINDOWS + 2) * WINDOW + 12345,
+    ],
 )
 def test_a_copy_equals_its_source(server: Serving, tmp_path: Path, size: int):
     path = tmp_path / "source"
@@ -93,8 +106,21 @@ def test_a_target_that_appears_during_the_copy_is_left_alone(server: Serving, so
 
 @pytest.mark.parametrize(
     "name",
-    ["", "/etc/x", "../x", "a/../../x", "link/x", "folder", "pipe", "dangling", "missing/x", "a\0b"]
-    + ["x" * 256, "x/" * 2000 + "x", PARTIAL_PREFIX + "x"],
+    [
+        "",
+        "/etc/x",
+        "../x",
+        "a/../../x",
+        "link/x",
+        "folder",
+        "pipe",
+        "dangling",
+        "missing/x",
+        "a\0b",
+        "x" * 256,
+        "x/" * 2000 + "x",
+        PARTIAL_PREFIX + "x",
+    ],
     ids=lambda name: repr(name[:12]),
 )
 @pytest.mark.parametrize("flags", [Flags.NONE, Flags.FORCE])
