@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our side of a hostile exchange: a listener, guarded memory, and what it may tell."""
 
-import gc
 import os
 import struct
 import threading
@@ -61,6 +60,25 @@ class Stream:
             peer.open_stream()
             accepting.wait(LIMIT_S)
         return accepting
+
+    def connect(self, listening, **options):
+        """Start to connect to a raw listener; returns the operation and reads the request."""
+        if self.connector is None:
+            self.connector = self.victim.adapter.create_connector()
+        connecting = self.connector._start_connect(
+            self.qp, None, listening.getsockname(), **options
+        )
+        self.peer = RawPeer.accept(listening)
+        self.request = self.peer.receive_mpa()
+        return connecting
+
+    def connected(self, listening, answer, **options):
+        """Connect to a raw listener that gives a good answer."""
+        connecting = self.connect(listening, **options)
+        self.peer.send(answer)
+        connecting.wait(LIMIT_S)
+        self.connector.complete_connect(self.disconnected.set)
+        return self
 
     def post_receives(self, count=1, size=RECEIVE_SIZE):
         for i in range(count):
@@ -168,7 +186,3 @@ class Victim:
 def sink_of(read_request_ulpdu):
     """Sink STag, sink TO, size, source STag, source TO of a Read Request."""
     return struct.unpack(">IQIIQ", read_request_ulpdu[18:46])
-
-
-def collect():
-    gc.collect()
