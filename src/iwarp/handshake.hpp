@@ -60,6 +60,10 @@ public:
     [[nodiscard]] std::span<std::byte> poll_receive();
     [[nodiscard]] Outcome outcome() const { return outcome_; }
     [[nodiscard]] const Agreement& agreement() const { return agreement_; }
+    // Initiator: the peer was told why we end the attempt.
+    [[nodiscard]] bool has_sent_terminate() const {
+        return outcome_ == Outcome::insufficient_ird || outcome_ == Outcome::no_common_rtr;
+    }
     // The peer's, until accept() or reject() overwrites it with ours.
     [[nodiscard]] std::span<const std::byte> private_data() const;
     // Responder, after request_received: the peer's read limits, or 0x3FFF.

@@ -18,6 +18,10 @@
 
 namespace ndv::soft {
 
+// The error of a call that the connector's state does not allow.
+[[nodiscard]] Unexpected wrong_connector_state(const char* call, core::ConnectorState state,
+                                               const char* hint);
+
 class Connector final : public core::Connector, public Member, public StreamObserver {
 public:
     explicit Connector(std::shared_ptr<AdapterParts> parts);

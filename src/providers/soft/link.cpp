@@ -25,6 +25,13 @@ LinkResult result_of(ssize_t moved, bool is_read) {
 
 }  // namespace
 
+int Link::take_error() const {
+    int os_error = 0;
+    socklen_t length = sizeof os_error;
+    static_cast<void>(::getsockopt(descriptor(), SOL_SOCKET, SO_ERROR, &os_error, &length));
+    return os_error;
+}
+
 LinkResult TcpLink::read(const iovec* pieces, std::size_t count) {
     ssize_t moved = 0;
     do {

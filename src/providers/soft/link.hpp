@@ -32,6 +32,8 @@ public:
     [[nodiscard]] virtual LinkResult write(const iovec* pieces, std::size_t count,
                                            bool end_of_record) = 0;
     virtual void shut_write() = 0;
+    // What broke the stream, or 0, for a time when nothing is read or written.
+    [[nodiscard]] int take_error() const;
     [[nodiscard]] virtual int descriptor() const = 0;
 };
 

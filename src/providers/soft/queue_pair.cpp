@@ -232,6 +232,8 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
         is_more = receive_some(budget) || is_more;
         is_more = transmit_some(budget) || is_more;
     }
+    // Whoever polls a cancelled request finds the queue pair in error.
+    if (connection_->is_over()) set_state(core::QueuePairState::error);
     deliver_completions();
     handle_events();
     if (connection_) {
@@ -303,6 +305,11 @@ bool QueuePair::transmit_some(core::Budget budget) {
 }
 
 bool QueuePair::receive_some(core::Budget budget) {
+    if (!connection_->wants_read()) {
+        // A reset shows even so, and would be reported without end.
+        if (const int os_error = link_->take_error()) connection_->handle_link_error(os_error);
+        return false;
+    }
     const std::size_t limit = budget == core::Budget::small ? core::kSmallStep : kLargeStep;
     std::array<iovec, 20> pieces;
     std::size_t moved = 0;
