@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = _parser(sys.argv[1:] if arguments is None else list(arguments))
         run: Callable[[argparse.Namespace], int] = given.run
-        return run(given)
+        code = run(given)
+        sys.stdout.flush()  # here, where a reader that has gone is dealt with
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

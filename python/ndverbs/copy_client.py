@@ -107,10 +107,11 @@ def copy_file(
             channel.peer = f"the server at {address_text(address)}"
             _connect(channel, address, connect_timeout)
             crc = transfer.run(name, flags)
+            seconds = time.perf_counter() - started
             channel.finish()
     except RdmaError as error:
         raise CopyError(Reason.CONNECTION, str(error)) from error
-    return Copied(source.size, time.perf_counter() - started, crc)
+    return Copied(source.size, seconds, crc)
 
 
 def _connect(channel: Channel, address: tuple[str, int], timeout: float) -> None:

@@ -159,19 +159,21 @@ class Server:
         self.close()
 
     def _admit(self, connector: Connector) -> None:
+        peer = _peer_text(connector)
         with self._lock:
-            is_free = len(self._threads) < self._max_active
-            if not is_free and len(self._queue) < self._max_queued:
-                self._queue.append(connector)
-                return
-            if is_free:
+            if len(self._threads) < self._max_active:
                 # A daemon: a disk that hangs must not keep the process.
                 thread = threading.Thread(target=self._work, args=(connector,), daemon=True)
-                self._threads.add(thread)
-        if is_free:
-            thread.start()
-            return
-        self._log(f"{_peer_text(connector)}: turned away, too many connections")
+                # Under the lock, so that it does not end before it is known.
+                with contextlib.suppress(RuntimeError):  # the system has no more threads
+                    thread.start()
+                    self._threads.add(thread)
+                    return
+            elif len(self._queue) < self._max_queued:
+                self._queue.append(connector)
+                self._log(f"{peer}: waits, {self._max_active} connections are being served")
+                return
+        self._log(f"{peer}: turned away, too many connections")
         with contextlib.suppress(RdmaError):
             connector.reject(BUSY)
         connector.close()
@@ -244,7 +246,11 @@ class Server:
 
 
 class _OpenWindow:
-    """A piece of the file, mapped and registered; `offer` is what the client gets to know."""
+    """A piece of the file, mapped and registered; `offer` is what the client gets to know.
+
+    Only somebody who may open the file on this machine, and truncates it meanwhile, can turn an
+    access to the mapping into a SIGBUS; a file without a name cannot be opened by others.
+    """
 
     def __init__(self, channel: Channel, fd: int, offset: int, length: int) -> None:
         self._mapping = mmap.mmap(fd, length, offset=offset)

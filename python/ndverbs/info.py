@@ -43,6 +43,7 @@ def as_text() -> str:
     for adapter in facts["adapters"]:
         lines += ["", f"adapter {adapter.pop('name')}"]
         width = max(len(key) for key in adapter)
+        adapter["adapter_flags"] = hex(adapter["adapter_flags"])
         lines += [f"  {key:{width}}  {_text(value)}" for key, value in adapter.items()]
     lines += ["", *facts["missing"]] if facts["missing"] else []
     return "\n".join(lines)

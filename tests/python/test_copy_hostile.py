@@ -317,36 +317,30 @@ def test_bytes_that_are_no_rdma_at_all_disturb_nobody(server: Serving):
             stranger.sendall(data)
 
 
-def test_more_connections_than_places_are_turned_away(tmp_path: Path, adapter: Adapter):
+def test_more_connections_than_places_wait_and_then_are_turned_away(
+    tmp_path: Path, adapter: Adapter
+):
     with serving(tmp_path / "served", max_active=1, max_queued=1) as server:
         first = Client(adapter, server)
         first.window(10)  # it is being served
-        waiting = Channel(adapter)
-        answer: list[str] = []
-
-        def wait() -> None:
-            try:
-                waiting.connect(server.address, LIMIT)
-                answer.append("accepted")
-            except OSError as error:
-                answer.append(type(error).__name__)
-
-        # Which of the two gets the place in the queue is not for us to say.
-        third = Channel(adapter)
-        thread = threading.Thread(target=wait)
+        second = Channel(adapter)
+        thread = threading.Thread(target=second.connect, args=(server.address, LIMIT))
         thread.start()
-        try:
-            third.connect(server.address, 1)
-            answer.append("accepted")
-        except OSError as error:
-            answer.append(type(error).__name__)
+        assert "waits, 1 connections are being served" in server.next_line()
+
+        third = Channel(adapter)
+        with pytest.raises(ConnectionRefusedError):
+            third.connect(server.address, LIMIT)
+        assert third.was_turned_away()
         assert "turned away, too many connections" in server.next_line()
         first.close()
         thread.join(LIMIT)
-        third.close()
-        waiting.close()
+        second.send(Request(b"target", 0), LIMIT)
+        second.send(Commit(0, 0), LIMIT)
 
-        assert "accepted" in answer or "RdmaConnectionRefusedError" in answer
+        assert second.receive(LIMIT, "in a test") == Done(0, 0)
+        second.close()
+        third.close()
 
 
 def test_a_busy_server_says_so_to_the_user(tmp_path: Path, adapter: Adapter):
