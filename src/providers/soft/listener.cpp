@@ -19,6 +19,49 @@ constexpr Time kRequestTime = std::chrono::seconds(10);
 constexpr Time kOutOfDescriptors = std::chrono::milliseconds(50);
 constexpr int kAcceptBatch = 64;
 
+void set_reuse(int fd, int is_on) {
+    static_cast<void>(::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &is_on, sizeof is_on));
+}
+
+// A paused socket does not listen, and keeps a port only that was asked for by its number; so
+// for port 0 a probe finds the number.
+Expected<base::Descriptor> bound_socket(core::SocketAddress address) {
+    const std::string text = address.text();
+    base::Descriptor probe;
+    while (true) {
+        base::Descriptor socket(
+            ::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+        if (!socket) {
+            return fail(status_of(errno), "listen on " + text + ": no socket",
+                        "raise the limit on open files (ulimit -n)", errno);
+        }
+        const int on = 1;
+        // Lets a restarted server have its port while old connections fade (TIME_WAIT).
+        set_reuse(socket.get(), on);
+        if (address.family() == AF_INET6) {
+            static_cast<void>(
+                ::setsockopt(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on));
+        }
+        if (::bind(socket.get(), address.raw(), address.length) != 0) {
+            return fail(status_of(errno), "listen on " + text + ": bind failed",
+                        errno == EADDRINUSE ? "another program has the port: choose another, or 0"
+                                            : "name an address of this host",
+                        errno);
+        }
+        if (address.port() != 0) return socket;
+        address.set_port(local_address_of(socket.get()).port());
+        probe = std::move(socket);
+    }
+}
+
+// Others cannot take the port of a listening socket, nor, without reuse, that of a paused one.
+bool start_listening(int fd) {
+    set_reuse(fd, 1);
+    const bool is_listening = ::listen(fd, kBacklog) == 0;
+    set_reuse(fd, 0);
+    return is_listening;
+}
+
 }  // namespace
 
 // A stranger between TCP's accept and a whole MPA request.
@@ -99,30 +142,17 @@ Expected<void> Listener::listen(const core::SocketAddress& address) {
         return fail(Status::invalid_device_request,
                     "listen: the listener listens on " + address_->text() + " already");
     }
-    const std::string text = address.text();
-    base::Descriptor socket(
-        ::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    if (!socket) {
-        return fail(status_of(errno), "listen on " + text + ": no socket",
-                    "raise the limit on open files (ulimit -n)", errno);
+    auto socket = bound_socket(address);
+    if (!socket) return Unexpected{socket.error()};
+    if (!start_listening(socket->get())) {
+        return fail(status_of(errno), "listen on " + address.text() + " failed", {}, errno);
     }
-    const int on = 1;
-    // Lets a restarted server have its port while old connections fade (TIME_WAIT).
-    static_cast<void>(::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
-    if (address.family() == AF_INET6) {
-        static_cast<void>(::setsockopt(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on));
-    }
-    if (::bind(socket.get(), address.raw(), address.length) != 0) {
-        return fail(status_of(errno), "listen on " + text + ": bind failed",
-                    errno == EADDRINUSE ? "another program has the port: choose another, or 0"
-                                        : "name an address of this host",
-                    errno);
-    }
-    if (::listen(socket.get(), kBacklog) != 0) {
-        return fail(status_of(errno), "listen on " + text + " failed", {}, errno);
-    }
-    socket_ = std::move(socket);
+    socket_ = std::move(*socket);
     address_ = local_address_of(socket_.get());
+    if (is_paused_) {
+        ::shutdown(socket_.get(), SHUT_RD);
+        return {};
+    }
     const auto self = std::static_pointer_cast<Listener>(shared_from_this());
     if (auto added = parts_->progress->add(self, socket_.get()); !added) {
         socket_.reset();
@@ -166,6 +196,7 @@ void Listener::on_deadline() {
 
 void Listener::admit(base::Descriptor socket) {
     prepare_socket(socket.get(), parts_->options.keepalive_s);
+    set_reuse(socket.get(), 1);  // what the listening socket gave up; see bound_socket()
     const auto self = std::static_pointer_cast<Listener>(shared_from_this());
     const auto incoming =
         std::make_shared<Incoming>(parts_, self, parts_->make_link(std::move(socket)));
@@ -240,11 +271,15 @@ void Listener::control_connect_events(bool pause) {
     if (is_paused_ == pause) return;
     is_paused_ = pause;
     if (!socket_) return;
-    // Linux answers RST while a listening socket is shut for reading, and keeps the port.
+    // Linux answers RST while a listening socket is shut for reading, and keeps the port. Such a
+    // socket always reports a hang-up, so it leaves the set meanwhile.
     if (pause) {
+        parts_->progress->remove(*this, socket_.get());
         ::shutdown(socket_.get(), SHUT_RD);
-    } else if (::listen(socket_.get(), kBacklog) == 0) {
-        parts_->progress->arm(*this);
+    } else if (start_listening(socket_.get())) {
+        // Fails when the adapter is closing, and then this listener is, too.
+        static_cast<void>(parts_->progress->add(
+            std::static_pointer_cast<Listener>(shared_from_this()), socket_.get()));
     }
 }
 
