@@ -202,12 +202,14 @@ bool Connection::poll_completion(StreamCompletion& out) {
     if (head != send_queue_.cursor.published()) {
         const SendRequest& request = send_queue_[head];
         // Reads answered out of the order of earlier sends wait: completions follow posting.
-        if (request.progress == SendRequest::Progress::done) {
+        // Behind a request that failed nothing succeeds, as NDK has it.
+        if (request.progress == SendRequest::Progress::done && !request_failed_) {
             out = {false, head, Status::success, {}};
             return true;
         }
         if (state_ == State::over) {
             out = {false, head, blamed_ == head ? blamed_status_ : Status::cancelled, cause_};
+            request_failed_ = true;
             return true;
         }
     }

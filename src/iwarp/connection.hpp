@@ -270,6 +270,7 @@ private:
     Cause cause_;
     std::optional<std::uint32_t> blamed_;  // the request that failed, not merely flushed
     Status blamed_status_ = Status::cancelled;
+    bool request_failed_ = false;  // a request ended without success: none after it succeeds
     StreamEvents events_;
     StreamCounters counters_;
 };

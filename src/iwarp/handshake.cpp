@@ -237,7 +237,8 @@ bool Handshake::accept(const HandshakeOffer& offer) {
         if (peer_.peer_to_peer) {
             // Exactly one kind is named: iw_cxgb4 insists on it. Nothing offered: propose Write.
             enhanced.peer_to_peer = true;
-            if (peer_.rtr_read) {
+            // A Read needs a slot, which a consumer that serves none would not want to show.
+            if (peer_.rtr_read && (agreement_.ird > 0 || !peer_.rtr_write)) {
                 agreement_.rtr = RtrKind::read;
                 enhanced.rtr_read = true;
                 if (agreement_.ird == 0) agreement_.ird = enhanced.ird = 1;
