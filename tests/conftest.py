@@ -51,6 +51,7 @@ def _no_native_object_is_left(request):
     # A failure's traceback keeps what its frames name.
     if request.node.stash.get(_FAILED, False):
         return
+    request.node.funcargs.clear()  # pytest keeps them a little longer than their fixtures
     left = {
         kind: count - before.get(kind, 0)
         for kind, count in native_objects().items()

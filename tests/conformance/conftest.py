@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The suite's own: the table of deviations, and ends in two threads or two processes."""
 
+import contextlib
 import socket
 
 import pytest
@@ -55,6 +56,16 @@ def setting(request):
 @pytest.fixture
 def make_ends(request, setting, provider):
     """Give the factory ``make_ends(near={}, far={}, **both) -> Ends``, not connected."""
+    yield from _factory_of_ends(request, setting, provider)
+
+
+@pytest.fixture
+def make_process_ends(request, provider):
+    """Give `make_ends` for tests that need a second process."""
+    yield from _factory_of_ends(request, "processes", provider)
+
+
+def _factory_of_ends(request, setting, provider):
     made = []
 
     def make(*, near=None, far=None, **both):
@@ -70,6 +81,22 @@ def make_ends(request, setting, provider):
 
     yield make
     # A side that closes lingers until its peer closes, too: so first all, then each.
+    for end in made:
+        end.end_connection()
+    for end in made:
+        end.close()
+
+
+@pytest.fixture
+def make_end(provider):
+    """Give the factory ``make_end(**options) -> End``, each with an adapter of its own."""
+    made = []
+
+    def make(**options):
+        made.append(End(provider, **options))
+        return made[-1]
+
+    yield make
     for end in made:
         end.end_connection()
     for end in made:
@@ -111,8 +138,9 @@ class SilentServer:
     def let_go(self):
         """Wait until the last visitor has left, and close its connection."""
         visitor = self._visitors.pop()
-        while visitor.recv(4096):
-            pass
+        with contextlib.suppress(ConnectionError):
+            while visitor.recv(4096):
+                pass
         visitor.close()
 
     def drop(self):

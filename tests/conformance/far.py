@@ -106,6 +106,10 @@ class PeerProcess:
             raise error
         return result
 
+    def call_back(self):
+        """End what FUNCTIONS calls busy or asleep."""
+        self._child.send_signal(signal.SIGUSR1)
+
     def kill(self):
         """End it as a crash would: nothing is closed in order."""
         self._child.send_signal(signal.SIGKILL)
@@ -139,15 +143,50 @@ def _spin(end, name, offset, value, limit=LIMIT):
     return True
 
 
-def _busy(_end, seconds):
-    """Hold the GIL in pure Python most of the time, for some seconds."""
+class _CalledBackError(Exception):
+    """Raised by the signal that calls the process back."""
+
+
+class _Absence:
+    """What the main thread of the peer process does instead of serving calls."""
+
+    is_away = False
+    is_called_back = False
+
+    @classmethod
+    def handle_signal(cls, _signal, _frame):
+        cls.is_called_back = True
+        if cls.is_away:
+            raise _CalledBackError
+
+    @classmethod
+    def spend(cls, end, do):
+        """Say in the memory "flag" that it begins; return whether it was called back."""
+        try:
+            cls.is_away = True
+            end.store("flag", b"!")
+            if not cls.is_called_back:
+                do()
+        except _CalledBackError:
+            pass
+        cls.is_away = False
+        was_called_back, cls.is_called_back = cls.is_called_back, False
+        return was_called_back
+
+
+def _busy(end, seconds):
+    """Run pure Python, with the GIL but for its switches."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        sum(range(1000))
+
+    def spin():
+        while time.monotonic() < until:
+            sum(range(1000))
+
+    return _Absence.spend(end, spin)
 
 
-def _asleep(_end, seconds):
-    time.sleep(seconds)
+def _asleep(end, seconds):
+    return _Absence.spend(end, lambda: time.sleep(seconds))
 
 
 def _echo(end, count, name):
@@ -197,4 +236,5 @@ def _check_nothing_is_left():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, _Absence.handle_signal)
     _serve(Connection(int(sys.argv[1])))

@@ -2,6 +2,7 @@
 """Listener: addresses, waiting for requests, pause and resume, close."""
 
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import ndverbs as nd
@@ -13,18 +14,14 @@ pytestmark = pytest.mark.tsan
 
 
 @pytest.fixture
-def end(provider):
-    made = End(provider)
-    yield made
-    made.close()
+def end(make_end):
+    return make_end()
 
 
 @pytest.fixture
-def visitor(provider):
+def visitor(make_end):
     """Give another adapter's end, which connects on a thread of its own."""
-    made = End(provider)
-    yield made
-    made.close()
+    return make_end()
 
 
 @pytest.fixture
@@ -121,8 +118,8 @@ def test_wildcard_address_takes_requests_on_every_address(end, visitor, thread):
     connected.result(LIMIT)
 
 
-def test_requests_are_handed_out_in_their_order(end, provider):
-    visitors = [End(provider) for _ in range(4)]
+def test_requests_are_handed_out_in_their_order(end, make_end):
+    visitors = [make_end() for _ in range(4)]
     address = end.listen()
     with ThreadPoolExecutor(4) as threads:
         calls = []
@@ -133,8 +130,6 @@ def test_requests_are_handed_out_in_their_order(end, provider):
             end.incoming.reject()
         for call in calls:
             assert isinstance(call.exception(LIMIT), ConnectionRefusedError)
-    for visitor in visitors:
-        visitor.close()
 
     assert taken == [b"\0", b"\1", b"\2", b"\3"]
 
@@ -200,26 +195,13 @@ def test_request_that_was_taken_survives_a_pause(end, visitor, thread):
 
 def test_closing_the_listener_rejects_requests_that_nobody_took(end, visitor, thread):
     address = end.listen()
-    arrived = thread.submit(visitor.connect, address)
-    _wait_until_a_request_waits(end)
+    arrival = end.listener._wait_for_arrival()
+    connected = thread.submit(visitor.connect, address)
+    arrival.wait(LIMIT)
 
     end.listener.close()
 
-    assert isinstance(arrived.exception(LIMIT), ConnectionRefusedError)
-
-
-def _wait_until_a_request_waits(end):
-    """Take one request and let it go again with the next: the call after this one finds it."""
-    import asyncio
-
-    async def arrival():
-        operation = end.listener._wait_for_arrival()
-        if end.listener._take() is not None:  # it was there before we looked
-            raise AssertionError("the request came earlier than expected")
-        while not operation.done():
-            await asyncio.sleep(0)
-
-    asyncio.run(arrival())
+    assert isinstance(connected.exception(LIMIT), ConnectionRefusedError)
 
 
 def test_closed_listener_refuses_at_once(end, visitor):
@@ -281,6 +263,17 @@ def test_port_is_free_when_the_listener_and_its_connectors_are_gone(provider):
     with nd.Adapter.open(provider) as adapter, adapter.create_listener() as listener:
         listener.listen(address)
         assert listener.local_address == address
+
+
+def test_paused_listener_costs_nothing(end):
+    end.listen()
+    end.listener.control_connect_events(True)
+    used = time.process_time()
+
+    with pytest.raises(TimeoutError):
+        end.listener.get_connector(0.3)
+
+    assert time.process_time() - used < 0.1
 
 
 def test_stranger_who_says_nothing_disturbs_nobody(end, visitor, thread):

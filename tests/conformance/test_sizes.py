@@ -105,8 +105,8 @@ class Repeated(Sparse):
 
     PERIOD = 1 << 24
 
-    def __init__(self, nbytes):
-        super().__init__(nbytes)
+    def __init__(self, nbytes, behind=0):
+        super().__init__(nbytes + behind)
         descriptor = os.memfd_create("repeated")
         os.ftruncate(descriptor, self.PERIOD)
         libc = ctypes.CDLL(None, use_errno=True)
@@ -124,7 +124,7 @@ class Repeated(Sparse):
 @pytest.mark.parametrize("nbytes", [(1 << 31) - 1, 1 << 31, (1 << 31) + 1])
 def test_one_request_of_2_to_the_31(pair, nbytes):
     period = Repeated.PERIOD
-    source, sink = Repeated(nbytes), Repeated(nbytes + 4096)
+    source, sink = Repeated(nbytes), Repeated(nbytes, behind=4096)
     first, middle = pattern(period, 1), pattern(period, 2)
     source.array[:period] = np.frombuffer(first, np.uint8)
     source.array[period : 2 * period] = np.frombuffer(middle, np.uint8)

@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Callbacks: one thread per adapter, in order, no lock held; exceptions are reported."""
+
+import queue
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import ndverbs as nd
+import pytest
+
+LIMIT = 30
+
+pytestmark = pytest.mark.tsan
+
+
+@pytest.fixture
+def calls():
+    """Give a queue that callbacks put into."""
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def unraisable(monkeypatch):
+    """Give a queue of what reached sys.unraisablehook: type and text."""
+    seen = queue.SimpleQueue()
+    monkeypatch.setattr(
+        sys, "unraisablehook", lambda args: seen.put((args.exc_type, str(args.exc_value)))
+    )
+    return seen
+
+
+def listening(adapter, on_connect):
+    listener = adapter.create_listener(on_connect)
+    listener.listen("127.0.0.1:0")
+    return listener
+
+
+def knock(adapter, listener, **options):
+    """Ask for a connection; return the operation."""
+    pd, cq = adapter.create_pd(), adapter.create_cq(8)
+    connector = adapter.create_connector()
+    qp = pd.create_qp(cq, cq)
+    return connector, qp, connector._start_connect(qp, None, listener.local_address, **options)
+
+
+def test_on_connect_gets_a_connector_that_may_be_rejected_inside(adapter, calls):
+    def on_connect(connector):
+        calls.put(connector.connection_data.private_data)
+        connector.reject(b"no")
+
+    listener = listening(adapter, on_connect)
+    connector, _, operation = knock(adapter, listener, private_data=b"please")
+
+    with pytest.raises(ConnectionRefusedError):
+        operation.wait(LIMIT)
+    assert calls.get(timeout=LIMIT) == b"please"
+    assert connector.connection_data.private_data == b"no"
+
+
+def test_on_connect_may_keep_the_connector_for_later(adapter, calls):
+    listener = listening(adapter, calls.put)
+    connector, _, operation = knock(adapter, listener)
+
+    incoming = calls.get(timeout=LIMIT)
+    assert incoming.state == "incoming"
+    pd, cq = adapter.create_pd(), adapter.create_cq(8)
+    with ThreadPoolExecutor(1) as thread:
+        accepted = thread.submit(incoming.accept, pd.create_qp(cq, cq))
+        operation.wait(LIMIT)
+        connector.complete_connect()
+        accepted.result(LIMIT)
+
+
+def test_connector_that_on_connect_drops_is_rejected(adapter):
+    listener = listening(adapter, lambda connector: None)
+    *_, operation = knock(adapter, listener)
+
+    with pytest.raises(ConnectionRefusedError):
+        operation.wait(LIMIT)
+
+
+def test_callbacks_run_on_one_daemon_thread_of_the_adapter(adapter, calls):
+    listener = listening(adapter, lambda connector: calls.put(threading.current_thread()))
+    threads = set()
+    for _ in range(3):
+        *_, operation = knock(adapter, listener)
+        threads.add(calls.get(timeout=LIMIT))
+        with pytest.raises(ConnectionRefusedError):
+            operation.wait(LIMIT)
+
+    (thread,) = threads
+    assert thread is not threading.main_thread()
+    assert thread.daemon
+    threads.clear()
+    del thread
+
+
+def test_callbacks_run_in_the_order_of_their_events(adapter, calls):
+    listener = listening(adapter, lambda c: calls.put(c.connection_data.private_data))
+    for i in range(20):
+        *_, operation = knock(adapter, listener, private_data=bytes([i]))
+        with pytest.raises(ConnectionRefusedError):
+            operation.wait(LIMIT)
+
+    assert [calls.get(timeout=LIMIT)[0] for _ in range(20)] == [*range(20)]
+
+
+def test_exception_of_a_callback_goes_to_the_unraisable_hook(adapter, calls, unraisable):
+    def on_connect(connector):
+        connector.reject()
+        raise RuntimeError("on purpose")
+
+    listener = listening(adapter, on_connect)
+    for _ in range(2):  # and the next callback still runs
+        *_, operation = knock(adapter, listener)
+        with pytest.raises(ConnectionRefusedError):
+            operation.wait(LIMIT)
+        assert unraisable.get(timeout=LIMIT) == (RuntimeError, "on purpose")
+
+
+def test_callback_may_close_its_own_listener(adapter, calls):
+    def on_connect(connector):
+        listener.close()
+        calls.put(listener.closed)
+
+    listener = listening(adapter, on_connect)
+    *_, operation = knock(adapter, listener)
+
+    assert calls.get(timeout=LIMIT) is True
+    with pytest.raises(ConnectionRefusedError):
+        operation.wait(LIMIT)
+
+
+def test_callback_may_close_its_own_connector(connect_pair, calls):
+    pair = connect_pair(is_connected=False)
+
+    def on_disconnect():
+        pair.near.connector.close()
+        pair.near.qp.close()
+        calls.put("closed")
+
+    pair.near._on_disconnect = on_disconnect
+    pair.connect()
+    pair.far.connector.close()
+
+    assert calls.get(timeout=LIMIT) == "closed"
+
+
+def test_callback_may_post_and_poll(connect_pair, calls):
+    pair = connect_pair(is_connected=False)
+    pair.near.receive(context=1)
+
+    def on_disconnect():
+        pair.near.receive(context=2)
+        pair.near.flush()
+        calls.put([done.request_context for done in pair.near.completions("receive", 2)])
+
+    pair.near._on_disconnect = on_disconnect
+    pair.connect()
+    pair.far.connector.close()
+
+    assert calls.get(timeout=LIMIT) == [1, 2]
+
+
+def test_closing_the_adapter_in_a_callback_raises(adapter, calls):
+    def on_connect(connector):
+        connector.reject()
+        try:
+            adapter.close()
+        except nd.RdmaError as error:
+            calls.put((error.status, str(error)))
+
+    listener = listening(adapter, on_connect)
+    *_, operation = knock(adapter, listener)
+
+    with pytest.raises(ConnectionRefusedError):
+        operation.wait(LIMIT)
+    status, text = calls.get(timeout=LIMIT)
+    assert status == nd.Status.INVALID_DEVICE_STATE
+    assert "callback" in text
+    assert not adapter.closed
+
+
+def test_closing_another_adapter_in_a_callback_is_fine(adapter, provider, calls):
+    other = nd.Adapter.open(provider)
+
+    def on_connect(connector):
+        connector.reject()
+        other.close()
+        calls.put(other.closed)
+
+    listener = listening(adapter, on_connect)
+    *_, operation = knock(adapter, listener)
+
+    with pytest.raises(ConnectionRefusedError):
+        operation.wait(LIMIT)
+    assert calls.get(timeout=LIMIT) is True
+
+
+def test_adapter_close_waits_for_the_callback_that_runs(provider, calls):
+    adapter = nd.Adapter.open(provider)
+    entered, leave = threading.Event(), threading.Event()
+
+    def on_connect(connector):
+        connector.reject()
+        entered.set()
+        assert leave.wait(LIMIT)
+        calls.put("left")
+
+    listener = listening(adapter, on_connect)
+    *rest, operation = knock(adapter, listener)
+    with pytest.raises(ConnectionRefusedError):
+        operation.wait(LIMIT)
+    assert entered.wait(LIMIT)
+    with ThreadPoolExecutor(1) as thread:
+        closing = thread.submit(adapter.close)
+        assert calls.empty()
+        leave.set()
+        closing.result(LIMIT)
+
+    assert calls.get_nowait() == "left"
+
+
+def test_no_callback_begins_after_adapter_close(provider, calls):
+    adapter = nd.Adapter.open(provider)
+    listener = listening(adapter, calls.put)
+    operations = [knock(adapter, listener) for _ in range(5)]
+
+    adapter.close()
+    seen = 0
+    while not calls.empty():
+        calls.get().close()
+        seen += 1
+
+    assert seen <= 5
+    for *_, operation in operations:
+        with pytest.raises(nd.RdmaError):
+            operation.wait(LIMIT)
+    assert calls.empty()
+
+
+def test_no_lock_is_held_in_a_callback(adapter, calls):
+    # While the callback waits, every other call works.
+    entered, leave = threading.Event(), threading.Event()
+
+    def on_connect(connector):
+        entered.set()
+        assert leave.wait(LIMIT)
+        connector.reject()
+        calls.put("left")
+
+    listener = listening(adapter, on_connect)
+    *_, operation = knock(adapter, listener)
+    assert entered.wait(LIMIT)
+
+    listener.control_connect_events(True)
+    listener.control_connect_events(False)
+    assert adapter.stats()["connect"] == 0
+    with adapter.create_pd() as pd, adapter.create_cq(4) as cq, pd.create_qp(cq, cq) as qp:
+        qp.receive()
+        qp.flush()
+        assert len(cq.poll()) == 1
+
+    leave.set()
+    with pytest.raises(ConnectionRefusedError):
+        operation.wait(LIMIT)
+    assert calls.get(timeout=LIMIT) == "left"
+
+
+def test_done_callback_of_an_operation_gets_the_operation(adapter, calls):
+    listener = adapter.create_listener()
+    listener.listen("127.0.0.1:0")
+    *_, operation = knock(adapter, listener)
+    operation.add_done_callback(calls.put)
+
+    listener.get_connector(LIMIT).reject()
+
+    assert calls.get(timeout=LIMIT) is operation
+    with pytest.raises(ConnectionRefusedError):
+        operation.result()
+
+
+def test_adapter_that_is_dropped_in_a_callback_is_closed_elsewhere(provider, calls):
+    # The last reference goes on the callback thread, which the barrier would wait for.
+    adapter = nd.Adapter.open(provider)
+    held = {"adapter": adapter}
+
+    def on_connect(connector):
+        connector.reject()
+        held.clear()
+        calls.put("dropped")
+
+    held["listener"] = listening(adapter, on_connect)
+    held["knock"] = knock(adapter, held["listener"])
+    operation = held["knock"][2]
+    del adapter
+
+    assert calls.get(timeout=LIMIT) == "dropped"
+    with pytest.raises(nd.RdmaError):
+        operation.wait(LIMIT)
+    del operation
+    _wait_until_nothing_is_left()
+
+
+def _wait_until_nothing_is_left():
+    from conftest import native_objects
+
+    turn = threading.Event()
+    for _ in range(1000):
+        if not native_objects():
+            return
+        turn.wait(0.01)
+    raise AssertionError(native_objects())
+
+
+def test_on_disconnect_is_called_without_arguments_and_once(connect_pair, calls):
+    pair = connect_pair(is_connected=False)
+    pair.near._on_disconnect = lambda *args: calls.put(args)
+    pair.connect()
+
+    pair.far.connector.close()
+    assert calls.get(timeout=LIMIT) == ()
+    pair.far.qp.close()
+    pair.near.connector.disconnect(LIMIT)
+    pair.adapter.close()
+
+    assert calls.empty()
+
+
+def test_callback_is_released_when_its_connection_ends(connect_pair):
+    import gc
+    import weakref
+
+    class Handler:
+        def __call__(self):
+            pass
+
+    pair = connect_pair(is_connected=False)
+    handler = pair.near._on_disconnect = Handler()
+    reference = weakref.ref(handler)
+    pair.connect()
+    del handler, pair.near._on_disconnect
+    gc.collect()
+    assert reference() is not None
+
+    pair.near.connector.close()
+
+    gc.collect()
+    assert reference() is None

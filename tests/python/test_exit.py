@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interpreter ends in any state: exit code 0, nothing on stderr, the last message arrives."""
+
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+LIMIT = 60
+
+PROLOGUE = """
+import sys, threading
+import ndverbs as nd
+
+class End:
+    def __init__(self, adapter=None):
+        self.adapter = adapter or nd.Adapter.open("soft")
+        self.pd = self.adapter.create_pd()
+        self.cq = self.adapter.create_cq(64)
+        self.qp = self.pd.create_qp(self.cq, self.cq)
+        self.buffer = bytearray(1 << 20)
+        self.region = self.pd.register(self.buffer, nd.Access.REMOTE_WRITE | nd.Access.REMOTE_READ)
+        self.listener = self.adapter.create_listener()
+        self.listener.listen("127.0.0.1:0")
+
+def ends():
+    near = End()
+    return near, End(near.adapter)
+
+def join(near, far, on_disconnect=None):
+    def accept():
+        far.connector = far.listener.get_connector(30)
+        far.connector.accept(far.qp, on_disconnect=on_disconnect)
+    thread = threading.Thread(target=accept)
+    thread.start()
+    near.connector = near.adapter.create_connector()
+    near.connector.connect(near.qp, None, far.listener.local_address, peer_to_peer=True)
+    near.connector.complete_connect(on_disconnect)
+    thread.join()
+
+class Silent:
+    def __init__(self):
+        import socket
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.address = self.server.getsockname()
+"""
+
+STATES = {
+    "imported": "",
+    "adapter": "adapter = nd.Adapter.open('soft')",
+    "objects": "end = End()",
+    "objects in a cycle": "end = End(); end.itself = end",
+    "objects in a module": "import types; sys.modules['kept'] = types.ModuleType('kept'); "
+    "sys.modules['kept'].end = End()",
+    "objects in a builtin": "import builtins; builtins.kept = End()",
+    "connected": "near, far = ends(); join(near, far)",
+    "connected with a handler": "near, far = ends(); join(near, far, lambda: None)",
+    "two adapters": "near, far = End(), End(); join(near, far)",
+    "two adapters, the far one first": "far, near = End(), End(); join(near, far)",
+    "requests pending": """
+        near, far = ends()
+        join(near, far)
+        for i in range(8):
+            near.qp.receive(near.region, context=object())
+            near.qp.read(near.region, far.region.remote(), context=object())
+            near.qp.send(near.region, context=[near])
+    """,
+    "completions unpolled": """
+        near, far = ends()
+        join(near, far)
+        far.qp.receive(context=object())
+        near.qp.send(context=object())
+        near.cq.wait(30)
+        far.cq.wait(30)
+    """,
+    "silent requests": """
+        near, far = ends()
+        join(near, far)
+        for i in range(20):
+            near.qp.write(near.region, far.region.remote(), context=object(),
+                          flags=nd.Flag.SILENT_SUCCESS)
+    """,
+    "connect under way": """
+        end, silent = End(), Silent()
+        connector = end.adapter.create_connector()
+        operation = connector._start_connect(end.qp, None, silent.address)
+    """,
+    "connect under way with a callback": """
+        end, silent = End(), Silent()
+        connector = end.adapter.create_connector()
+        operation = connector._start_connect(end.qp, None, silent.address)
+        operation.add_done_callback(lambda operation: None)
+    """,
+    "request waiting at a listener": """
+        end, visitor = ends()
+        connector = visitor.adapter.create_connector()
+        operation = connector._start_connect(visitor.qp, None, end.listener.local_address)
+        incoming = end.listener.get_connector(30)
+    """,
+    "accept under way": """
+        end, visitor = ends()
+        connector = visitor.adapter.create_connector()
+        operation = connector._start_connect(visitor.qp, None, end.listener.local_address,
+                                             peer_to_peer=True)
+        incoming = end.listener.get_connector(30)
+        accepting = incoming._start_accept(end.qp)
+    """,
+    "disconnect under way": """
+        near, far = ends()
+        join(near, far, lambda: None)
+        operation = near.connector._start_disconnect(5)
+    """,
+    "daemon thread in cq.wait": """
+        end = End()
+        threading.Thread(target=end.cq.wait, daemon=True).start()
+    """,
+    "daemon thread in get_connector": """
+        end = End()
+        threading.Thread(target=end.listener.get_connector, daemon=True).start()
+    """,
+    "daemon thread in connect": """
+        end, silent = End(), Silent()
+        connector = end.adapter.create_connector()
+        threading.Thread(target=connector.connect, args=(end.qp, None, silent.address),
+                         daemon=True).start()
+        silent.server.accept()
+    """,
+    "daemon thread that polls": """
+        near, far = ends()
+        join(near, far)
+        def poll():
+            try:
+                while True:
+                    near.cq.poll()
+            except nd.ClosedError:  # the interpreter's end closes adapters
+                pass
+        threading.Thread(target=poll, daemon=True).start()
+    """,
+    "daemon thread that sends": """
+        near, far = ends()
+        join(near, far)
+        def send():
+            try:
+                while True:
+                    try:
+                        near.qp.write(near.region, far.region.remote(), flags=1)
+                    except nd.ClosedError:
+                        raise
+                    except nd.RdmaError:
+                        near.cq.poll()
+            except nd.ClosedError:  # the interpreter's end closes adapters
+                pass
+        threading.Thread(target=send, daemon=True).start()
+    """,
+    "callback under way": """
+        entered = threading.Event()
+        def on_connect(connector):
+            entered.set()
+            connector.reject()
+        end = End()
+        listener = end.adapter.create_listener(on_connect)
+        listener.listen("127.0.0.1:0")
+        connector = end.adapter.create_connector()
+        operation = connector._start_connect(end.qp, None, listener.local_address)
+        entered.wait(30)
+    """,
+    "handler that closes things at the end": """
+        near, far = ends()
+        join(near, far, lambda: (near.qp.close(), far.qp.close()))
+        far.connector.close()
+    """,
+    "loop that still waits": """
+        import asyncio
+        end = End()
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(end.cq.wait_async())
+        loop.run_until_complete(asyncio.sleep(0))
+        task.cancel()
+        try:
+            loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            pass
+        loop.close()
+    """,
+    "adapter closed": "near, far = ends(); join(near, far); near.adapter.close()",
+    "exit handler of the program uses objects": """
+        import atexit
+        near, far = ends()
+        join(near, far)
+        @atexit.register
+        def last():
+            far.qp.receive(context=1)
+            near.qp.send()
+            far.cq.wait(30)
+            assert far.cq.poll()[0].request_context == 1
+    """,
+    "destructors use objects": """
+        class Owner:
+            def __init__(self):
+                self.near, self.far = ends()
+                join(self.near, self.far)
+            def __del__(self):
+                try:
+                    self.near.qp.send()
+                except OSError as error:  # RdmaError; the name nd may be gone
+                    assert "closed" in str(error)
+                self.near.cq.close()
+                self.near.adapter.close()
+        owner = Owner()
+    """,
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_interpreter_ends_quietly(state):
+    program = PROLOGUE + textwrap.dedent(STATES[state])
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT
+    )
+
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_exception_ends_the_program_with_its_traceback_only():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            PROLOGUE + "near, far = ends()\njoin(near, far)\nraise SystemExit('on purpose')",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+
+    assert done.stderr == "on purpose\n"
+    assert done.returncode == 1
+
+
+def test_last_message_of_a_program_arrives(adapter):
+    # The program ends when its send has completed: the bytes are the kernel's then, not the peer's.
+    size = 1 << 20
+    listener = adapter.create_listener()
+    listener.listen("127.0.0.1:0")
+    pd, cq = adapter.create_pd(), adapter.create_cq(8)
+    qp = pd.create_qp(cq, cq)
+    buffer = bytearray(size)
+    qp.receive(pd.register(buffer))
+    program = PROLOGUE + textwrap.dedent(f"""
+        end = End()
+        end.buffer[:] = b"m" * {size}
+        connector = end.adapter.create_connector()
+        connector.connect(end.qp, None, ("127.0.0.1", {listener.local_address[1]}),
+                          peer_to_peer=True)
+        connector.complete_connect()
+        end.qp.send(end.region)
+        end.cq.wait(30)
+    """)
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as child:
+        connector = listener.get_connector(LIMIT)
+        connector.accept(qp)
+        cq.wait(LIMIT)
+        assert cq.poll()[0].bytes_transferred == size
+        connector.close()
+        _, errors = child.communicate(timeout=LIMIT)
+
+    assert buffer == b"m" * size
+    assert errors == b""
+    assert child.returncode == 0
+
+
+def test_program_with_a_connection_ends_without_lingering_for_nothing():
+    # Both ends are in the program: nobody is waited for.
+    begun = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-c", PROLOGUE + "near, far = ends()\njoin(near, far)"],
+        check=True,
+        timeout=LIMIT,
+    )
+    idle = time.monotonic() - begun
+    begun = time.monotonic()
+    subprocess.run([sys.executable, "-c", PROLOGUE], check=True, timeout=LIMIT)
+
+    # A lingering connection waits 5 s for its peer.
+    assert idle - (time.monotonic() - begun) < 4

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""After a fork the child has clear errors and no descriptors; the parent goes on as before."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+LIMIT = 60
+
+# Two adapters of one process, connected; `far` watches what becomes of `near` and its process.
+PROLOGUE = """
+import os, sys, threading
+import ndverbs as nd
+
+class End:
+    def __init__(self):
+        self.adapter = nd.Adapter.open("soft")
+        self.pd = self.adapter.create_pd()
+        self.cq = self.adapter.create_cq(64)
+        self.qp = self.pd.create_qp(self.cq, self.cq)
+        self.buffer = bytearray(64)
+        self.region = self.pd.register(self.buffer, nd.Access.REMOTE_WRITE | nd.Access.REMOTE_READ)
+        self.listener = self.adapter.create_listener()
+        self.listener.listen("127.0.0.1:0")
+
+def join(near, far, on_disconnect=None):
+    def accept():
+        far.connector = far.listener.get_connector(30)
+        far.connector.accept(far.qp, on_disconnect=on_disconnect)
+    thread = threading.Thread(target=accept)
+    thread.start()
+    near.connector = near.adapter.create_connector()
+    near.connector.connect(near.qp, None, far.listener.local_address, peer_to_peer=True)
+    near.connector.complete_connect()
+    thread.join()
+
+def message(near, far):
+    far.qp.receive(far.region, context=1)
+    near.qp.send(b"hello", flags=nd.Flag.INLINE)
+    for cq in (far.cq, near.cq):
+        cq.wait(30)
+        (done,) = cq.poll()
+        assert done.status == nd.Status.SUCCESS
+    assert far.buffer[:5] == b"hello"
+
+def in_child(work):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, status
+
+near, far = End(), End()
+join(near, far)
+"""
+
+EPILOGUE = """
+for end in (near, far):
+    end.connector.close()
+near.adapter.close()
+far.adapter.close()
+print("done")
+"""
+
+
+def run(body, *, epilogue=EPILOGUE):
+    program = PROLOGUE + textwrap.dedent(body) + epilogue
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT
+    )
+    assert done.stderr == ""
+    assert done.stdout == "done\n"
+    assert done.returncode == 0
+
+
+USES = {
+    "adapter": "near.adapter.create_pd()",
+    "adapter.stats": "near.adapter.stats()",
+    "create_cq": "near.adapter.create_cq(8)",
+    "pd": "near.pd.register(bytearray(1))",
+    "poll": "near.cq.poll()",
+    "wait": "near.cq.wait(1)",
+    "arm": "near.cq.arm()",
+    "fileno": "near.cq.fileno()",
+    "send": "near.qp.send()",
+    "receive": "near.qp.receive(near.region)",
+    "write": "near.qp.write(near.region, (1, 1))",
+    "flush": "near.qp.flush()",
+    "disconnect": "near.connector.disconnect()",
+    "connector": "near.connector.connection_data",
+    "listener": "near.listener.get_connector(1)",
+    "region": "near.region.local_token",
+    "deregister": "near.region.deregister()",
+}
+
+
+def test_every_use_in_the_child_says_that_the_object_belongs_to_the_parent():
+    uses = "\n".join(f"        lambda: {use}," for use in USES.values())
+    run(f"""
+def work():
+    for use in (
+{uses}
+    ):
+        try:
+            use()
+        except nd.RdmaError as error:
+            assert error.status == nd.Status.INVALID_DEVICE_STATE, error
+            assert str(os.getppid()) in str(error), error
+            assert "fork" in str(error), error
+        else:
+            raise AssertionError("it worked")
+
+message(near, far)
+in_child(work)
+message(near, far)
+""")
+
+
+def test_connection_of_the_parent_survives_a_child_that_exits_in_order():
+    run("""
+    def work():
+        for end in (near, far):
+            for name in ("connector", "qp", "cq", "region", "pd", "listener", "adapter"):
+                getattr(end, name).close()
+
+    for _ in range(3):
+        message(near, far)
+        in_child(work)
+        message(far, near)
+    """)
+
+
+def test_child_may_collect_the_parents_objects():
+    run("""
+    import gc
+
+    def work():
+        global near, far
+        del near, far
+        gc.collect()
+
+    in_child(work)
+    message(near, far)
+    """)
+
+
+def test_child_has_none_of_the_parents_sockets():
+    run("""
+    def sockets():
+        found = set()
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                found.add(os.readlink("/proc/self/fd/" + name))
+            except OSError:
+                pass
+        return {name for name in found if name.startswith(("socket:", "anon_inode:"))}
+
+    def work():
+        assert sockets() == set(), sockets()
+
+    assert sockets()
+    in_child(work)
+    message(near, far)
+    """)
+
+
+def test_child_may_open_an_adapter_of_its_own():
+    run("""
+    def work():
+        one, other = End(), End()
+        join(one, other)
+        message(one, other)
+        for end in (one, other):
+            end.connector.close()
+        one.adapter.close()
+        other.adapter.close()
+
+    in_child(work)
+    message(near, far)
+    """)
+
+
+def test_child_exits_through_the_interpreters_end_without_a_word():
+    run(
+        """
+    pid = os.fork()
+    if pid == 0:
+        sys.exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, status
+    message(near, far)
+    """
+    )
+
+
+def test_fork_while_other_threads_are_busy():
+    run("""
+    stop = threading.Event()
+    def chat():
+        while not stop.is_set():
+            message(near, far)
+    thread = threading.Thread(target=chat)
+    thread.start()
+    for _ in range(10):
+        in_child(lambda: near.region.closed)
+    stop.set()
+    thread.join()
+    """)
+
+
+@pytest.mark.parametrize("how", ["exit", "kill"])
+def test_peer_notices_the_parents_death_although_the_child_lives(how):
+    # This process watches; the parent below forks a child that goes on, and dies.
+    run(
+        f"""
+    import signal
+    told = threading.Event()
+    read_end, write_end = os.pipe()
+    keep_read, keep_write = os.pipe()
+    watcher = End()
+    sys.stdout.flush()
+    port = watcher.listener.local_address
+    pid = os.fork()
+    if pid == 0:
+        # The parent of the grandchild: a process with a connection of its own.
+        mine = End()
+        mine.connector = mine.adapter.create_connector()
+        mine.connector.connect(mine.qp, None, port, peer_to_peer=True)
+        mine.connector.complete_connect()
+        if os.fork() == 0:
+            os.close(write_end)
+            os.close(keep_write)
+            os.read(keep_read, 1)  # until the test is over
+            os._exit(0)
+        os.write(write_end, b"!")
+        if "{how}" == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(0)
+    watcher.connector = watcher.listener.get_connector(30)
+    watcher.connector.accept(watcher.qp, on_disconnect=told.set)
+    assert os.read(read_end, 1) == b"!"
+    os.waitpid(pid, 0)
+    assert told.wait(5)
+    os.close(keep_write)
+    watcher.connector.close()
+    watcher.adapter.close()
+    """
+    )
