@@ -308,15 +308,21 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "rmem_max": _number("/proc/sys/net/core/rmem_max"),
         "wmem_max": _number("/proc/sys/net/core/wmem_max"),
+        "congestion_control": _text("/proc/sys/net/ipv4/tcp_congestion_control"),
         "load": os.getloadavg()[0],
     }
 
 
-def _number(path: str) -> int | None:
+def _text(path: str) -> str | None:
     try:
-        return int(Path(path).read_text())
-    except (OSError, ValueError):  # not there in every network namespace
+        return Path(path).read_text().strip()
+    except OSError:  # not there in every network namespace
         return None
+
+
+def _number(path: str) -> int | None:
+    text = _text(path)
+    return int(text) if text else None
 
 
 def _first_match(path: str, key: str) -> str | None:
