@@ -26,6 +26,7 @@ struct Adapter {
 
 std::unique_ptr<Adapter> open(const std::string& name, double keepalive,
                               const std::optional<std::string>& capture) {
+    prepare_errors();
     core::AdapterOptions options;
     options.keepalive_s = keepalive;
     options.capture_path = capture.value_or("");
@@ -166,6 +167,7 @@ void bind_adapter(py::module_& module) {
             "stats", [](const Adapter& self) { return self.state->get()->stats(); },
             "Return counters by name.")
         .def("__repr__", [](const Adapter& self) -> std::string {
+            if (self.state->is_foreign()) return "<Adapter of another process>";
             if (self.state->is_closed()) return "<Adapter closed>";
             return "<Adapter " + self.state->get()->info().name + ">";
         });

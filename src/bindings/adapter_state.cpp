@@ -130,6 +130,12 @@ void AdapterState::close() {
         close_native(std::move(native_), *loop_);
     }
     phase_ = Phase::closed;
+    // Dropping one may run Python code that drops others.
+    while (!dependents_.empty()) {
+        Dependent* const dependent = *dependents_.begin();
+        dependents_.erase(dependents_.begin());
+        dependent->drop();
+    }
     gate_->open();
 }
 

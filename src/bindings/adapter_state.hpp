@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <unordered_set>
 #include <vector>
 
 #include "bindings/callbacks.hpp"
@@ -28,6 +29,19 @@ private:
     std::mutex mutex_;
     std::condition_variable changed_;
     bool is_open_ = false;
+};
+
+// What a Python object lets go of when its adapter has been closed, so that nothing native remains
+// although Python variables do. With the GIL.
+class Dependent {
+public:
+    Dependent() = default;
+    Dependent(const Dependent&) = delete;
+    Dependent& operator=(const Dependent&) = delete;
+    virtual void drop() = 0;
+
+protected:
+    ~Dependent() = default;
 };
 
 // All of it is guarded by the GIL.
@@ -53,6 +67,9 @@ public:
     // The queue of the callback thread, which this starts if it does not run yet.
     [[nodiscard]] std::weak_ptr<core::Adapter> with_callbacks();
 
+    void add_dependent(Dependent& dependent) { dependents_.insert(&dependent); }
+    void remove_dependent(Dependent& dependent) { dependents_.erase(&dependent); }
+
     // Called once when close() begins, unless `owner` is gone: wakes what waits in Python.
     void on_close(std::weak_ptr<void> owner, std::function<void()> function);
 
@@ -69,6 +86,7 @@ private:
         std::function<void()> function;
     };
     std::vector<OnClose> on_close_;
+    std::unordered_set<Dependent*> dependents_;
 };
 
 // Closes every open adapter and ends callback threads; for the interpreter's exit.

@@ -85,7 +85,8 @@ void bind_completion_queue(py::module_& module) {
                  return !queue.is_empty() || is_failure(queue.status());
              })
         .def("__repr__", [](const CompletionQueue& self) -> std::string {
-            if (!self.is_usable()) return "<CompletionQueue closed>";
+            if (!self.is_usable())
+                return std::string("<CompletionQueue ") + self.unusable_text() + ">";
             return "<CompletionQueue depth " + std::to_string(self.peek()->depth()) + ">";
         });
     attach_hot_completion_queue_calls(cls);

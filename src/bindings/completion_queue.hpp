@@ -17,7 +17,10 @@ public:
     CompletionQueue(std::shared_ptr<core::CompletionQueue> native,
                     std::shared_ptr<AdapterState> adapter)
         : Handle("completion queue", std::move(native), std::move(adapter)) {}
-    ~CompletionQueue() { close(); }
+    ~CompletionQueue() {
+        detach();
+        close();
+    }
 
     void close();
     [[nodiscard]] int fileno();

@@ -80,7 +80,10 @@ public:
     // `on_connect`, unless None, gets every connector on the callback thread.
     Listener(std::shared_ptr<core::Listener> native, std::shared_ptr<AdapterState> adapter,
              const py::object& on_connect);
-    ~Listener() { close(); }
+    ~Listener() {
+        detach();
+        close();
+    }
 
     void close();
     // Null: none came in time.

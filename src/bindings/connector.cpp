@@ -142,7 +142,7 @@ py::tuple to_pair(const core::SocketAddress& address) {
 }
 
 std::string repr(const Connector& self) {
-    if (!self.is_usable()) return "<Connector closed>";
+    if (!self.is_usable()) return std::string("<Connector ") + self.unusable_text() + ">";
     const core::Connector& native = *self.peek();
     std::string text = std::string("<Connector ") + core::connector_state_name(native.state());
     if (auto address = native.local_address()) text += " local " + address->text();

@@ -9,8 +9,8 @@ namespace {
 
 namespace py = pybind11;
 
-// ndverbs.errors.from_core, fetched once. Kept for good: it may be needed while modules go. Not a
-// guarded static: importing may give the GIL up in the middle.
+// ndverbs.errors.from_core, fetched once, when an adapter is opened. Kept for good: it may be
+// needed while modules go. Not a guarded static: importing may give the GIL up in the middle.
 constinit PyObject* from_core = nullptr;
 
 py::handle exception_maker() {
@@ -29,6 +29,8 @@ void set_exception(const Error& error, bool is_about_a_buffer) {
 }
 
 }  // namespace
+
+void prepare_errors() { static_cast<void>(exception_maker()); }
 
 void set_error(const Error& error) { set_exception(error, false); }
 

@@ -10,6 +10,9 @@
 
 namespace ndv::bindings {
 
+// Imports what exceptions need, so that they can be raised while the interpreter ends.
+void prepare_errors();
+
 // Sets the Python exception, for functions that return null to Python.
 void set_error(const Error& error);
 

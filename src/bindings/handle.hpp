@@ -30,14 +30,17 @@ void leak(std::shared_ptr<T> native) {
 enum class CloseWaits : bool { no, yes };
 
 template <typename Native, CloseWaits kCloseWaits = CloseWaits::no>
-class Handle {
+class Handle : Dependent {
 public:
     // `noun` names the object in messages: "queue pair".
     Handle(const char* noun, std::shared_ptr<Native> native, std::shared_ptr<AdapterState> adapter)
-        : noun_(noun), native_(std::move(native)), adapter_(std::move(adapter)) {}
-    Handle(const Handle&) = delete;
-    Handle& operator=(const Handle&) = delete;
-    ~Handle() { close(); }
+        : noun_(noun), native_(std::move(native)), adapter_(std::move(adapter)) {
+        adapter_->add_dependent(*this);
+    }
+    ~Handle() {
+        detach();
+        close();
+    }
 
     [[nodiscard]] bool is_usable() const {
         return native_ != nullptr && !native_->is_closed() && !native_->is_foreign();
@@ -59,12 +62,16 @@ public:
     [[nodiscard]] const std::shared_ptr<AdapterState>& adapter() const { return adapter_; }
     [[nodiscard]] const char* noun() const { return noun_; }
 
+    // For reprs, which never raise: why it cannot be used.
+    [[nodiscard]] const char* unusable_text() const {
+        return adapter_->is_foreign() ? "of another process" : "closed";
+    }
+
     // Idempotent. In a forked child the native object is left alone for good: its threads are
     // gone and its descriptors closed.
     void close() {
         if (native_ == nullptr) return;
-        std::shared_ptr<Native> native = std::move(native_);
-        native_ = nullptr;
+        std::shared_ptr<Native> native = take();
         if (native->is_foreign()) {
             leak(std::move(native));
         } else if constexpr (kCloseWaits == CloseWaits::yes) {
@@ -73,10 +80,19 @@ public:
             native = nullptr;
         } else {
             native->close();
+            native = nullptr;  // so that what its end defers runs now
         }
         run_deferred();
     }
     [[nodiscard]] bool is_closed() const { return native_ == nullptr || native_->is_closed(); }
+
+protected:
+    // First of all in a destructor: no drop() from now on.
+    void detach() { adapter_->remove_dependent(*this); }
+    // The adapter has closed it. Nothing of this is touched after the locals: what they drop may
+    // run Python code, and other threads may then destroy this.
+    void drop() override { const std::shared_ptr<Native> native = take(); }
+    [[nodiscard]] std::shared_ptr<Native> take() { return std::exchange(native_, nullptr); }
 
 private:
     const char* const noun_;

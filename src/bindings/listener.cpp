@@ -25,8 +25,12 @@ std::shared_ptr<core::Operation> Arrivals::next() {
 }
 
 void Arrivals::forget(const std::shared_ptr<core::Operation>& operation) {
-    const std::lock_guard lock(mutex_);
-    std::erase(waiting_, operation);
+    {
+        const std::lock_guard lock(mutex_);
+        std::erase(waiting_, operation);
+    }
+    // Its callbacks hold the operation, which holds them, until it is done.
+    operation->complete(fail(Status::cancelled, "the wait for a connector was abandoned"));
 }
 
 std::vector<std::shared_ptr<core::Operation>> Arrivals::take() {
@@ -155,7 +159,7 @@ void bind_listener(py::module_& module) {
                                    return py::make_tuple(address.host(), address.port());
                                })
         .def("__repr__", [](const Listener& self) -> std::string {
-            if (!self.is_usable()) return "<Listener closed>";
+            if (!self.is_usable()) return std::string("<Listener ") + self.unusable_text() + ">";
             auto address = self.peek()->local_address();
             return "<Listener " + (address ? "at " + address->text() : "not listening") + ">";
         });

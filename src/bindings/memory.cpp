@@ -50,18 +50,22 @@ void MemoryRegion::deregister() {
         outcome = native->deregister();
     }
     check_or_raise(*outcome);
-    forget();
+    const py::object array = forget();
 }
 
 void MemoryRegion::close() {
     Handle::close();
-    forget();
+    const py::object array = forget();
 }
 
-void MemoryRegion::forget() {
+void MemoryRegion::drop() {
+    const py::object array = forget();
+    const std::shared_ptr<core::MemoryRegion> native = take();
+}
+
+py::object MemoryRegion::forget() {
     segment_ = {};
-    // Dropping the array may run Python code that looks at this region.
-    const py::object array = std::exchange(array_, py::object());
+    return std::exchange(array_, py::object());
 }
 
 core::Segment MemoryRegion::whole() const {
@@ -154,7 +158,8 @@ void bind_memory(py::module_& module) {
              py::arg("nbytes") = py::none(), "Name a part of the region, in bytes.")
         .def("remote", &MemoryRegion::remote, "Describe the region for a peer.")
         .def("__repr__", [](const MemoryRegion& self) -> std::string {
-            if (!self.is_usable()) return "<MemoryRegion closed>";
+            if (!self.is_usable())
+                return std::string("<MemoryRegion ") + self.unusable_text() + ">";
             if (!self.is_registered()) return "<MemoryRegion not registered>";
             return "<MemoryRegion of " + std::to_string(self.whole().length) + " bytes>";
         });
@@ -178,8 +183,10 @@ void bind_memory(py::module_& module) {
             py::arg("array"), py::arg("access") = Access::local_write,
             "Register `array` in a new region.");
     bind_create_qp(domain);
-    domain.def("__repr__", [](const ProtectionDomain& self) {
-        return self.is_usable() ? "<ProtectionDomain>" : "<ProtectionDomain closed>";
+    domain.def("__repr__", [](const ProtectionDomain& self) -> std::string {
+        if (!self.is_usable())
+            return std::string("<ProtectionDomain ") + self.unusable_text() + ">";
+        return "<ProtectionDomain>";
     });
 }
 

@@ -24,6 +24,11 @@ public:
     MemoryRegion(std::shared_ptr<core::MemoryRegion> native, std::shared_ptr<AdapterState> adapter)
         : Handle("memory region", std::move(native), std::move(adapter)) {}
 
+    ~MemoryRegion() {
+        detach();
+        close();
+    }
+
     void register_array(const py::object& array, std::uint32_t rights);
     void deregister();
     void close();
@@ -37,7 +42,9 @@ public:
     [[nodiscard]] bool is_registered() const { return segment_.token != 0; }
 
 private:
-    void forget();
+    void drop() override;
+    // The array, which the caller drops.
+    [[nodiscard]] py::object forget();
 
     py::object array_;
     core::Segment segment_;  // token 0: nothing is registered

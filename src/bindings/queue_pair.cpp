@@ -77,7 +77,8 @@ void bind_queue_pair(py::module_& module) {
                                [](const QueuePair& self) { return state_name(self.get().state()); })
         .def("__repr__", [](const QueuePair& self) {
             return std::string("<QueuePair ") +
-                   (self.is_usable() ? state_name(self.peek()->state()) : "closed") + ">";
+                   (self.is_usable() ? state_name(self.peek()->state()) : self.unusable_text()) +
+                   ">";
         });
     attach_hot_queue_pair_calls(cls);
 }

@@ -20,14 +20,28 @@ public:
               Contexts* contexts)
         : Handle("queue pair", std::move(native), std::move(adapter)), contexts_(contexts) {}
     ~QueuePair() {
+        detach();
         close();
-        contexts_->release();
     }
 
+    void close() {
+        Handle::close();
+        let_contexts_go();
+    }
+
+    // Valid while the handle is usable.
     [[nodiscard]] Contexts& contexts() const { return *contexts_; }
 
 private:
-    Contexts* const contexts_;
+    void drop() override {
+        const std::shared_ptr<core::QueuePair> native = take();
+        let_contexts_go();
+    }
+    void let_contexts_go() {
+        if (Contexts* const contexts = std::exchange(contexts_, nullptr)) contexts->release();
+    }
+
+    Contexts* contexts_;
 };
 
 }  // namespace ndv::bindings
