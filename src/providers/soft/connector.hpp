@@ -62,7 +62,8 @@ private:
 
     [[nodiscard]] Expected<std::shared_ptr<QueuePair>> claim(
         const std::shared_ptr<core::QueuePair>& qp, const core::ConnectParameters& parameters);
-    [[nodiscard]] Expected<void> open_socket(const core::ConnectParameters& parameters);
+    [[nodiscard]] Expected<void> open_socket(const core::ConnectParameters& parameters)
+        NDV_REQUIRES(mutex_);
     void drive_handshake() NDV_REQUIRES(mutex_);
     void finish_connect(Expected<void> outcome) NDV_REQUIRES(mutex_);
     void drop_link() NDV_REQUIRES(mutex_);

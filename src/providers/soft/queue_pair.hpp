@@ -142,7 +142,6 @@ private:
     std::unique_ptr<Link> link_;
     std::unique_ptr<iwarp::Connection> connection_;
     std::weak_ptr<StreamObserver> observer_;
-    bool is_blocked_ = false;         // the last write met a full socket
     bool ends_records_ = false;       // small segments: start each batch at a segment boundary
     bool steps_again_ = false;        // something came while the step was ending
     std::uint32_t queue_events_ = 0;  // what the completion queues' sets wait for
