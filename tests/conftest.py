@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: providers, adapters, connected pairs, a peer process, and the leak check."""
+"""What tests share: providers, adapters, connected pairs, a peer process, and the leak check."""
 
 import gc
 import sys

@@ -9,8 +9,9 @@ named: ``memory("sink", 100)`` registers an array, and requests name it, whole o
 import select
 import threading
 
-import ndverbs as nd
 import numpy as np
+
+import ndverbs as nd
 
 # How long anything may take before it counts as failed; nothing waits that long on purpose.
 LIMIT = 30
@@ -22,6 +23,15 @@ def pattern(nbytes, seed=1):
     """Bytes that repeat after a prime number only, so that a shift shows."""
     period = np.arange(251, dtype=np.uint32) * 7 + seed * 13
     return np.resize(period.astype(np.uint8), nbytes).tobytes()
+
+
+def status_of(call, *args, **options):
+    """Return the status that a call raises, or SUCCESS."""
+    try:
+        call(*args, **options)
+    except nd.RdmaError as error:
+        return error.status
+    return nd.Status.SUCCESS
 
 
 class End:

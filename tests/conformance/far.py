@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The far end of a test: in a second thread, or in a second process driven over a socket.
 
-Both take ``far.begin("method", ...)``, which returns a future, and ``far.method(...)``, which waits.
+Both take ``far.begin("method", ...)``, which returns a future, and ``far.method(...)``, which
+waits.
 The process is long-lived: ``python -m conformance.far DESCRIPTOR`` with this folder's parent on
 its path. Besides the methods of End it does what FUNCTIONS says.
 """

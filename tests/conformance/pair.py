@@ -4,7 +4,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import ndverbs as nd
-
 from conformance.end import LIMIT, End
 
 
@@ -55,9 +54,7 @@ class Pair:
             def begin(name, **options):
                 return thread.submit(getattr(self.far, name), **options)
 
-            join(
-                self.near, begin, address, active_options=active, passive_options=passive
-            )
+            join(self.near, begin, address, active_options=active, passive_options=passive)
 
     def close(self):
         """Close the adapter, which suffices, and forget the ends; any number of times."""

@@ -7,10 +7,10 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import ndverbs as nd
 import numpy as np
 import pytest
 
+import ndverbs as nd
 from conformance.end import LIMIT, pattern
 from conformance.pair import Pair
 
@@ -78,9 +78,7 @@ def test_dropping_everything_without_a_close_leaves_nothing(provider):
 
     # A handler that refers to what it handles would be a cycle that close() has to break.
     no_handler = {"handler": False}
-    pair = with_everything_pending(
-        lambda: Pair(provider, active=no_handler, passive=no_handler)
-    )
+    pair = with_everything_pending(lambda: Pair(provider, active=no_handler, passive=no_handler))
     del pair
     gc.collect()
 

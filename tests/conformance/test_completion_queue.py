@@ -4,10 +4,10 @@
 import select
 from concurrent.futures import ThreadPoolExecutor
 
-import ndverbs as nd
 import numpy as np
 import pytest
 
+import ndverbs as nd
 from conformance.end import LIMIT
 
 pytestmark = pytest.mark.tsan
@@ -44,9 +44,7 @@ def test_poll_takes_at_most_its_limit_and_the_oldest_first(pair):
     arrive(pair, 10)
     queue = pair.near.receive_cq
 
-    taken = [
-        [done.request_context for done in queue.poll(limit)] for limit in (0, 1, 3, 100, 1)
-    ]
+    taken = [[done.request_context for done in queue.poll(limit)] for limit in (0, 1, 3, 100, 1)]
 
     assert taken == [[], [0], [1, 2, 3], [4, 5, 6, 7, 8, 9], []]
 

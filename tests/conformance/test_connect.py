@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connect, CompleteConnect, Accept, Reject: who says what, what the peer learns, what may follow."""
+"""Connect, CompleteConnect, Accept, Reject: who says what, what the peer learns, what follows."""
 
-import ndverbs as nd
 import pytest
 
+import ndverbs as nd
 from conformance.end import LIMIT, pattern
 
 

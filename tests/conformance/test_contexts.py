@@ -5,8 +5,9 @@ import gc
 import sys
 import weakref
 
-import ndverbs as nd
 import pytest
+
+import ndverbs as nd
 
 pytestmark = pytest.mark.tsan
 
@@ -103,7 +104,9 @@ def test_many_contexts_at_once_are_kept_apart(connect_pair):
     results = pair.near.receive_cq.poll(1000)
 
     assert len(results) == 1000
-    assert all(done.request_context is context for done, context in zip(results, contexts, strict=True))
+    assert all(
+        done.request_context is context for done, context in zip(results, contexts, strict=True)
+    )
 
 
 def watched(pair, count=5):

@@ -3,9 +3,9 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import ndverbs as nd
 import pytest
 
+import ndverbs as nd
 from conformance.end import LIMIT, pattern
 
 
@@ -43,11 +43,9 @@ def test_own_disconnect_is_not_told_to_oneself(ends):
 
 def test_simultaneous_disconnects_both_succeed(ends):
     disconnecting = ends.far.begin("disconnect")
-    try:
-        ends.near.disconnect()
-    except nd.RdmaError as error:
-        # The peer's had ended the connection by then.
-        assert error.status == nd.Status.CONNECTION_INVALID  # noqa: PT017
+
+    ends.near.disconnect()
+
     disconnecting.result(LIMIT)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flush: everything posted ends cancelled, in order, and only on this queue pair."""
 
-import ndverbs as nd
 import pytest
 
+import ndverbs as nd
 from conformance.end import ALL
 
 pytestmark = pytest.mark.tsan

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cannot be posted is refused at the call, and the queue pair stays usable."""
 
-import ndverbs as nd
 import pytest
 
+import ndverbs as nd
 from conformance.end import ALL, pattern
 
 pytestmark = pytest.mark.tsan

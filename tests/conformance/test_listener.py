@@ -5,9 +5,9 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import ndverbs as nd
 import pytest
 
+import ndverbs as nd
 from conformance.end import LIMIT, End
 
 pytestmark = pytest.mark.tsan
@@ -284,7 +284,9 @@ def test_stranger_who_says_nothing_disturbs_nobody(end, visitor, thread):
         connected.result(LIMIT)
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.0\r\n\r\n" + bytes(40), bytes(20), b"\xff" * 512])
+@pytest.mark.parametrize(
+    "garbage", [b"GET / HTTP/1.0\r\n\r\n" + bytes(40), bytes(20), b"\xff" * 512]
+)
 def test_stranger_of_another_protocol_is_shown_the_door(end, garbage):
     with socket.create_connection(end.listen(), timeout=LIMIT) as stranger:
         stranger.sendall(garbage)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read and Write complete although the target's Python does something else, or nothing."""
 
-import ndverbs as nd
 import pytest
 
+import ndverbs as nd
 from conformance.end import LIMIT, pattern
 
 # How long the target is away at most: until it is called back.
@@ -49,7 +49,9 @@ def test_write_lands_while_the_target_is_away(absent):
     ends.near.write(target, "source")
     ends.near.read(target, "sink")
 
-    assert [done.status for done in ends.near.completions("initiator", 2)] == [nd.Status.SUCCESS] * 2
+    assert [done.status for done in ends.near.completions("initiator", 2)] == [
+        nd.Status.SUCCESS
+    ] * 2
     assert not away.done()
     assert ends.near.content("sink") == pattern(5_000_000, 2)
 

@@ -7,10 +7,10 @@ request behind its Reads and looks only after everything has completed.
 
 from collections import deque
 
-import ndverbs as nd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ndverbs as nd
 from conformance.end import pattern
 from conformance.pair import Pair
 

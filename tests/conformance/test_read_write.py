@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write and Read: the peer's memory, without the peer's help."""
 
-import ndverbs as nd
 import pytest
 
+import ndverbs as nd
 from conformance.end import pattern
 
 

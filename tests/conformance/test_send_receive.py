@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Send and Receive: one message, one receive."""
 
-import ndverbs as nd
 import pytest
 
+import ndverbs as nd
 from conformance.end import pattern
 
 
@@ -113,7 +113,9 @@ def test_receives_are_served_in_posting_order(ends):
     for i in range(100):
         ends.near.send(("source", i, 1), context=i)
 
-    assert [done.request_context for done in ends.near.completions("initiator", 100)] == [*range(100)]
+    assert [done.request_context for done in ends.near.completions("initiator", 100)] == [
+        *range(100)
+    ]
     assert [done.request_context for done in ends.far.completions("receive", 100)] == [*range(100)]
     assert ends.far.content("sink") == pattern(100, 9)
 

@@ -6,10 +6,10 @@ import mmap
 import os
 import resource
 
-import ndverbs as nd
 import numpy as np
 import pytest
 
+import ndverbs as nd
 from conformance.end import ALL, LIMIT, pattern
 
 # FPDUs follow the MSS of loopback, 65483 bytes at most in multiples of eight: 65480, of which two

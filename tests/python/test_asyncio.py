@@ -8,8 +8,9 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import ndverbs as nd
 import pytest
+
+import ndverbs as nd
 
 LIMIT = 30
 
@@ -36,9 +37,7 @@ async def connected(adapter, *, on_disconnect=None):
 
     serving = asyncio.create_task(serve())
     active.connector = adapter.create_connector()
-    await active.connector.connect_async(
-        active.qp, None, listener.local_address, peer_to_peer=True
-    )
+    await active.connector.connect_async(active.qp, None, listener.local_address, peer_to_peer=True)
     await active.connector.complete_connect_async(on_disconnect)
     await serving
     listener.close()

@@ -6,8 +6,9 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import ndverbs as nd
 import pytest
+
+import ndverbs as nd
 
 LIMIT = 30
 
@@ -209,7 +210,7 @@ def test_adapter_close_waits_for_the_callback_that_runs(provider, calls):
         calls.put("left")
 
     listener = listening(adapter, on_connect)
-    *rest, operation = knock(adapter, listener)
+    *_, operation = knock(adapter, listener)
     with pytest.raises(ConnectionRefusedError):
         operation.wait(LIMIT)
     assert entered.wait(LIMIT)

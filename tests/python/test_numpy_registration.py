@@ -6,9 +6,10 @@ import gc
 import mmap
 import weakref
 
-import ndverbs as nd
 import numpy as np
 import pytest
+
+import ndverbs as nd
 
 ALL = nd.Access.REMOTE_READ | nd.Access.REMOTE_WRITE
 

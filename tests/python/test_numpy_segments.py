@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arrays as segments of requests: which region they belong to, and what is checked at the call."""
 
-import ndverbs as nd
 import numpy as np
 import pytest
+
+import ndverbs as nd
 
 ALL = nd.Access.REMOTE_READ | nd.Access.REMOTE_WRITE
 
@@ -78,7 +79,10 @@ def test_segment_describes_a_part_of_its_region(pair):
 
 @pytest.mark.parametrize(("offset", "nbytes"), [(11, None), (0, 11), (10, 1), (5, 6)])
 def test_segment_outside_the_region_is_a_value_error(pair, offset, nbytes):
-    with pair.near.pd.register(bytearray(10)) as region, pytest.raises(ValueError, match="10 bytes"):
+    with (
+        pair.near.pd.register(bytearray(10)) as region,
+        pytest.raises(ValueError, match="10 bytes"),
+    ):
         region.segment(offset, nbytes)
 
 
@@ -202,9 +206,7 @@ def test_remote_memory_may_be_an_address_and_a_token(pair):
     assert target.tolist() == [0, 0, 0, 0, 0, 0, 1, 2, 0, 0]
 
 
-@pytest.mark.parametrize(
-    "remote", [None, 5, (1,), (1, 2, 3), ("a", 1), [1, 2], (1, None)]
-)
+@pytest.mark.parametrize("remote", [None, 5, (1,), (1, 2, 3), ("a", 1), [1, 2], (1, None)])
 def test_other_things_are_no_remote_memory(pair, remote):
     with pytest.raises((TypeError, AttributeError)):
         pair.near.qp.write((), remote)
