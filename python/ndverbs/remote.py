@@ -23,6 +23,7 @@ then   m    dtype: the Python literal of its ``numpy.lib.format`` description, A
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
@@ -40,6 +41,8 @@ _MAX_DIMENSIONS = 64  # NumPy's own limit
 _MAX_DTYPE = 65535
 _BYTE = np.dtype(np.uint8)
 _ACCESS_BITS = 0xF
+# dtype.str: byte order, kind, size, and the unit of times.
+_TYPE = re.compile(r"[<>|][biufcmMSUV][0-9]+(\[[0-9]*[A-Za-z]+\])?")
 
 
 class RemoteBuffer:
@@ -172,7 +175,7 @@ class RemoteBuffer:
 
     def __bytes__(self) -> bytes:
         """Return the fixed binary form, version 1, that `from_bytes` reads."""
-        dtype = repr(np.lib.format.dtype_to_descr(self.dtype)).encode("ascii")
+        dtype = _literal_of(self.dtype)
         if len(dtype) > _MAX_DTYPE:
             raise _invalid(f"dtype {self.dtype} is too long to be sent")
         header = _HEADER.pack(
@@ -265,17 +268,37 @@ def _check_bits(name: str, value: object, bits: int) -> None:
         raise _invalid(f"{name} {value} does not fit {bits} bits")
 
 
+def _literal_of(dtype: np.dtype[Any]) -> bytes:
+    return ascii(np.lib.format.dtype_to_descr(dtype)).encode("ascii")
+
+
 def _dtype_of(literal: bytes) -> np.dtype[Any]:
     import ast
 
     try:
-        return np.lib.format.descr_to_dtype(ast.literal_eval(literal.decode("ascii")))
-    # What a hostile literal makes the parser and NumPy raise; nothing of it is ours.
-    except (
-        ValueError, TypeError, SyntaxError, KeyError, IndexError, AttributeError,
-        MemoryError, RecursionError, OverflowError, NotImplementedError,
-    ) as cause:  # fmt: skip
+        description = ast.literal_eval(literal.decode("ascii"))
+        _check_description(description)
+        dtype = np.lib.format.descr_to_dtype(description)
+    # What a hostile literal makes the parser and NumPy raise.
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as cause:
         raise _bad_bytes(f"the dtype {literal[:40]!r} is none") from cause
+    if _literal_of(dtype) != literal:
+        raise _bad_bytes(f"the dtype {literal[:40]!r} is not in its own form")
+    return dtype
+
+
+def _check_description(description: object) -> None:
+    """Refuse what `numpy.lib.format` does not write, before NumPy tries to make sense of it."""
+    if isinstance(description, str):
+        if not _TYPE.fullmatch(description):
+            raise ValueError(f"unknown type {description[:40]!r}")
+        return
+    if not isinstance(description, list):
+        raise TypeError("neither a string nor a list of fields")
+    for field in description:
+        if not isinstance(field, tuple) or len(field) not in (2, 3):
+            raise TypeError("a field is a tuple of name, type and perhaps shape")
+        _check_description(field[1])
 
 
 def _invalid(reason: str) -> RdmaError:
