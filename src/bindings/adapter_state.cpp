@@ -136,6 +136,7 @@ void AdapterState::close() {
         dependents_.erase(dependents_.begin());
         dependent->drop();
     }
+    run_deferred();  // contexts and buffers of what went
     gate_->open();
 }
 

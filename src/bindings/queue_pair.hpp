@@ -27,6 +27,7 @@ public:
     void close() {
         Handle::close();
         let_contexts_go();
+        run_deferred();
     }
 
     // Valid while the handle is usable.
