@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opening adapters, what they say about themselves, and their close."""
 
-import ndverbs as nd
 import pytest
 
+import ndverbs as nd
 from conformance.end import LIMIT, End
 
 pytestmark = pytest.mark.tsan
