@@ -25,6 +25,7 @@ struct AdapterParts {
     std::shared_ptr<Capture> capture;  // null: no capture
     core::AdapterOptions options;
     std::optional<core::SocketAddress> address;  // "soft:192.0.2.1": only this one
+    LocalBuffers local_buffers;
     std::uint64_t seed = 0;
     std::atomic<std::uint64_t> next_domain{1};
     std::atomic<std::uint64_t> connects{0};

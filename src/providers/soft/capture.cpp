@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// pcap records: raw IP packets whose TCP headers are made from the stream positions.
+// pcap records: raw IP packets whose TCP headers are made from the stream positions. A packet holds
+// one start-up frame or one FPDU however TCP carried it, because dissectors know MPA only by a
+// packet that begins with its key, and lose their place where a packet ends inside a length.
 #include "providers/soft/capture.hpp"
 
 #include <netinet/in.h>
@@ -14,6 +16,8 @@
 #include <vector>
 
 #include "base/bytes.hpp"
+#include "iwarp/ddp.hpp"
+#include "iwarp/mpa.hpp"
 
 namespace ndv::soft {
 namespace {
@@ -23,13 +27,39 @@ constexpr std::uint32_t kLinkTypeRaw = 101;  // packets begin with their IP head
 constexpr std::size_t kIpv4Header = 20;
 constexpr std::size_t kIpv6Header = 40;
 constexpr std::size_t kTcpHeader = 20;
-// What one IPv4 packet carries beside its headers; a 65 480-byte FPDU fits.
+// What one IPv4 packet carries beside its headers; a 65 480-byte FPDU fits, larger ones take two.
 constexpr std::size_t kMaxPayload = 65535 - kIpv4Header - kTcpHeader;
-constexpr unsigned kFin = 0x01, kSyn = 0x02, kAck = 0x10, kPush = 0x08;
+constexpr unsigned kFin = 0x01, kSyn = 0x02, kRst = 0x04, kPush = 0x08, kAck = 0x10;
 
+// One direction of the stream.
 struct Side {
     core::SocketAddress address;
-    std::uint32_t sequence = 1;
+    std::uint32_t sequence = 0;
+    bool has_ended = false;
+    enum class Phase : std::uint8_t { start_up, fpdus, foreign } phase = Phase::start_up;
+    std::vector<std::byte> held;  // the beginning of a frame
+
+    // The size of the frame that begins at `at`, or 0 while it is not known.
+    [[nodiscard]] std::size_t frame_size(std::size_t at) {
+        const std::span<const std::byte> bytes = std::span<const std::byte>(held).subspan(at);
+        if (bytes.empty()) return 0;
+        if (phase == Phase::start_up) {
+            if (bytes.size() >= iwarp::MpaHeader::kSize) {
+                iwarp::MpaHeader header;
+                if (iwarp::MpaHeader::parse(bytes.first<iwarp::MpaHeader::kSize>(), header) ==
+                    iwarp::MpaParse::ok) {
+                    return iwarp::MpaHeader::kSize + header.private_data_length;
+                }
+                phase = Phase::foreign;
+            } else if (!iwarp::MpaHeader::may_begin(iwarp::MpaKind::request, bytes) &&
+                       !iwarp::MpaHeader::may_begin(iwarp::MpaKind::reply, bytes)) {
+                phase = Phase::foreign;
+            }
+        }
+        if (phase == Phase::foreign) return bytes.size();
+        if (phase == Phase::start_up || bytes.size() < iwarp::kLengthSize) return 0;
+        return iwarp::fpdu_size(base::load_be<std::uint16_t>(bytes.data()));
+    }
 };
 
 class CaptureLink final : public Link {
@@ -37,12 +67,17 @@ public:
     CaptureLink(std::unique_ptr<Link> link, std::shared_ptr<Capture> capture)
         : link_(std::move(link)), capture_(std::move(capture)) {}
 
+    ~CaptureLink() override {
+        release(local_, peer_);
+        release(peer_, local_);
+        if (is_claimed_) capture_->give_back(local_.address, peer_.address);
+    }
+
     LinkResult read(const iovec* pieces, std::size_t count) override {
         const LinkResult result = link_->read(pieces, count);
         if (result.kind == LinkResult::Kind::moved) record(peer_, local_, pieces, result.size);
-        if (result.kind == LinkResult::Kind::end && !std::exchange(is_ended_, true)) {
-            packet(peer_, local_, kFin | kAck, {});
-        }
+        if (result.kind == LinkResult::Kind::end) end(peer_, local_, kFin);
+        if (result.kind == LinkResult::Kind::error) end(peer_, local_, kRst);
         return result;
     }
 
@@ -53,7 +88,7 @@ public:
     }
 
     void shut_write() override {
-        if (!std::exchange(is_shut_, true)) packet(local_, peer_, kFin | kAck, {});
+        end(local_, peer_, kFin);
         link_->shut_write();
     }
 
@@ -61,34 +96,53 @@ public:
 
 private:
     void record(Side& from, Side& to, const iovec* pieces, std::size_t size) {
-        std::vector<std::byte> bytes;
-        bytes.reserve(size);
-        for (; bytes.size() < size; ++pieces) {
+        for (std::size_t left = size; left > 0; ++pieces) {
             const auto* data = static_cast<const std::byte*>(pieces->iov_base);
-            const std::size_t part = std::min(pieces->iov_len, size - bytes.size());
-            bytes.insert(bytes.end(), data, data + part);
+            const std::size_t part = std::min(pieces->iov_len, left);
+            from.held.insert(from.held.end(), data, data + part);
+            left -= part;
         }
-        std::span<const std::byte> left(bytes);
-        while (!left.empty()) {
-            const std::size_t part = std::min(left.size(), kMaxPayload);
-            packet(from, to, kAck | kPush, left.first(part));
-            left = left.subspan(part);
+        std::size_t at = 0;
+        while (const std::size_t frame = from.frame_size(at)) {
+            if (frame > from.held.size() - at) break;
+            packets(from, to, std::span<const std::byte>(from.held).subspan(at, frame));
+            if (from.phase == Side::Phase::start_up) from.phase = Side::Phase::fpdus;
+            at += frame;
+        }
+        from.held.erase(from.held.begin(), from.held.begin() + static_cast<std::ptrdiff_t>(at));
+    }
+
+    // What is left of a frame that never became whole.
+    void release(Side& from, Side& to) { packets(from, to, std::exchange(from.held, {})); }
+
+    void end(Side& from, Side& to, unsigned flag) {
+        if (std::exchange(from.has_ended, true)) return;
+        release(from, to);
+        packet(from, to, flag | kAck, {});
+    }
+
+    void packets(Side& from, Side& to, std::span<const std::byte> bytes) {
+        while (!bytes.empty()) {
+            const std::size_t part = std::min(bytes.size(), kMaxPayload);
+            packet(from, to, kAck | kPush, bytes.first(part));
+            bytes = bytes.subspan(part);
         }
     }
 
     // The addresses are known once the socket is connected, which is before the first byte.
-    void learn_addresses() {
-        if (local_.address.length != 0) return;
+    void begin() {
+        if (std::exchange(has_begun_, true)) return;
         local_.address = local_address_of(descriptor());
         peer_.address = peer_address_of(descriptor());
-        local_.sequence = peer_.sequence = 0;
+        if (local_.address.length == 0 || peer_.address.length == 0) return;
+        is_claimed_ = capture_->claim(local_.address, peer_.address);
         packet(local_, peer_, kSyn, {});
         packet(peer_, local_, kSyn | kAck, {});
     }
 
     void packet(Side& from, Side& to, unsigned flags, std::span<const std::byte> payload) {
-        learn_addresses();
-        if (from.address.length == 0 || to.address.length == 0) return;
+        begin();
+        if (!is_claimed_) return;
         std::vector<std::byte> out(kIpv6Header + kTcpHeader + payload.size());
         const std::size_t ip = put_ip(out, from, to, payload.size());
         std::byte* tcp = out.data() + ip;
@@ -134,9 +188,13 @@ private:
     const std::shared_ptr<Capture> capture_;
     Side local_;
     Side peer_;
-    bool is_shut_ = false;
-    bool is_ended_ = false;
+    bool has_begun_ = false;
+    bool is_claimed_ = false;
 };
+
+std::string key_of(const core::SocketAddress& local, const core::SocketAddress& peer) {
+    return local.text() + ' ' + peer.text();
+}
 
 }  // namespace
 
@@ -160,6 +218,16 @@ Expected<std::shared_ptr<Capture>> Capture::open(const std::string& path) {
 }
 
 Capture::~Capture() { static_cast<void>(std::fclose(file_)); }
+
+bool Capture::claim(const core::SocketAddress& local, const core::SocketAddress& peer) {
+    const base::Lock lock(mutex_);
+    return !claimed_.contains(key_of(peer, local)) && claimed_.insert(key_of(local, peer)).second;
+}
+
+void Capture::give_back(const core::SocketAddress& local, const core::SocketAddress& peer) {
+    const base::Lock lock(mutex_);
+    claimed_.erase(key_of(local, peer));
+}
 
 void Capture::write(const std::byte* packet, std::size_t size) {
     const auto since = std::chrono::system_clock::now().time_since_epoch();

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "base/expected.hpp"
@@ -23,12 +24,17 @@ public:
     Capture& operator=(const Capture&) = delete;
     ~Capture();
 
+    // False: the other end of this very connection is captured already, by the same adapter.
+    [[nodiscard]] bool claim(const core::SocketAddress& local, const core::SocketAddress& peer);
+    void give_back(const core::SocketAddress& local, const core::SocketAddress& peer);
+
     // One IP packet with its time; the file is flushed so that a reader may follow.
     void write(const std::byte* packet, std::size_t size);
 
 private:
     base::Mutex mutex_;
     std::FILE* const file_ NDV_GUARDED_BY(mutex_);
+    std::set<std::string> claimed_ NDV_GUARDED_BY(mutex_);  // "local peer"
 };
 
 // `link` with everything it moves written to `capture`.

@@ -36,6 +36,8 @@ private:
     [[nodiscard]] bool do_progress(core::Budget budget) override;
     void do_wait(std::chrono::nanoseconds timeout) override;
     void wake() noexcept override;
+    // Steps the only connection for a moment; true: the queue holds something now.
+    [[nodiscard]] bool spin();
     enum class Ready : std::uint8_t { done, more, interrupted };
     // Steps what is ready within `timeout_ms`; more: work is left for a large budget.
     [[nodiscard]] Ready step_ready(int timeout_ms, core::Budget budget);
@@ -48,6 +50,7 @@ private:
     std::unordered_map<std::uint64_t, std::weak_ptr<QueuePair>> members_ NDV_GUARDED_BY(mutex_);
     std::atomic<std::int64_t> lease_until_{0};  // ns of the steady clock
     std::atomic<int> holders_{0};               // threads that sleep over the connections
+    std::atomic<bool> spins_{false};            // the last sleep was a short one
 };
 
 }  // namespace ndv::soft

@@ -204,6 +204,7 @@ void Connector::on_ready() {
             return;
         }
         is_tcp_connected_ = true;
+        parts_->local_buffers.apply(link_->descriptor());
         local_ = local_address_of(link_->descriptor());
     }
     drive_handshake();

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
 
 namespace ndv::soft {
 namespace {
@@ -21,6 +22,15 @@ LinkResult result_of(ssize_t moved, bool is_read) {
     if (moved == 0) return {LinkResult::Kind::end, 0, 0};
     if (errno == EAGAIN || errno == EWOULDBLOCK) return {LinkResult::Kind::would_block, 0, 0};
     return {LinkResult::Kind::error, 0, errno};
+}
+
+constexpr int kLocalBuffer = 1024 * 1024;
+
+int system_limit(const char* path) {
+    std::ifstream file(path);
+    int value = 0;
+    file >> value;
+    return value;
 }
 
 }  // namespace
@@ -79,6 +89,16 @@ void prepare_socket(int fd, double keepalive_s) {
     set(IPPROTO_TCP, TCP_KEEPINTVL, third);
     set(IPPROTO_TCP, TCP_KEEPCNT, 2);
     set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(keepalive_s * 1000));
+}
+
+LocalBuffers::LocalBuffers()
+    : is_allowed_(system_limit("/proc/sys/net/core/rmem_max") >= kLocalBuffer &&
+                  system_limit("/proc/sys/net/core/wmem_max") >= kLocalBuffer) {}
+
+void LocalBuffers::apply(int fd) const {
+    if (!is_allowed_ || local_address_of(fd).host() != peer_address_of(fd).host()) return;
+    static_cast<void>(::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kLocalBuffer, sizeof kLocalBuffer));
+    static_cast<void>(::setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &kLocalBuffer, sizeof kLocalBuffer));
 }
 
 std::size_t segment_size(int fd) {

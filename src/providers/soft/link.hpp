@@ -53,6 +53,16 @@ private:
 
 // Non-blocking, no Nagle, keepalive so that a peer on a dead host is noticed within `keepalive_s`.
 void prepare_socket(int fd, double keepalive_s);
+// Between two sockets of one host, autotuned buffers grow beyond the caches and slow the copies
+// down. Where the system lets a program choose 1 MiB, that is what both ends get.
+class LocalBuffers {
+public:
+    LocalBuffers();
+    void apply(int fd) const;  // after connect or accept; does nothing for other hosts
+
+private:
+    bool is_allowed_ = false;
+};
 // What one TCP segment carries now.
 [[nodiscard]] std::size_t segment_size(int fd);
 [[nodiscard]] core::SocketAddress local_address_of(int fd);

@@ -72,9 +72,11 @@ public:
         : parts_(std::move(parts)),
           listener_(std::move(listener)),
           link_(std::move(link)),
+          descriptor_(link_->descriptor()),
           handshake_(iwarp::Handshake::responder()) {}
 
-    [[nodiscard]] int descriptor() const { return link_->descriptor(); }
+    // Any thread, at any time: the listener may close while the start-up ends.
+    [[nodiscard]] int descriptor() const { return descriptor_; }
     [[nodiscard]] std::uint32_t wanted() const override { return EPOLLIN; }
 
     void on_ready() override {
@@ -112,7 +114,7 @@ public:
 
     void on_deadline() override { leave(); }
 
-private:
+    // On the progress thread, like everything that touches link_.
     void leave() {
         if (!link_) return;
         parts_->connect_failures.fetch_add(1, std::memory_order_relaxed);
@@ -122,9 +124,11 @@ private:
         if (const auto listener = listener_.lock()) listener->forget(id());
     }
 
+private:
     const std::shared_ptr<AdapterParts> parts_;
     const std::weak_ptr<Listener> listener_;
     std::unique_ptr<Link> link_;
+    const int descriptor_;
     iwarp::Handshake handshake_;
 };
 
@@ -196,18 +200,21 @@ void Listener::on_deadline() {
 
 void Listener::admit(base::Descriptor socket) {
     prepare_socket(socket.get(), parts_->options.keepalive_s);
+    parts_->local_buffers.apply(socket.get());
     set_reuse(socket.get(), 1);  // what the listening socket gave up; see bound_socket()
     const auto self = std::static_pointer_cast<Listener>(shared_from_this());
     const auto incoming =
         std::make_shared<Incoming>(parts_, self, parts_->make_link(std::move(socket)));
+    std::shared_ptr<Incoming> oldest;
     {
         const base::Lock lock(mutex_);
         // Over the cap a stranger is turned away at once; its descriptor is closed on return.
-        if (is_closed() || incoming_.size() >= kMaxIncoming || waiting_.size() >= kMaxWaiting) {
-            return;
-        }
+        if (is_closed() || waiting_.size() >= kMaxWaiting) return;
+        // The one that has been silent the longest makes room: a flood of them keeps nobody out.
+        if (incoming_.size() >= kMaxIncoming) oldest = incoming_.begin()->second;
         incoming_[incoming->id()] = incoming;
     }
+    if (oldest) oldest->leave();
     if (!parts_->progress->add(incoming, incoming->descriptor())) {
         forget(incoming->id());
         return;
@@ -294,7 +301,7 @@ Expected<core::SocketAddress> Listener::local_address() const {
 
 void Listener::do_close() {
     std::deque<std::shared_ptr<Connector>> untaken;
-    std::unordered_map<std::uint64_t, std::shared_ptr<Incoming>> strangers;
+    std::map<std::uint64_t, std::shared_ptr<Incoming>> strangers;
     {
         const base::Lock lock(mutex_);
         if (socket_) parts_->progress->remove(*this, socket_.get());

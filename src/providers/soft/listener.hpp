@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
-#include <unordered_map>
 
 #include "base/mutex.hpp"
 #include "core/connection.hpp"
@@ -57,7 +57,8 @@ private:
     std::optional<core::SocketAddress> address_ NDV_GUARDED_BY(mutex_);
     bool is_paused_ NDV_GUARDED_BY(mutex_) = false;
     std::atomic<bool> is_out_of_descriptors_{false};
-    std::unordered_map<std::uint64_t, std::shared_ptr<Incoming>> incoming_ NDV_GUARDED_BY(mutex_);
+    // By id, which rises: the oldest comes first.
+    std::map<std::uint64_t, std::shared_ptr<Incoming>> incoming_ NDV_GUARDED_BY(mutex_);
     std::deque<std::shared_ptr<Connector>> waiting_ NDV_GUARDED_BY(mutex_);
     std::function<void()> on_connect_ NDV_GUARDED_BY(mutex_);
 };

@@ -533,6 +533,8 @@ void QueuePair::on_deadline() {
 std::uint32_t QueuePair::wanted() const { return wanted_.load(std::memory_order_acquire); }
 
 Lease QueuePair::lease(Time at) const {
+    // Somebody steps, maybe for longer than a lease lasts: arming now would only spin.
+    if (!word_.is_idle()) return Lease::fresh;
     const Lease receive = soft_receive_cq_.lease(at);
     const Lease initiator = soft_initiator_cq_.lease(at);
     return std::max(receive, initiator);
