@@ -47,7 +47,9 @@ class Stream:
         """Take the request of a raw peer and answer it; `opened`: the peer sends a first FPDU."""
         self.peer = peer
         peer.send(start())
-        self.connector = self.victim.listener.get_connector(timeout=LIMIT_S)
+        # What others left behind is not ours to accept.
+        while self.connector is None or self.connector.peer_address != peer.sock.getsockname():
+            self.connector = self.victim.listener.get_connector(timeout=LIMIT_S)
         accepting = self.connector._start_accept(
             self.qp,
             crc=crc,
