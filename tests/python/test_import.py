@@ -34,11 +34,12 @@ before = set(sys.modules)
 descriptors = len(os.listdir("/proc/self/fd"))
 import logging
 handlers = list(logging.getLogger().handlers)
+threads = len(os.listdir("/proc/self/task"))
 import ndverbs
 import threading
 print(json.dumps({
     "modules": sorted(set(sys.modules) - before),
-    "threads": len(os.listdir("/proc/self/task")) - before_threads,
+    "threads": len(os.listdir("/proc/self/task")) - threads,
     "descriptors": len(os.listdir("/proc/self/fd")) - descriptors,
     "python_threads": threading.active_count(),
     "root_handlers": len(logging.getLogger().handlers) - len(handlers),
