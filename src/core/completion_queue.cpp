@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 namespace ndv::core {
@@ -64,18 +65,19 @@ bool CompletionQueue::push(const Completion& completion) {
     if (!ring_.push(completion)) {
         status_.store(Status::buffer_overflow, std::memory_order_release);
         notify();
-        if (sleepers_.load(std::memory_order_seq_cst) > 0) wake();
+        if (sleepers_.load(std::memory_order_acquire) > 0) wake();
         return false;
     }
-    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with arm() and wait()
-    const std::uint32_t armed = armed_.load(std::memory_order_relaxed);
+    // Read-modify-writes, so that they are ordered with the ones of arm() and Sleeper: either we
+    // see the arm or the sleeper, or it sees the completion. acq_rel: pairs with those two.
+    const std::uint32_t armed = armed_.fetch_add(0, std::memory_order_acq_rel);
     if (armed != 0) {
         const bool matches = armed == strength(Notify::any) ||
                              (armed == strength(Notify::solicited) &&
                               (completion.is_solicited || is_failure(completion.status)));
         if (matches) notify();
     }
-    if (sleepers_.load(std::memory_order_relaxed) > 0) wake();
+    if (sleepers_.fetch_add(0, std::memory_order_acq_rel) > 0) wake();
     return true;
 }
 
@@ -95,11 +97,10 @@ void CompletionQueue::arm(Notify kind) {
             std::uint64_t count = 0;
             if (::read(event_.get(), &count, sizeof count) == sizeof count) is_signalled_ = false;
         }
-        if (strength(kind) > armed_.load(std::memory_order_relaxed)) {
-            armed_.store(strength(kind), std::memory_order_relaxed);
-        }
+        // acq_rel, and always written: pairs with push().
+        armed_.exchange(std::max(strength(kind), armed_.load(std::memory_order_relaxed)),
+                        std::memory_order_acq_rel);
     }
-    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with push()
     // What waits already satisfies the arm: NDK demands it for anything new since the last
     // notification and allows it for the rest.
     if ((!is_empty() && kind != Notify::errors) || is_failure(status())) notify();

@@ -62,8 +62,8 @@ protected:
     class Sleeper {
     public:
         explicit Sleeper(CompletionQueue& cq) : cq_(cq) {
-            // seq_cst: pairs with the fence in push(); it sees a sleeper, or we its completion.
-            cq_.sleepers_.fetch_add(1, std::memory_order_seq_cst);
+            // acq_rel: pairs with push(); it sees a sleeper, or we its completion.
+            cq_.sleepers_.fetch_add(1, std::memory_order_acq_rel);
         }
         ~Sleeper() { cq_.sleepers_.fetch_sub(1, std::memory_order_relaxed); }
         Sleeper(const Sleeper&) = delete;

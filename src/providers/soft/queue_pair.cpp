@@ -192,9 +192,8 @@ Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
     store_segments(receive_queue_.segment_storage(position), buffers);
     receive_queue_.cursor.publish();
     // A Send may be waiting for it, or the queue pair is flushed and it ends at once.
-    // seq_cst: pairs with the fence in step_once(); one of the two sees the other.
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (receives_need_step_.load(std::memory_order_relaxed)) {
+    // A read-modify-write, ordered with the stepper's exchange: we see its wish, or it our receive.
+    if (receives_need_step_.fetch_add(0, std::memory_order_acq_rel) != 0) {
         step(kReceive, core::Budget::small);
     }
     return Status::success;
@@ -216,8 +215,7 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     if (!connection_) {
         if (is_flushed_.load(std::memory_order_relaxed)) {
             set_state(core::QueuePairState::error);
-            receives_need_step_.store(true, std::memory_order_relaxed);
-            std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with do_post_receive()
+            receives_need_step_.exchange(1, std::memory_order_acq_rel);  // with do_post_receive()
             cancel_unconnected();
         }
         return false;
@@ -455,8 +453,7 @@ void QueuePair::end_stream() {
     }
     link_.reset();
     connection_.reset();
-    receives_need_step_.store(true, std::memory_order_relaxed);
-    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with do_post_receive()
+    receives_need_step_.exchange(1, std::memory_order_acq_rel);  // with do_post_receive()
     cancel_unconnected();
     hold_until_.reset();
     if (std::exchange(deadline_, std::nullopt)) progress_->clear_deadline(*this);
@@ -481,9 +478,9 @@ void QueuePair::update_interest() {
     const bool writes = connection_->wants_write();
     const std::uint32_t events = (reads ? EPOLLIN : 0U) | (writes ? EPOLLOUT : 0U);
     // Paused reading is resumed by the next receive that is posted, or was posted just now.
-    receives_need_step_.store(!reads, std::memory_order_relaxed);
+    // acq_rel: pairs with do_post_receive().
+    receives_need_step_.exchange(reads ? 0 : 1, std::memory_order_acq_rel);
     if (!reads) {
-        std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with do_post_receive()
         steps_again_ = connection_->can_resume();
         if (steps_again_) reasons_.fetch_or(kReceive, std::memory_order_relaxed);
     }

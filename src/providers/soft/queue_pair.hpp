@@ -126,7 +126,7 @@ private:
     std::atomic<bool> is_reserved_{false};
     std::atomic<bool> is_flushed_{false};
     // Reading is paused, or everything is cancelled at once: a new receive wants a step.
-    std::atomic<bool> receives_need_step_{false};
+    std::atomic<std::uint32_t> receives_need_step_{0};
     std::atomic<std::uint16_t> outbound_read_limit_{0};
 
     // The hand-over from attach() to the stepper.
