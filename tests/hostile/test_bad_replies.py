@@ -18,6 +18,8 @@ from hostile.raw_peer import (
 from wire import reference
 from wire.reference import READ_REQUEST, SEND, WRITE
 
+pytestmark = pytest.mark.tsan
+
 ABORTED, REFUSED = nd.RdmaConnectionAbortedError, nd.RdmaConnectionRefusedError
 LLP = {"ird": terminate((2, 0, 6)), "rtr": terminate((2, 0, 7))}
 # The answer, what connect raises, and what we send before we close.

@@ -12,6 +12,8 @@ from hostile.victim import FILL, REGIONS
 from wire import reference
 from wire.reference import READ_RESPONSE, SEND, TERMINATE, WRITE
 
+pytestmark = pytest.mark.tsan
+
 WINDOW = REGIONS["window"][0]
 CLOSED = "this side terminated the stream: MPA error: TCP connection closed, terminated or lost"
 both_crc = pytest.mark.parametrize("crc", [False, True], ids=["plain", "crc"])

@@ -10,6 +10,8 @@ from hostile.raw_peer import REQUEST_KEY, C, M, R, RawPeer, S, mpa, reply, reque
 from wire import reference
 from wire.reference import WRITE
 
+pytestmark = pytest.mark.tsan
+
 HTTP = b"GET / HTTP/1.1\r\nHost: example.net\r\nAccept: */*\r\n\r\n"
 TLS = bytes.fromhex("16030100f8010000f40303") + bytes(range(200))
 NO_ANSWER = {
