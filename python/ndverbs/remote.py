@@ -26,13 +26,15 @@ import math
 import re
 import struct
 from collections.abc import Iterable
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
-import numpy.typing as npt
 
 from ndverbs._native import Access, Status
 from ndverbs.errors import RdmaError, error
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _MAGIC = b"NDRB"
 _VERSION = 1

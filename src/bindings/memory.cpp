@@ -38,6 +38,7 @@ void MemoryRegion::register_array(const py::object& array, std::uint32_t rights)
         outcome = native->register_buffer(hold, rights);  // gives the hold back if it fails
     }
     check_or_raise(*outcome);
+    static_cast<void>(get());  // closed meanwhile, it holds nothing
     array_ = array;
     segment_ = {native->address(), native->size(), native->tokens().local};
 }
