@@ -12,7 +12,7 @@
 
 namespace ndv::bindings {
 
-class CompletionQueue : public Handle<core::CompletionQueue> {
+class CompletionQueue final : public Handle<core::CompletionQueue> {
 public:
     CompletionQueue(std::shared_ptr<core::CompletionQueue> native,
                     std::shared_ptr<AdapterState> adapter)

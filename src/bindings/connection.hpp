@@ -52,7 +52,7 @@ private:
     const std::shared_ptr<DoneCallbacks> callbacks_;
 };
 
-class Connector : public Handle<core::Connector> {
+class Connector final : public Handle<core::Connector> {
 public:
     Connector(std::shared_ptr<core::Connector> native, std::shared_ptr<AdapterState> adapter)
         : Handle("connector", std::move(native), std::move(adapter)) {}
@@ -75,7 +75,7 @@ private:
     bool is_closed_ = false;
 };
 
-class Listener : public Handle<core::Listener> {
+class Listener final : public Handle<core::Listener> {
 public:
     // `on_connect`, unless None, gets every connector on the callback thread.
     Listener(std::shared_ptr<core::Listener> native, std::shared_ptr<AdapterState> adapter,

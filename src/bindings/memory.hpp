@@ -11,7 +11,7 @@
 
 namespace ndv::bindings {
 
-class ProtectionDomain : public Handle<core::ProtectionDomain> {
+class ProtectionDomain final : public Handle<core::ProtectionDomain> {
 public:
     ProtectionDomain(std::shared_ptr<core::ProtectionDomain> native,
                      std::shared_ptr<AdapterState> adapter)
@@ -19,7 +19,7 @@ public:
 };
 
 // deregister() and close() wait for who steps a connection right now.
-class MemoryRegion : public Handle<core::MemoryRegion, CloseWaits::yes> {
+class MemoryRegion final : public Handle<core::MemoryRegion, CloseWaits::yes> {
 public:
     MemoryRegion(std::shared_ptr<core::MemoryRegion> native, std::shared_ptr<AdapterState> adapter)
         : Handle("memory region", std::move(native), std::move(adapter)) {}

@@ -13,7 +13,7 @@
 
 namespace ndv::bindings {
 
-class QueuePair : public Handle<core::QueuePair> {
+class QueuePair final : public Handle<core::QueuePair> {
 public:
     // Takes over a reference to `contexts`.
     QueuePair(std::shared_ptr<core::QueuePair> native, std::shared_ptr<AdapterState> adapter,
