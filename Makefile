@@ -138,7 +138,7 @@ endef
 # exitcode=0: a leak of the interpreter's must not change what a child process returns; errors abort.
 ASAN_OPTIONS = detect_leaks=1:exitcode=0:abort_on_error=1:detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1
 UBSAN_OPTIONS = print_stacktrace=1:abort_on_error=1
-TSAN_OPTIONS = second_deadlock_stack=1:exitcode=66
+TSAN_OPTIONS = second_deadlock_stack=1:exitcode=66:suppressions=$(abspath tests/tsan.supp)
 # Several times slower than a plain run: the limits that only mean failure move with it.
 # g++'s UBSan takes no log_path and writes to descriptor 2, which pytest must leave alone.
 SANITIZE_PYTEST_ARGS = --capture=sys --timeout=600 -o faulthandler_timeout=660

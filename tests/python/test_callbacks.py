@@ -283,7 +283,10 @@ def test_done_callback_of_an_operation_gets_the_operation(adapter, calls):
 
 
 def test_adapter_that_is_dropped_in_a_callback_is_closed_elsewhere(provider, calls):
+    from conftest import native_objects
+
     # The last reference goes on the callback thread, which the barrier would wait for.
+    before = native_objects()
     adapter = nd.Adapter.open(provider)
     held = {"adapter": adapter}
 
@@ -301,15 +304,15 @@ def test_adapter_that_is_dropped_in_a_callback_is_closed_elsewhere(provider, cal
     with pytest.raises(nd.RdmaError):
         operation.wait(LIMIT)
     del operation
-    _wait_until_nothing_is_left()
+    _wait_until_only(before)
 
 
-def _wait_until_nothing_is_left():
+def _wait_until_only(before):
     from conftest import native_objects
 
     turn = threading.Event()
     for _ in range(1000):
-        if not native_objects():
+        if native_objects() == before:
             return
         turn.wait(0.01)
     raise AssertionError(native_objects())
