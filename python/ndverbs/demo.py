@@ -80,9 +80,9 @@ def _copies(opened: SourceFile, source: Path, received: Path, rounds: int) -> tu
         rdma_address = split(serving.rpartition(" ")[2])
         tcp_address = ("127.0.0.1", int(port))
         for number in range(-1, rounds):
-            # Turn and turn about, after one pair that does not count: what the file system
-            # still writes from one copy slows the next.
-            for way in (rdma, tcp) if number % 2 else (tcp, rdma):
+            # The first pair does not count, and the ways take turns at going first: what the
+            # file system still writes from one copy slows the next.
+            for way in (rdma, tcp) if number % 2 == 0 else (tcp, rdma):
                 target = received / f"copy-{number}"
                 if way is rdma:
                     seconds = copy_file(opened, rdma_address, target.name, adapter=adapter).seconds
@@ -96,7 +96,10 @@ def _copies(opened: SourceFile, source: Path, received: Path, rounds: int) -> tu
 
 def _report(source: Path | None, size: int, rdma: _Way, tcp: _Way) -> None:
     what = shown(str(source)) if source else "a file made of this machine's libraries"
-    print(f"copied {what}, {size:,} bytes, between two processes, {len(rdma.seconds)} times each")
+    print(
+        f"copied {what}, {size:,} bytes, between two processes, {len(rdma.seconds)} times each "
+        "after one that does not count"
+    )
     print(rdma.line(size))
     print(tcp.line(size))
     if size:
@@ -150,7 +153,6 @@ def _build(path: Path, size: int) -> Path:
                 left -= offset
             if left == 0:
                 break
-        out.flush()
         os.fsync(out.fileno())  # or the disk is busy with it while the copies are timed
     return path
 

@@ -19,6 +19,7 @@ namespace ndv::bindings {
 namespace py = pybind11;
 
 // Never destroyed: what belongs to a parent process, whose threads and descriptors are not here.
+// With the GIL.
 template <typename T>
 void leak(std::shared_ptr<T> native) {
     // Reachable for good, so that a leak checker does not take it for an accident.
