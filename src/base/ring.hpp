@@ -36,6 +36,10 @@ public:
         // release: pairs with the acquire in published(); the slot was filled before.
         tail_.store(tail_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
     }
+    // Takes the last published position back, while the consumer cannot have met it yet.
+    void retract() {
+        tail_.store(tail_.load(std::memory_order_relaxed) - 1, std::memory_order_release);
+    }
 
     // Consumer side.
     [[nodiscard]] std::uint32_t published() const {

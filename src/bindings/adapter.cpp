@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -52,6 +53,21 @@ std::vector<core::AdapterInfo> adapters() {
     std::vector<core::AdapterInfo> all;
     for (const auto& provider : providers::builtin()) {
         for (core::AdapterInfo& info : provider->adapters()) all.push_back(std::move(info));
+    }
+    return all;
+}
+
+// (provider, check, whether it is good, what was found, remedy).
+using FindingRow = std::tuple<std::string, std::string, bool, std::string, std::string>;
+
+std::vector<FindingRow> diagnose() {
+    const Released released;
+    std::vector<FindingRow> all;
+    for (const auto& provider : providers::builtin()) {
+        for (core::Finding& finding : provider->diagnose()) {
+            all.emplace_back(provider->name(), std::move(finding.check), finding.is_good,
+                             std::move(finding.what), std::move(finding.remedy));
+        }
     }
     return all;
 }
@@ -136,6 +152,8 @@ void bind_creation(py::class_<Adapter>& cls) {
 void bind_adapter(py::module_& module) {
     bind_info(module);
     module.def("adapters", adapters, "List the adapters that can be opened now.");
+
+    module.def("_diagnose", diagnose, "Look at what every provider needs.");
 
     py::class_<Adapter> cls(module, "Adapter", py::is_final(),
                             "An opened device: the root of all other objects.");

@@ -73,8 +73,8 @@ template <typename Request>
 PyObject* post(PyObject* self, core::WorkRequest request, const Given& given) {
     auto& handle = usable<QueuePair>(self);
     if (given.flags != nullptr) request.flags = to_unsigned32(given.flags, "flags");
-    const std::uint32_t rights =
-        request.type == OperationType::read ? core::access::kLocalWrite : core::access::kLocalRead;
+    const std::uint32_t rights = request.type == OperationType::read ? handle.peek()->sink_rights()
+                                                                     : core::access::kLocalRead;
     SegmentList segments(handle, rights, (request.flags & core::flag::kInline) != 0);
     if (given.segments != nullptr) segments.add_all(given.segments);
     request.segments = segments.get();

@@ -90,6 +90,42 @@ std::string code_text(const core::Detail& detail) {
            std::to_string(detail.error_type) + "/" + code.data() + ")";
 }
 
+// ibv_wc_status by number.
+constexpr std::array<const char*, 24> kDeviceStatusNames = {
+    "success",
+    "local length error",
+    "local QP operation error",
+    "local EE context operation error",
+    "local protection error",
+    "work request flushed",
+    "memory window bind error",
+    "bad response",
+    "local access error",
+    "remote invalid request",
+    "remote access error",
+    "remote operation error",
+    "transport retries exceeded",
+    "receiver-not-ready retries exceeded",
+    "local RDD violation",
+    "remote invalid RD request",
+    "remote aborted",
+    "invalid EE context number",
+    "invalid EE context state",
+    "fatal error",
+    "response timeout",
+    "general error",
+    "tag matching error",
+    "tag matching rendezvous incomplete",
+};
+
+std::string device_text(const core::Detail& detail) {
+    const char* const name =
+        detail.code < kDeviceStatusNames.size() ? kDeviceStatusNames[detail.code] : "unknown status";
+    return "the device reported: " + std::string(name) + " (status " +
+           std::to_string(detail.code) + ", vendor code " + std::to_string(detail.vendor_error) +
+           ")";
+}
+
 std::string detail_text(const core::Detail& detail) {
     switch (detail.source) {
         case core::Detail::Source::none:
@@ -98,6 +134,8 @@ std::string detail_text(const core::Detail& detail) {
             return "this side terminated the stream: " + code_text(detail);
         case core::Detail::Source::peer:
             return "peer terminated the stream: " + code_text(detail);
+        case core::Detail::Source::device:
+            return device_text(detail);
         case core::Detail::Source::system:
             // std::generic_category is strerror without its static buffer.
             return "the system reported: " + std::generic_category().message(detail.os_error) +

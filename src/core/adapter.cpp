@@ -39,6 +39,20 @@ void CallbackQueue::stop(bool is_callback_thread) {
     }
 }
 
+std::map<std::string, std::uint64_t> ConnectionCounters::read() const {
+    const auto load = [](const std::atomic<std::uint64_t>& counter) {
+        return counter.load(std::memory_order_relaxed);
+    };
+    const std::int64_t active = active_connections.load(std::memory_order_relaxed);
+    return {
+        {"connect", load(connects)},
+        {"accept", load(accepts)},
+        {"connect_failure", load(connect_failures)},
+        {"connection_error", load(connection_errors)},
+        {"active_connection", active > 0 ? static_cast<std::uint64_t>(active) : 0},
+    };
+}
+
 template <typename T>
 Expected<std::shared_ptr<T>> Adapter::adopted(Expected<std::shared_ptr<T>> made) {
     if (made) adopt(*made);

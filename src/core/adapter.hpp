@@ -3,6 +3,7 @@
 // Provider is what src/providers implements; builtin lists the providers of this build.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -86,6 +87,25 @@ private:
     CallbackQueue callbacks_;
 };
 
+// Counters that every provider keeps, by the names of NDK's.
+struct ConnectionCounters {
+    std::atomic<std::uint64_t> connects{0};
+    std::atomic<std::uint64_t> accepts{0};
+    std::atomic<std::uint64_t> connect_failures{0};
+    std::atomic<std::uint64_t> connection_errors{0};
+    std::atomic<std::int64_t> active_connections{0};
+
+    [[nodiscard]] std::map<std::string, std::uint64_t> read() const;
+};
+
+// One thing that `ndverbs doctor` looked at.
+struct Finding {
+    std::string check;   // what was looked at
+    bool is_good = true;
+    std::string what;    // what was found
+    std::string remedy;  // what to do about it, when it is not good
+};
+
 class Provider {
 public:
     Provider() = default;
@@ -94,6 +114,8 @@ public:
     virtual ~Provider() = default;
 
     [[nodiscard]] virtual const char* name() const = 0;
+    // What a user needs for this provider, looked at now.
+    [[nodiscard]] virtual std::vector<Finding> diagnose() const = 0;
     // The adapters that open() would find now.
     [[nodiscard]] virtual std::vector<AdapterInfo> adapters() const = 0;
     [[nodiscard]] virtual Expected<std::shared_ptr<Adapter>> open(

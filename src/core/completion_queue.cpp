@@ -24,6 +24,10 @@ std::uint32_t strength(Notify kind) {
     return 3;
 }
 
+Notify kind_of(std::uint32_t strength) {
+    return strength == 1 ? Notify::errors : strength == 2 ? Notify::solicited : Notify::any;
+}
+
 }  // namespace
 
 CompletionQueue::CompletionQueue(std::uint32_t depth) : ring_(depth) {}
@@ -63,9 +67,7 @@ bool CompletionQueue::wait(std::chrono::nanoseconds timeout) {
 
 bool CompletionQueue::push(const Completion& completion) {
     if (!ring_.push(completion)) {
-        status_.store(Status::buffer_overflow, std::memory_order_release);
-        notify();
-        if (sleepers_.load(std::memory_order_acquire) > 0) wake();
+        mark_dead(Status::buffer_overflow);
         return false;
     }
     // Read-modify-writes, so that they are ordered with the ones of arm() and Sleeper: either we
@@ -81,6 +83,12 @@ bool CompletionQueue::push(const Completion& completion) {
     return true;
 }
 
+void CompletionQueue::mark_dead(Status status) {
+    status_.store(status, std::memory_order_release);
+    notify();
+    if (sleepers_.load(std::memory_order_acquire) > 0) wake();
+}
+
 void CompletionQueue::notify() {
     const base::Lock lock(mutex_);
     if (armed_.exchange(0, std::memory_order_acq_rel) == 0) return;
@@ -90,7 +98,13 @@ void CompletionQueue::notify() {
     if (::write(event_.get(), &one, sizeof one) == sizeof one) is_signalled_ = true;
 }
 
+std::optional<Notify> CompletionQueue::armed() const {
+    const std::uint32_t strength = armed_.load(std::memory_order_acquire);
+    return strength == 0 ? std::nullopt : std::optional(kind_of(strength));
+}
+
 void CompletionQueue::arm(Notify kind) {
+    std::uint32_t merged = 0;
     {
         const base::Lock lock(mutex_);
         if (is_signalled_) {
@@ -98,9 +112,10 @@ void CompletionQueue::arm(Notify kind) {
             if (::read(event_.get(), &count, sizeof count) == sizeof count) is_signalled_ = false;
         }
         // acq_rel, and always written: pairs with push().
-        armed_.exchange(std::max(strength(kind), armed_.load(std::memory_order_relaxed)),
-                        std::memory_order_acq_rel);
+        merged = std::max(strength(kind), armed_.load(std::memory_order_relaxed));
+        armed_.exchange(merged, std::memory_order_acq_rel);
     }
+    do_arm(kind_of(merged));
     // What waits already satisfies the arm: NDK demands it for anything new since the last
     // notification and allows it for the rest.
     if ((!is_empty() && kind != Notify::errors) || is_failure(status())) notify();

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "base/descriptor.hpp"
 #include "base/expected.hpp"
@@ -55,6 +56,9 @@ protected:
     // Sleeps over the queue's connections, with a Sleeper around each sleep; returns when the
     // queue holds something, the time is over, or a signal came.
     virtual void do_wait(std::chrono::nanoseconds timeout) = 0;
+    // After an arm was noted: asks the device for its interrupt, where it has one. `kind` is what
+    // the arms since the last notification come to.
+    virtual void do_arm(Notify kind) { static_cast<void>(kind); }
     // Ends the sleep of whoever has a Sleeper: another thread pushed.
     virtual void wake() noexcept = 0;
 
@@ -74,8 +78,14 @@ protected:
     };
     void do_close() override {}
 
-private:
+    // What is asked for and not satisfied yet.
+    [[nodiscard]] std::optional<Notify> armed() const;
+    // Satisfies an arm, if there is one.
     void notify();
+    // The queue is dead: tells every waiter and the arm.
+    void mark_dead(Status status);
+
+private:
 
     base::MpscRing<Completion> ring_;
     std::atomic<Status> status_{Status::success};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Socket addresses and operations.
+// Socket addresses, operations, and the queue of a listener.
 #include "core/connection.hpp"
 
 #include <arpa/inet.h>
@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -116,6 +117,85 @@ void Operation::complete(Expected<void> outcome) {
         done_.notify_all();
     }
     if (on_done) on_done();
+}
+
+Status status_of(int os_error) {
+    switch (os_error) {
+        case ECONNREFUSED:
+            return Status::connection_refused;
+        case ECONNRESET:
+        case EPIPE:
+            return Status::connection_reset;
+        case ENETUNREACH:
+        case ENETDOWN:
+            return Status::network_unreachable;
+        case EHOSTUNREACH:
+        case EHOSTDOWN:
+            return Status::host_unreachable;
+        case ETIMEDOUT:
+            return Status::io_timeout;
+        case EADDRINUSE:
+            return Status::sharing_violation;
+        case EADDRNOTAVAIL:
+        case EAFNOSUPPORT:
+            return Status::invalid_address;
+        case EACCES:
+        case EPERM:
+            return Status::access_denied;
+        case EMFILE:
+        case ENFILE:
+        case ENOBUFS:
+        case ENOMEM:
+            return Status::insufficient_resources;
+        default:
+            return Status::unsuccessful;
+    }
+}
+
+bool ConnectorQueue::is_full() const {
+    const base::Lock lock(mutex_);
+    return waiting_.size() >= kMost;
+}
+
+bool ConnectorQueue::push(std::shared_ptr<Connector> connector) {
+    std::function<void()> tell;
+    {
+        const base::Lock lock(mutex_);
+        if (is_closed_ || waiting_.size() >= kMost) return false;
+        waiting_.push_back(std::move(connector));
+        tell = on_connect_;
+        available_.notify_one();
+    }
+    if (tell) tell();
+    return true;
+}
+
+Expected<std::shared_ptr<Connector>> ConnectorQueue::take(std::chrono::nanoseconds timeout) {
+    base::UniqueLock lock(mutex_);
+    const auto until = std::chrono::steady_clock::now() + timeout;
+    while (waiting_.empty()) {
+        if (is_closed_) {
+            return fail(Status::file_forced_closed, "get_connector: the listener is closed");
+        }
+        if (available_.wait_until(lock.native(), until) == std::cv_status::timeout) break;
+    }
+    if (waiting_.empty()) return std::shared_ptr<Connector>();
+    std::shared_ptr<Connector> taken = std::move(waiting_.front());
+    waiting_.pop_front();
+    return taken;
+}
+
+void ConnectorQueue::set_on_connect(std::function<void()> function) {
+    const base::Lock lock(mutex_);
+    on_connect_ = std::move(function);
+}
+
+std::deque<std::shared_ptr<Connector>> ConnectorQueue::close() {
+    const base::Lock lock(mutex_);
+    is_closed_ = true;
+    on_connect_ = nullptr;
+    available_.notify_all();
+    return std::exchange(waiting_, {});
 }
 
 const char* connector_state_name(ConnectorState state) {

@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -91,6 +92,9 @@ enum class ConnectorState : std::uint8_t {
 
 [[nodiscard]] const char* connector_state_name(ConnectorState state);
 
+// NDK's status for an errno of connect, bind or a stream.
+[[nodiscard]] Status status_of(int os_error);
+
 using Pending = Expected<std::shared_ptr<Operation>>;
 
 class Connector : public Object, base::Live<base::LiveKind::connector> {
@@ -115,6 +119,29 @@ public:
     [[nodiscard]] virtual Expected<SocketAddress> local_address() const = 0;
     [[nodiscard]] virtual Expected<SocketAddress> peer_address() const = 0;
     [[nodiscard]] virtual ConnectorState state() const = 0;
+};
+
+// Requests that wait for whoever takes them: a listener's, of any provider.
+class ConnectorQueue {
+public:
+    // Over this, requests are turned away (NDK has no backlog of its own).
+    static constexpr std::size_t kMost = 1024;
+
+    [[nodiscard]] bool is_full() const;
+    // Tells on_connect. False when full or closed: the connector was not taken over.
+    [[nodiscard]] bool push(std::shared_ptr<Connector> connector);
+    // Null when the time is over and no request came.
+    [[nodiscard]] Expected<std::shared_ptr<Connector>> take(std::chrono::nanoseconds timeout);
+    void set_on_connect(std::function<void()> function);
+    // Ends every take(); returns the requests that nobody took. NDK: closing them is a reject.
+    [[nodiscard]] std::deque<std::shared_ptr<Connector>> close();
+
+private:
+    mutable base::Mutex mutex_;
+    std::condition_variable available_;
+    std::deque<std::shared_ptr<Connector>> waiting_ NDV_GUARDED_BY(mutex_);
+    std::function<void()> on_connect_ NDV_GUARDED_BY(mutex_);
+    bool is_closed_ NDV_GUARDED_BY(mutex_) = false;
 };
 
 class Listener : public Object, base::Live<base::LiveKind::listener> {

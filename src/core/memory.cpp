@@ -51,13 +51,16 @@ Expected<void> MemoryRegion::register_buffer(BufferHold* hold, std::uint32_t rig
                            "register: the memory region is registered already",
                            "deregister() it first, or create another region"));
     }
-    auto tokens = do_register(*hold, rights);
+    // What peers may write, their responses to our Reads may, too.
+    std::uint32_t granted = rights;
+    if ((rights & access::kRemoteWriteBit) != 0) granted |= access::kRdmaReadSink;
+    auto tokens = do_register(*hold, granted);
     if (!tokens) return refuse(Unexpected{tokens.error()});
     tokens_ = *tokens;
     hold_ = hold;
     rights_ = rights;
     pd_->add_range(tokens_.local,
-                   {reinterpret_cast<std::uint64_t>(hold->data()), hold->size(), rights});
+                   {reinterpret_cast<std::uint64_t>(hold->data()), hold->size(), granted});
     return {};
 }
 

@@ -128,6 +128,11 @@ Status QueuePair::check(const WorkRequest& request, std::uint64_t& length) const
     return Status::success;
 }
 
+std::uint32_t QueuePair::sink_rights() const {
+    const bool is_free = (pd_->info().adapter_flags & adapter_flag::kRdmaReadSinkNotRequired) != 0;
+    return is_free ? access::kLocalWrite : access::kLocalWrite | access::kRdmaReadSink;
+}
+
 Status QueuePair::post(const WorkRequest& request) {
     std::uint64_t length = 0;
     const Status status = check(request, length);
@@ -137,7 +142,7 @@ Status QueuePair::post(const WorkRequest& request) {
     }
     Buffers buffers;
     const std::uint32_t rights =
-        request.type == OperationType::read ? access::kLocalWrite : access::kLocalRead;
+        request.type == OperationType::read ? sink_rights() : access::kLocalRead;
     const Status local = buffers.acquire(*pd_, request.segments, rights);
     if (local != Status::success) return local;
     const Status posted = do_post(request, buffers.get(), static_cast<std::uint32_t>(length));
@@ -209,6 +214,13 @@ Error QueuePair::explain(Status status, const WorkRequest& request) const {
             error.what = name + ": the outbound read limit of this connection is 0";
             error.hint = "connect with outbound_read_limit, and the peer with inbound_read_limit";
             break;
+        case Status::not_supported:
+            error.what = name + ": the adapter cannot do it";
+            error.hint = "adapter.info.features tells what it can";
+            break;
+        case Status::internal_error:
+            error.what = name + ": the device did not take the request";
+            break;
         case Status::access_violation:
         default:
             error.what = name +
@@ -217,7 +229,9 @@ Error QueuePair::explain(Status status, const WorkRequest& request) const {
             for (const Segment& segment : request.segments) {
                 error.what += "; " + segment_text(segment);
             }
-            error.hint = "reads need Access.LOCAL_WRITE on their sink";
+            error.hint = (sink_rights() & access::kRdmaReadSink) == 0
+                             ? "reads need Access.LOCAL_WRITE on their sink"
+                             : "reads need Access.RDMA_READ_SINK on their sink with this adapter";
             break;
     }
     return error;

@@ -47,6 +47,9 @@ public:
     [[nodiscard]] const std::shared_ptr<CompletionQueue>& initiator_cq() const {
         return initiator_cq_;
     }
+    // The rights that local memory needs as the target of a Read: iWARP devices place a response
+    // through a token that is writable from remote, and want it to be told so (READ_SINK).
+    [[nodiscard]] std::uint32_t sink_rights() const;
     [[nodiscard]] const QueuePairLimits& limits() const { return limits_; }
     [[nodiscard]] RequestContexts* contexts() const { return contexts_; }
 

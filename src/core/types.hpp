@@ -57,12 +57,14 @@ struct Segment {
 
 // Why a request failed, as far as anybody knows.
 struct Detail {
-    enum class Source : std::uint8_t { none, local, peer, system };
-    Source source = Source::none;  // local: our protocol engine; peer: its Terminate; system: errno
-    std::uint8_t layer = 0;        // RDMAP 0, DDP 1, LLP 2 (RFC 5040 section 4.8)
+    // local: our protocol engine; peer: its Terminate; system: errno; device: an RDMA device
+    enum class Source : std::uint8_t { none, local, peer, system, device };
+    Source source = Source::none;
+    std::uint8_t layer = 0;  // RDMAP 0, DDP 1, LLP 2 (RFC 5040 section 4.8)
     std::uint8_t error_type = 0;
-    std::uint8_t code = 0;
-    std::uint16_t os_error = 0;  // errno when source is system
+    std::uint8_t code = 0;           // device: ibv_wc_status
+    std::uint16_t os_error = 0;      // errno when source is system
+    std::uint32_t vendor_error = 0;  // device: the vendor's own code
 };
 
 // What the binding hangs on a queue pair: contexts that are objects. Counted by the queue pair and

@@ -5,6 +5,9 @@
 #include <utility>
 
 #include "providers/soft/adapter.hpp"
+#if NDV_WITH_VERBS
+#include "providers/verbs/adapter.hpp"
+#endif
 
 namespace ndv::providers {
 
@@ -13,6 +16,9 @@ const std::vector<std::unique_ptr<core::Provider>>& builtin() {
     static const auto* const list = [] {
         auto* made = new std::vector<std::unique_ptr<core::Provider>>;
         made->push_back(std::make_unique<soft::SoftProvider>());
+#if NDV_WITH_VERBS
+        made->push_back(std::make_unique<verbs::VerbsProvider>());
+#endif
         return made;
     }();
     return *list;

@@ -140,21 +140,12 @@ Adapter::~Adapter() {
 void Adapter::stop() { parts_->progress->stop(); }
 
 std::map<std::string, std::uint64_t> Adapter::stats() const {
-    const auto load = [](const std::atomic<std::uint64_t>& counter) {
-        return counter.load(std::memory_order_relaxed);
-    };
-    const std::int64_t active = parts_->active_connections.load(std::memory_order_relaxed);
-    return {
-        {"connect", load(parts_->connects)},
-        {"accept", load(parts_->accepts)},
-        {"connect_failure", load(parts_->connect_failures)},
-        {"connection_error", load(parts_->connection_errors)},
-        {"active_connection", active > 0 ? static_cast<std::uint64_t>(active) : 0},
-        {"rdma_in_octets", load(parts_->totals->bytes_in)},
-        {"rdma_out_octets", load(parts_->totals->bytes_out)},
-        {"rdma_in_frames", load(parts_->totals->fpdus_in)},
-        {"rdma_out_frames", load(parts_->totals->fpdus_out)},
-    };
+    std::map<std::string, std::uint64_t> all = parts_->counters.read();
+    all["rdma_in_octets"] = parts_->totals->bytes_in.load(std::memory_order_relaxed);
+    all["rdma_out_octets"] = parts_->totals->bytes_out.load(std::memory_order_relaxed);
+    all["rdma_in_frames"] = parts_->totals->fpdus_in.load(std::memory_order_relaxed);
+    all["rdma_out_frames"] = parts_->totals->fpdus_out.load(std::memory_order_relaxed);
+    return all;
 }
 
 Expected<std::shared_ptr<core::ProtectionDomain>> Adapter::do_create_pd() {

@@ -28,11 +28,7 @@ struct AdapterParts {
     LocalBuffers local_buffers;
     std::uint64_t seed = 0;
     std::atomic<std::uint64_t> next_domain{1};
-    std::atomic<std::uint64_t> connects{0};
-    std::atomic<std::uint64_t> accepts{0};
-    std::atomic<std::uint64_t> connect_failures{0};
-    std::atomic<std::uint64_t> connection_errors{0};
-    std::atomic<std::int64_t> active_connections{0};
+    core::ConnectionCounters counters;
 
     [[nodiscard]] std::unique_ptr<Link> make_link(base::Descriptor socket) const;
 };
@@ -62,6 +58,7 @@ private:
 class SoftProvider final : public core::Provider {
 public:
     [[nodiscard]] const char* name() const override { return "soft"; }
+    [[nodiscard]] std::vector<core::Finding> diagnose() const override;
     [[nodiscard]] std::vector<core::AdapterInfo> adapters() const override;
     [[nodiscard]] Expected<std::shared_ptr<core::Adapter>> open(
         const core::AdapterOptions& options) const override;

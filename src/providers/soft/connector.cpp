@@ -138,7 +138,7 @@ core::Pending Connector::start_connect(std::shared_ptr<core::QueuePair> qp,
     if (auto opened = open_socket(parameters); !opened) {
         (*claimed)->unreserve();
         link_.reset();
-        parts_->connect_failures.fetch_add(1, std::memory_order_relaxed);
+        parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
         return Unexpected{opened.error()};
     }
     qp_ = *claimed;
@@ -259,7 +259,7 @@ void Connector::finish_connect(Expected<void> outcome) {
     if (outcome) {
         state_ = State::accepted;
     } else {
-        parts_->connect_failures.fetch_add(1, std::memory_order_relaxed);
+        parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
         state_ = State::idle;
         // Only a Terminate of ours is worth a graceful end; an attempt that got no answer is not.
         if (handshake_ && handshake_->has_sent_terminate()) drop_link();
@@ -323,8 +323,8 @@ core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
         return fail(Status::connection_aborted, "complete_connect: the peer gave up",
                     "connect again, with another connector and queue pair");
     }
-    parts_->connects.fetch_add(1, std::memory_order_relaxed);
-    parts_->active_connections.fetch_add(1, std::memory_order_relaxed);
+    parts_->counters.connects.fetch_add(1, std::memory_order_relaxed);
+    parts_->counters.active_connections.fetch_add(1, std::memory_order_relaxed);
     auto pending = std::make_shared<core::Operation>();
     qp->mark_connected();
     pending->complete(qp->attach(std::move(link), config,
@@ -370,7 +370,7 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
             state_ = State::disconnected;
             drop_link();
             mine->unreserve();
-            parts_->connect_failures.fetch_add(1, std::memory_order_relaxed);
+            parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
             return fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
                         "nothing is left to accept; wait for the next request");
         }

@@ -122,8 +122,8 @@ void Connector::on_established() {
         qp_->mark_connected();
         done = std::exchange(operation_, nullptr);
     }
-    parts_->accepts.fetch_add(1, std::memory_order_relaxed);
-    parts_->active_connections.fetch_add(1, std::memory_order_relaxed);
+    parts_->counters.accepts.fetch_add(1, std::memory_order_relaxed);
+    parts_->counters.active_connections.fetch_add(1, std::memory_order_relaxed);
     if (done) done->complete({});
 }
 
@@ -176,9 +176,9 @@ void Connector::on_over(const iwarp::Cause& cause) {
         tell = std::exchange(on_disconnect_, nullptr);
         done = std::exchange(operation_, nullptr);
     }
-    if (was_connected) parts_->active_connections.fetch_sub(1, std::memory_order_relaxed);
+    if (was_connected) parts_->counters.active_connections.fetch_sub(1, std::memory_order_relaxed);
     if (cause.source != iwarp::Cause::Source::none) {
-        auto& counter = was_connected ? parts_->connection_errors : parts_->connect_failures;
+        auto& counter = was_connected ? parts_->counters.connection_errors : parts_->counters.connect_failures;
         counter.fetch_add(1, std::memory_order_relaxed);
     }
     parts_->progress->clear_deadline(*this);

@@ -129,37 +129,4 @@ int unacknowledged(int fd) {
     return ::ioctl(fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
 }
 
-Status status_of(int os_error) {
-    switch (os_error) {
-        case ECONNREFUSED:
-            return Status::connection_refused;
-        case ECONNRESET:
-        case EPIPE:
-            return Status::connection_reset;
-        case ENETUNREACH:
-        case ENETDOWN:
-            return Status::network_unreachable;
-        case EHOSTUNREACH:
-        case EHOSTDOWN:
-            return Status::host_unreachable;
-        case ETIMEDOUT:
-            return Status::io_timeout;
-        case EADDRINUSE:
-            return Status::sharing_violation;
-        case EADDRNOTAVAIL:
-        case EAFNOSUPPORT:
-            return Status::invalid_address;
-        case EACCES:
-        case EPERM:
-            return Status::access_denied;
-        case EMFILE:
-        case ENFILE:
-        case ENOBUFS:
-        case ENOMEM:
-            return Status::insufficient_resources;
-        default:
-            return Status::unsuccessful;
-    }
-}
-
 }  // namespace ndv::soft

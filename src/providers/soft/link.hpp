@@ -69,7 +69,6 @@ private:
 [[nodiscard]] core::SocketAddress peer_address_of(int fd);
 // Bytes that the peer's TCP has not acknowledged.
 [[nodiscard]] int unacknowledged(int fd);
-// NDK's status for an errno of connect, bind or a stream.
-[[nodiscard]] Status status_of(int os_error);
+using core::status_of;
 
 }  // namespace ndv::soft

@@ -14,7 +14,6 @@ namespace {
 
 constexpr int kBacklog = 1024;              // of TCP; the kernel caps it at somaxconn
 constexpr std::size_t kMaxIncoming = 1024;  // strangers in start-up at once
-constexpr std::size_t kMaxWaiting = 1024;   // requests that nobody has taken yet
 constexpr Time kRequestTime = std::chrono::seconds(10);
 constexpr Time kOutOfDescriptors = std::chrono::milliseconds(50);
 constexpr int kAcceptBatch = 64;
@@ -117,7 +116,7 @@ public:
     // On the progress thread, like everything that touches link_.
     void leave() {
         if (!link_) return;
-        parts_->connect_failures.fetch_add(1, std::memory_order_relaxed);
+        parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
         parts_->progress->remove(*this, descriptor());
         parts_->progress->clear_deadline(*this);
         link_.reset();
@@ -209,7 +208,7 @@ void Listener::admit(base::Descriptor socket) {
     {
         const base::Lock lock(mutex_);
         // Over the cap a stranger is turned away at once; its descriptor is closed on return.
-        if (is_closed() || waiting_.size() >= kMaxWaiting) return;
+        if (is_closed() || requests_.is_full()) return;
         // The one that has been silent the longest makes room: a flood of them keeps nobody out.
         if (incoming_.size() >= kMaxIncoming) oldest = incoming_.begin()->second;
         incoming_[incoming->id()] = incoming;
@@ -226,17 +225,13 @@ void Listener::handle_request(std::uint64_t id, std::unique_ptr<Link> link,
                               const iwarp::Handshake& handshake) {
     const auto connector = std::make_shared<Connector>(parts_, std::move(link), handshake);
     const auto adapter = adapter_.lock();
-    std::function<void()> tell;
     {
         const base::Lock lock(mutex_);
         incoming_.erase(id);
         if (is_closed() || is_paused_ || !adapter) return;  // the connector closes: a reject
-        waiting_.push_back(connector);
-        tell = on_connect_;
-        available_.notify_one();
     }
     adapter->adopt(connector);
-    if (tell) tell();
+    static_cast<void>(requests_.push(connector));
 }
 
 void Listener::forget(std::uint64_t id) {
@@ -250,27 +245,18 @@ void Listener::forget(std::uint64_t id) {
 
 Expected<std::shared_ptr<core::Connector>> Listener::take_connector(
     std::chrono::nanoseconds timeout) {
-    base::UniqueLock lock(mutex_);
-    const auto until = std::chrono::steady_clock::now() + timeout;
-    while (waiting_.empty()) {
-        if (is_closed()) {
-            return fail(Status::file_forced_closed, "get_connector: the listener is closed");
-        }
-        if (!socket_) {
+    {
+        const base::Lock lock(mutex_);
+        if (!socket_ && !is_closed()) {
             return fail(Status::connection_invalid, "get_connector: the listener does not listen",
                         "call listen() first");
         }
-        if (available_.wait_until(lock.native(), until) == std::cv_status::timeout) break;
     }
-    if (waiting_.empty()) return std::shared_ptr<core::Connector>();
-    std::shared_ptr<core::Connector> taken = std::move(waiting_.front());
-    waiting_.pop_front();
-    return taken;
+    return requests_.take(timeout);
 }
 
 void Listener::set_on_connect(std::function<void()> function) {
-    const base::Lock lock(mutex_);
-    on_connect_ = std::move(function);
+    requests_.set_on_connect(std::move(function));
 }
 
 void Listener::control_connect_events(bool pause) {
@@ -300,23 +286,19 @@ Expected<core::SocketAddress> Listener::local_address() const {
 }
 
 void Listener::do_close() {
-    std::deque<std::shared_ptr<Connector>> untaken;
     std::map<std::uint64_t, std::shared_ptr<Incoming>> strangers;
     {
         const base::Lock lock(mutex_);
         if (socket_) parts_->progress->remove(*this, socket_.get());
         parts_->progress->clear_deadline(*this);
         socket_.reset();
-        untaken.swap(waiting_);
         strangers.swap(incoming_);
-        on_connect_ = nullptr;
-        available_.notify_all();
     }
     for (const auto& [id, stranger] : strangers) {
         parts_->progress->remove(*stranger, stranger->descriptor());
         parts_->progress->clear_deadline(*stranger);
     }
-    for (const auto& connector : untaken) connector->close();  // NDK: close is a reject
+    for (const auto& connector : requests_.close()) connector->close();
 }
 
 }  // namespace ndv::soft

@@ -4,9 +4,7 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -52,15 +50,13 @@ private:
     const std::shared_ptr<AdapterParts> parts_;
     const std::weak_ptr<core::Adapter> adapter_;
     mutable base::Mutex mutex_;
-    std::condition_variable available_;
     base::Descriptor socket_ NDV_GUARDED_BY(mutex_);
     std::optional<core::SocketAddress> address_ NDV_GUARDED_BY(mutex_);
     bool is_paused_ NDV_GUARDED_BY(mutex_) = false;
     std::atomic<bool> is_out_of_descriptors_{false};
     // By id, which rises: the oldest comes first.
     std::map<std::uint64_t, std::shared_ptr<Incoming>> incoming_ NDV_GUARDED_BY(mutex_);
-    std::deque<std::shared_ptr<Connector>> waiting_ NDV_GUARDED_BY(mutex_);
-    std::function<void()> on_connect_ NDV_GUARDED_BY(mutex_);
+    core::ConnectorQueue requests_;
 };
 
 }  // namespace ndv::soft

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// The progress thread of one adapter: serves what nobody polls or waits for, and deadlines. It
+// starts with the first member, blocks all signals, and never takes the GIL. Members are one-shot
+// in its epoll set; one whose connection somebody polls (a lease) stays disarmed until the lease
+// lapses.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "base/descriptor.hpp"
+#include "base/expected.hpp"
+#include "base/mutex.hpp"
+
+namespace ndv::core {
+
+using Time = std::chrono::nanoseconds;  // of the steady clock
+
+[[nodiscard]] inline Time now() { return std::chrono::steady_clock::now().time_since_epoch(); }
+
+enum class Lease : std::uint8_t {
+    none,
+    fresh,  // polled a moment ago
+    held,   // somebody sleeps over it
+};
+
+// How long after a poll its connections are left to the poller.
+inline constexpr Time kLeaseTime = std::chrono::milliseconds(1);
+
+// A member of the progress thread's set; ids are never reused.
+class Member {
+public:
+    Member() : id_(next_id().fetch_add(1, std::memory_order_relaxed)) {}
+    Member(const Member&) = delete;
+    Member& operator=(const Member&) = delete;
+    virtual ~Member() = default;
+
+    [[nodiscard]] std::uint64_t id() const { return id_; }
+    // On the progress thread.
+    virtual void on_ready() = 0;
+    virtual void on_deadline() = 0;
+    // The events to be armed for; 0: errors and hang-up only. Any thread.
+    [[nodiscard]] virtual std::uint32_t wanted() const = 0;
+    [[nodiscard]] virtual Lease lease(Time) const { return Lease::none; }
+
+private:
+    static std::atomic<std::uint64_t>& next_id() {
+        static std::atomic<std::uint64_t> next{1};
+        return next;
+    }
+    const std::uint64_t id_;
+};
+
+class Progress {
+public:
+    Progress() = default;
+    Progress(const Progress&) = delete;
+    Progress& operator=(const Progress&) = delete;
+    virtual ~Progress();
+
+    // Starts the thread on first use.
+    [[nodiscard]] Expected<void> add(const std::shared_ptr<Member>& member, int fd);
+    // Arms for what the member wants now, from any thread; harmless for one that is armed.
+    void arm(const Member& member);
+    // No on_ready() begins after this; one may be running on the progress thread.
+    void remove(const Member& member, int fd);
+    // Replaces the member's deadline. The member needs no descriptor for it.
+    void set_deadline(const std::shared_ptr<Member>& member, Time deadline);
+    void clear_deadline(const Member& member);
+
+    // After a sleep over connections: lets the thread look at lapsed leases again, if it dozes.
+    void lease_ended() {
+        if (is_dozing_.load(std::memory_order_acquire)) wake();
+    }
+
+    // Ends the thread, after what it is doing; from the thread itself, without waiting.
+    void stop();
+
+private:
+    struct Parked {
+        std::uint64_t id;
+        Time check_at;
+        Time period;
+    };
+
+    void run();
+    void wake();
+    [[nodiscard]] std::shared_ptr<Member> find(std::uint64_t id);
+    [[nodiscard]] int next_timeout_ms(Time at);
+    void serve(std::uint64_t id, Time at);
+    void serve_parked(Time at);
+    void serve_deadlines(Time at);
+
+    base::Mutex mutex_;
+    std::thread thread_ NDV_GUARDED_BY(mutex_);
+    base::Descriptor epoll_;  // set before the thread starts, constant afterwards
+    base::Descriptor wake_;   // eventfd
+    struct Entry {
+        std::weak_ptr<Member> member;
+        int fd;
+    };
+    std::unordered_map<std::uint64_t, Entry> members_ NDV_GUARDED_BY(mutex_);
+    using DeadlineKey = std::pair<Time, std::uint64_t>;  // id: keys are unique
+    std::map<DeadlineKey, std::weak_ptr<Member>> deadlines_ NDV_GUARDED_BY(mutex_);
+    std::unordered_map<std::uint64_t, Time> deadline_of_ NDV_GUARDED_BY(mutex_);
+    std::vector<Parked> parked_;  // the thread's own
+    std::atomic<bool> is_stopping_{false};
+    std::atomic<bool> is_dozing_{false};
+};
+
+}  // namespace ndv::core

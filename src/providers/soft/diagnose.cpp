@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `ndverbs doctor` says about the soft provider: TCP works, and the limits that cost speed.
+#include <netinet/in.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <fstream>
+#include <string>
+#include <system_error>
+
+#include "providers/soft/adapter.hpp"
+
+namespace ndv::soft {
+namespace {
+
+constexpr std::uint64_t kGoodBuffer = 1U << 20U;  // what LocalBuffers asks for
+constexpr rlim_t kGoodOpenFiles = 4096;
+
+core::Finding check_loopback() {
+    const base::Descriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const bool is_good =
+        socket &&
+        ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 &&
+        ::listen(socket.get(), 1) == 0;
+    return {"TCP on the loopback address", is_good,
+            is_good ? "works" : std::generic_category().message(errno),
+            is_good ? "" : "bring the loopback interface up (ip link set lo up)"};
+}
+
+core::Finding check_buffer(const char* name) {
+    std::uint64_t most = 0;
+    std::ifstream("/proc/sys/net/core/" + std::string(name)) >> most;
+    const bool is_good = most >= kGoodBuffer;
+    return {"socket buffers", is_good, std::string(name) + " is " + std::to_string(most),
+            is_good ? ""
+                    : "large transfers on this host are faster with sysctl -w net.core." +
+                          std::string(name) + "=4194304"};
+}
+
+core::Finding check_open_files() {
+    rlimit limit{};
+    static_cast<void>(::getrlimit(RLIMIT_NOFILE, &limit));
+    const bool is_good = limit.rlim_cur >= kGoodOpenFiles;
+    return {"open files", is_good,
+            "the limit is " + std::to_string(limit.rlim_cur) + ", one or two per connection",
+            is_good ? "" : "for many connections raise it (ulimit -n)"};
+}
+
+}  // namespace
+
+std::vector<core::Finding> SoftProvider::diagnose() const {
+    return {check_loopback(), check_buffer("rmem_max"), check_buffer("wmem_max"),
+            check_open_files()};
+}
+
+}  // namespace ndv::soft

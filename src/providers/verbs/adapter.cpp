@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opening and closing a verbs adapter, and its counters.
+#include "providers/verbs/adapter.hpp"
+
+#include <filesystem>
+#include <fstream>
+#include <system_error>
+#include <utility>
+
+#include "providers/verbs/async_events.hpp"
+#include "providers/verbs/cm.hpp"
+#include "providers/verbs/completion_queue.hpp"
+#include "providers/verbs/connector.hpp"
+#include "providers/verbs/listener.hpp"
+#include "providers/verbs/memory.hpp"
+
+namespace ndv::verbs {
+
+Adapter::Adapter(std::shared_ptr<AdapterParts> parts) : parts_(std::move(parts)) {}
+
+Adapter::~Adapter() {
+    if (!is_foreign()) close();
+}
+
+// The worker first: destroying an rdma_cm_id waits until the progress thread has acknowledged its
+// events.
+void Adapter::stop() {
+    parts_->worker->stop();
+    parts_->progress->stop();
+}
+
+std::map<std::string, std::uint64_t> Adapter::stats() const {
+    std::map<std::string, std::uint64_t> all = parts_->counters.read();
+    // What the device counts, of all its users, by the kernel's names.
+    const std::string port = "/sys/class/infiniband/" + parts_->device->name() + "/ports/" +
+                             std::to_string(parts_->device->port());
+    for (const char* const folder : {"/counters", "/hw_counters"}) {
+        std::error_code error;
+        for (const auto& entry : std::filesystem::directory_iterator(port + folder, error)) {
+            std::uint64_t value = 0;
+            if (std::ifstream(entry.path()) >> value) {
+                all["device_" + entry.path().filename().string()] = value;
+            }
+        }
+    }
+    return all;
+}
+
+Expected<std::shared_ptr<core::ProtectionDomain>> Adapter::do_create_pd() {
+    auto made = ProtectionDomain::create(parts_, weak_from_this_adapter());
+    if (!made) return Unexpected{made.error()};
+    return std::shared_ptr<core::ProtectionDomain>(std::move(*made));
+}
+
+Expected<std::shared_ptr<core::CompletionQueue>> Adapter::do_create_cq(std::uint32_t depth) {
+    auto made = CompletionQueue::create(depth, parts_);
+    if (!made) return Unexpected{made.error()};
+    return std::shared_ptr<core::CompletionQueue>(std::move(*made));
+}
+
+Expected<std::shared_ptr<core::Connector>> Adapter::do_create_connector() {
+    return std::shared_ptr<core::Connector>(std::make_shared<Connector>(parts_));
+}
+
+Expected<std::shared_ptr<core::Listener>> Adapter::do_create_listener() {
+    return std::shared_ptr<core::Listener>(
+        std::make_shared<Listener>(parts_, weak_from_this_adapter()));
+}
+
+std::weak_ptr<core::Adapter> Adapter::weak_from_this_adapter() {
+    return std::static_pointer_cast<Adapter>(shared_from_this());
+}
+
+std::vector<core::AdapterInfo> VerbsProvider::adapters() const {
+    std::vector<core::AdapterInfo> all;
+    for (const std::string& name : Device::names()) {
+        if (auto device = Device::open(name)) all.push_back((*device)->info());
+    }
+    return all;
+}
+
+Expected<std::shared_ptr<core::Adapter>> VerbsProvider::open(
+    const core::AdapterOptions& options) const {
+    if (!options.capture_path.empty()) {
+        return fail(Status::not_supported, "open: what a device sends cannot be captured here",
+                    "capture on the network interface, or use the soft adapter");
+    }
+    auto device = Device::open(options.address);
+    if (!device) return Unexpected{device.error()};
+    auto parts = std::make_shared<AdapterParts>();
+    parts->device = *device;
+    parts->async_events = std::make_shared<AsyncEvents>(parts->device);
+    if (auto started = parts->async_events->start(*parts->progress); !started) {
+        return Unexpected{started.error()};
+    }
+    auto channel = CmChannel::open(parts);
+    if (!channel) {
+        parts->progress->stop();
+        return Unexpected{channel.error()};
+    }
+    parts->channel = *channel;
+    return std::shared_ptr<core::Adapter>(std::make_shared<Adapter>(std::move(parts)));
+}
+
+}  // namespace ndv::verbs

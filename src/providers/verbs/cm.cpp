@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// Serving the event channel, and the life of rdma_cm_ids.
+#include "providers/verbs/cm.hpp"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "providers/verbs/loader.hpp"
+
+namespace ndv::verbs {
+namespace {
+
+constexpr int kBatch = 64;  // events, then others have their turn
+
+core::SocketAddress address_of(const sockaddr* raw) {
+    core::SocketAddress out;
+    out.length = raw->sa_family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
+    std::memcpy(&out.storage, raw, out.length);
+    return out;
+}
+
+}  // namespace
+
+Expected<std::shared_ptr<CmChannel>> CmChannel::open(const std::shared_ptr<AdapterParts>& parts) {
+    rdma_event_channel* const channel = rdma_create_event_channel();
+    if (channel == nullptr) {
+        const int os_error = errno;
+        if (os_error == EACCES || os_error == EPERM) {
+            return fail(Status::access_denied, "open: no permission on /dev/infiniband/rdma_cm",
+                        "allow this user to read and write it; in a container, pass it through",
+                        os_error);
+        }
+        return fail(Status::device_not_ready, "open: the connection manager cannot be reached",
+                    "load the kernel module rdma_ucm; in a container, pass "
+                    "/dev/infiniband/rdma_cm through",
+                    os_error);
+    }
+    auto made = std::make_shared<CmChannel>(channel, parts);
+    if (::fcntl(channel->fd, F_SETFL, O_NONBLOCK) != 0) {
+        return verb_failed("open: the event channel", errno);
+    }
+    if (auto added = parts->progress->add(made, channel->fd); !added) {
+        return Unexpected{added.error()};
+    }
+    return made;
+}
+
+CmChannel::CmChannel(rdma_event_channel* channel, const std::shared_ptr<AdapterParts>& parts)
+    : channel_(channel), device_(parts->device), worker_(parts->worker) {
+    base::register_descriptor(channel_->fd);
+}
+
+CmChannel::~CmChannel() {
+    if (device_->is_foreign()) return;
+    base::forget_descriptor(channel_->fd);
+    rdma_destroy_event_channel(channel_);
+}
+
+std::uint32_t CmChannel::wanted() const { return EPOLLIN; }
+
+void CmChannel::on_ready() {
+    for (int i = 0; i < kBatch; ++i) {
+        rdma_cm_event* event = nullptr;
+        if (rdma_get_cm_event(channel_, &event) != 0) return;
+        dispatch(*event);
+        // Only now: an id's destruction waits for it, and so the binding was valid until here.
+        rdma_ack_cm_event(event);
+    }
+}
+
+void CmChannel::dispatch(const rdma_cm_event& event) {
+    auto* const binding = static_cast<CmId::Binding*>(event.id->context);
+    std::shared_ptr<CmId> incoming;
+    if (event.event == RDMA_CM_EVENT_CONNECT_REQUEST) {
+        // The new id has its listener's context until the CmId gives it its own.
+        incoming = std::make_shared<CmId>(
+            event.id, shared_from_this(), worker_, device_);
+    }
+    std::shared_ptr<CmObserver> observer;
+    {
+        const base::Lock lock(binding->mutex);
+        observer = binding->observer.lock();
+    }
+    if (observer) observer->on_cm_event(event, std::move(incoming));
+}
+
+Expected<std::shared_ptr<CmId>> CmId::create(const std::shared_ptr<CmChannel>& channel,
+                                             const std::shared_ptr<Worker>& worker,
+                                             const std::shared_ptr<Device>& device,
+                                             std::weak_ptr<CmObserver> observer) {
+    rdma_cm_id* id = nullptr;
+    if (rdma_create_id(channel->get(), &id, nullptr, RDMA_PS_TCP) != 0) {
+        return verb_failed("rdma_create_id", errno);
+    }
+    auto made = std::make_shared<CmId>(id, channel, worker, device);
+    made->set_observer(std::move(observer));
+    return made;
+}
+
+CmId::CmId(rdma_cm_id* id, std::shared_ptr<CmChannel> channel, std::shared_ptr<Worker> worker,
+           std::shared_ptr<Device> device)
+    : id_(id), channel_(std::move(channel)), worker_(std::move(worker)), device_(std::move(device)) {
+    id_->context = binding_.get();
+}
+
+CmId::~CmId() {
+    if (device_->is_foreign()) {
+        static_cast<void>(binding_.release());
+        return;
+    }
+    worker_->run([id = id_, channel = channel_, binding = std::shared_ptr<Binding>(
+                                                    std::move(binding_))] { rdma_destroy_id(id); });
+}
+
+void CmId::set_observer(std::weak_ptr<CmObserver> observer) {
+    const base::Lock lock(binding_->mutex);
+    binding_->observer = std::move(observer);
+}
+
+bool CmId::is_on(const Device& device) const {
+    return id_->verbs != nullptr && id_->verbs->device != nullptr &&
+           device.name() == ibv_get_device_name(id_->verbs->device);
+}
+
+core::SocketAddress CmId::local_address() const { return address_of(rdma_get_local_addr(id_)); }
+
+core::SocketAddress CmId::peer_address() const { return address_of(rdma_get_peer_addr(id_)); }
+
+}  // namespace ndv::verbs

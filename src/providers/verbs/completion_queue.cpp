@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+// Taking completions from the device, sleeping for its interrupt, and arming it for others.
+#include "providers/verbs/completion_queue.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "providers/verbs/async_events.hpp"
+#include "providers/verbs/queue_pair.hpp"
+
+namespace ndv::verbs {
+namespace {
+
+// Room in the hardware queue beyond the caller's depth: for requests that end in silence, for those
+// whose completion nobody has polled yet, and for the one that wakes a flushed queue.
+constexpr std::uint32_t kHeadroom = 1024;
+constexpr int kBatch = 32;
+
+// A sleep, its interrupt and the wake-up cost more than this much polling.
+constexpr Time kSpinTime = std::chrono::microseconds(20);
+constexpr Time kShortSleep = std::chrono::microseconds(100);
+
+}  // namespace
+
+Expected<std::shared_ptr<HardwareQueue>> HardwareQueue::create(std::shared_ptr<Device> device,
+                                                               std::uint32_t entries) {
+    ibv_comp_channel* const channel = ibv_create_comp_channel(device->get());
+    if (channel == nullptr) return verb_failed("create_cq: ibv_create_comp_channel", errno);
+    auto made = std::make_shared<HardwareQueue>(std::move(device), channel);
+    if (::fcntl(channel->fd, F_SETFL, O_NONBLOCK) != 0) {
+        return verb_failed("create_cq: the interrupt channel", errno);
+    }
+    made->cq_ = ibv_create_cq(made->device_->get(), static_cast<int>(entries), nullptr, channel, 0);
+    if (made->cq_ == nullptr) {
+        return verb_failed("create_cq: ibv_create_cq of " + std::to_string(entries) + " entries",
+                           errno);
+    }
+    return made;
+}
+
+HardwareQueue::HardwareQueue(std::shared_ptr<Device> device, ibv_comp_channel* channel)
+    : device_(std::move(device)), channel_(channel) {
+    base::register_descriptor(channel_->fd);
+}
+
+HardwareQueue::~HardwareQueue() {
+    if (device_->is_foreign()) return;
+    if (cq_ != nullptr) ibv_destroy_cq(cq_);
+    base::forget_descriptor(channel_->fd);
+    ibv_destroy_comp_channel(channel_);
+}
+
+bool HardwareQueue::take_events() {
+    bool has_any = false;
+    ibv_cq* cq = nullptr;
+    void* owner = nullptr;
+    while (ibv_get_cq_event(channel_, &cq, &owner) == 0) {
+        ibv_ack_cq_events(cq, 1);
+        has_any = true;
+    }
+    return has_any;
+}
+
+Expected<std::shared_ptr<CompletionQueue>> CompletionQueue::create(
+    std::uint32_t depth, std::shared_ptr<AdapterParts> parts) {
+    const std::uint32_t entries = std::min(depth + kHeadroom, parts->device->max_cq_entries());
+    auto hardware = HardwareQueue::create(parts->device, entries);
+    if (!hardware) return Unexpected{hardware.error()};
+    base::Descriptor wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!wake) {
+        return fail(Status::insufficient_resources, "create_cq: no descriptors",
+                    "raise the limit on open files (ulimit -n)", errno);
+    }
+    const ibv_cq* const handle = (*hardware)->get();
+    auto made = std::make_shared<CompletionQueue>(depth, std::move(parts), std::move(*hardware),
+                                                  entries, std::move(wake));
+    made->parts_->async_events->watch(handle, made);
+    return made;
+}
+
+CompletionQueue::CompletionQueue(std::uint32_t depth, std::shared_ptr<AdapterParts> parts,
+                                 std::shared_ptr<HardwareQueue> hardware, std::uint32_t entries,
+                                 base::Descriptor wake)
+    : core::CompletionQueue(depth),
+      parts_(std::move(parts)),
+      hardware_(std::move(hardware)),
+      entries_(entries),
+      wake_(std::move(wake)) {}
+
+CompletionQueue::~CompletionQueue() {
+    if (is_foreign()) return;
+    parts_->async_events->forget(hardware_->get());
+    if (is_member_.load(std::memory_order_acquire)) {
+        parts_->progress->remove(*this, hardware_->descriptor());
+    }
+}
+
+void CompletionQueue::add(std::uint32_t serial, QueuePair& qp) {
+    const base::Lock lock(mutex_);
+    owners_[serial] = &qp;
+}
+
+void CompletionQueue::remove(std::uint32_t serial) {
+    const base::Lock lock(mutex_);
+    owners_.erase(serial);
+}
+
+std::size_t CompletionQueue::harvest() {
+    const base::Lock lock(mutex_);
+    return harvest_locked();
+}
+
+std::size_t CompletionQueue::harvest_locked() {
+    std::array<ibv_wc, kBatch> batch;
+    std::size_t total = 0;
+    std::uint32_t serial = 0;
+    QueuePair* owner = nullptr;
+    while (true) {
+        const int count = ibv_poll_cq(hardware_->get(), kBatch, batch.data());
+        if (count <= 0) return total;
+        for (int i = 0; i < count; ++i) {
+            const ibv_wc& done = batch[static_cast<std::size_t>(i)];
+            const WorkId id = WorkId::unpack(done.wr_id);
+            if (owner == nullptr || id.serial != serial) {
+                const auto found = owners_.find(id.serial);
+                // What a queue pair that is gone, or was made anew, left behind.
+                owner = found == owners_.end() ? nullptr : found->second;
+                serial = id.serial;
+            }
+            if (owner != nullptr) owner->handle_completion(id, done);
+        }
+        total += static_cast<std::size_t>(count);
+        if (count < kBatch) return total;
+    }
+}
+
+bool CompletionQueue::make_room() {
+    if (outstanding_.load(std::memory_order_relaxed) + 1 < entries_) return true;
+    static_cast<void>(harvest());
+    return outstanding_.load(std::memory_order_relaxed) + 1 < entries_;
+}
+
+void CompletionQueue::break_down() { mark_dead(Status::buffer_overflow); }
+
+bool CompletionQueue::spin() {
+    const Time until = now() + kSpinTime;
+    do {
+        static_cast<void>(harvest());
+        if (!is_empty()) return true;
+    } while (now() < until);
+    return false;
+}
+
+void CompletionQueue::request_interrupt(bool is_solicited_only) {
+    static_cast<void>(ibv_req_notify_cq(hardware_->get(), is_solicited_only ? 1 : 0));
+}
+
+void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
+    const Time until = now() + timeout;
+    while (true) {
+        static_cast<void>(harvest());
+        if (!is_empty() || is_failure(status())) return;
+        if (spins_.load(std::memory_order_relaxed) && spin()) return;
+        const Sleeper sleeper(*this);
+        request_interrupt(false);
+        // What came before the request raises no interrupt.
+        static_cast<void>(harvest());
+        if (!is_empty() || is_failure(status())) return;
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - now()).count();
+        if (left <= 0) return;
+        std::array<pollfd, 2> watched = {pollfd{hardware_->descriptor(), POLLIN, 0},
+                                         pollfd{wake_.get(), POLLIN, 0}};
+        const Time began = now();
+        const int ready = ::poll(watched.data(), watched.size(),
+                                 static_cast<int>(std::min<std::int64_t>(left, 1'000'000)));
+        spins_.store(now() - began < kShortSleep, std::memory_order_relaxed);
+        if (ready < 0) return;
+        std::uint64_t drained = 0;
+        static_cast<void>(!::read(wake_.get(), &drained, sizeof drained));
+        // The interrupt may have been meant for an arm, too: push() satisfies an ANY, and nobody
+        // can tell which completion was solicited.
+        if (hardware_->take_events() && armed() == core::Notify::solicited) notify();
+    }
+}
+
+void CompletionQueue::do_arm(core::Notify kind) {
+    if (kind == core::Notify::errors) return;
+    if (!is_member_.exchange(true, std::memory_order_acq_rel)) {
+        const auto self = std::static_pointer_cast<CompletionQueue>(shared_from_this());
+        if (!parts_->progress->add(self, hardware_->descriptor())) {
+            is_member_.store(false, std::memory_order_release);  // the adapter is closing
+            return;
+        }
+    }
+    request_interrupt(kind == core::Notify::solicited);
+    static_cast<void>(harvest());
+    parts_->progress->arm(*this);
+}
+
+void CompletionQueue::on_ready() {
+    const bool was_interrupted = hardware_->take_events();
+    static_cast<void>(harvest());
+    if (!was_interrupted) return;
+    if (armed() == core::Notify::solicited) {
+        notify();
+    } else if (armed() == core::Notify::any) {
+        // Only silent successes came: the arm is open still, and needs another interrupt.
+        request_interrupt(false);
+        static_cast<void>(harvest());
+    }
+}
+
+std::uint32_t CompletionQueue::wanted() const { return armed() ? std::uint32_t{EPOLLIN} : 0U; }
+
+void CompletionQueue::wake() noexcept {
+    const std::uint64_t one = 1;
+    static_cast<void>(!::write(wake_.get(), &one, sizeof one));
+}
+
+}  // namespace ndv::verbs

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// The verbs completion queue: the hardware queue behind core's ring, its interrupts, and the way
+// from a hardware completion to the queue pair that posted the request.
+#pragma once
+
+#include <infiniband/verbs.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+
+#include "base/descriptor.hpp"
+#include "base/mutex.hpp"
+#include "core/completion_queue.hpp"
+#include "providers/verbs/parts.hpp"
+
+namespace ndv::verbs {
+
+class QueuePair;
+
+// Which request a hardware completion belongs to.
+struct WorkId {
+    std::uint32_t serial = 0;  // of the hardware queue pair
+    bool is_receive = false;
+    std::uint32_t position = 0;  // of its queue, 31 bits
+
+    static constexpr std::uint32_t kPositionMask = 0x7FFFFFFF;
+    [[nodiscard]] std::uint64_t pack() const {
+        return (static_cast<std::uint64_t>(serial) << 32U) |
+               (static_cast<std::uint64_t>(is_receive) << 31U) | (position & kPositionMask);
+    }
+    [[nodiscard]] static WorkId unpack(std::uint64_t id) {
+        return {static_cast<std::uint32_t>(id >> 32U), ((id >> 31U) & 1U) != 0,
+                static_cast<std::uint32_t>(id) & kPositionMask};
+    }
+};
+
+// The hardware queue and its interrupt channel; outlives every hardware queue pair that uses it.
+class HardwareQueue {
+public:
+    [[nodiscard]] static Expected<std::shared_ptr<HardwareQueue>> create(
+        std::shared_ptr<Device> device, std::uint32_t entries);
+    HardwareQueue(std::shared_ptr<Device> device, ibv_comp_channel* channel);
+    HardwareQueue(const HardwareQueue&) = delete;
+    HardwareQueue& operator=(const HardwareQueue&) = delete;
+    ~HardwareQueue();
+
+    [[nodiscard]] ibv_cq* get() const { return cq_; }
+    [[nodiscard]] int descriptor() const { return channel_->fd; }
+    // Takes the interrupts that came; false when there was none.
+    [[nodiscard]] bool take_events();
+
+private:
+    const std::shared_ptr<Device> device_;
+    ibv_comp_channel* const channel_;
+    ibv_cq* cq_ = nullptr;
+};
+
+class CompletionQueue final : public core::CompletionQueue, public Member {
+public:
+    [[nodiscard]] static Expected<std::shared_ptr<CompletionQueue>> create(
+        std::uint32_t depth, std::shared_ptr<AdapterParts> parts);
+    CompletionQueue(std::uint32_t depth, std::shared_ptr<AdapterParts> parts,
+                    std::shared_ptr<HardwareQueue> hardware, std::uint32_t entries,
+                    base::Descriptor wake);
+    ~CompletionQueue() override;
+
+    [[nodiscard]] const std::shared_ptr<HardwareQueue>& hardware() const { return hardware_; }
+    [[nodiscard]] const std::shared_ptr<AdapterParts>& parts() const { return parts_; }
+
+    // Completions with this serial are `qp`'s, until remove().
+    void add(std::uint32_t serial, QueuePair& qp);
+    void remove(std::uint32_t serial);
+
+    // Moves hardware completions into the ring; returns how many there were. Any thread.
+    std::size_t harvest();
+    // Held while completions are taken: a queue pair that ends requests by itself holds it, too.
+    [[nodiscard]] base::Mutex& harvest_mutex() NDV_THREAD_ATTRIBUTE(lock_returned(mutex_)) {
+        return mutex_;
+    }
+    // Before each post: false when the hardware queue might overflow.
+    [[nodiscard]] bool make_room();
+    void note_posted() { outstanding_.fetch_add(1, std::memory_order_relaxed); }
+    void note_ended(std::uint32_t count) {
+        outstanding_.fetch_sub(count, std::memory_order_relaxed);
+    }
+    // The device says that the queue is broken.
+    void break_down();
+
+    // Member: the interrupt, for an arm that nobody sleeps for.
+    void on_ready() override;
+    void on_deadline() override {}
+    [[nodiscard]] std::uint32_t wanted() const override;
+
+private:
+    [[nodiscard]] bool do_progress(core::Budget) override {
+        static_cast<void>(harvest());
+        return false;
+    }
+    void do_wait(std::chrono::nanoseconds timeout) override;
+    void do_arm(core::Notify kind) override;
+    void wake() noexcept override;
+    [[nodiscard]] bool spin();
+    void request_interrupt(bool is_solicited_only);
+    std::size_t harvest_locked() NDV_REQUIRES(mutex_);
+
+    const std::shared_ptr<AdapterParts> parts_;
+    const std::shared_ptr<HardwareQueue> hardware_;
+    const std::uint32_t entries_;
+    const base::Descriptor wake_;
+    base::Mutex mutex_;
+    std::unordered_map<std::uint32_t, QueuePair*> owners_ NDV_GUARDED_BY(mutex_);
+    std::atomic<std::uint32_t> outstanding_{0};
+    std::atomic<bool> spins_{false};      // the last sleep was a short one
+    std::atomic<bool> is_member_{false};  // of the progress thread's set
+};
+
+}  // namespace ndv::verbs

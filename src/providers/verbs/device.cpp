@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opening devices and reading what they can do.
+#include "providers/verbs/device.hpp"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+#include <system_error>
+#include <utility>
+
+#include "core/connection.hpp"
+#include "providers/verbs/loader.hpp"
+
+namespace ndv::verbs {
+namespace {
+
+// What rdma_cm carries at most (rdma_connect(3), rdma_accept(3), rdma_reject(3)). On iWARP the
+// kernel's own iWARP stack counts the length, four bytes of RFC 6581 included, in eight bits.
+constexpr std::uint32_t kMaxCallerData = 56;
+constexpr std::uint32_t kMaxCalleeData = 148;
+constexpr std::uint32_t kMaxIwarpData = 251;
+constexpr int kMaxReadLimit = 255;  // eight bits in rdma_conn_param
+// Inline data that a device cannot take by itself travels through registered memory of ours.
+constexpr std::uint32_t kMaxInline = 4096;
+constexpr std::uint32_t kMaxSegments = 64;  // as many as core checks at once
+// The kernel's iWARP stack counts bytes of a request in a signed number.
+constexpr std::uint32_t kMaxIwarpLength = 0x7FFFFFFF;
+// From here a Read or Write beats a Send into a posted buffer on common devices.
+constexpr std::uint32_t kLargeRequest = 8192;
+
+constexpr std::uint32_t kVendorSiw = 0x626D74;
+constexpr std::uint32_t kVendorRxe = 0xFFFFFF;
+
+Quirks quirks_of(std::uint32_t vendor) {
+    Quirks quirks;
+    if (vendor == kVendorSiw) {
+        quirks.takes_empty_receives = false;
+        quirks.invalidates_for_peers = false;
+        quirks.has_query_qp = false;
+    }
+    if (vendor == kVendorRxe) quirks.has_kernel_wc_flags = true;
+    return quirks;
+}
+
+class DeviceList {
+public:
+    DeviceList() : devices_(ibv_get_device_list(&count_)), os_error_(errno) {}
+    DeviceList(const DeviceList&) = delete;
+    DeviceList& operator=(const DeviceList&) = delete;
+    ~DeviceList() {
+        if (devices_ != nullptr) ibv_free_device_list(devices_);
+    }
+    [[nodiscard]] ibv_device** begin() const { return devices_; }
+    [[nodiscard]] ibv_device** end() const {
+        return devices_ == nullptr ? nullptr : devices_ + count_;
+    }
+
+private:
+    int count_ = 0;
+    ibv_device** devices_;
+    int os_error_;
+};
+
+std::uint32_t unsigned_of(int value) { return static_cast<std::uint32_t>(std::max(value, 0)); }
+
+std::uint32_t below(int value, std::uint32_t most) { return std::min(unsigned_of(value), most); }
+
+Expected<std::shared_ptr<Device>> open_one(ibv_device* device) {
+    ibv_context* const context = ibv_open_device(device);
+    if (context != nullptr) return std::make_shared<Device>(context);
+    const int os_error = errno;
+    const std::string name = ibv_get_device_name(device);
+    if (os_error == EACCES || os_error == EPERM) {
+        return fail(Status::access_denied, "open: no permission on the device file of " + name,
+                    "allow this user to read and write /dev/infiniband/uverbs* (udev's group is "
+                    "usually rdma); in a container, pass the devices through",
+                    os_error);
+    }
+    return fail(Status::device_not_ready,
+                "open: device " + name +
+                    " cannot be opened: " + std::generic_category().message(os_error),
+                "run `ndverbs doctor`", os_error);
+}
+
+}  // namespace
+
+Unexpected verb_failed(const std::string& what, int os_error) {
+    Status status = core::status_of(os_error);
+    std::string hint;
+    rlimit limit{};
+    if (os_error == EINVAL) status = Status::invalid_parameter;
+    if (os_error == EOPNOTSUPP || os_error == ENOSYS) status = Status::not_supported;
+    if (os_error == ENOMEM && ::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 &&
+        limit.rlim_cur != RLIM_INFINITY) {
+        hint = "this process may lock " + std::to_string(limit.rlim_cur >> 10U) +
+               " KiB of memory: raise it (ulimit -l unlimited, or memlock in limits.conf)";
+    }
+    return fail(status, what + " failed: " + std::generic_category().message(os_error),
+                std::move(hint), os_error);
+}
+
+std::vector<std::string> Device::names() {
+    std::vector<std::string> out;
+    if (!load()) return out;
+    for (ibv_device* const device : DeviceList()) out.emplace_back(ibv_get_device_name(device));
+    return out;
+}
+
+Expected<std::shared_ptr<Device>> Device::open(const std::string& name) {
+    if (const auto& loaded = load(); !loaded) return Unexpected{loaded.error()};
+    const DeviceList list;
+    std::shared_ptr<Device> first;
+    std::string known;
+    for (ibv_device* const device : list) {
+        const std::string found = ibv_get_device_name(device);
+        known += (known.empty() ? "" : ", ") + found;
+        if (!name.empty()) {
+            if (found == name) return open_one(device);
+            continue;
+        }
+        auto opened = open_one(device);
+        if (!opened) return opened;
+        if ((*opened)->is_active()) return opened;
+        if (!first) first = *opened;
+    }
+    if (first) return first;
+    if (known.empty()) {
+        return fail(Status::device_not_ready, "open: there is no RDMA device that can be used",
+                    "run `ndverbs doctor`; without a device, the soft adapter works anywhere");
+    }
+    return fail(Status::invalid_parameter, "open: there is no RDMA device \"" + name + "\"",
+                "this machine has: " + known);
+}
+
+Device::Device(ibv_context* context) : context_(context) {
+    base::register_descriptor(context_->cmd_fd);
+    base::register_descriptor(context_->async_fd);
+    read_attributes();
+}
+
+Device::~Device() {
+    if (is_foreign()) return;
+    base::forget_descriptor(context_->cmd_fd);
+    base::forget_descriptor(context_->async_fd);
+    ibv_close_device(context_);
+}
+
+void Device::read_attributes() {
+    name_ = ibv_get_device_name(context_->device);
+    is_iwarp_ = context_->device->transport_type == IBV_TRANSPORT_IWARP;
+    ibv_device_attr device{};
+    static_cast<void>(ibv_query_device(context_, &device));
+    ibv_port_attr port{};
+    for (std::uint8_t number = device.phys_port_cnt; number >= 1; --number) {
+        ibv_port_attr seen{};
+        if (ibv_query_port(context_, number, &seen) != 0) continue;
+        // The first active one wins, else the first.
+        if (seen.state == IBV_PORT_ACTIVE || !is_active_) {
+            port = seen;
+            port_ = number;
+            is_active_ = seen.state == IBV_PORT_ACTIVE;
+        }
+    }
+    quirks_ = quirks_of(device.vendor_id);
+    max_cq_entries_ = unsigned_of(device.max_cqe);
+
+    info_.name = "verbs:" + name_;
+    info_.provider = "verbs";
+    info_.vendor_id = device.vendor_id;
+    info_.device_id = device.vendor_part_id;
+    info_.max_registration_size = std::min<std::uint64_t>(device.max_mr_size, 1ULL << 47U);
+    info_.max_initiator_request_sge = below(device.max_sge, kMaxSegments);
+    info_.max_receive_request_sge = below(device.max_sge, kMaxSegments);
+    info_.max_read_request_sge =
+        std::max(1U, std::min(below(device.max_sge, kMaxSegments), unsigned_of(device.max_sge_rd)));
+    info_.max_transfer_length = port.max_msg_sz == 0 ? kMaxIwarpLength : port.max_msg_sz;
+    if (is_iwarp_) info_.max_transfer_length = std::min(info_.max_transfer_length, kMaxIwarpLength);
+    info_.max_inline_data_size = kMaxInline;
+    info_.max_inbound_read_limit = unsigned_of(std::min(device.max_qp_rd_atom, kMaxReadLimit));
+    info_.max_outbound_read_limit =
+        unsigned_of(std::min(device.max_qp_init_rd_atom, kMaxReadLimit));
+    info_.max_receive_queue_depth = unsigned_of(device.max_qp_wr);
+    // One place for the request that wakes a flushed queue.
+    info_.max_initiator_queue_depth = unsigned_of(device.max_qp_wr - 1);
+    info_.max_cq_depth = max_cq_entries_;
+    info_.large_request_threshold = kLargeRequest;
+    info_.max_caller_data = is_iwarp_ ? kMaxIwarpData : kMaxCallerData;
+    info_.max_callee_data = is_iwarp_ ? kMaxIwarpData : kMaxCalleeData;
+    info_.adapter_flags =
+        core::adapter_flag::kMultiEngine | core::adapter_flag::kLoopbackConnections;
+    if (!is_iwarp_) info_.adapter_flags |= core::adapter_flag::kRdmaReadSinkNotRequired;
+    info_.rdma_technology = is_iwarp_                                            ? "iWARP"
+                            : port.link_layer == IBV_LINK_LAYER_ETHERNET ? "RoCE"
+                                                                                 : "InfiniBand";
+    const bool invalidates = (device.device_cap_flags & IBV_DEVICE_MEM_MGT_EXTENSIONS) != 0;
+    if (invalidates && quirks_.invalidates_for_peers) {
+        info_.features.emplace_back("send_and_invalidate");
+    }
+    info_.features.emplace_back("control_connect_events");
+}
+
+}  // namespace ndv::verbs

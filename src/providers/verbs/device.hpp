@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// An opened RDMA device, what it can do, and owners of its handles. In a forked child owners leave
+// their handles alone: they are the parent's.
+#pragma once
+
+#include <infiniband/verbs.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/expected.hpp"
+#include "base/fork.hpp"
+#include "core/types.hpp"
+
+namespace ndv::verbs {
+
+// What differs between devices and no attribute tells.
+struct Quirks {
+    bool takes_empty_receives = true;
+    // Peers' Sends with Invalidate: checked, executed and reported.
+    bool invalidates_for_peers = true;
+    bool has_query_qp = true;
+    bool has_kernel_wc_flags = false;  // a receive's WITH_INV shows as the kernel's own bit
+};
+
+class Device {
+public:
+    // By the kernel's name ("mlx5_0"); empty: the first with an active port, else the first.
+    [[nodiscard]] static Expected<std::shared_ptr<Device>> open(const std::string& name);
+    // Names of the devices that the installed libraries can drive.
+    [[nodiscard]] static std::vector<std::string> names();
+
+    explicit Device(ibv_context* context);
+    Device(const Device&) = delete;
+    Device& operator=(const Device&) = delete;
+    ~Device();
+
+    [[nodiscard]] ibv_context* get() const { return context_; }
+    [[nodiscard]] const std::string& name() const { return name_; }
+    [[nodiscard]] const core::AdapterInfo& info() const { return info_; }
+    [[nodiscard]] bool is_iwarp() const { return is_iwarp_; }
+    [[nodiscard]] bool is_active() const { return is_active_; }
+    [[nodiscard]] std::uint8_t port() const { return port_; }
+    [[nodiscard]] const Quirks& quirks() const { return quirks_; }
+    [[nodiscard]] std::uint32_t max_cq_entries() const { return max_cq_entries_; }
+    [[nodiscard]] bool is_foreign() const { return made_in_ != base::fork_generation(); }
+
+private:
+    void read_attributes();
+
+    ibv_context* const context_;
+    const unsigned made_in_ = base::fork_generation();
+    std::string name_;
+    core::AdapterInfo info_;
+    Quirks quirks_;
+    bool is_iwarp_ = false;
+    bool is_active_ = false;
+    std::uint8_t port_ = 1;
+    std::uint32_t max_cq_entries_ = 0;
+};
+
+// The sentence for a verb that failed: what, why, and what to do when it is the locked memory.
+[[nodiscard]] Unexpected verb_failed(const std::string& what, int os_error);
+
+// Owns a handle of the device; destroys it with `kDestroy`.
+template <typename T, int (*kDestroy)(T*)>
+class Owner {
+public:
+    Owner(std::shared_ptr<Device> device, T* handle)
+        : device_(std::move(device)), handle_(handle) {}
+    Owner(const Owner&) = delete;
+    Owner& operator=(const Owner&) = delete;
+    ~Owner() {
+        if (!device_->is_foreign()) kDestroy(handle_);
+    }
+    [[nodiscard]] T* get() const { return handle_; }
+    [[nodiscard]] const std::shared_ptr<Device>& device() const { return device_; }
+
+private:
+    const std::shared_ptr<Device> device_;
+    T* const handle_;
+};
+
+using OwnedDomain = Owner<ibv_pd, ibv_dealloc_pd>;
+
+}  // namespace ndv::verbs

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// Listening, and requests on their way to a connector.
+#include "providers/verbs/listener.hpp"
+
+#include <cerrno>
+#include <utility>
+
+#include "providers/verbs/connector.hpp"
+
+namespace ndv::verbs {
+namespace {
+
+constexpr int kBacklog = 1024;
+
+}  // namespace
+
+Listener::Listener(std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter)
+    : parts_(std::move(parts)), adapter_(std::move(adapter)) {}
+
+Listener::~Listener() {
+    if (!is_foreign()) close();
+}
+
+Expected<void> Listener::listen(const core::SocketAddress& address) {
+    const base::Lock lock(mutex_);
+    const std::string text = address.text();
+    if (is_closed()) return fail(Status::file_forced_closed, "listen: the listener is closed");
+    if (id_) {
+        return fail(Status::invalid_device_request,
+                    "listen: the listener listens on " + address_->text() + " already");
+    }
+    auto made = CmId::create(parts_->channel, parts_->worker, parts_->device,
+                             std::static_pointer_cast<Listener>(shared_from_this()));
+    if (!made) return Unexpected{made.error()};
+    const std::shared_ptr<CmId> id = *made;
+    if (address.family() == AF_INET6) {
+        int on = 1;
+        static_cast<void>(
+            rdma_set_option(id->get(), RDMA_OPTION_ID, RDMA_OPTION_ID_AFONLY, &on, sizeof on));
+    }
+    core::SocketAddress bound = address;
+    if (rdma_bind_addr(id->get(), bound.raw()) != 0) {
+        const int os_error = errno;
+        // No device has the address.
+        const Status status = os_error == ENODEV ? Status::invalid_address
+                                                 : core::status_of(os_error);
+        return fail(status, "listen on " + text + ": bind failed",
+                    os_error == EADDRINUSE
+                        ? "another program has the port: choose another, or 0"
+                        : "name an address of a network interface of " + parts_->device->name(),
+                    os_error);
+    }
+    // A wildcard is bound to no device: requests that come through others are refused.
+    if (id->get()->verbs != nullptr && !id->is_on(*parts_->device)) {
+        return fail(Status::invalid_address,
+                    "listen on " + text + ": the address is not " + parts_->device->name() + "'s",
+                    "name an address of a network interface of the device");
+    }
+    if (rdma_listen(id->get(), kBacklog) != 0) {
+        const int os_error = errno;
+        return fail(core::status_of(os_error), "listen on " + text + " failed",
+                    os_error == EADDRINUSE ? "another program has the port: choose another, or 0"
+                                           : "",
+                    os_error);
+    }
+    id_ = id;
+    address_ = id->local_address();
+    return {};
+}
+
+Expected<std::shared_ptr<core::Connector>> Listener::take_connector(
+    std::chrono::nanoseconds timeout) {
+    {
+        const base::Lock lock(mutex_);
+        if (!id_ && !is_closed()) {
+            return fail(Status::connection_invalid, "get_connector: the listener does not listen",
+                        "call listen() first");
+        }
+    }
+    return requests_.take(timeout);
+}
+
+void Listener::on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId> incoming) {
+    if (!incoming) return;
+    const auto adapter = adapter_.lock();
+    if (is_paused_.load(std::memory_order_acquire) || is_closed() || !adapter ||
+        !incoming->is_on(*parts_->device)) {
+        static_cast<void>(rdma_reject(incoming->get(), nullptr, 0));
+        return;
+    }
+    const auto connector = std::make_shared<Connector>(parts_, incoming, event);
+    incoming->set_observer(connector);
+    adapter->adopt(connector);
+    static_cast<void>(requests_.push(connector));  // too many: the connector closes, a reject
+}
+
+Expected<core::SocketAddress> Listener::local_address() const {
+    const base::Lock lock(mutex_);
+    if (!address_) {
+        return fail(Status::connection_invalid, "local_address: the listener does not listen",
+                    "call listen() first");
+    }
+    return *address_;
+}
+
+void Listener::do_close() {
+    std::shared_ptr<CmId> gone;
+    {
+        const base::Lock lock(mutex_);
+        gone = std::move(id_);
+    }
+    gone.reset();
+    for (const auto& connector : requests_.close()) connector->close();
+}
+
+}  // namespace ndv::verbs

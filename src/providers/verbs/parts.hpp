@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the objects of one verbs adapter share; held by each of them, so that any order of
+// destruction is fine.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "core/adapter.hpp"
+#include "core/progress.hpp"
+#include "providers/verbs/device.hpp"
+#include "providers/verbs/worker.hpp"
+
+namespace ndv::verbs {
+
+using core::Member;
+using core::now;
+using core::Time;
+
+class AsyncEvents;
+class CmChannel;
+
+struct AdapterParts {
+    std::shared_ptr<Device> device;
+    std::shared_ptr<core::Progress> progress = std::make_shared<core::Progress>();
+    std::shared_ptr<Worker> worker = std::make_shared<Worker>();
+    std::shared_ptr<AsyncEvents> async_events;
+    std::shared_ptr<CmChannel> channel;
+    core::ConnectionCounters counters;
+    // Names one hardware queue pair in its wr_ids, never reused.
+    std::atomic<std::uint32_t> next_serial{1};
+};
+
+}  // namespace ndv::verbs

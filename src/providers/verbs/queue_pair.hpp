@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// The verbs queue pair. Devices break the promise of one completion per request in many ways
+// (docs/design.md, "verbs"); the shadow queues keep it. Requests end in two places only: taken from
+// the hardware queue, or cancelled by advance_flush() when nothing comes back any more.
+#pragma once
+
+#include <infiniband/verbs.h>
+#include <rdma/rdma_cma.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/mutex.hpp"
+#include "core/queue_pair.hpp"
+#include "providers/verbs/completion_queue.hpp"
+#include "providers/verbs/parts.hpp"
+#include "providers/verbs/shadow_queue.hpp"
+
+namespace ndv::verbs {
+
+// What a queue pair tells its connector; on the progress thread, without locks.
+class QueuePairObserver {
+public:
+    QueuePairObserver() = default;
+    QueuePairObserver(const QueuePairObserver&) = delete;
+    QueuePairObserver& operator=(const QueuePairObserver&) = delete;
+    virtual ~QueuePairObserver() = default;
+
+    virtual void on_drained() = 0;  // disconnect: no request of ours is under way any more
+    virtual void on_broken() = 0;   // a request failed: the connection is over
+    virtual void on_heard() = 0;    // the peer's first message came, maybe before its last word
+};
+
+// One ibv_qp and the memory that its inline data leaves from; destroyed on the worker thread.
+class HardwareQueuePair {
+public:
+    HardwareQueuePair(std::shared_ptr<AdapterParts> parts, std::shared_ptr<OwnedDomain> domain,
+                      std::shared_ptr<HardwareQueue> receive_queue,
+                      std::shared_ptr<HardwareQueue> initiator_queue);
+    HardwareQueuePair(const HardwareQueuePair&) = delete;
+    HardwareQueuePair& operator=(const HardwareQueuePair&) = delete;
+    ~HardwareQueuePair();
+    [[nodiscard]] Expected<void> create(const core::QueuePairLimits& limits);
+
+    [[nodiscard]] ibv_qp* get() const { return qp_; }
+    [[nodiscard]] std::uint32_t serial() const { return serial_; }
+    [[nodiscard]] std::uint32_t inline_size() const { return inline_size_; }
+    // Where the inline data of a position is staged that the device does not take by itself.
+    [[nodiscard]] std::byte* staging(std::uint32_t slot) { return &staging_[slot * stride_]; }
+    [[nodiscard]] std::uint32_t staging_key() const { return region_->lkey; }
+    // A buffer that a request of this queue pair named: given back when the device cannot touch it.
+    void keep(core::BufferHold* hold) { kept_.push_back(hold); }
+
+private:
+    const std::shared_ptr<AdapterParts> parts_;
+    const std::shared_ptr<OwnedDomain> domain_;
+    const std::shared_ptr<HardwareQueue> receive_queue_;
+    const std::shared_ptr<HardwareQueue> initiator_queue_;
+    const std::uint32_t serial_;
+    ibv_qp* qp_ = nullptr;
+    ibv_mr* region_ = nullptr;
+    std::uint32_t inline_size_ = 0;
+    std::size_t stride_ = 0;
+    std::vector<std::byte> staging_;
+    std::vector<core::BufferHold*> kept_;
+};
+
+class QueuePair final : public core::QueuePair, public Member {
+public:
+    [[nodiscard]] static Expected<std::shared_ptr<QueuePair>> create(
+        std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<OwnedDomain> domain,
+        std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
+        const core::QueuePairLimits& limits, core::RequestContexts* contexts);
+    QueuePair(std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<OwnedDomain> domain,
+              std::shared_ptr<CompletionQueue> receive_cq,
+              std::shared_ptr<CompletionQueue> initiator_cq, const core::QueuePairLimits& limits,
+              core::RequestContexts* contexts);
+    ~QueuePair() override;
+
+    // From the connector. One queue pair, one connection: false when it had one already.
+    [[nodiscard]] bool reserve() { return !is_reserved_.exchange(true, std::memory_order_acq_rel); }
+    // A failed attempt leaves the queue pair as it was; on iWARP that takes a new ibv_qp.
+    void unreserve();
+    [[nodiscard]] std::shared_ptr<HardwareQueuePair> hardware() const;
+    // INIT, RTR, RTS, as rdma_cm wants them.
+    [[nodiscard]] Expected<void> make_ready(rdma_cm_id* id);
+    void attach(std::weak_ptr<QueuePairObserver> observer, std::uint32_t outbound_read_limit);
+    void mark_connected() { connect_state(); }
+    // No new requests; on_drained() follows when those posted have ended.
+    void disconnect();
+    // Asks the device; false where it cannot tell.
+    [[nodiscard]] bool is_hardware_in_error() const;
+    // From the device, on the progress thread.
+    void break_down() { request_tick(kBroken); }
+    void hear_peer();
+
+    // Under the harvest mutex of the queue that `done` comes from.
+    void handle_completion(const WorkId& id, const ibv_wc& done);
+
+    [[nodiscard]] bool transmit(core::Budget) override { return false; }
+    void flush() override;
+
+    // Member: what has to be done away from the caller's thread.
+    void on_ready() override {}
+    void on_deadline() override;
+    [[nodiscard]] std::uint32_t wanted() const override { return 0; }
+
+private:
+    static constexpr unsigned kBroken = 1;  // reasons for a tick
+    static constexpr unsigned kEnd = 2;
+    static constexpr unsigned kFlush = 4;
+    static constexpr unsigned kDrain = 8;
+
+    [[nodiscard]] Status do_post(const core::WorkRequest& request,
+                                 std::span<const core::LocalBuffer> buffers,
+                                 std::uint32_t length) override;
+    [[nodiscard]] Status do_post_receive(const core::ReceiveRequest& request,
+                                         std::span<const core::LocalBuffer> buffers,
+                                         std::uint32_t length) override;
+    void do_close() override { flush(); }
+
+    [[nodiscard]] Expected<std::shared_ptr<HardwareQueuePair>> make_hardware();
+    void renew();
+    [[nodiscard]] int post_receive_to_hardware(std::uint32_t position);
+    void stage_inline(const core::WorkRequest& request, std::uint32_t position,
+                      std::uint32_t length, ibv_send_wr& wr);
+    // Under the harvest mutex of the queue.
+    void end_head(bool is_receive, core::Completion done);
+    void push(bool is_receive, core::Completion& done);
+    // Under both harvest mutexes.
+    void cancel_rest();
+    [[nodiscard]] core::Completion cancelled() const;
+    void request_tick(unsigned reasons);
+    void advance_flush();
+    void advance_drain();
+    // Runs `function` with everything locked: no request comes or goes meanwhile.
+    void with_all_locked(const std::function<void()>& function);
+    [[nodiscard]] ShadowQueue& queue(bool is_receive) {
+        return is_receive ? receives_ : initiated_;
+    }
+    [[nodiscard]] CompletionQueue& cq(bool is_receive) const {
+        return is_receive ? receive_queue_ : initiator_queue_;
+    }
+    void harvest();
+    [[nodiscard]] std::shared_ptr<QueuePairObserver> observer();
+
+    const std::shared_ptr<AdapterParts> parts_;
+    const std::shared_ptr<OwnedDomain> domain_;
+    CompletionQueue& receive_queue_;  // held by core::QueuePair
+    CompletionQueue& initiator_queue_;
+    const bool can_invalidate_;
+
+    // Guard the producer's side and the hardware queue against a flush or a renewal meanwhile.
+    base::Mutex initiator_mutex_;
+    mutable base::Mutex receive_mutex_;
+    // Written with both mutexes held.
+    std::shared_ptr<HardwareQueuePair> hardware_;
+    // Consumers: under the harvest mutex of the queue.
+    ShadowQueue initiated_;
+    ShadowQueue receives_;
+    std::atomic<std::uint64_t> failure_{0};  // what broke the queue pair, packed
+
+    std::atomic<bool> is_reserved_{false};
+    std::atomic<bool> is_flushed_{false};  // nothing reaches the hardware any more
+    std::atomic<bool> is_over_{false};     // what is posted now ends at once
+    std::atomic<unsigned> reasons_{0};
+    std::atomic<std::uint32_t> outbound_read_limit_{0};
+    std::atomic<std::uint64_t> ended_{0};  // requests so far: progress of a flush
+    base::Mutex observer_mutex_;
+    std::weak_ptr<QueuePairObserver> observer_ NDV_GUARDED_BY(observer_mutex_);
+
+    // The progress thread's own.
+    std::uint64_t ended_before_ = 0;
+    Time silent_since_{0};
+    Time tick_{0};
+    bool is_flushing_ = false;
+    bool is_draining_ = false;
+};
+
+}  // namespace ndv::verbs

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// The states of a verbs queue pair: made ready, made anew, drained, flushed.
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <mutex>
+#include <utility>
+
+#include "providers/verbs/async_events.hpp"
+#include "providers/verbs/queue_pair.hpp"
+
+namespace ndv::verbs {
+namespace {
+
+// A flushed queue from which nothing comes back for so long gives nothing back any more: kernels
+// forget receives and requests that were posted around the transition.
+constexpr Time kSilence = std::chrono::milliseconds(200);
+constexpr Time kFirstTick = std::chrono::milliseconds(1);
+constexpr Time kLongestTick = std::chrono::milliseconds(16);
+
+// How long a peer waits before it tries again to send to a queue without receives: 0.64 ms
+// (InfiniBand architecture specification, table 45). rdma_cm's own choice is 655 ms.
+constexpr std::uint8_t kRnrTimer = 12;
+
+}  // namespace
+
+void QueuePair::with_all_locked(const std::function<void()>& function) {
+    // Two queue pairs may use two queues in opposite roles: in order of their addresses.
+    CompletionQueue* first = &receive_queue_;
+    CompletionQueue* second = &initiator_queue_;
+    if (std::less<>()(second, first)) std::swap(first, second);
+    const std::unique_lock first_lock(first->harvest_mutex().native());
+    std::unique_lock<std::mutex> second_lock;
+    if (first != second) second_lock = std::unique_lock(second->harvest_mutex().native());
+    const base::Lock initiator_lock(initiator_mutex_);
+    const base::Lock receive_lock(receive_mutex_);
+    function();
+}
+
+void QueuePair::harvest() {
+    static_cast<void>(receive_queue_.harvest());
+    if (&receive_queue_ != &initiator_queue_) static_cast<void>(initiator_queue_.harvest());
+}
+
+std::shared_ptr<QueuePairObserver> QueuePair::observer() {
+    const base::Lock lock(observer_mutex_);
+    return observer_.lock();
+}
+
+void QueuePair::hear_peer() {
+    if (const auto told = observer()) told->on_heard();
+}
+
+Expected<void> QueuePair::make_ready(rdma_cm_id* id) {
+    const std::shared_ptr<HardwareQueuePair> mine = hardware();
+    for (const ibv_qp_state state : {IBV_QPS_INIT, IBV_QPS_RTR, IBV_QPS_RTS}) {
+        ibv_qp_attr attributes{};
+        attributes.qp_state = state;
+        int mask = 0;
+        if (rdma_init_qp_attr(id, &attributes, &mask) != 0) {
+            return verb_failed("rdma_init_qp_attr", errno);
+        }
+        if ((mask & IBV_QP_MIN_RNR_TIMER) != 0) attributes.min_rnr_timer = kRnrTimer;
+        const int failed = std::abs(ibv_modify_qp(mine->get(), &attributes, mask));
+        if (failed != 0) return verb_failed("ibv_modify_qp", failed);
+    }
+    return {};
+}
+
+void QueuePair::attach(std::weak_ptr<QueuePairObserver> observer,
+                       std::uint32_t outbound_read_limit) {
+    outbound_read_limit_.store(outbound_read_limit, std::memory_order_relaxed);
+    const base::Lock lock(observer_mutex_);
+    observer_ = std::move(observer);
+}
+
+void QueuePair::unreserve() {
+    {
+        const base::Lock lock(observer_mutex_);
+        observer_.reset();
+    }
+    if (parts_->device->is_iwarp() && !is_flushed_.load(std::memory_order_acquire)) renew();
+    is_reserved_.store(false, std::memory_order_release);
+}
+
+// A refused attempt leaves an iWARP queue pair dead: another one takes its place and its receives.
+void QueuePair::renew() {
+    auto fresh = make_hardware();
+    if (!fresh) {
+        flush();
+        return;
+    }
+    const std::shared_ptr<HardwareQueuePair> old = hardware();
+    receive_queue_.remove(old->serial());
+    initiator_queue_.remove(old->serial());
+    receive_queue_.add((*fresh)->serial(), *this);
+    initiator_queue_.add((*fresh)->serial(), *this);
+    parts_->async_events->watch((*fresh)->get(),
+                                std::static_pointer_cast<QueuePair>(shared_from_this()));
+    bool is_lost = false;
+    with_all_locked([&] {
+        hardware_ = *fresh;
+        for (std::uint32_t position = receives_.cursor.head_position();
+             position != receives_.cursor.published(); ++position) {
+            is_lost = is_lost || post_receive_to_hardware(position) != 0;
+        }
+    });
+    if (is_lost) flush();
+}
+
+bool QueuePair::is_hardware_in_error() const {
+    if (!parts_->device->quirks().has_query_qp) return false;
+    ibv_qp_attr attributes{};
+    ibv_qp_init_attr made{};
+    const std::shared_ptr<HardwareQueuePair> mine = hardware();
+    return ibv_query_qp(mine->get(), &attributes, IBV_QP_STATE, &made) == 0 &&
+           attributes.qp_state == IBV_QPS_ERR;
+}
+
+void QueuePair::disconnect() {
+    set_state(core::QueuePairState::error);  // no new requests; those posted still go out
+    request_tick(kDrain);
+}
+
+void QueuePair::flush() {
+    set_state(core::QueuePairState::error);
+    {
+        // No post is under way, and none reaches the hardware from here on.
+        const base::Lock initiator_lock(initiator_mutex_);
+        const base::Lock receive_lock(receive_mutex_);
+        if (is_flushed_.exchange(true, std::memory_order_acq_rel)) return;
+        ibv_qp_attr attributes{};
+        attributes.qp_state = IBV_QPS_ERR;
+        static_cast<void>(ibv_modify_qp(hardware_->get(), &attributes, IBV_QP_STATE));
+        if (!initiated_.is_empty()) {
+            // Some drivers look at what was posted before the transition when one more comes.
+            ibv_send_wr wr{};
+            wr.opcode = IBV_WR_SEND;
+            ibv_send_wr* refused = nullptr;
+            static_cast<void>(ibv_post_send(hardware_->get(), &wr, &refused));
+        }
+    }
+    harvest();
+    request_tick(kFlush);
+}
+
+void QueuePair::request_tick(unsigned reasons) {
+    reasons_.fetch_or(reasons, std::memory_order_acq_rel);
+    // Null when the last reference is gone: then the destructor ends what is left.
+    if (const auto self = std::static_pointer_cast<QueuePair>(weak_from_this().lock())) {
+        parts_->progress->set_deadline(self, now());
+    }
+}
+
+void QueuePair::on_deadline() {
+    const unsigned reasons = reasons_.exchange(0, std::memory_order_acq_rel);
+    if ((reasons & (kBroken | kEnd)) != 0) flush();
+    if ((reasons & kBroken) != 0) {
+        if (const auto told = observer()) told->on_broken();
+    }
+    if ((reasons & (kFlush | kDrain)) != 0) {
+        is_flushing_ = is_flushing_ || (reasons & kFlush) != 0;
+        is_draining_ = is_draining_ || (reasons & kDrain) != 0;
+        silent_since_ = now();
+        tick_ = kFirstTick;
+    }
+    if (is_draining_) advance_drain();
+    if (is_flushing_) advance_flush();
+    if (!is_flushing_ && !is_draining_) return;
+    parts_->progress->set_deadline(std::static_pointer_cast<QueuePair>(shared_from_this()),
+                                   now() + tick_);
+    tick_ = std::min(2 * tick_, kLongestTick);
+}
+
+void QueuePair::advance_drain() {
+    static_cast<void>(initiator_queue_.harvest());
+    if (!initiated_.is_empty() && !is_flushed_.load(std::memory_order_acquire)) return;
+    is_draining_ = false;
+    if (const auto told = observer()) told->on_drained();
+}
+
+void QueuePair::advance_flush() {
+    harvest();
+    const std::uint64_t ended = ended_.load(std::memory_order_relaxed);
+    const Time at = now();
+    if (std::exchange(ended_before_, ended) != ended) silent_since_ = at;
+    const bool is_done = initiated_.is_empty() && receives_.is_empty();
+    if (!is_done && at - silent_since_ < kSilence) return;
+    is_flushing_ = false;
+    with_all_locked([this] {
+        cancel_rest();
+        is_over_.store(true, std::memory_order_relaxed);
+    });
+}
+
+void QueuePair::cancel_rest() {
+    for (const bool is_receive : {false, true}) {
+        while (!queue(is_receive).is_empty()) end_head(is_receive, cancelled());
+    }
+}
+
+}  // namespace ndv::verbs

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// What was posted to a hardware queue and has not ended yet: the one record from which every
+// request gets its one completion, whatever the device does. Position n of the queue is the wr_id
+// of its n-th request.
+#pragma once
+
+#include <infiniband/verbs.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/ring.hpp"
+#include "core/memory.hpp"
+#include "core/types.hpp"
+
+namespace ndv::verbs {
+
+struct Shadow {
+    std::uint64_t context = 0;
+    core::OperationType type = core::OperationType::receive;
+    bool context_is_object = false;
+    bool is_silent = false;
+    std::uint16_t segment_count = 0;
+};
+
+class ShadowQueue {
+public:
+    ShadowQueue(std::uint32_t depth, std::uint32_t max_segments)
+        : cursor(depth),
+          max_segments_(max_segments),
+          slots_(std::make_unique<Shadow[]>(size())),
+          segments_(std::make_unique<ibv_sge[]>(size() * max_segments)),
+          holds_(std::make_unique<core::BufferHold*[]>(size() * max_segments)) {}
+
+    // Producer: whoever posts. Consumer: whoever takes completions from the hardware queue.
+    base::SpscCursor cursor;
+
+    [[nodiscard]] Shadow& operator[](std::uint32_t position) {
+        return slots_[position & cursor.mask()];
+    }
+    // Kept for a queue pair that has to be made anew.
+    [[nodiscard]] std::span<ibv_sge> segments(std::uint32_t position) {
+        return {&segments_[first_of(position)], max_segments_};
+    }
+    [[nodiscard]] std::span<core::BufferHold*> holds(std::uint32_t position) {
+        return {&holds_[first_of(position)], (*this)[position].segment_count};
+    }
+    // Fills the next slot; the references that `buffers` carry are its own from now on.
+    Shadow& fill(std::span<const core::Segment> wanted,
+                 std::span<const core::LocalBuffer> buffers) {
+        const std::uint32_t position = cursor.tail_position();
+        Shadow& slot = (*this)[position] = Shadow{};
+        slot.segment_count = static_cast<std::uint16_t>(buffers.size());
+        for (std::size_t i = 0; i < buffers.size(); ++i) {
+            segments(position)[i] = {wanted[i].address,
+                                     static_cast<std::uint32_t>(wanted[i].length),
+                                     wanted[i].token};
+            holds(position)[i] = buffers[i].hold;
+        }
+        return slot;
+    }
+    void release(std::uint32_t position) {
+        for (core::BufferHold* const hold : holds(position)) hold->release();
+    }
+    [[nodiscard]] bool is_empty() const { return cursor.size() == 0; }
+
+private:
+    [[nodiscard]] std::size_t size() const {
+        return static_cast<std::size_t>(cursor.mask()) + 1;
+    }
+    [[nodiscard]] std::size_t first_of(std::uint32_t position) const {
+        return static_cast<std::size_t>(position & cursor.mask()) * max_segments_;
+    }
+
+    const std::uint32_t max_segments_;
+    std::unique_ptr<Shadow[]> slots_;
+    std::unique_ptr<ibv_sge[]> segments_;
+    std::unique_ptr<core::BufferHold*[]> holds_;
+};
+
+}  // namespace ndv::verbs

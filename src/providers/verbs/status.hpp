@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// From what devices and rdma_cm report to NDK's statuses.
+#pragma once
+
+#include <infiniband/verbs.h>
+
+#include "core/types.hpp"
+
+namespace ndv::verbs {
+
+[[nodiscard]] inline Status status_of(ibv_wc_status status, bool is_receive) {
+    switch (status) {
+        case IBV_WC_SUCCESS:
+            return Status::success;
+        case IBV_WC_LOC_LEN_ERR:
+            return is_receive ? Status::buffer_overflow : Status::data_overrun;
+        case IBV_WC_LOC_PROT_ERR:
+        case IBV_WC_LOC_ACCESS_ERR:
+            return Status::access_violation;
+        case IBV_WC_LOC_QP_OP_ERR:
+        case IBV_WC_MW_BIND_ERR:
+            return Status::invalid_device_request;
+        case IBV_WC_WR_FLUSH_ERR:
+            return Status::cancelled;
+        case IBV_WC_REM_ACCESS_ERR:
+        case IBV_WC_REM_INV_REQ_ERR:
+        case IBV_WC_REM_OP_ERR:
+        case IBV_WC_REM_ABORT_ERR:
+            return Status::remote_resources;
+        case IBV_WC_RETRY_EXC_ERR:
+        case IBV_WC_RNR_RETRY_EXC_ERR:
+        case IBV_WC_RESP_TIMEOUT_ERR:
+            return Status::io_timeout;
+        case IBV_WC_LOC_EEC_OP_ERR:
+        case IBV_WC_BAD_RESP_ERR:
+        case IBV_WC_LOC_RDD_VIOL_ERR:
+        case IBV_WC_REM_INV_RD_REQ_ERR:
+        case IBV_WC_INV_EECN_ERR:
+        case IBV_WC_INV_EEC_STATE_ERR:
+        case IBV_WC_FATAL_ERR:
+        case IBV_WC_GENERAL_ERR:
+        case IBV_WC_TM_ERR:
+        case IBV_WC_TM_RNDV_INCOMPLETE:
+            break;
+    }
+    return Status::internal_error;
+}
+
+[[nodiscard]] inline core::Detail detail_of(const ibv_wc& done) {
+    core::Detail detail;
+    detail.source = core::Detail::Source::device;
+    detail.code = static_cast<std::uint8_t>(done.status);
+    detail.vendor_error = done.vendor_err;
+    return detail;
+}
+
+}  // namespace ndv::verbs

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// Threads with all signals blocked: those belong to Python's.
+#include "providers/verbs/worker.hpp"
+
+#include <pthread.h>
+
+#include <csignal>
+#include <system_error>
+#include <utility>
+
+namespace ndv::verbs {
+namespace {
+
+// Not joinable when no thread could be started.
+std::thread start_thread(std::function<void()> body) {
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    std::thread thread;
+    try {
+        thread = std::thread(std::move(body));
+        pthread_setname_np(thread.native_handle(), "ndverbs-cm");
+    } catch (const std::system_error&) {
+        // The caller runs it itself.
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return thread;
+}
+
+}  // namespace
+
+void Worker::run(std::function<void()> task) {
+    {
+        const base::Lock lock(mutex_);
+        if (!is_stopped_ && !thread_.joinable()) {
+            thread_ = start_thread([this] {
+                while (core::CallbackQueue::Task next = tasks_.pop()) {
+                    next();
+                    next = nullptr;  // what it held goes before anybody is told
+                    tasks_.done();
+                }
+            });
+        }
+        if (!is_stopped_ && thread_.joinable()) {
+            tasks_.push(std::move(task));
+            return;
+        }
+    }
+    task();
+}
+
+void Worker::run_detached(std::function<void()> task) {
+    // Both a copy: the thread may fail to start.
+    std::thread thread = start_thread(task);
+    if (thread.joinable()) {
+        thread.detach();
+    } else {
+        task();
+    }
+}
+
+void Worker::stop() {
+    std::thread thread;
+    {
+        const base::Lock lock(mutex_);
+        is_stopped_ = true;
+        thread = std::move(thread_);
+    }
+    if (!thread.joinable()) return;
+    tasks_.stop(false);
+    thread.join();
+}
+
+}  // namespace ndv::verbs

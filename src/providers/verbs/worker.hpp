@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// A thread for calls that may block inside the kernel (rdma_destroy_id, ibv_destroy_qp, and
+// rdma_connect on iWARP): never on the progress thread, never with the GIL.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <thread>
+
+#include "base/mutex.hpp"
+#include "core/adapter.hpp"
+
+namespace ndv::verbs {
+
+class Worker {
+public:
+    Worker() = default;
+    Worker(const Worker&) = delete;
+    Worker& operator=(const Worker&) = delete;
+    ~Worker() { stop(); }
+
+    // In order, on one thread; on the caller's after stop(), or when no thread can be had.
+    void run(std::function<void()> task);
+    // On a thread of its own that nobody waits for; what it needs, the task must hold.
+    static void run_detached(std::function<void()> task);
+    // Returns when everything has run.
+    void stop();
+
+private:
+    base::Mutex mutex_;
+    std::thread thread_ NDV_GUARDED_BY(mutex_);
+    bool is_stopped_ NDV_GUARDED_BY(mutex_) = false;
+    core::CallbackQueue tasks_;
+};
+
+}  // namespace ndv::verbs
