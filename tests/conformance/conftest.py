@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The suite's own: the table of deviations, and ends in two threads or two processes."""
 
-import contextlib
-import socket
-
 import pytest
 from hypothesis import settings
 
+from conformance.addresses import addresses_of
 from conformance.deviations import DEVIATIONS
 from conformance.end import LIMIT, End
 from conformance.far import FarProcess, FarThread
@@ -22,13 +20,15 @@ def pytest_collection_modifyitems(items):
         name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
         for deviation in DEVIATIONS:
             if (deviation.test, deviation.provider) == (name, provider):
-                item.add_marker(pytest.mark.xfail(reason=deviation.reason, strict=True))
+                item.add_marker(
+                    pytest.mark.xfail(reason=deviation.reason, strict=True, run=deviation.runs)
+                )
 
 
 class Ends:
     """A near end of the test's own, and a far one."""
 
-    def __init__(self, near, far, host="127.0.0.1"):
+    def __init__(self, near, far, host=None):
         self.near = near
         self.far = far
         self.host = host
@@ -116,47 +116,48 @@ def ends(make_ends):
 
 
 class SilentServer:
-    """A TCP listener that takes connections and never says anything."""
+    """A listener that takes requests and never answers them."""
 
-    def __init__(self):
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self._server.settimeout(LIMIT)
+    def __init__(self, provider):
+        self._end = End(provider)
+        self.address = self._end.listen()
         self._visitors = []
 
-    @property
-    def address(self):
-        return self._server.getsockname()
-
     def expect_a_visitor(self):
-        """Wait until somebody connects and has sent something."""
-        visitor, _ = self._server.accept()
-        visitor.settimeout(LIMIT)
-        visitor.recv(1, socket.MSG_PEEK)
-        self._visitors.append(visitor)
-        return visitor
+        """Wait until somebody asks for a connection."""
+        self._visitors.append(self._end.listener.get_connector(LIMIT))
 
     def let_go(self):
-        """Wait until the last visitor has left, and close its connection."""
-        visitor = self._visitors.pop()
-        with contextlib.suppress(ConnectionError):
-            while visitor.recv(4096):
-                pass
-        visitor.close()
+        """Close the last visitor's connection."""
+        self._visitors.pop().close()
 
     def drop(self):
-        """Wait until a visitor came and has left."""
+        """Wait until a visitor came, and drop it."""
         self.expect_a_visitor()
         self.let_go()
 
     def close(self):
         for visitor in self._visitors:
             visitor.close()
-        self._server.close()
+        self._visitors.clear()
+        self._end.close()
 
 
 @pytest.fixture
-def silent_server():
-    """Listen on TCP and never answer."""
-    server = SilentServer()
+def silent_server(provider):
+    """Listen, and never answer."""
+    server = SilentServer(provider)
     yield server
     server.close()
+
+
+@pytest.fixture
+def host(provider):
+    """Give the address that the provider's ends connect through."""
+    return addresses_of(provider).v4
+
+
+@pytest.fixture(params=["v4", "v6"])
+def host_of_family(request, provider):
+    """Give an IPv4 address, then an IPv6 address, that the provider's ends connect through."""
+    return getattr(addresses_of(provider), request.param)

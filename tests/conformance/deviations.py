@@ -8,6 +8,8 @@ class Deviation(NamedTuple):
     test: str  # "test_file.py::test_name", for all its parameters
     provider: str
     reason: str
+    # False where the attempt itself does harm or needs what the device's machine lacks.
+    runs: bool = True
 
 
 DEVIATIONS = [

@@ -12,6 +12,7 @@ import threading
 import numpy as np
 
 import ndverbs as nd
+from conformance.addresses import addresses_of
 
 # How long anything may take before it counts as failed; nothing waits that long on purpose.
 LIMIT = 30
@@ -59,10 +60,10 @@ class End:
 
     # ---- connecting -------------------------------------------------------------------------
 
-    def listen(self, host="127.0.0.1"):
+    def listen(self, host=None):
         if self.listener is None:
             self.listener = self.adapter.create_listener()
-            self.listener.listen((host, 0))
+            self.listener.listen((host or addresses_of(self.adapter.info.name).v4, 0))
         return self.listener.local_address
 
     def take_request(self):

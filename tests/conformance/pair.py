@@ -38,7 +38,7 @@ class Pair:
         passive=None,
         near=None,
         far=None,
-        host="127.0.0.1",
+        host=None,
         **qp_options,
     ):
         self.adapter = nd.Adapter.open(provider)
@@ -47,7 +47,7 @@ class Pair:
         if is_connected:
             self.connect(host, active, passive)
 
-    def connect(self, host="127.0.0.1", active=None, passive=None):
+    def connect(self, host=None, active=None, passive=None):
         address = self.far.listen(host)
         with ThreadPoolExecutor(1) as thread:
 

@@ -264,13 +264,13 @@ def threads():
     return len(os.listdir("/proc/self/task"))
 
 
-def test_1000_connections_leave_nothing(provider):
+def test_1000_connections_leave_nothing(provider, host):
     from conftest import native_objects
 
     def round_of(count):
         with nd.Adapter.open(provider) as adapter:
             listener = adapter.create_listener()
-            listener.listen("127.0.0.1:0")
+            listener.listen((host, 0))
             pd = adapter.create_pd()
             queue = adapter.create_cq(64)
             with ThreadPoolExecutor(1) as thread:
@@ -309,12 +309,12 @@ def test_1000_connections_leave_nothing(provider):
     assert native_objects() == {}
 
 
-def test_adapters_opened_and_closed_leave_nothing(provider):
+def test_adapters_opened_and_closed_leave_nothing(provider, host):
     before = descriptors(), threads()
 
     for _ in range(50):
         with nd.Adapter.open(provider) as adapter:
-            adapter.create_listener(lambda connector: None).listen("127.0.0.1:0")
+            adapter.create_listener(lambda connector: None).listen((host, 0))
 
     gc.collect()
     assert (descriptors(), threads()) == before

@@ -4,6 +4,7 @@
 import pytest
 
 import ndverbs as nd
+from conformance.addresses import addresses_of
 from conformance.end import LIMIT, pattern
 
 
@@ -75,9 +76,8 @@ def test_crc_of_either_end_is_agreed_upon(idle_ends, active_asks, passive_asks):
     assert idle_ends.far.content("target") == pattern(100_000, 3)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_addresses_of_both_ends_agree(idle_ends, host):
-    idle_ends.host = host
+def test_addresses_of_both_ends_agree(idle_ends, host_of_family):
+    idle_ends.host = host = host_of_family
     idle_ends.connect()
 
     near = idle_ends.near.connector
@@ -87,25 +87,26 @@ def test_addresses_of_both_ends_agree(idle_ends, host):
     assert near.local_address[1] != 0
 
 
-def test_passive_end_sees_the_addresses_before_it_answers(idle_ends):
+def test_passive_end_sees_the_addresses_before_it_answers(idle_ends, host):
     address = idle_ends.near.listen()
     connected = idle_ends.far.begin("connect", address)
     idle_ends.near.take_request()
 
     incoming = idle_ends.near.incoming
     assert incoming.local_address == address
-    assert incoming.peer_address[0] == "127.0.0.1"
+    assert incoming.peer_address[0] == host
 
     incoming.reject()
     assert refusal(connected.result, LIMIT) == nd.Status.CONNECTION_REFUSED
 
 
-@pytest.mark.parametrize("local", ["127.0.0.1:0", ("127.0.0.2", 0)])
-def test_connect_leaves_from_the_local_address_it_is_given(idle_ends, local):
-    idle_ends.near.connect(*_accepting(idle_ends), local=local)
+@pytest.mark.parametrize("which", ["v4", "other_v4"])
+def test_connect_leaves_from_the_local_address_it_is_given(idle_ends, provider, which):
+    local = getattr(addresses_of(provider), which)
+    idle_ends.near.connect(*_accepting(idle_ends), local=(local, 0))
 
     host, port = idle_ends.near.connector.local_address
-    assert host == ("127.0.0.2" if isinstance(local, tuple) else "127.0.0.1")
+    assert host == local
     assert port != 0
 
 
@@ -427,9 +428,9 @@ def test_connecting_connector_refuses_a_second_connect(pair, silent_server):
         operation.abandon()
 
 
-def test_queue_pair_of_another_adapter_is_refused(adapter, provider, pair):
+def test_queue_pair_of_another_adapter_is_refused(adapter, host, pair):
     with adapter.create_connector() as connector:
-        status = refusal(connector.connect, pair.near.qp, None, "127.0.0.1:1")
+        status = refusal(connector.connect, pair.near.qp, None, (host, 1))
 
     assert status == nd.Status.INVALID_PARAMETER
 

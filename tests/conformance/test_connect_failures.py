@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import ndverbs as nd
+from conformance.addresses import addresses_of
 from conformance.end import LIMIT, End
 
 pytestmark = pytest.mark.tsan
@@ -30,27 +31,27 @@ def failure(end, peer, **options):
 
 
 @pytest.fixture
-def unused_port():
+def unused_port(host):
     """Give a port that is bound, so that nobody else gets it, and on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
+    with socket.create_server((host, 0), backlog=1) as server:
         port = server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
         yield port
 
 
-def test_port_without_listener_is_refused(end, unused_port):
-    error = failure(end, ("127.0.0.1", unused_port))
+def test_port_without_listener_is_refused(end, host, unused_port):
+    error = failure(end, (host, unused_port))
 
     assert isinstance(error, ConnectionRefusedError)
     assert error.status == nd.Status.CONNECTION_REFUSED
-    assert f"127.0.0.1:{unused_port}" in str(error)
+    assert f"{host}:{unused_port}" in str(error)
 
 
-def test_failed_connect_leaves_connector_and_queue_pair_usable(end, unused_port, make_end):
+def test_failed_connect_leaves_connector_and_queue_pair_usable(end, host, unused_port, make_end):
     connector = end.connector = end.adapter.create_connector()
     for _ in range(3):
         with pytest.raises(ConnectionRefusedError):
-            connector.connect(end.qp, None, ("127.0.0.1", unused_port))
+            connector.connect(end.qp, None, (host, unused_port))
     assert connector.state == "idle"
 
     other = make_end()
@@ -103,22 +104,22 @@ def test_peer_that_closes_without_an_answer_aborts_the_connect(end, answering_se
     assert isinstance(error, ConnectionAbortedError | ConnectionResetError)
 
 
-def test_local_address_of_another_host_is_invalid(end, unused_port):
+def test_local_address_of_another_host_is_invalid(end, host, unused_port):
     # 192.0.2.0/24 is documentation's (RFC 5737): nobody has it.
-    error = failure(end, ("127.0.0.1", unused_port), local=("192.0.2.1", 0))
+    error = failure(end, (host, unused_port), local=("192.0.2.1", 0))
 
     assert error.status == nd.Status.INVALID_ADDRESS
 
 
-def test_local_address_in_use_is_a_sharing_violation(end):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        error = failure(end, ("127.0.0.1", 1), local=taken.getsockname())
+def test_local_address_in_use_is_a_sharing_violation(end, host):
+    with socket.create_server((host, 0)) as taken:
+        error = failure(end, (host, 1), local=taken.getsockname())
 
     assert error.status == nd.Status.SHARING_VIOLATION
 
 
-def test_local_address_of_another_family_is_refused(end, unused_port):
-    error = failure(end, ("127.0.0.1", unused_port), local=("::1", 0))
+def test_local_address_of_another_family_is_refused(end, provider, host, unused_port):
+    error = failure(end, (host, unused_port), local=(addresses_of(provider).v6, 0))
 
     assert error.status in (nd.Status.INVALID_ADDRESS, nd.Status.INVALID_PARAMETER)
 
@@ -128,8 +129,8 @@ def test_malformed_peer_address_is_a_value_error(end, peer):
     assert isinstance(failure(end, peer), ValueError)
 
 
-def test_negative_timeout_is_a_value_error(end, unused_port):
-    assert isinstance(failure(end, ("127.0.0.1", unused_port), timeout=-1), ValueError)
+def test_negative_timeout_is_a_value_error(end, host, unused_port):
+    assert isinstance(failure(end, (host, unused_port), timeout=-1), ValueError)
 
 
 def test_closing_the_connector_cancels_its_connect(end, silent_server):
@@ -160,20 +161,20 @@ def test_closing_the_adapter_cancels_a_connect(provider, silent_server):
     assert caught.value.status in (nd.Status.CANCELLED, nd.Status.FILE_FORCED_CLOSED)
 
 
-def test_connect_failures_are_counted(end, unused_port):
-    failure(end, ("127.0.0.1", unused_port))
+def test_connect_failures_are_counted(end, host, unused_port):
+    failure(end, (host, unused_port))
 
     assert end.stats()["connect_failure"] == 1
     assert end.stats()["connect"] == 0
 
 
 @pytest.fixture
-def answering_server():
+def answering_server(host):
     """Give a factory of addresses where one TCP peer is answered with fixed bytes."""
     threads = []
 
     def make(answer):
-        server = socket.create_server(("127.0.0.1", 0))
+        server = socket.create_server((host, 0))
 
         def run():
             with server:
