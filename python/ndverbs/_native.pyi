@@ -1118,5 +1118,8 @@ invalidated_token u4, flags u4.
 
 __version__: Final[str]
 
+def _diagnose() -> list[tuple[str, str, bool, str, str]]:
+    """Look at what each provider needs: provider, check, whether it is good, what, remedy."""
+
 def _live_objects() -> dict[str, int]:
     """Count the native objects that exist, by kind; for tests."""

@@ -51,6 +51,7 @@ def _parser(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_info(commands)
+    _add_doctor(commands)
     _add_serve(commands)
     _add_cp(commands)
     _add_demo(commands)
@@ -101,6 +102,19 @@ def _add_info(commands: _Commands) -> None:
     )
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=_run_info)
+
+
+def _add_doctor(commands: _Commands) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="check what each provider needs, with remedies",
+        description="Check what each provider needs. The exit code is 1 when something is wrong "
+        "that PROVIDER needs; without PROVIDER, that the soft provider needs.",
+        allow_abbrev=False,
+    )
+    doctor.add_argument("provider", nargs="?", metavar="PROVIDER", choices=("soft", "verbs"))
+    doctor.add_argument("--json", action="store_true", help="print a JSON list")
+    doctor.set_defaults(run=_run_doctor)
 
 
 def _add_serve(commands: _Commands) -> None:
@@ -216,6 +230,12 @@ def _run_info(given: argparse.Namespace) -> int:
 
     print(info.as_json() if given.json else info.as_text())
     return 0
+
+
+def _run_doctor(given: argparse.Namespace) -> int:
+    from ndverbs import doctor
+
+    return doctor.run(given.provider, is_json=given.json)
 
 
 def _run_serve(given: argparse.Namespace) -> int:

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from typing import Any
 
 import numpy as np
 
 import ndverbs
-
-_RDMA_DEVICES = "/sys/class/infiniband"
+from ndverbs import doctor
 
 
 def collect() -> dict[str, Any]:
@@ -63,17 +61,12 @@ def _fields(adapter: ndverbs.AdapterInfo) -> dict[str, Any]:
 
 
 def _missing(providers: set[str]) -> list[str]:
-    """Return one sentence for each thing that one might expect to find and does not."""
-    if "verbs" in providers:
-        return []
-    try:
-        devices = sorted(os.listdir(_RDMA_DEVICES))
-    except OSError:
-        devices = []
-    reason = "this build has no verbs provider yet; the soft adapter works over any TCP network"
-    if devices:
-        return [f"The kernel's RDMA devices ({', '.join(devices)}) cannot be used: {reason}."]
-    return [f"The kernel shows no RDMA device, and {reason}."]
+    """Return one sentence for each thing that keeps a provider from having an adapter."""
+    return [
+        f"{finding.provider}: {finding.check}: {finding.what}; {finding.remedy}"
+        for finding in doctor.findings()
+        if not finding.is_good and finding.provider not in providers
+    ]
 
 
 def _text(value: object) -> str:

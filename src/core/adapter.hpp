@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -116,6 +117,11 @@ public:
     [[nodiscard]] virtual const char* name() const = 0;
     // What a user needs for this provider, looked at now.
     [[nodiscard]] virtual std::vector<Finding> diagnose() const = 0;
+    // What to open to reach a peer by hardware, or any peer: empty where this provider has no
+    // device for it. May block for a second.
+    [[nodiscard]] virtual std::string find_device(const std::optional<SocketAddress>&) const {
+        return {};
+    }
     // The adapters that open() would find now.
     [[nodiscard]] virtual std::vector<AdapterInfo> adapters() const = 0;
     [[nodiscard]] virtual Expected<std::shared_ptr<Adapter>> open(

@@ -2,6 +2,7 @@
 // The list of providers, and the way from a name to an adapter.
 #include "providers/builtin/builtin.hpp"
 
+#include <optional>
 #include <utility>
 
 #include "providers/soft/adapter.hpp"
@@ -24,13 +25,31 @@ const std::vector<std::unique_ptr<core::Provider>>& builtin() {
     return *list;
 }
 
+namespace {
+
+// The device that leads to the address, else what works everywhere.
+Expected<std::shared_ptr<core::Adapter>> open_automatic(core::AdapterOptions options) {
+    std::optional<core::SocketAddress> peer;
+    if (!options.address.empty()) {
+        auto parsed = core::SocketAddress::parse(options.address, 1);
+        if (!parsed) return Unexpected{parsed.error()};
+        peer = *parsed;
+    }
+    for (const auto& provider : builtin()) {
+        options.address = provider->find_device(peer);
+        if (!options.address.empty()) return provider->open(options);
+    }
+    return builtin().front()->open(options);
+}
+
+}  // namespace
+
 Expected<std::shared_ptr<core::Adapter>> open_adapter(const std::string& name,
                                                       core::AdapterOptions options) {
-    // Without a device that routes to an address, "auto" is what works everywhere.
-    if (name == "auto") return open_adapter("soft", std::move(options));
     const std::size_t colon = name.find(':');
     const std::string provider_name = name.substr(0, colon);
     options.address = colon == std::string::npos ? "" : name.substr(colon + 1);
+    if (provider_name == "auto") return open_automatic(std::move(options));
     std::string known;
     for (const auto& provider : builtin()) {
         if (provider->name() == provider_name) return provider->open(options);

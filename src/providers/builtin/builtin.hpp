@@ -14,6 +14,8 @@ namespace ndv::providers {
 [[nodiscard]] const std::vector<std::unique_ptr<core::Provider>>& builtin();
 
 // "soft", "soft:192.0.2.1", ...: the provider's name, then what the provider makes of the rest.
+// "auto": an RDMA device with an active port, else soft; "auto:192.0.2.1": the device that leads
+// to the address, else soft.
 [[nodiscard]] Expected<std::shared_ptr<core::Adapter>> open_adapter(const std::string& name,
                                                                     core::AdapterOptions options);
 

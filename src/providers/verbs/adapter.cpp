@@ -12,6 +12,7 @@
 #include "providers/verbs/completion_queue.hpp"
 #include "providers/verbs/connector.hpp"
 #include "providers/verbs/listener.hpp"
+#include "providers/verbs/loader.hpp"
 #include "providers/verbs/memory.hpp"
 
 namespace ndv::verbs {
@@ -69,6 +70,16 @@ Expected<std::shared_ptr<core::Listener>> Adapter::do_create_listener() {
 
 std::weak_ptr<core::Adapter> Adapter::weak_from_this_adapter() {
     return std::static_pointer_cast<Adapter>(shared_from_this());
+}
+
+std::string VerbsProvider::find_device(const std::optional<core::SocketAddress>& peer) const {
+    if (!load()) return {};
+    if (peer) return device_towards(*peer);
+    for (const std::string& name : Device::names()) {
+        auto device = Device::open(name);
+        if (device && (*device)->is_active()) return name;
+    }
+    return {};
 }
 
 std::vector<core::AdapterInfo> VerbsProvider::adapters() const {

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,8 @@ class VerbsProvider final : public core::Provider {
 public:
     [[nodiscard]] const char* name() const override { return "verbs"; }
     [[nodiscard]] std::vector<core::Finding> diagnose() const override;
+    [[nodiscard]] std::string find_device(
+        const std::optional<core::SocketAddress>& peer) const override;
     [[nodiscard]] std::vector<core::AdapterInfo> adapters() const override;
     [[nodiscard]] Expected<std::shared_ptr<core::Adapter>> open(
         const core::AdapterOptions& options) const override;

@@ -14,6 +14,7 @@
 namespace ndv::verbs {
 namespace {
 
+constexpr int kResolveTime_ms = 1000;
 constexpr int kBatch = 64;  // events, then others have their turn
 
 core::SocketAddress address_of(const sockaddr* raw) {
@@ -23,7 +24,30 @@ core::SocketAddress address_of(const sockaddr* raw) {
     return out;
 }
 
+// With a channel of its own, whose descriptor blocks.
+std::string resolve(rdma_cm_id* id, core::SocketAddress peer) {
+    if (rdma_resolve_addr(id, nullptr, peer.raw(), kResolveTime_ms) != 0) return {};
+    rdma_cm_event* event = nullptr;
+    if (rdma_get_cm_event(id->channel, &event) != 0) return {};
+    const bool is_resolved = event->event == RDMA_CM_EVENT_ADDR_RESOLVED;
+    rdma_ack_cm_event(event);
+    return is_resolved && id->verbs != nullptr ? ibv_get_device_name(id->verbs->device) : "";
+}
+
 }  // namespace
+
+std::string device_towards(const core::SocketAddress& peer) {
+    rdma_event_channel* const channel = rdma_create_event_channel();
+    if (channel == nullptr) return {};
+    rdma_cm_id* id = nullptr;
+    std::string name;
+    if (rdma_create_id(channel, &id, nullptr, RDMA_PS_TCP) == 0) {
+        name = resolve(id, peer);
+        rdma_destroy_id(id);
+    }
+    rdma_destroy_event_channel(channel);
+    return name;
+}
 
 Expected<std::shared_ptr<CmChannel>> CmChannel::open(const std::shared_ptr<AdapterParts>& parts) {
     rdma_event_channel* const channel = rdma_create_event_channel();

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/mutex.hpp"
@@ -16,6 +17,9 @@
 namespace ndv::verbs {
 
 class CmId;
+
+// The name of the device that rdma_cm would use to reach an address; empty: none within a second.
+[[nodiscard]] std::string device_towards(const core::SocketAddress& peer);
 
 // On the progress thread. What is in `event` is valid during the call only.
 class CmObserver {

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ndverbs doctor`: what is looked at, what it says of a machine that lacks something."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import ndverbs as nd
+from ndverbs import cli, doctor
+
+
+def test_soft_provider_is_fine_on_this_machine(capsys):
+    assert cli.main(["doctor", "soft"]) == 0
+
+    out = capsys.readouterr().out
+    assert "soft: TCP on the loopback address: works" in out
+    assert "verbs" not in out
+
+
+def test_every_bad_finding_has_a_remedy():
+    findings = doctor.findings()
+
+    assert {finding.provider for finding in findings} == {"soft", "verbs"}
+    assert all(finding.is_good or finding.remedy for finding in findings)
+    assert all(finding.check and finding.what for finding in findings)
+
+
+def test_json_holds_every_finding(capsys):
+    assert cli.main(["doctor", "--json"]) == 0
+
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["check"] for row in rows} == {finding.check for finding in doctor.findings()}
+    assert set(rows[0]) == {"provider", "check", "is_good", "what", "remedy"}
+
+
+def test_unknown_provider_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["doctor", "nonsense"])
+
+    assert caught.value.code == 2
+    assert "nonsense" in capsys.readouterr().err
+
+
+def test_build_without_the_verbs_provider_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(doctor._native, "_diagnose", lambda: [("soft", "TCP", True, "works", "")])
+
+    (absent,) = [finding for finding in doctor.findings() if finding.provider == "verbs"]
+
+    assert not absent.is_good
+    assert "libibverbs-dev" in absent.remedy
+
+
+def _has_verbs():
+    return any(row[0] == "verbs" for row in doctor._native._diagnose())
+
+
+needs_verbs = pytest.mark.skipif(not _has_verbs(), reason="this build has no verbs provider")
+
+
+@pytest.fixture
+def without_libraries(tmp_path):
+    """Give an environment in which rdma-core's libraries cannot be loaded."""
+    for name in ("libibverbs.so.1", "librdmacm.so.1"):
+        (tmp_path / name).write_bytes(b"")  # found first, and no library
+    return {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+
+
+@needs_verbs
+def test_libraries_that_cannot_be_loaded_are_named_with_the_package(without_libraries):
+    done = subprocess.run(
+        [sys.executable, "-m", "ndverbs", "doctor", "verbs"],
+        env=without_libraries,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 1
+    assert "libibverbs.so.1" in done.stdout
+    assert "apt-get install libibverbs1 ibverbs-providers librdmacm1" in done.stdout
+
+
+@needs_verbs
+def test_without_the_libraries_the_package_imports_and_soft_works(without_libraries):
+    script = """
+import ndverbs as nd
+with nd.Adapter.open("soft"), nd.Adapter.open("auto") as automatic:
+    assert automatic.info.name == "soft"
+try:
+    nd.Adapter.open("verbs")
+except nd.RdmaError as error:
+    assert error.status == nd.Status.DEVICE_NOT_READY, error
+    print(error)
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=without_libraries,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.stderr == ""
+    assert "apt-get install" in done.stdout
+
+
+@needs_verbs
+def test_device_that_is_not_there_is_named():
+    with pytest.raises(nd.RdmaError) as caught:
+        nd.Adapter.open("verbs:nonsense9")
+
+    assert caught.value.status in (nd.Status.INVALID_PARAMETER, nd.Status.DEVICE_NOT_READY)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["auto", "auto:127.0.0.1"])
+def test_auto_opens_an_adapter_on_every_machine(name):
+    with nd.Adapter.open(name) as adapter:
+        assert adapter.info.provider in ("soft", "verbs")
+
+
+def test_auto_refuses_what_is_no_address():
+    with pytest.raises(ValueError, match="nonsense"):
+        nd.Adapter.open("auto:nonsense")
