@@ -268,6 +268,13 @@ class AdapterInfo:
     @property
     def features(self) -> frozenset[str]:
         """Optional functions that this adapter has, by their API name."""
+    @property
+    def addresses(self) -> list[str]:
+        """Addresses of this host that listeners and connects of the adapter can use.
+
+        Two ends on this host meet at the first. A device has those of its network interfaces;
+        `soft` names the loopback ones and works with any other, too.
+        """
 
 def adapters() -> list[AdapterInfo]:
     """List the adapters that can be opened now."""

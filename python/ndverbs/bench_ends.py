@@ -304,7 +304,10 @@ def _initiate(adapter: Adapter, channel: Channel, run: Run) -> dict[str, Any]:
 
 
 def _respond(adapter: Adapter, channel: Channel, run: Run) -> None:
-    host = adapter.info.name.partition(":")[2] or "127.0.0.1"
+    addresses = adapter.info.addresses
+    if not addresses:
+        raise BenchError(f"no network interface of {adapter.info.name} has an address")
+    host = addresses[0]
     with contextlib.ExitStack() as closing:
         side = closing.enter_context(_Side(adapter, run, is_initiator=False))
         listener: Listener = closing.enter_context(adapter.create_listener())

@@ -106,6 +106,7 @@ void bind_info(py::module_& module) {
         .def_property_readonly(
             "features",
             [](const AdapterInfo& self) { return py::frozenset(py::cast(self.features)); })
+        .def_readonly("addresses", &AdapterInfo::addresses)
         .def("__repr__", [](const AdapterInfo& self) {
             return "<AdapterInfo " + self.name + ": " + self.rdma_technology + " by " +
                    self.provider + ">";

@@ -122,6 +122,7 @@ core::AdapterInfo soft_info() {
         core::adapter_flag::kMultiEngine | core::adapter_flag::kLoopbackConnections;
     info.rdma_technology = "iWARP";
     info.features = {"send_and_invalidate", "crc", "peer_to_peer", "control_connect_events"};
+    info.addresses = {"127.0.0.1", "::1"};
     return info;
 }
 
@@ -131,7 +132,12 @@ std::unique_ptr<Link> AdapterParts::make_link(base::Descriptor socket) const {
 }
 
 Adapter::Adapter(std::shared_ptr<AdapterParts> parts)
-    : parts_(std::move(parts)), info_(soft_info()) {}
+    : parts_(std::move(parts)), info_(soft_info()) {
+    if (parts_->address) {
+        info_.name += ":" + parts_->address->host();
+        info_.addresses = {parts_->address->host()};
+    }
+}
 
 Adapter::~Adapter() {
     if (!is_foreign()) close();

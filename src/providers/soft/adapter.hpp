@@ -52,7 +52,7 @@ private:
     void stop() override;
 
     const std::shared_ptr<AdapterParts> parts_;
-    const core::AdapterInfo info_;
+    core::AdapterInfo info_;  // constant once made
 };
 
 class SoftProvider final : public core::Provider {

@@ -3,6 +3,8 @@
 #include "providers/verbs/cm.hpp"
 
 #include <fcntl.h>
+#include <ifaddrs.h>
+#include <netinet/in.h>
 #include <sys/epoll.h>
 
 #include <cerrno>
@@ -24,29 +26,70 @@ core::SocketAddress address_of(const sockaddr* raw) {
     return out;
 }
 
-// With a channel of its own, whose descriptor blocks.
-std::string resolve(rdma_cm_id* id, core::SocketAddress peer) {
-    if (rdma_resolve_addr(id, nullptr, peer.raw(), kResolveTime_ms) != 0) return {};
-    rdma_cm_event* event = nullptr;
-    if (rdma_get_cm_event(id->channel, &event) != 0) return {};
-    const bool is_resolved = event->event == RDMA_CM_EVENT_ADDR_RESOLVED;
-    rdma_ack_cm_event(event);
-    return is_resolved && id->verbs != nullptr ? ibv_get_device_name(id->verbs->device) : "";
+// One rdma_cm_id with an event channel of its own, whose descriptor blocks.
+class LoneId {
+public:
+    LoneId() : channel_(rdma_create_event_channel()) {
+        if (channel_ == nullptr) return;
+        if (rdma_create_id(channel_, &id_, nullptr, RDMA_PS_TCP) != 0) id_ = nullptr;
+    }
+    LoneId(const LoneId&) = delete;
+    LoneId& operator=(const LoneId&) = delete;
+    ~LoneId() {
+        if (id_ != nullptr) rdma_destroy_id(id_);
+        if (channel_ != nullptr) rdma_destroy_event_channel(channel_);
+    }
+    explicit operator bool() const { return id_ != nullptr; }
+    [[nodiscard]] rdma_cm_id* get() const { return id_; }
+    // That rdma_cm has chosen; empty: none.
+    [[nodiscard]] std::string device() const {
+        return id_->verbs == nullptr ? "" : ibv_get_device_name(id_->verbs->device);
+    }
+
+private:
+    rdma_event_channel* channel_;
+    rdma_cm_id* id_ = nullptr;
+};
+
+bool is_for_peers(const sockaddr& address) {
+    if (address.sa_family == AF_INET) {
+        const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
+        return (ntohl(v4.sin_addr.s_addr) >> 24U) != IN_LOOPBACKNET;
+    }
+    if (address.sa_family != AF_INET6) return false;
+    const auto& v6 = reinterpret_cast<const sockaddr_in6&>(address);
+    return !IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr) && !IN6_IS_ADDR_LINKLOCAL(&v6.sin6_addr);
 }
 
 }  // namespace
 
 std::string device_towards(const core::SocketAddress& peer) {
-    rdma_event_channel* const channel = rdma_create_event_channel();
-    if (channel == nullptr) return {};
-    rdma_cm_id* id = nullptr;
-    std::string name;
-    if (rdma_create_id(channel, &id, nullptr, RDMA_PS_TCP) == 0) {
-        name = resolve(id, peer);
-        rdma_destroy_id(id);
+    const LoneId id;
+    core::SocketAddress target = peer;
+    rdma_cm_event* event = nullptr;
+    if (!id || rdma_resolve_addr(id.get(), nullptr, target.raw(), kResolveTime_ms) != 0 ||
+        rdma_get_cm_event(id.get()->channel, &event) != 0) {
+        return {};
     }
-    rdma_destroy_event_channel(channel);
-    return name;
+    const bool is_resolved = event->event == RDMA_CM_EVENT_ADDR_RESOLVED;
+    rdma_ack_cm_event(event);
+    return is_resolved ? id.device() : "";
+}
+
+std::vector<std::string> addresses_of(const std::string& device) {
+    std::vector<std::string> out;
+    ifaddrs* all = nullptr;
+    if (::getifaddrs(&all) != 0) return out;
+    for (const ifaddrs* one = all; one != nullptr; one = one->ifa_next) {
+        if (one->ifa_addr == nullptr || !is_for_peers(*one->ifa_addr)) continue;
+        core::SocketAddress address = address_of(one->ifa_addr);
+        const LoneId id;
+        if (id && rdma_bind_addr(id.get(), address.raw()) == 0 && id.device() == device) {
+            out.push_back(address.host());
+        }
+    }
+    ::freeifaddrs(all);
+    return out;
 }
 
 Expected<std::shared_ptr<CmChannel>> CmChannel::open(const std::shared_ptr<AdapterParts>& parts) {

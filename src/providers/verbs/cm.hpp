@@ -20,6 +20,8 @@ class CmId;
 
 // The name of the device that rdma_cm would use to reach an address; empty: none within a second.
 [[nodiscard]] std::string device_towards(const core::SocketAddress& peer);
+// The addresses of this host that rdma_cm binds to a device.
+[[nodiscard]] std::vector<std::string> addresses_of(const std::string& device);
 
 // On the progress thread. What is in `event` is valid during the call only.
 class CmObserver {

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/connection.hpp"
+#include "providers/verbs/cm.hpp"
 #include "providers/verbs/loader.hpp"
 
 namespace ndv::verbs {
@@ -199,6 +200,7 @@ void Device::read_attributes() {
         info_.features.emplace_back("send_and_invalidate");
     }
     info_.features.emplace_back("control_connect_events");
+    info_.addresses = addresses_of(name_);
 }
 
 }  // namespace ndv::verbs
