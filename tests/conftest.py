@@ -15,12 +15,24 @@ def pytest_addoption(parser):
         default="soft",
         help="the providers that the conformance suite runs on, with commas in between",
     )
+    parser.addoption(
+        "--effort",
+        type=float,
+        default=1.0,
+        help="how often tests repeat what they repeat many times, in parts of the usual",
+    )
 
 
 def pytest_generate_tests(metafunc):
     if "provider" in metafunc.fixturenames:
         names = metafunc.config.getoption("--providers").split(",")
         metafunc.parametrize("provider", names, scope="session")
+
+
+@pytest.fixture(scope="session")
+def scaled(pytestconfig):
+    """Give ``scaled(count)``: how often to repeat something on this machine, at least twice."""
+    return lambda count: max(2, round(count * pytestconfig.getoption("--effort")))
 
 
 @pytest.hookimpl(wrapper=True)

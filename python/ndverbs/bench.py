@@ -229,12 +229,14 @@ def _rows(
     main_label, unit = ("mean", "us") if run.is_latency else ("", _unit(run))
     for name, figures in theirs.items():
         values = [figure.value * (1e6 if run.is_latency else 1) for figure in figures]
-        median = statistics.median(values)
+        # The ratio is that of the pairs: each was taken on the machine as it was at that moment.
         yield Row(
             f"{title} {main_label}".rstrip() + f" / {name}",
-            median,
+            statistics.median(values),
             unit,
-            statistics.median([each[main_label] for each in ours]) / median,
+            statistics.median(
+                each[main_label] / value for each, value in zip(ours, values, strict=True)
+            ),
             _target(name, run),
             _spread(values),
             figures[0].command,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users would pick instead: public tools and a plain socket, as rivals of our runs.
 
-Each is two processes over loopback TCP, like the runs that it is compared with.
+Each is two processes over loopback TCP, like the runs of `soft`; perftest is two processes over
+the RDMA device of the run.
 """
 
 from __future__ import annotations
@@ -19,13 +20,24 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ndverbs._native import adapters
 from ndverbs.bench_ends import Run
 from ndverbs.bench_loops import BenchError
 
-NAMES = ("iperf3", "ucx", "fi_pingpong", "socket")
+NAMES = ("iperf3", "ucx", "fi_pingpong", "socket", "perftest")
 
-_PROGRAMS = {"iperf3": "iperf3", "ucx": "ucx_perftest", "fi_pingpong": "fi_pingpong"}
-_PACKAGES = {"iperf3": "iperf3", "ucx": "ucx-utils", "fi_pingpong": "libfabric-bin"}
+_PROGRAMS = {
+    "iperf3": "iperf3",
+    "ucx": "ucx_perftest",
+    "fi_pingpong": "fi_pingpong",
+    "perftest": "ib_write_bw",
+}
+_PACKAGES = {
+    "iperf3": "iperf3",
+    "ucx": "ucx-utils",
+    "fi_pingpong": "libfabric-bin",
+    "perftest": "perftest",
+}
 _SERVER_START_S = 10.0
 _MOST_S = 120.0
 # What a run of one second needs about, from the orientation figures of a two-core machine.
@@ -51,6 +63,8 @@ def missing(name: str) -> str | None:
 
 def can_measure(name: str, run: Run) -> bool:
     """Return whether a tool has a figure that compares with the run."""
+    if name == "perftest":
+        return (run.adapter or "").startswith("verbs") and run.measure != "rate"
     if name == "iperf3":
         return run.measure == "bandwidth"
     if name == "ucx":
@@ -72,7 +86,13 @@ def measure(name: str, run: Run) -> Figure:
     lacking = missing(name)
     if lacking is not None:
         raise BenchError(lacking)
-    functions = {"iperf3": _iperf3, "ucx": _ucx, "fi_pingpong": _fi_pingpong, "socket": _socket}
+    functions = {
+        "iperf3": _iperf3,
+        "ucx": _ucx,
+        "fi_pingpong": _fi_pingpong,
+        "socket": _socket,
+        "perftest": _perftest,
+    }
     try:
         return functions[name](run)
     except (OSError, subprocess.SubprocessError, ValueError, LookupError) as failure:
@@ -121,6 +141,39 @@ def _fi_pingpong(run: Run) -> Figure:
     transfer_us = float(columns[6])
     value = transfer_us * 1e-6 if run.is_latency else run.size / transfer_us / 1e3
     return Figure(value, shlex.join(client))
+
+
+def _perftest(run: Run) -> Figure:
+    device = (run.adapter or "").partition(":")[2]
+    infos = [info for info in adapters() if info.provider == "verbs"]
+    (info,) = [info for info in infos if info.name == f"verbs:{device}"] or infos[:1]
+    program = f"ib_{run.operation}_{'lat' if run.is_latency else 'bw'}"
+    # "-R": connected by rdma_cm, as ours are; "-F": a clock that varies is no reason to fail.
+    common = [program, "-R", "-F", "-d", info.name.partition(":")[2], "-p", str(_free_port())]
+    common += ["-s", str(run.size), "-n", str(_count(run))]
+    if not run.is_latency:
+        common += ["-t", str(run.depth)]
+        if run.operation == "read":
+            common += ["-o", str(min(16, info.max_outbound_read_limit))]
+    client = [*common, info.addresses[0]]
+    with _process(common) as server:
+        text = _output_of_client(client, server)
+    # bytes, iterations, then: least, most, typical, average us | peak, average MiB/s
+    rows = [line.split() for line in text.splitlines() if line.split()[:1] == [str(run.size)]]
+    value = float(rows[-1][5]) * 1e-6 if run.is_latency else float(rows[-1][3]) * (1 << 20) / 1e9
+    return Figure(value, shlex.join(client))
+
+
+def _output_of_client(client: Sequence[str], server: subprocess.Popen[bytes]) -> str:
+    """Run a client until its server listens; no table shows where rdma_cm does."""
+    until = time.monotonic() + _SERVER_START_S
+    while True:
+        try:
+            return _output(client)
+        except BenchError:
+            if server.poll() is not None or time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 def _socket(run: Run) -> Figure:

@@ -13,7 +13,7 @@ LEAST = {
     "max_initiator_request_sge": 1,
     "max_receive_request_sge": 1,
     "max_read_request_sge": 1,
-    "max_transfer_length": 1 << 30,
+    "max_transfer_length": 1 << 20,
     "max_inbound_read_limit": 1,
     "max_outbound_read_limit": 1,
     "max_receive_queue_depth": 128,
@@ -24,13 +24,14 @@ LEAST = {
 
 
 def test_listed_adapter_can_be_opened_by_its_name(provider):
-    names = [info.name for info in nd.adapters() if info.provider == provider]
+    kind = provider.partition(":")[0]
+    names = [info.name for info in nd.adapters() if info.provider == kind]
 
-    assert names
+    assert provider in names
     for name in names:
         with nd.Adapter.open(name) as adapter:
             assert adapter.info.name == name
-            assert adapter.info.provider == provider
+            assert adapter.info.provider == kind
 
 
 def test_info_names_limits_that_programs_can_live_with(adapter):
@@ -51,40 +52,29 @@ def test_unknown_adapter_is_a_value_error_that_names_it(name):
         nd.Adapter.open(name)
 
 
-def test_address_of_another_host_opens_no_adapter(provider):
-    with pytest.raises(nd.RdmaError) as caught:
-        nd.Adapter.open(f"{provider}:192.0.2.1")
-
-    assert caught.value.status == nd.Status.INVALID_ADDRESS
-
-
 def test_environment_chooses_the_adapter_that_has_no_name(provider, monkeypatch):
     monkeypatch.setenv("NDVERBS_ADAPTER", provider)
     with nd.Adapter.open() as adapter:
-        assert adapter.info.provider == provider
+        assert adapter.info.name == provider
 
     monkeypatch.setenv("NDVERBS_ADAPTER", "nonsense")
     with pytest.raises(ValueError, match="nonsense"):
         nd.Adapter.open()
 
 
-def test_adapter_of_one_address_connects_from_it(provider):
-    passive = End(provider)
-    address = passive.listen()
-    with nd.Adapter.open(f"{provider}:127.0.0.5") as adapter:
-        pd, cq = adapter.create_pd(), adapter.create_cq(8)
-        connector = adapter.create_connector()
-        operation = connector._start_connect(pd.create_qp(cq, cq), None, address)
-        passive.take_request()
-        assert passive.incoming.peer_address[0] == "127.0.0.5"
-        passive.incoming.reject()
-        with pytest.raises(ConnectionRefusedError):
-            operation.wait(LIMIT)
-    passive.close()
-
-
 def test_counters_begin_at_zero(adapter):
-    assert set(adapter.stats().values()) == {0}
+    own = {name: n for name, n in adapter.stats().items() if not name.startswith("device_")}
+
+    assert set(own.values()) == {0}
+    assert {"connect", "accept", "connect_failure", "connection_error"} < set(own)
+
+
+def test_addresses_are_those_that_listeners_take(adapter):
+    assert adapter.info.addresses
+    for address in adapter.info.addresses:
+        with adapter.create_listener() as listener:
+            listener.listen((address, 0))
+            assert listener.local_address[0] == address
 
 
 def test_several_adapters_are_independent(provider):
