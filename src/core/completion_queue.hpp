@@ -46,6 +46,8 @@ public:
     // its queue pairs are dead.
     [[nodiscard]] Status status() const { return status_.load(std::memory_order_acquire); }
     [[nodiscard]] bool is_empty() const { return ring_.is_empty(); }
+    // How many completions can be pushed; only grows while nobody else pushes.
+    [[nodiscard]] std::uint32_t room() const { return ring_.room(); }
 
     // Producers: whoever steps a connection. False: overrun, nothing was stored.
     [[nodiscard]] bool push(const Completion& completion);

@@ -123,7 +123,9 @@ std::size_t CompletionQueue::harvest_locked() {
     std::uint32_t serial = 0;
     QueuePair* owner = nullptr;
     while (true) {
-        const int count = ibv_poll_cq(hardware_->get(), kBatch, batch.data());
+        // What the ring has no room for stays in the hardware queue, which has some to spare.
+        const int most = static_cast<int>(std::min<std::uint32_t>(kBatch, room()));
+        const int count = ibv_poll_cq(hardware_->get(), most, batch.data());
         if (count <= 0) return total;
         for (int i = 0; i < count; ++i) {
             const ibv_wc& done = batch[static_cast<std::size_t>(i)];
@@ -137,7 +139,7 @@ std::size_t CompletionQueue::harvest_locked() {
             if (owner != nullptr) owner->handle_completion(id, done);
         }
         total += static_cast<std::size_t>(count);
-        if (count < kBatch) return total;
+        if (count < most) return total;
     }
 }
 

@@ -355,7 +355,7 @@ void QueuePair::push(bool is_receive, core::Completion& done) {
         done.contexts->release();
     }
     set_state(core::QueuePairState::error);
-    request_tick(kEnd);
+    request_tick(kBroken);
 }
 
 core::Completion QueuePair::cancelled() const {
