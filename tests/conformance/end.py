@@ -82,7 +82,7 @@ class End:
         self.connector, self.incoming = self.incoming, None
         if handler:
             options["on_disconnect"] = self._on_disconnect
-        self.connector.accept(self.qp, **{"timeout": LIMIT, **options})
+        self.connector.accept(self.qp, **self._possible({"timeout": LIMIT, **options}))
 
     def accept(self, **options):
         self.take_request()
@@ -91,9 +91,19 @@ class End:
     def connect(self, address, *, handler=True, local=None, **options):
         """Connect and complete the connection."""
         self.connector = self.adapter.create_connector()
-        options = {"timeout": LIMIT, "peer_to_peer": True, **options}
+        options = self._possible({"timeout": LIMIT, "peer_to_peer": True, **options})
         self.connector.connect(self.qp, local, address, **options)
         self.connector.complete_connect(self._on_disconnect if handler else None)
+
+    def _possible(self, options):
+        """Ask for CRC where it can be asked for; `test_crc_that_cannot_be_promised...` has the rest."""
+        if not self.promises_crc():
+            options.pop("crc", None)
+        return options
+
+    def promises_crc(self):
+        info = self.adapter.info
+        return "crc" in info.features or info.rdma_technology != "iWARP"
 
     def begin_connect(self, address, **options):
         """Connect without completing: return while the peer still waits for the third message."""
@@ -212,6 +222,16 @@ class End:
 
     def is_notified(self, name="initiator", timeout=0):
         return bool(select.select([self.queue(name).fileno()], [], [], timeout)[0])
+
+    def reason(self, of_iwarp):
+        """Return what a refusal's detail says: of the peer's Terminate, or of the device.
+
+        Kernel iWARP tells programs nothing of a Terminate: then it is None, and what was under way
+        is cancelled.
+        """
+        if self.adapter.info.provider == "soft":
+            return of_iwarp
+        return None if self.adapter.info.rdma_technology == "iWARP" else "remote access error"
 
     # ---- facts ------------------------------------------------------------------------------
 

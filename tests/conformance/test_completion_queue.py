@@ -309,10 +309,11 @@ def test_arm_strength_does_not_outlive_its_notification(pair):
     assert not is_readable(queue)
 
 
-def test_recipe_of_arm_poll_sleep_never_misses_a_completion(pair):
+def test_recipe_of_arm_poll_sleep_never_misses_a_completion(connect_pair):
+    count = 300
+    pair = connect_pair(far={"initiator_queue_depth": count})
     queue = pair.near.receive_cq
     queue.fileno()
-    count = 300
     for i in range(100):
         pair.near.receive(context=i)
 

@@ -76,6 +76,19 @@ def test_crc_of_either_end_is_agreed_upon(idle_ends, active_asks, passive_asks):
     assert idle_ends.far.content("target") == pattern(100_000, 3)
 
 
+def test_crc_that_cannot_be_promised_is_refused(idle_ends):
+    near = idle_ends.near
+    if near.promises_crc():
+        idle_ends.connect(active_options={"crc": True})
+        assert near.state() == "connected"
+        return
+    connector = near.adapter.create_connector()
+
+    status = refusal(connector.connect, near.qp, None, idle_ends.far.listen(), crc=True)
+
+    assert status == nd.Status.NOT_SUPPORTED
+
+
 def test_addresses_of_both_ends_agree(idle_ends, host_of_family):
     idle_ends.host = host = host_of_family
     idle_ends.connect()

@@ -256,8 +256,9 @@ def test_death_of_the_peer_cancels_receives_without_a_handler(mortal):
 def test_death_of_the_peer_ends_a_read(mortal):
     near, far = mortal
     connect(near, far)
-    target = far.memory("target", 1 << 26)
-    near.memory("sink", 1 << 26)
+    nbytes = min(1 << 26, near.adapter.info.max_transfer_length)
+    target = far.memory("target", nbytes)
+    near.memory("sink", nbytes)
     for _ in range(8):
         near.read(target, "sink")
 
@@ -280,7 +281,8 @@ def test_death_of_the_peer_before_it_accepted_ends_the_connect(mortal):
 
     with pytest.raises(nd.RdmaError) as caught:
         operation.wait(5)
-    assert caught.value.status in (nd.Status.CONNECTION_ABORTED, nd.Status.CONNECTION_RESET)
+    # Where a kernel manages connections, it rejects the request of a process that has gone.
+    assert isinstance(caught.value, ConnectionError)
 
 
 def test_death_of_the_peer_before_it_completed_ends_the_accept(mortal):

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <mutex>
 #include <utility>
 
 #include "providers/verbs/async_events.hpp"
@@ -117,6 +118,11 @@ std::size_t CompletionQueue::harvest() {
     return harvest_locked();
 }
 
+void CompletionQueue::try_harvest() {
+    const std::unique_lock lock(mutex_.native(), std::try_to_lock);
+    if (lock.owns_lock()) static_cast<void>(harvest_locked());
+}
+
 std::size_t CompletionQueue::harvest_locked() {
     std::array<ibv_wc, kBatch> batch;
     std::size_t total = 0;
@@ -165,7 +171,14 @@ void CompletionQueue::request_interrupt(bool is_solicited_only) {
 }
 
 void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
-    const Time until = now() + timeout;
+    waiters_.fetch_add(1, std::memory_order_acq_rel);
+    sleep_until(now() + timeout);
+    waiters_.fetch_sub(1, std::memory_order_acq_rel);
+    // What the interrupt was asked for last, the sleeper has used up.
+    parts_->progress->lease_ended();
+}
+
+void CompletionQueue::sleep_until(Time until) {
     while (true) {
         static_cast<void>(harvest());
         if (!is_empty() || is_failure(status())) return;
@@ -192,34 +205,34 @@ void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
     }
 }
 
+void CompletionQueue::watch() {
+    if (is_member_.exchange(true, std::memory_order_acq_rel)) return;
+    const auto self = std::static_pointer_cast<CompletionQueue>(shared_from_this());
+    if (!parts_->progress->add(self, hardware_->descriptor())) {
+        is_member_.store(false, std::memory_order_release);  // the adapter is closing
+        return;
+    }
+    request_interrupt(true);
+}
+
 void CompletionQueue::do_arm(core::Notify kind) {
     if (kind == core::Notify::errors) return;
-    if (!is_member_.exchange(true, std::memory_order_acq_rel)) {
-        const auto self = std::static_pointer_cast<CompletionQueue>(shared_from_this());
-        if (!parts_->progress->add(self, hardware_->descriptor())) {
-            is_member_.store(false, std::memory_order_release);  // the adapter is closing
-            return;
-        }
-    }
+    watch();
     request_interrupt(kind == core::Notify::solicited);
     static_cast<void>(harvest());
-    parts_->progress->arm(*this);
 }
 
 void CompletionQueue::on_ready() {
     const bool was_interrupted = hardware_->take_events();
     static_cast<void>(harvest());
-    if (!was_interrupted) return;
-    if (armed() == core::Notify::solicited) {
-        notify();
-    } else if (armed() == core::Notify::any) {
-        // Only silent successes came: the arm is open still, and needs another interrupt.
-        request_interrupt(false);
-        static_cast<void>(harvest());
-    }
+    if (was_interrupted && armed() == core::Notify::solicited) notify();
+    // An arm for anything is open still when silent successes came. Without one the interrupt is
+    // for solicited completions, which the devices count errors among.
+    request_interrupt(armed() != core::Notify::any);
+    static_cast<void>(harvest());
 }
 
-std::uint32_t CompletionQueue::wanted() const { return armed() ? std::uint32_t{EPOLLIN} : 0U; }
+std::uint32_t CompletionQueue::wanted() const { return EPOLLIN; }
 
 void CompletionQueue::wake() noexcept {
     const std::uint64_t one = 1;

@@ -77,6 +77,8 @@ public:
 
     // Moves hardware completions into the ring; returns how many there were. Any thread.
     std::size_t harvest();
+    // The same, unless somebody is at it.
+    void try_harvest() NDV_THREAD_ATTRIBUTE(no_thread_safety_analysis);
     // Held while completions are taken: a queue pair that ends requests by itself holds it, too.
     [[nodiscard]] base::Mutex& harvest_mutex() NDV_THREAD_ATTRIBUTE(lock_returned(mutex_)) {
         return mutex_;
@@ -87,13 +89,19 @@ public:
     void note_ended(std::uint32_t count) {
         outstanding_.fetch_sub(count, std::memory_order_relaxed);
     }
+    // From now on the progress thread hears of errors, though nobody polls.
+    void watch();
     // The device says that the queue is broken.
     void break_down();
 
-    // Member: the interrupt, for an arm that nobody sleeps for.
+    // Member: the interrupt, for arms and errors that nobody sleeps for.
     void on_ready() override;
     void on_deadline() override {}
     [[nodiscard]] std::uint32_t wanted() const override;
+    [[nodiscard]] core::Lease lease(Time) const override {
+        return waiters_.load(std::memory_order_acquire) > 0 ? core::Lease::held
+                                                            : core::Lease::none;
+    }
 
 private:
     [[nodiscard]] bool do_progress(core::Budget) override {
@@ -101,6 +109,7 @@ private:
         return false;
     }
     void do_wait(std::chrono::nanoseconds timeout) override;
+    void sleep_until(Time until);
     void do_arm(core::Notify kind) override;
     void wake() noexcept override;
     [[nodiscard]] bool spin();
@@ -114,6 +123,7 @@ private:
     base::Mutex mutex_;
     std::unordered_map<std::uint32_t, QueuePair*> owners_ NDV_GUARDED_BY(mutex_);
     std::atomic<std::uint32_t> outstanding_{0};
+    std::atomic<int> waiters_{0};         // threads that sleep for the interrupt
     std::atomic<bool> spins_{false};      // the last sleep was a short one
     std::atomic<bool> is_member_{false};  // of the progress thread's set
 };

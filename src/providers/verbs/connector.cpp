@@ -67,7 +67,7 @@ Connector::~Connector() {
 }
 
 void Connector::Aftermath::run() {
-    if (to_flush) to_flush->flush();
+    if (to_end) to_end->end();
     if (to_unreserve) to_unreserve->unreserve();
     id.reset();
     if (operation) operation->complete(std::move(outcome));
@@ -157,7 +157,9 @@ Expected<void> Connector::begin_resolving(const core::ConnectParameters& paramet
         const int os_error = errno;
         const bool is_local = parameters.local && (os_error == EADDRNOTAVAIL ||
                                                    os_error == EADDRINUSE || os_error == ENODEV);
-        return fail(os_error == ENODEV ? Status::invalid_address : core::status_of(os_error),
+        const Status status = os_error == ENODEV || os_error == EINVAL ? Status::invalid_address
+                                                                       : core::status_of(os_error);
+        return fail(status,
                     is_local ? "connect from " + local.text() + ": bind failed"
                              : "connect to " + peer.text() + " failed",
                     "name an address of a network interface of " + parts_->device->name(),
@@ -232,7 +234,7 @@ core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
             parts_->counters.connects.fetch_add(1, std::memory_order_relaxed);
         } else {
             state_ = State::disconnected;
-            after.to_flush = std::exchange(qp_, nullptr);
+            after.to_end = std::exchange(qp_, nullptr);
             after.id = std::move(id_);
             parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
         }
@@ -272,10 +274,11 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
         on_disconnect_ = std::move(on_disconnect);
         operation_ = pending = std::make_shared<core::Operation>();
         rdma_conn_param answer = parameters_of(parameters, qp_->hardware()->get()->qp_num);
-        if (accepted && (peer_is_gone_ || rdma_accept(id_->get(), &answer) != 0)) {
+        int os_error = accepted ? 0 : accepted.error().os_error;
+        if (accepted && !peer_is_gone_ && rdma_accept(id_->get(), &answer) != 0) os_error = errno;
+        if (peer_is_gone_ || os_error != 0) {
             accepted = fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
-                            "nothing is left to accept; wait for the next request",
-                            peer_is_gone_ ? 0 : errno);
+                            "nothing is left to accept; wait for the next request", os_error);
         }
         if (accepted) {
             parts_->progress->set_deadline(self, now() + parameters.timeout);

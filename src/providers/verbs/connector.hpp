@@ -52,6 +52,7 @@ public:
     void on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId> incoming) override;
     void on_drained() override;
     void on_broken() override;
+    void on_flushed() override;
     void on_heard() override;
 
 private:
@@ -62,7 +63,7 @@ private:
         std::shared_ptr<core::Operation> operation;
         Expected<void> outcome;
         OnDisconnect tell;
-        std::shared_ptr<QueuePair> to_flush;
+        std::shared_ptr<QueuePair> to_end;
         std::shared_ptr<QueuePair> to_unreserve;
         std::shared_ptr<CmId> id;  // dropped: destroyed on the worker thread
         void run();

@@ -128,7 +128,7 @@ void Connector::handle_refusal(const rdma_cm_event& event, Aftermath& after) {
         fail(event.event == RDMA_CM_EVENT_UNREACHABLE ? Status::io_timeout
                                                       : Status::connection_aborted,
              "accept: the peer gave up before the connection was complete", {}, os_error);
-    after.to_flush = std::exchange(qp_, nullptr);
+    after.to_end = std::exchange(qp_, nullptr);
 }
 
 // Passive: the active side has completed the connection.
@@ -150,7 +150,7 @@ void Connector::handle_disconnected(Aftermath& after) {
         after.operation = std::exchange(operation_, nullptr);
         after.outcome = fail(Status::connection_aborted,
                              "accept: the peer gave up before the connection was complete");
-        after.to_flush = std::exchange(qp_, nullptr);
+        after.to_end = std::exchange(qp_, nullptr);
     } else if (state_ == State::disconnecting) {
         if (has_left_) finish_disconnect({}, after);
     } else if (state_ == State::connected) {
@@ -159,7 +159,12 @@ void Connector::handle_disconnected(Aftermath& after) {
         after.tell = std::exchange(on_disconnect_, nullptr);
         // Posted receives stay for an end in order that somebody is told of. On iWARP they are
         // gone: the device has flushed them.
-        if (!after.tell || is_broken || parts_->device->is_iwarp()) after.to_flush = qp_;
+        if (!after.tell || is_broken || parts_->device->is_iwarp()) after.to_end = qp_;
+        if (!after.tell) {
+            // Nobody will answer the peer's disconnect: this does.
+            static_cast<void>(rdma_disconnect(id_->get()));
+            has_left_ = true;
+        }
         if (!after.tell || is_broken) {
             state_ = State::disconnected;
             leave_connected(is_broken);
@@ -242,6 +247,31 @@ void Connector::on_broken() {
     after.run();
 }
 
+void Connector::on_flushed() {
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        if (state_ == State::idle || state_ == State::connecting || state_ == State::incoming) return;
+        if (id_ && !std::exchange(has_left_, true)) {
+            static_cast<void>(rdma_disconnect(id_->get()));
+        }
+        if (state_ == State::disconnecting) {
+            finish_disconnect({}, after);
+        } else {
+            if (state_ == State::completing) {
+                parts_->progress->clear_deadline(*this);
+                after.operation = std::exchange(operation_, nullptr);
+                after.outcome =
+                    fail(Status::connection_aborted, "accept: the queue pair was flushed");
+            }
+            state_ = State::disconnected;
+            leave_connected(false);
+            on_disconnect_ = nullptr;
+        }
+    }
+    after.run();
+}
+
 void Connector::on_heard() {
     const base::Lock lock(mutex_);
     if (state_ == State::completing) {
@@ -255,7 +285,7 @@ void Connector::finish_disconnect(Expected<void> outcome, Aftermath& after) {
     parts_->progress->clear_deadline(*this);
     after.operation = std::exchange(operation_, nullptr);
     after.outcome = std::move(outcome);
-    after.to_flush = qp_;  // the implicit flush of a disconnect
+    after.to_end = qp_;  // the implicit flush of a disconnect
 }
 
 void Connector::on_deadline() {
@@ -273,7 +303,7 @@ void Connector::on_deadline() {
             after.operation = std::exchange(operation_, nullptr);
             after.outcome =
                 fail(Status::io_timeout, "accept: the peer did not complete the connection in time");
-            after.to_flush = std::exchange(qp_, nullptr);
+            after.to_end = std::exchange(qp_, nullptr);
             after.id = std::move(id_);
         } else if (state_ == State::disconnecting) {
             if (!std::exchange(has_left_, true)) static_cast<void>(rdma_disconnect(id_->get()));
@@ -294,7 +324,7 @@ void Connector::abandon() {
         } else {
             if (state_ == State::completing) {
                 state_ = State::disconnected;
-                after.to_flush = std::exchange(qp_, nullptr);
+                after.to_end = std::exchange(qp_, nullptr);
                 after.id = std::move(id_);
             }
             after.operation = std::exchange(operation_, nullptr);
@@ -322,7 +352,7 @@ void Connector::do_close() {
         on_disconnect_ = nullptr;
         parts_->progress->clear_deadline(*this);
         if (id_) after.id = std::move(id_);
-        if (qp_) (has_connection ? after.to_flush : after.to_unreserve) = std::exchange(qp_, nullptr);
+        if (qp_) (has_connection ? after.to_end : after.to_unreserve) = std::exchange(qp_, nullptr);
         if (operation_) {
             after.operation = std::exchange(operation_, nullptr);
             after.outcome = fail(Status::cancelled, "the connector was closed");

@@ -47,7 +47,7 @@ Quirks quirks_of(std::uint32_t vendor) {
 
 class DeviceList {
 public:
-    DeviceList() : devices_(ibv_get_device_list(&count_)), os_error_(errno) {}
+    DeviceList() : devices_(ibv_get_device_list(&count_)) {}
     DeviceList(const DeviceList&) = delete;
     DeviceList& operator=(const DeviceList&) = delete;
     ~DeviceList() {
@@ -61,7 +61,6 @@ public:
 private:
     int count_ = 0;
     ibv_device** devices_;
-    int os_error_;
 };
 
 std::uint32_t unsigned_of(int value) { return static_cast<std::uint32_t>(std::max(value, 0)); }

@@ -100,7 +100,9 @@ Expected<void> HardwareQueuePair::create(const core::QueuePairLimits& limits) {
     if (qp_ == nullptr) return verb_failed("create_qp: ibv_create_qp", errno);
     stride_ = std::max(1U, limits.inline_size);
     staging_.resize(stride_ * std::bit_ceil(std::max(1U, limits.initiator_queue_depth)));
-    region_ = ibv_reg_mr(domain_->get(), staging_.data(), staging_.size(), IBV_ACCESS_LOCAL_WRITE);
+    // In parentheses: the function itself, not the header's macro.
+    region_ =
+        (ibv_reg_mr)(domain_->get(), staging_.data(), staging_.size(), IBV_ACCESS_LOCAL_WRITE);
     if (region_ == nullptr) return verb_failed("create_qp: registering inline memory", errno);
     // Receives can be posted from INIT on; rdma_cm brings the rest when there is a connection.
     ibv_qp_attr attributes{};
@@ -180,8 +182,13 @@ Status QueuePair::do_post(const core::WorkRequest& request,
         outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
         return Status::invalid_device_request;
     }
-    // Requests that have ended may wait in the hardware queue for somebody to look.
-    if (initiated_.cursor.is_full()) static_cast<void>(initiator_queue_.harvest());
+    // Requests that have ended may wait in the hardware queue for somebody to look. Silent ones end
+    // here although nobody ever does.
+    if (initiated_.cursor.is_full()) {
+        static_cast<void>(initiator_queue_.harvest());
+    } else if (silent_.load(std::memory_order_relaxed) > 0) {
+        initiator_queue_.try_harvest();
+    }
     if (initiated_.cursor.is_full() || !initiator_queue_.make_room()) {
         return Status::no_more_entries;
     }
@@ -207,11 +214,13 @@ Status QueuePair::do_post(const core::WorkRequest& request,
     if ((request.flags & core::flag::kInline) != 0) stage_inline(request, position, length, wr);
 
     initiator_queue_.note_posted();
+    if (slot.is_silent) silent_.fetch_add(1, std::memory_order_relaxed);
     initiated_.cursor.publish();
     ibv_send_wr* refused = nullptr;
     // Some drivers return errno, others its negative.
     const int os_error = std::abs(ibv_post_send(hardware_->get(), &wr, &refused));
     if (os_error == 0) return Status::success;
+    if (slot.is_silent) silent_.fetch_sub(1, std::memory_order_relaxed);
     initiated_.cursor.retract();
     initiator_queue_.note_ended(1);
     if (os_error == ENOMEM) return Status::no_more_entries;
@@ -334,6 +343,7 @@ void QueuePair::end_head(bool is_receive, core::Completion done) {
     done.context = slot.context;
     done.context_is_object = slot.context_is_object;
     posted.release(position);
+    if (slot.is_silent) silent_.fetch_sub(1, std::memory_order_relaxed);
     // The slot is free before the completion shows: whoever polls it may post at once.
     posted.cursor.retire();
     cq(is_receive).note_ended(1);

@@ -31,6 +31,7 @@ public:
 
     virtual void on_drained() = 0;  // disconnect: no request of ours is under way any more
     virtual void on_broken() = 0;   // a request failed: the connection is over
+    virtual void on_flushed() = 0;  // this side has flushed or closed it
     virtual void on_heard() = 0;    // the peer's first message came, maybe before its last word
 };
 
@@ -88,7 +89,7 @@ public:
     // INIT, RTR, RTS, as rdma_cm wants them.
     [[nodiscard]] Expected<void> make_ready(rdma_cm_id* id);
     void attach(std::weak_ptr<QueuePairObserver> observer, std::uint32_t outbound_read_limit);
-    void mark_connected() { connect_state(); }
+    void mark_connected();
     // No new requests; on_drained() follows when those posted have ended.
     void disconnect();
     // Asks the device; false where it cannot tell.
@@ -102,6 +103,8 @@ public:
 
     [[nodiscard]] bool transmit(core::Budget) override { return false; }
     void flush() override;
+    // A flush that the connector has decided on.
+    void end();
 
     // Member: what has to be done away from the caller's thread.
     void on_ready() override {}
@@ -113,6 +116,7 @@ private:
     static constexpr unsigned kEnd = 2;
     static constexpr unsigned kFlush = 4;
     static constexpr unsigned kDrain = 8;
+    static constexpr unsigned kTell = 16;
 
     [[nodiscard]] Status do_post(const core::WorkRequest& request,
                                  std::span<const core::LocalBuffer> buffers,
@@ -168,6 +172,7 @@ private:
     std::atomic<bool> is_over_{false};     // what is posted now ends at once
     std::atomic<unsigned> reasons_{0};
     std::atomic<std::uint32_t> outbound_read_limit_{0};
+    std::atomic<std::uint32_t> silent_{0};  // requests under way that may end in silence
     std::atomic<std::uint64_t> ended_{0};  // requests so far: progress of a flush
     base::Mutex observer_mutex_;
     std::weak_ptr<QueuePairObserver> observer_ NDV_GUARDED_BY(observer_mutex_);

@@ -22,6 +22,10 @@ constexpr Time kLongestTick = std::chrono::milliseconds(16);
 // (InfiniBand architecture specification, table 45). rdma_cm's own choice is 655 ms.
 constexpr std::uint8_t kRnrTimer = 12;
 
+// How long a packet may go unacknowledged before it is sent again, seven times at most: 4.096 us *
+// 2^16, so that requests to a peer that has gone end within seconds. rdma_cm's choice is minutes.
+constexpr std::uint8_t kAckTimeout = 16;
+
 }  // namespace
 
 void QueuePair::with_all_locked(const std::function<void()>& function) {
@@ -61,6 +65,7 @@ Expected<void> QueuePair::make_ready(rdma_cm_id* id) {
             return verb_failed("rdma_init_qp_attr", errno);
         }
         if ((mask & IBV_QP_MIN_RNR_TIMER) != 0) attributes.min_rnr_timer = kRnrTimer;
+        if ((mask & IBV_QP_TIMEOUT) != 0) attributes.timeout = kAckTimeout;
         const int failed = std::abs(ibv_modify_qp(mine->get(), &attributes, mask));
         if (failed != 0) return verb_failed("ibv_modify_qp", failed);
     }
@@ -87,7 +92,7 @@ void QueuePair::unreserve() {
 void QueuePair::renew() {
     auto fresh = make_hardware();
     if (!fresh) {
-        flush();
+        end();
         return;
     }
     const std::shared_ptr<HardwareQueuePair> old = hardware();
@@ -105,7 +110,7 @@ void QueuePair::renew() {
             is_lost = is_lost || post_receive_to_hardware(position) != 0;
         }
     });
-    if (is_lost) flush();
+    if (is_lost) end();
 }
 
 bool QueuePair::is_hardware_in_error() const {
@@ -117,12 +122,23 @@ bool QueuePair::is_hardware_in_error() const {
            attributes.qp_state == IBV_QPS_ERR;
 }
 
+void QueuePair::mark_connected() {
+    connect_state();
+    receive_queue_.watch();
+    initiator_queue_.watch();
+}
+
 void QueuePair::disconnect() {
     set_state(core::QueuePairState::error);  // no new requests; those posted still go out
     request_tick(kDrain);
 }
 
 void QueuePair::flush() {
+    end();
+    request_tick(kTell);
+}
+
+void QueuePair::end() {
     set_state(core::QueuePairState::error);
     {
         // No post is under way, and none reaches the hardware from here on.
@@ -154,9 +170,12 @@ void QueuePair::request_tick(unsigned reasons) {
 
 void QueuePair::on_deadline() {
     const unsigned reasons = reasons_.exchange(0, std::memory_order_acq_rel);
-    if ((reasons & (kBroken | kEnd)) != 0) flush();
+    if ((reasons & (kBroken | kEnd)) != 0) end();
     if ((reasons & kBroken) != 0) {
         if (const auto told = observer()) told->on_broken();
+    }
+    if ((reasons & kTell) != 0) {
+        if (const auto told = observer()) told->on_flushed();
     }
     if ((reasons & (kFlush | kDrain)) != 0) {
         is_flushing_ = is_flushing_ || (reasons & kFlush) != 0;
