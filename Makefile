@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+LAB_ARGS ?=
 FUZZ_SECONDS ?= 600
 # The thread sanitizer of clang 14 crashes under CPython; g++ has both sanitizers.
 SANITIZE_CXX ?= g++
@@ -30,7 +31,7 @@ requirements = $(BIN)/python -c 'import sys, tomllib; p = tomllib.load(open("pyp
 	o = p["project"]["optional-dependencies"]; b = p["build-system"]["requires"] + ["cmake>=3.24", "ninja"]; \
 	print(*[r for g in sys.argv[1:] for r in (b if g == "build" else p["project"]["dependencies"] if g == "run" else o[g])], sep="\n")'
 
-.PHONY: help demo test native-test python-test sanitize sanitize-address sanitize-thread fuzz lint bench build clean
+.PHONY: help demo test native-test python-test lab sanitize sanitize-address sanitize-thread fuzz lint bench build clean
 
 help:  ## Show the commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -82,6 +83,9 @@ native-test: $(VENV)/.build-tools
 
 python-test: $(VENV)/.installed $(VENV)/.test-tools
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lab: $(VENV)/.build-tools  ## Run the suites on kernel RDMA devices in a virtual machine (docs/lab.md; LAB_ARGS=...)
+	$(BIN)/python tests/lab/lab.py test $(LAB_ARGS)
 
 # A sanitized extension needs an environment of its own: the editable install's import hook would
 # win over PYTHONPATH. It borrows the packages of .venv, whose hook a nested .pth does not run.

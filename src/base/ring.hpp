@@ -122,8 +122,7 @@ public:
     // How many more can be pushed; only grows while nobody else pushes.
     [[nodiscard]] std::uint32_t room() const {
         const std::uint64_t head = head_.load(std::memory_order_acquire);
-        return depth_ -
-               static_cast<std::uint32_t>(tail_.load(std::memory_order_acquire) - head);
+        return depth_ - static_cast<std::uint32_t>(tail_.load(std::memory_order_acquire) - head);
     }
     // Consumer side, or a snapshot elsewhere.
     [[nodiscard]] bool is_empty() const {

@@ -119,11 +119,11 @@ constexpr std::array<const char*, 24> kDeviceStatusNames = {
 };
 
 std::string device_text(const core::Detail& detail) {
-    const char* const name =
-        detail.code < kDeviceStatusNames.size() ? kDeviceStatusNames[detail.code] : "unknown status";
-    return "the device reported: " + std::string(name) + " (status " +
-           std::to_string(detail.code) + ", vendor code " + std::to_string(detail.vendor_error) +
-           ")";
+    const char* const name = detail.code < kDeviceStatusNames.size()
+                                 ? kDeviceStatusNames[detail.code]
+                                 : "unknown status";
+    return "the device reported: " + std::string(name) + " (status " + std::to_string(detail.code) +
+           ", vendor code " + std::to_string(detail.vendor_error) + ")";
 }
 
 std::string detail_text(const core::Detail& detail) {

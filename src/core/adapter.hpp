@@ -101,7 +101,7 @@ struct ConnectionCounters {
 
 // One thing that `ndverbs doctor` looked at.
 struct Finding {
-    std::string check;   // what was looked at
+    std::string check;  // what was looked at
     bool is_good = true;
     std::string what;    // what was found
     std::string remedy;  // what to do about it, when it is not good

@@ -88,7 +88,6 @@ protected:
     void mark_dead(Status status);
 
 private:
-
     base::MpscRing<Completion> ring_;
     std::atomic<Status> status_{Status::success};
     // 0: not armed, otherwise 1 + strength (errors 0, solicited 1, any 2).

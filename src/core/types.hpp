@@ -164,7 +164,8 @@ struct AdapterInfo {
     std::uint32_t adapter_flags = 0;
     std::string rdma_technology;
     std::vector<std::string> features;  // optional functions present, by their API name
-    // Of this host, for listeners and for connects from here; the first serves two ends of one host.
+    // Of this host, for listeners and for connects from here; the first serves two ends of one
+    // host.
     std::vector<std::string> addresses;
 };
 

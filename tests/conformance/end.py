@@ -96,7 +96,7 @@ class End:
         self.connector.complete_connect(self._on_disconnect if handler else None)
 
     def _possible(self, options):
-        """Ask for CRC where it can be asked for; `test_crc_that_cannot_be_promised...` has the rest."""
+        """Ask for CRC only where it can be asked for; test_connect.py has the refusal."""
         if not self.promises_crc():
             options.pop("crc", None)
         return options

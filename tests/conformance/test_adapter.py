@@ -4,7 +4,6 @@
 import pytest
 
 import ndverbs as nd
-from conformance.end import LIMIT, End
 
 pytestmark = pytest.mark.tsan
 

@@ -15,8 +15,7 @@ namespace ndv::verbs {
 class CompletionQueue;
 class QueuePair;
 
-class AsyncEvents final : public core::Member,
-                          public std::enable_shared_from_this<AsyncEvents> {
+class AsyncEvents final : public core::Member, public std::enable_shared_from_this<AsyncEvents> {
 public:
     explicit AsyncEvents(std::shared_ptr<Device> device) : device_(std::move(device)) {}
     // From now on on the progress thread.

@@ -144,8 +144,7 @@ void CmChannel::dispatch(const rdma_cm_event& event) {
     std::shared_ptr<CmId> incoming;
     if (event.event == RDMA_CM_EVENT_CONNECT_REQUEST) {
         // The new id has its listener's context until the CmId gives it its own.
-        incoming = std::make_shared<CmId>(
-            event.id, shared_from_this(), worker_, device_);
+        incoming = std::make_shared<CmId>(event.id, shared_from_this(), worker_, device_);
     }
     std::shared_ptr<CmObserver> observer;
     {
@@ -170,7 +169,10 @@ Expected<std::shared_ptr<CmId>> CmId::create(const std::shared_ptr<CmChannel>& c
 
 CmId::CmId(rdma_cm_id* id, std::shared_ptr<CmChannel> channel, std::shared_ptr<Worker> worker,
            std::shared_ptr<Device> device)
-    : id_(id), channel_(std::move(channel)), worker_(std::move(worker)), device_(std::move(device)) {
+    : id_(id),
+      channel_(std::move(channel)),
+      worker_(std::move(worker)),
+      device_(std::move(device)) {
     id_->context = binding_.get();
 }
 
@@ -179,8 +181,10 @@ CmId::~CmId() {
         static_cast<void>(binding_.release());
         return;
     }
-    worker_->run([id = id_, channel = channel_, binding = std::shared_ptr<Binding>(
-                                                    std::move(binding_))] { rdma_destroy_id(id); });
+    worker_->run(
+        [id = id_, channel = channel_, binding = std::shared_ptr<Binding>(std::move(binding_))] {
+            rdma_destroy_id(id);
+        });
 }
 
 void CmId::set_observer(std::weak_ptr<CmObserver> observer) {

@@ -212,13 +212,20 @@ void CompletionQueue::watch() {
         is_member_.store(false, std::memory_order_release);  // the adapter is closing
         return;
     }
-    request_interrupt(true);
+    watch_for_errors();
+}
+
+void CompletionQueue::watch_for_errors() {
+    // Without it rdma_cm still tells when a connection breaks.
+    if (parts_->device->quirks().has_solicited_interrupts) request_interrupt(true);
 }
 
 void CompletionQueue::do_arm(core::Notify kind) {
     if (kind == core::Notify::errors) return;
     watch();
-    request_interrupt(kind == core::Notify::solicited);
+    // Rather one notification too many than one that is lost.
+    request_interrupt(kind == core::Notify::solicited &&
+                      parts_->device->quirks().has_solicited_interrupts);
     static_cast<void>(harvest());
 }
 
@@ -228,7 +235,11 @@ void CompletionQueue::on_ready() {
     if (was_interrupted && armed() == core::Notify::solicited) notify();
     // An arm for anything is open still when silent successes came. Without one the interrupt is
     // for solicited completions, which the devices count errors among.
-    request_interrupt(armed() != core::Notify::any);
+    if (armed() == core::Notify::any) {
+        request_interrupt(false);
+    } else {
+        watch_for_errors();
+    }
     static_cast<void>(harvest());
 }
 

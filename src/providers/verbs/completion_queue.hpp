@@ -99,8 +99,7 @@ public:
     void on_deadline() override {}
     [[nodiscard]] std::uint32_t wanted() const override;
     [[nodiscard]] core::Lease lease(Time) const override {
-        return waiters_.load(std::memory_order_acquire) > 0 ? core::Lease::held
-                                                            : core::Lease::none;
+        return waiters_.load(std::memory_order_acquire) > 0 ? core::Lease::held : core::Lease::none;
     }
 
 private:
@@ -114,6 +113,7 @@ private:
     void wake() noexcept override;
     [[nodiscard]] bool spin();
     void request_interrupt(bool is_solicited_only);
+    void watch_for_errors();
     std::size_t harvest_locked() NDV_REQUIRES(mutex_);
 
     const std::shared_ptr<AdapterParts> parts_;

@@ -21,8 +21,8 @@ void Connector::on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId>) {
                 if (!id_->is_on(*parts_->device)) {
                     fail_connect(
                         fail(Status::invalid_address,
-                             "connect to " + peer_->text() + ": the way there does not lead through " +
-                                 parts_->device->name(),
+                             "connect to " + peer_->text() +
+                                 ": the way there does not lead through " + parts_->device->name(),
                              "give a local address of the device, or open the device that has "
                              "the route"),
                         after);
@@ -44,8 +44,10 @@ void Connector::on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId>) {
                 break;
             case RDMA_CM_EVENT_ESTABLISHED:
                 // iWARP has no third message, and so no answer that is not the end of it.
-                if (state_ == State::connecting) handle_answer(event, after);
-                else handle_established(after);
+                if (state_ == State::connecting)
+                    handle_answer(event, after);
+                else
+                    handle_established(after);
                 break;
             case RDMA_CM_EVENT_ADDR_ERROR:
             case RDMA_CM_EVENT_ROUTE_ERROR:
@@ -92,17 +94,17 @@ void Connector::handle_refusal(const rdma_cm_event& event, Aftermath& after) {
         const std::string peer = peer_->text();
         if (event.event == RDMA_CM_EVENT_REJECTED) {
             // The peer's data stays readable; a refusal by the system has none.
-            const auto* const bytes =
-                static_cast<const std::byte*>(event.param.conn.private_data);
+            const auto* const bytes = static_cast<const std::byte*>(event.param.conn.private_data);
             data_ = core::ConnectionData{};
             if (bytes != nullptr) {
                 data_->private_data.assign(bytes, bytes + event.param.conn.private_data_len);
             }
-            fail_connect(fail(Status::connection_refused, "connect: " + peer + " rejected the request",
-                              "is the listener running? connection_data holds the peer's private "
-                              "data, if it sent some",
-                              os_error),
-                         after);
+            fail_connect(
+                fail(Status::connection_refused, "connect: " + peer + " rejected the request",
+                     "is the listener running? connection_data holds the peer's private "
+                     "data, if it sent some",
+                     os_error),
+                after);
             return;
         }
         Status status = core::status_of(os_error);
@@ -110,10 +112,10 @@ void Connector::handle_refusal(const rdma_cm_event& event, Aftermath& after) {
         if (event.event == RDMA_CM_EVENT_ADDR_ERROR && os_error == ENODEV) {
             status = Status::invalid_address;
         }
-        fail_connect(fail(status,
-                          "connect to " + peer + " failed: " + std::string(status_meaning(status)),
-                          {}, os_error),
-                     after);
+        fail_connect(
+            fail(status, "connect to " + peer + " failed: " + std::string(status_meaning(status)),
+                 {}, os_error),
+            after);
         return;
     }
     // The active side gave up, or rejected our acceptance.
@@ -124,10 +126,9 @@ void Connector::handle_refusal(const rdma_cm_event& event, Aftermath& after) {
     parts_->progress->clear_deadline(*this);
     parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
     after.operation = std::exchange(operation_, nullptr);
-    after.outcome =
-        fail(event.event == RDMA_CM_EVENT_UNREACHABLE ? Status::io_timeout
-                                                      : Status::connection_aborted,
-             "accept: the peer gave up before the connection was complete", {}, os_error);
+    after.outcome = fail(
+        event.event == RDMA_CM_EVENT_UNREACHABLE ? Status::io_timeout : Status::connection_aborted,
+        "accept: the peer gave up before the connection was complete", {}, os_error);
     after.to_end = std::exchange(qp_, nullptr);
 }
 
@@ -251,7 +252,8 @@ void Connector::on_flushed() {
     Aftermath after;
     {
         const base::Lock lock(mutex_);
-        if (state_ == State::idle || state_ == State::connecting || state_ == State::incoming) return;
+        if (state_ == State::idle || state_ == State::connecting || state_ == State::incoming)
+            return;
         if (id_ && !std::exchange(has_left_, true)) {
             static_cast<void>(rdma_disconnect(id_->get()));
         }
@@ -301,15 +303,16 @@ void Connector::on_deadline() {
             on_disconnect_ = nullptr;
             parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
             after.operation = std::exchange(operation_, nullptr);
-            after.outcome =
-                fail(Status::io_timeout, "accept: the peer did not complete the connection in time");
+            after.outcome = fail(Status::io_timeout,
+                                 "accept: the peer did not complete the connection in time");
             after.to_end = std::exchange(qp_, nullptr);
             after.id = std::move(id_);
         } else if (state_ == State::disconnecting) {
             if (!std::exchange(has_left_, true)) static_cast<void>(rdma_disconnect(id_->get()));
-            finish_disconnect(fail(Status::io_timeout, "disconnect: the peer did not answer in time",
-                                   "the connection is closed all the same"),
-                              after);
+            finish_disconnect(
+                fail(Status::io_timeout, "disconnect: the peer did not answer in time",
+                     "the connection is closed all the same"),
+                after);
         }
     }
     after.run();

@@ -40,6 +40,7 @@ Quirks quirks_of(std::uint32_t vendor) {
         quirks.takes_empty_receives = false;
         quirks.invalidates_for_peers = false;
         quirks.has_query_qp = false;
+        quirks.has_solicited_interrupts = false;
     }
     if (vendor == kVendorRxe) quirks.has_kernel_wc_flags = true;
     return quirks;
@@ -78,10 +79,10 @@ Expected<std::shared_ptr<Device>> open_one(ibv_device* device) {
                     "usually rdma); in a container, pass the devices through",
                     os_error);
     }
-    return fail(Status::device_not_ready,
-                "open: device " + name +
-                    " cannot be opened: " + std::generic_category().message(os_error),
-                "run `ndverbs doctor`", os_error);
+    return fail(
+        Status::device_not_ready,
+        "open: device " + name + " cannot be opened: " + std::generic_category().message(os_error),
+        "run `ndverbs doctor`", os_error);
 }
 
 }  // namespace
@@ -191,9 +192,9 @@ void Device::read_attributes() {
     info_.adapter_flags =
         core::adapter_flag::kMultiEngine | core::adapter_flag::kLoopbackConnections;
     if (!is_iwarp_) info_.adapter_flags |= core::adapter_flag::kRdmaReadSinkNotRequired;
-    info_.rdma_technology = is_iwarp_                                            ? "iWARP"
+    info_.rdma_technology = is_iwarp_                                    ? "iWARP"
                             : port.link_layer == IBV_LINK_LAYER_ETHERNET ? "RoCE"
-                                                                                 : "InfiniBand";
+                                                                         : "InfiniBand";
     const bool invalidates = (device.device_cap_flags & IBV_DEVICE_MEM_MGT_EXTENSIONS) != 0;
     if (invalidates && quirks_.invalidates_for_peers) {
         info_.features.emplace_back("send_and_invalidate");

@@ -22,6 +22,8 @@ struct Quirks {
     // Peers' Sends with Invalidate: checked, executed and reported.
     bool invalidates_for_peers = true;
     bool has_query_qp = true;
+    // Interrupts for solicited completions and errors only.
+    bool has_solicited_interrupts = true;
     bool has_kernel_wc_flags = false;  // a receive's WITH_INV shows as the kernel's own bit
 };
 

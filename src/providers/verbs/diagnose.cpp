@@ -44,8 +44,8 @@ core::Finding check_file(const std::string& path, const std::string& module) {
     const base::Descriptor opened(::open(path.c_str(), O_RDWR | O_CLOEXEC));
     if (opened) return {path, true, "can be opened", ""};
     const int os_error = errno;
-    std::string remedy = "load the kernel module " + module +
-                         "; in a container, pass " + path + " through";
+    std::string remedy =
+        "load the kernel module " + module + "; in a container, pass " + path + " through";
     if (os_error == EACCES || os_error == EPERM) {
         remedy = "allow this user to read and write it (udev's group is usually rdma)";
     }
@@ -58,10 +58,12 @@ core::Finding check_locked_memory() {
     // With the capability to lock memory, which root has, the limit does not count.
     const bool is_free = limit.rlim_cur == RLIM_INFINITY || ::geteuid() == 0;
     const bool is_good = is_free || limit.rlim_cur >= kGoodLocked;
-    return {"locked memory", is_good,
-            is_free ? "unlimited" : std::to_string(limit.rlim_cur >> 10U) + " KiB can be registered",
-            is_good ? "" : "raise it: ulimit -l unlimited, memlock in limits.conf, or "
-                           "LimitMEMLOCK=infinity of a systemd service"};
+    return {
+        "locked memory", is_good,
+        is_free ? "unlimited" : std::to_string(limit.rlim_cur >> 10U) + " KiB can be registered",
+        is_good ? ""
+                : "raise it: ulimit -l unlimited, memlock in limits.conf, or "
+                  "LimitMEMLOCK=infinity of a systemd service"};
 }
 
 core::Finding check_device(const std::string& name) {
@@ -88,12 +90,12 @@ std::vector<core::Finding> VerbsProvider::diagnose() const {
                    loaded ? "libibverbs and librdmacm are there" : loaded.error().what,
                    loaded ? "" : loaded.error().hint});
     const std::vector<std::string> devices = names_in(kDevices);
-    out.push_back({"RDMA devices of the kernel", !devices.empty(),
-                   devices.empty() ? "none" : joined(devices),
-                   devices.empty() ? "without a device the soft adapter works over any network; for "
-                                     "a software device: modprobe rdma_rxe; rdma link add rxe0 type "
-                                     "rxe netdev eth0"
-                                   : ""});
+    out.push_back(
+        {"RDMA devices of the kernel", !devices.empty(), devices.empty() ? "none" : joined(devices),
+         devices.empty() ? "without a device the soft adapter works over any network; for "
+                           "a software device: modprobe rdma_rxe; rdma link add rxe0 type "
+                           "rxe netdev eth0"
+                         : ""});
     if (devices.empty()) return out;
     for (const std::string& file : names_in("/sys/class/infiniband_verbs")) {
         if (file.starts_with("uverbs")) {

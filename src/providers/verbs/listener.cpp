@@ -42,8 +42,8 @@ Expected<void> Listener::listen(const core::SocketAddress& address) {
     if (rdma_bind_addr(id->get(), bound.raw()) != 0) {
         const int os_error = errno;
         // No device has the address.
-        const Status status = os_error == ENODEV ? Status::invalid_address
-                                                 : core::status_of(os_error);
+        const Status status =
+            os_error == ENODEV ? Status::invalid_address : core::status_of(os_error);
         return fail(status, "listen on " + text + ": bind failed",
                     os_error == EADDRINUSE
                         ? "another program has the port: choose another, or 0"
@@ -58,10 +58,10 @@ Expected<void> Listener::listen(const core::SocketAddress& address) {
     }
     if (rdma_listen(id->get(), kBacklog) != 0) {
         const int os_error = errno;
-        return fail(core::status_of(os_error), "listen on " + text + " failed",
-                    os_error == EADDRINUSE ? "another program has the port: choose another, or 0"
-                                           : "",
-                    os_error);
+        return fail(
+            core::status_of(os_error), "listen on " + text + " failed",
+            os_error == EADDRINUSE ? "another program has the port: choose another, or 0" : "",
+            os_error);
     }
     id_ = id;
     address_ = id->local_address();

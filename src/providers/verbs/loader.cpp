@@ -32,8 +32,7 @@
     X(ibverbs, "IBVERBS_1.1", ibv_pd*, ibv_alloc_pd, (ibv_context * context), (context))           \
     X(ibverbs, "IBVERBS_1.1", int, ibv_dealloc_pd, (ibv_pd * pd), (pd))                            \
     X(ibverbs, "IBVERBS_1.1", ibv_mr*, ibv_reg_mr,                                                 \
-      (ibv_pd * pd, void* address, std::size_t length, int access),                                \
-      (pd, address, length, access))                                                               \
+      (ibv_pd * pd, void* address, std::size_t length, int access), (pd, address, length, access)) \
     X(ibverbs, "IBVERBS_1.1", int, ibv_dereg_mr, (ibv_mr * mr), (mr))                              \
     X(ibverbs, "IBVERBS_1.0", ibv_comp_channel*, ibv_create_comp_channel, (ibv_context * context), \
       (context))                                                                                   \
@@ -116,8 +115,8 @@ Expected<void> load_now() {
                     kInstall);
     }
     const char* missing = nullptr;
-#define NDV_X(library, version, result, name, parameters, arguments)                               \
-    table.name##_ = reinterpret_cast<result(*) parameters>(dlvsym(library, #name, version));       \
+#define NDV_X(library, version, result, name, parameters, arguments)                         \
+    table.name##_ = reinterpret_cast<result(*) parameters>(dlvsym(library, #name, version)); \
     if (table.name##_ == nullptr) missing = #name;
     NDV_VERBS_FUNCTIONS(NDV_X)
 #undef NDV_X

@@ -14,7 +14,7 @@
 namespace ndv::verbs {
 namespace {
 
-// Common devices take so much inline; those that take less say no, and get less.
+// Common devices take so much inline.
 constexpr std::array<std::uint32_t, 4> kInlineSizes = {512, 220, 64, 0};
 
 // What a hardware queue pair leaves to be destroyed, on the worker thread.
@@ -94,7 +94,8 @@ Expected<void> HardwareQueuePair::create(const core::QueuePairLimits& limits) {
         ibv_qp_init_attr asked = wanted;
         asked.cap.max_inline_data = size;
         qp_ = ibv_create_qp(domain_->get(), &asked);
-        inline_size_ = size;
+        // Some drivers say no to more than they can, others grant less.
+        inline_size_ = std::min(size, asked.cap.max_inline_data);
         if (qp_ != nullptr) break;
     }
     if (qp_ == nullptr) return verb_failed("create_qp: ibv_create_qp", errno);
@@ -109,9 +110,8 @@ Expected<void> HardwareQueuePair::create(const core::QueuePairLimits& limits) {
     attributes.qp_state = IBV_QPS_INIT;
     attributes.port_num = parts_->device->port();
     attributes.qp_access_flags = IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
-    const int failed =
-        ibv_modify_qp(qp_, &attributes,
-                      IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS);
+    const int failed = ibv_modify_qp(
+        qp_, &attributes, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS);
     if (failed != 0) return verb_failed("create_qp: ibv_modify_qp to INIT", std::abs(failed));
     return {};
 }
@@ -120,9 +120,8 @@ Expected<std::shared_ptr<QueuePair>> QueuePair::create(
     std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<OwnedDomain> domain,
     std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
     const core::QueuePairLimits& limits, core::RequestContexts* contexts) {
-    auto made =
-        std::make_shared<QueuePair>(std::move(pd), std::move(domain), std::move(receive_cq),
-                                    std::move(initiator_cq), limits, contexts);
+    auto made = std::make_shared<QueuePair>(std::move(pd), std::move(domain), std::move(receive_cq),
+                                            std::move(initiator_cq), limits, contexts);
     auto hardware = made->make_hardware();
     if (!hardware) return Unexpected{hardware.error()};
     made->hardware_ = std::move(*hardware);
@@ -205,8 +204,8 @@ Status QueuePair::do_post(const core::WorkRequest& request,
     wr.wr_id = WorkId{hardware_->serial(), false, position}.pack();
     wr.opcode = opcode_of(request);
     wr.send_flags = send_flags_of(request.flags);
-    wr.sg_list = initiated_.segments(position).data();
-    wr.num_sge = static_cast<int>(buffers.size());
+    wr.sg_list = initiated_.pieces(position).data();
+    wr.num_sge = slot.piece_count;
     wr.wr.rdma.remote_addr = request.remote_address;
     wr.wr.rdma.rkey = request.remote_token;
     // Some drivers take the token from here, others from wr.rdma.
@@ -231,12 +230,13 @@ Status QueuePair::do_post(const core::WorkRequest& request,
 // INLINE: the addresses are the caller's own and need not be registered.
 void QueuePair::stage_inline(const core::WorkRequest& request, std::uint32_t position,
                              std::uint32_t length, ibv_send_wr& wr) {
-    const std::span<ibv_sge> pieces = initiated_.segments(position);
+    const std::span<ibv_sge> pieces = initiated_.pieces(position);
     wr.num_sge = 0;
     if (length == 0) return;
     if (length <= hardware_->inline_size()) wr.send_flags |= IBV_SEND_INLINE;
     if (length <= hardware_->inline_size() && request.segments.size() <= pieces.size()) {
         for (const core::Segment& segment : request.segments) {
+            if (segment.length == 0) continue;
             pieces[static_cast<std::size_t>(wr.num_sge++)] = {
                 segment.address, static_cast<std::uint32_t>(segment.length), 0};
         }
@@ -279,11 +279,11 @@ Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
 }
 
 int QueuePair::post_receive_to_hardware(std::uint32_t position) {
-    const std::span<ibv_sge> pieces = receives_.segments(position);
+    const std::span<ibv_sge> pieces = receives_.pieces(position);
     ibv_recv_wr wr{};
     wr.wr_id = WorkId{hardware_->serial(), true, position}.pack();
     wr.sg_list = pieces.data();
-    wr.num_sge = receives_[position].segment_count;
+    wr.num_sge = receives_[position].piece_count;
     if (wr.num_sge == 0 && !parts_->device->quirks().takes_empty_receives) {
         pieces[0] = {reinterpret_cast<std::uint64_t>(hardware_->staging(0)), 0,
                      hardware_->staging_key()};
@@ -305,9 +305,9 @@ void QueuePair::handle_completion(const WorkId& id, const ibv_wc& done) {
         if (is_flush && id.is_receive && state() == core::QueuePairState::idle) return;
         if (!is_flush) {
             std::uint64_t none = 0;
-            failure_.compare_exchange_strong(
-                none, kHasFailed | (std::uint64_t{done.vendor_err} << 8U) |
-                          static_cast<std::uint8_t>(done.status));
+            failure_.compare_exchange_strong(none, kHasFailed |
+                                                       (std::uint64_t{done.vendor_err} << 8U) |
+                                                       static_cast<std::uint8_t>(done.status));
         }
         // Whoever polls it finds the queue pair in error.
         set_state(core::QueuePairState::error);

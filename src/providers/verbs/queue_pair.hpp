@@ -173,7 +173,7 @@ private:
     std::atomic<unsigned> reasons_{0};
     std::atomic<std::uint32_t> outbound_read_limit_{0};
     std::atomic<std::uint32_t> silent_{0};  // requests under way that may end in silence
-    std::atomic<std::uint64_t> ended_{0};  // requests so far: progress of a flush
+    std::atomic<std::uint64_t> ended_{0};   // requests so far: progress of a flush
     base::Mutex observer_mutex_;
     std::weak_ptr<QueuePairObserver> observer_ NDV_GUARDED_BY(observer_mutex_);
 

@@ -21,7 +21,8 @@ struct Shadow {
     core::OperationType type = core::OperationType::receive;
     bool context_is_object = false;
     bool is_silent = false;
-    std::uint16_t segment_count = 0;
+    std::uint16_t segment_count = 0;  // whose buffers are held
+    std::uint16_t piece_count = 0;    // what the device gets: those that are not empty
 };
 
 class ShadowQueue {
@@ -40,23 +41,24 @@ public:
         return slots_[position & cursor.mask()];
     }
     // Kept for a queue pair that has to be made anew.
-    [[nodiscard]] std::span<ibv_sge> segments(std::uint32_t position) {
+    [[nodiscard]] std::span<ibv_sge> pieces(std::uint32_t position) {
         return {&segments_[first_of(position)], max_segments_};
     }
     [[nodiscard]] std::span<core::BufferHold*> holds(std::uint32_t position) {
         return {&holds_[first_of(position)], (*this)[position].segment_count};
     }
-    // Fills the next slot; the references that `buffers` carry are its own from now on.
+    // Fills the next slot; the references that `buffers` carry are its own from now on. The device
+    // sees no empty segment: one crashes the kernel that sends it on siw.
     Shadow& fill(std::span<const core::Segment> wanted,
                  std::span<const core::LocalBuffer> buffers) {
         const std::uint32_t position = cursor.tail_position();
         Shadow& slot = (*this)[position] = Shadow{};
         slot.segment_count = static_cast<std::uint16_t>(buffers.size());
         for (std::size_t i = 0; i < buffers.size(); ++i) {
-            segments(position)[i] = {wanted[i].address,
-                                     static_cast<std::uint32_t>(wanted[i].length),
-                                     wanted[i].token};
             holds(position)[i] = buffers[i].hold;
+            if (wanted[i].length == 0) continue;
+            pieces(position)[slot.piece_count++] = {
+                wanted[i].address, static_cast<std::uint32_t>(wanted[i].length), wanted[i].token};
         }
         return slot;
     }
@@ -66,9 +68,7 @@ public:
     [[nodiscard]] bool is_empty() const { return cursor.size() == 0; }
 
 private:
-    [[nodiscard]] std::size_t size() const {
-        return static_cast<std::size_t>(cursor.mask()) + 1;
-    }
+    [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(cursor.mask()) + 1; }
     [[nodiscard]] std::size_t first_of(std::uint32_t position) const {
         return static_cast<std::size_t>(position & cursor.mask()) * max_segments_;
     }
