@@ -10,10 +10,17 @@ class Deviation(NamedTuple):
     reason: str
     # False where the attempt itself does harm, or only waits for what cannot come.
     runs: bool = True
+    # Parts of the names of the parameter sets that it is about; none: all of them.
+    parameters: tuple[str, ...] = ()
 
 
 def _each(tests, provider, reason, *, runs=True):
     return [Deviation(test, provider, reason, runs) for test in tests]
+
+
+_NO_THIRD_MESSAGE = "kernel iWARP has no third message: an accept is done with its reply"
+_NO_HALF_CLOSE = "kernel iWARP closes at once when its peer does, and flushes"
+_NO_RECEIVE = "kernel iWARP ends the connection of a Send for which no receive is posted"
 
 
 DEVIATIONS = [
@@ -48,6 +55,12 @@ DEVIATIONS = [
         runs=False,
     ),
     Deviation(
+        "test_connect.py::test_reject_says_that_the_peer_gave_up",
+        "verbs",
+        "rdma_cm may tell of the peer's giving up after the call",
+        runs=False,
+    ),
+    Deviation(
         "test_read_write.py::test_last_byte_of_a_write_is_written_last",
         "verbs",
         "rdma-core's devices do not promise IN_ORDER_DMA",
@@ -69,5 +82,84 @@ DEVIATIONS = [
         "verbs:siw0",
         "its limit is 2 GiB, which the guest cannot pin",
         runs=False,
+    ),
+    Deviation(
+        "test_listener.py::test_port_of_a_closed_listener_stays_taken_while_its_connectors_live",
+        "verbs:siw0",
+        "siw's connections are sockets of their own, which hold no port",
+    ),
+    *_each(
+        [
+            "test_completion_queue.py::test_solicited_arm_ignores_successes_of_the_initiator",
+            "test_flags.py::test_plain_send_does_not_satisfy_a_solicited_arm",
+        ],
+        "verbs:siw0",
+        "siw has no interrupt for solicited completions: rather one notification too many",
+    ),
+    *_each(
+        [
+            "test_connect.py::test_accepted_peer_that_never_completes_times_out",
+            "test_connect.py::test_active_end_may_reject_the_answer",
+            "test_connect.py::test_complete_connect_fails_when_the_peer_gave_up",
+            "test_disconnect.py::test_death_of_the_peer_before_it_completed_ends_the_accept",
+        ],
+        "verbs:siw0",
+        _NO_THIRD_MESSAGE,
+    ),
+    Deviation(
+        "test_connect.py::test_accept_fails_when_the_peer_gave_up",
+        "verbs:siw0",
+        "siw learns of it when it answers, and then completes the accept",
+    ),
+    Deviation(
+        "test_connect.py::test_read_limits_are_negotiated_and_capped",
+        "verbs:siw0",
+        "siw answers with at least what it was asked for",
+        parameters=("active2-passive2", "active5-passive5"),
+    ),
+    *_each(
+        [
+            "test_disconnect.py::test_disconnect_handler_does_not_flush",
+            "test_disconnect.py::test_disconnect_times_out_when_the_peer_never_answers",
+            "test_one_sided.py::test_disconnect_is_answered_for_nobody_who_is_away",
+        ],
+        "verbs:siw0",
+        _NO_HALF_CLOSE,
+    ),
+    *_each(
+        [
+            "test_flags.py::test_inline_memory_is_free_when_the_call_returns",
+            "test_flags.py::test_silent_requests_that_are_flushed_have_completions",
+            "test_flush.py::test_flush_cancels_requests_that_wait_for_the_peer",
+        ],
+        "verbs:siw0",
+        _NO_RECEIVE,
+        runs=False,
+    ),
+    Deviation(
+        "test_read_write.py::test_read_scatters_into_segments",
+        "verbs:siw0",
+        "a Read has one segment on iWARP devices",
+    ),
+    Deviation(
+        "test_read_write.py::test_zero_length_requests_complete_and_move_nothing",
+        "verbs:siw0",
+        "a Read has one segment on iWARP devices",
+        parameters=("read-spans2",),
+    ),
+    Deviation(
+        "test_remote_access.py::test_read_without_the_right",
+        "verbs:siw0",
+        "siw never checks the right to be read",
+    ),
+    *_each(
+        [
+            "test_remote_access.py::test_invalidating_a_registered_region_breaks_the_connection",
+            "test_remote_access.py::test_invalidating_an_unknown_token_breaks_the_connection",
+            "test_remote_access.py::test_region_that_could_not_be_invalidated_keeps_its_token",
+            "test_remote_access.py::test_send_and_invalidate_completes_as_a_send",
+        ],
+        "verbs:siw0",
+        "siw executes a peer's invalidation unchecked, so the feature is not offered",
     ),
 ]

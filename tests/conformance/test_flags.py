@@ -142,11 +142,11 @@ def test_contexts_of_silent_requests_are_released_without_polling(pair):
     tokens = [Token() for _ in range(50)]
     watched = [weakref.ref(token) for token in tokens]
 
+    pair.far.receive()
     for token in tokens:
         pair.near.write(target, "source", context=token, flags=SILENT)
     del tokens, token
     pair.near.send(flags=SILENT)
-    pair.far.receive()
     assert pair.far.received().status == nd.Status.SUCCESS
     # The next call that holds the GIL drops them; the last may still be in flight to the socket.
     pair.near.write(target, "source", flags=SILENT)

@@ -205,45 +205,41 @@ void CompletionQueue::sleep_until(Time until) {
     }
 }
 
-void CompletionQueue::watch() {
-    if (is_member_.exchange(true, std::memory_order_acq_rel)) return;
-    const auto self = std::static_pointer_cast<CompletionQueue>(shared_from_this());
-    if (!parts_->progress->add(self, hardware_->descriptor())) {
-        is_member_.store(false, std::memory_order_release);  // the adapter is closing
-        return;
-    }
-    watch_for_errors();
-}
-
-void CompletionQueue::watch_for_errors() {
-    // Without it rdma_cm still tells when a connection breaks.
-    if (parts_->device->quirks().has_solicited_interrupts) request_interrupt(true);
-}
-
 void CompletionQueue::do_arm(core::Notify kind) {
     if (kind == core::Notify::errors) return;
-    watch();
+    if (!is_member_.exchange(true, std::memory_order_acq_rel)) {
+        const auto self = std::static_pointer_cast<CompletionQueue>(shared_from_this());
+        if (!parts_->progress->add(self, hardware_->descriptor())) {
+            is_member_.store(false, std::memory_order_release);  // the adapter is closing
+            return;
+        }
+    }
+    request_interrupt_for(kind);
+    static_cast<void>(harvest());
+    parts_->progress->arm(*this);
+}
+
+void CompletionQueue::request_interrupt_for(core::Notify kind) {
     // Rather one notification too many than one that is lost.
     request_interrupt(kind == core::Notify::solicited &&
                       parts_->device->quirks().has_solicited_interrupts);
-    static_cast<void>(harvest());
 }
 
 void CompletionQueue::on_ready() {
     const bool was_interrupted = hardware_->take_events();
     static_cast<void>(harvest());
     if (was_interrupted && armed() == core::Notify::solicited) notify();
-    // An arm for anything is open still when silent successes came. Without one the interrupt is
-    // for solicited completions, which the devices count errors among.
-    if (armed() == core::Notify::any) {
-        request_interrupt(false);
-    } else {
-        watch_for_errors();
-    }
+    // An arm for anything is open still when only silent successes came.
+    const auto open = armed();
+    if (!open || *open == core::Notify::errors) return;
+    request_interrupt_for(*open);
     static_cast<void>(harvest());
 }
 
-std::uint32_t CompletionQueue::wanted() const { return EPOLLIN; }
+std::uint32_t CompletionQueue::wanted() const {
+    const auto open = armed();
+    return open && *open != core::Notify::errors ? std::uint32_t{EPOLLIN} : 0U;
+}
 
 void CompletionQueue::wake() noexcept {
     const std::uint64_t one = 1;

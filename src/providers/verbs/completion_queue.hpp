@@ -89,12 +89,10 @@ public:
     void note_ended(std::uint32_t count) {
         outstanding_.fetch_sub(count, std::memory_order_relaxed);
     }
-    // From now on the progress thread hears of errors, though nobody polls.
-    void watch();
     // The device says that the queue is broken.
     void break_down();
 
-    // Member: the interrupt, for arms and errors that nobody sleeps for.
+    // Member: the interrupt, for an arm that nobody sleeps for.
     void on_ready() override;
     void on_deadline() override {}
     [[nodiscard]] std::uint32_t wanted() const override;
@@ -113,7 +111,7 @@ private:
     void wake() noexcept override;
     [[nodiscard]] bool spin();
     void request_interrupt(bool is_solicited_only);
-    void watch_for_errors();
+    void request_interrupt_for(core::Notify kind);
     std::size_t harvest_locked() NDV_REQUIRES(mutex_);
 
     const std::shared_ptr<AdapterParts> parts_;

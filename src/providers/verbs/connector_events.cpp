@@ -77,10 +77,14 @@ void Connector::handle_answer(const rdma_cm_event& event, Aftermath& after) {
     parts_->progress->clear_deadline(*this);
     const rdma_conn_param& answer = event.param.conn;
     const auto* const bytes = static_cast<const std::byte*>(answer.private_data);
-    data_ = core::ConnectionData{
-        std::min<std::uint32_t>(parameters_.inbound_read_limit, answer.responder_resources),
-        std::min<std::uint32_t>(parameters_.outbound_read_limit, answer.initiator_depth),
-        {}};
+    // InfiniBand's answer states what the peer allows, the kernel's iWARP stack what became of
+    // ours.
+    const bool is_iwarp = parts_->device->is_iwarp();
+    const std::uint32_t inbound = is_iwarp ? answer.initiator_depth : answer.responder_resources;
+    const std::uint32_t outbound = is_iwarp ? answer.responder_resources : answer.initiator_depth;
+    data_ = core::ConnectionData{std::min(parameters_.inbound_read_limit, inbound),
+                                 std::min(parameters_.outbound_read_limit, outbound),
+                                 {}};
     if (bytes != nullptr) data_->private_data.assign(bytes, bytes + answer.private_data_len);
     qp_->attach(std::static_pointer_cast<Connector>(shared_from_this()),
                 data_->outbound_read_limit);

@@ -42,7 +42,10 @@ Quirks quirks_of(std::uint32_t vendor) {
         quirks.has_query_qp = false;
         quirks.has_solicited_interrupts = false;
     }
-    if (vendor == kVendorRxe) quirks.has_kernel_wc_flags = true;
+    if (vendor == kVendorRxe) {
+        quirks.has_kernel_wc_flags = true;
+        quirks.has_length_errors = false;
+    }
     return quirks;
 }
 

@@ -210,6 +210,10 @@ Status QueuePair::do_post(const core::WorkRequest& request,
     wr.wr.rdma.rkey = request.remote_token;
     // Some drivers take the token from here, others from wr.rdma.
     if (request.invalidates) wr.invalidate_rkey = request.remote_token;
+    // iWARP answers Reads in order, and its kernel devices break on one that is fenced.
+    if (request.type == core::OperationType::read && parts_->device->is_iwarp()) {
+        wr.send_flags &= ~static_cast<unsigned>(IBV_SEND_FENCE);
+    }
     if ((request.flags & core::flag::kInline) != 0) stage_inline(request, position, length, wr);
 
     initiator_queue_.note_posted();
@@ -218,7 +222,10 @@ Status QueuePair::do_post(const core::WorkRequest& request,
     ibv_send_wr* refused = nullptr;
     // Some drivers return errno, others its negative.
     const int os_error = std::abs(ibv_post_send(hardware_->get(), &wr, &refused));
-    if (os_error == 0) return Status::success;
+    if (os_error == 0) {
+        if (!is_supervised_.load(std::memory_order_relaxed)) begin_supervision();
+        return Status::success;
+    }
     if (slot.is_silent) silent_.fetch_sub(1, std::memory_order_relaxed);
     initiated_.cursor.retract();
     initiator_queue_.note_ended(1);
@@ -298,7 +305,11 @@ void QueuePair::handle_completion(const WorkId& id, const ibv_wc& done) {
     const std::uint32_t ahead =
         (id.position - posted.cursor.head_position()) & WorkId::kPositionMask;
     if (ahead >= posted.cursor.size()) return;  // ended already, by a flush that did not wait
-    const bool is_flush = done.status == IBV_WC_WR_FLUSH_ERR;
+    // Drivers have other words, too, for requests that a flush of ours ends.
+    const bool is_flush =
+        done.status == IBV_WC_WR_FLUSH_ERR ||
+        (done.status != IBV_WC_SUCCESS && is_flushed_.load(std::memory_order_acquire) &&
+         failure_.load(std::memory_order_acquire) == 0);
     if (done.status != IBV_WC_SUCCESS && !is_flushed_.load(std::memory_order_acquire)) {
         // An attempt to connect that fails takes iWARP's receives along. They are posted again,
         // unless the queue pair ends, and then they end with it.
@@ -319,7 +330,11 @@ void QueuePair::handle_completion(const WorkId& id, const ibv_wc& done) {
     if (done.status != IBV_WC_SUCCESS) earlier.status = Status::cancelled;
     for (std::uint32_t i = 0; i < ahead; ++i) end_head(id.is_receive, earlier);
 
-    out.status = status_of(done.status, id.is_receive);
+    out.status = is_flush ? Status::cancelled : status_of(done.status, id.is_receive);
+    if (!is_flush && id.is_receive && done.status == IBV_WC_LOC_QP_OP_ERR &&
+        !parts_->device->quirks().has_length_errors) {
+        out.status = Status::buffer_overflow;
+    }
     if (done.status != IBV_WC_SUCCESS && !is_flush) out.detail = detail_of(done);
     if (id.is_receive && done.status == IBV_WC_SUCCESS) {
         out.bytes_transferred = done.byte_len;

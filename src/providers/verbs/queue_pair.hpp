@@ -89,7 +89,7 @@ public:
     // INIT, RTR, RTS, as rdma_cm wants them.
     [[nodiscard]] Expected<void> make_ready(rdma_cm_id* id);
     void attach(std::weak_ptr<QueuePairObserver> observer, std::uint32_t outbound_read_limit);
-    void mark_connected();
+    void mark_connected() { connect_state(); }
     // No new requests; on_drained() follows when those posted have ended.
     void disconnect();
     // Asks the device; false where it cannot tell.
@@ -138,6 +138,9 @@ private:
     void cancel_rest();
     [[nodiscard]] core::Completion cancelled() const;
     void request_tick(unsigned reasons);
+    void set_deadline(Time delay);
+    void begin_supervision();
+    void supervise();
     void advance_flush();
     void advance_drain();
     // Runs `function` with everything locked: no request comes or goes meanwhile.
@@ -168,8 +171,9 @@ private:
     std::atomic<std::uint64_t> failure_{0};  // what broke the queue pair, packed
 
     std::atomic<bool> is_reserved_{false};
-    std::atomic<bool> is_flushed_{false};  // nothing reaches the hardware any more
-    std::atomic<bool> is_over_{false};     // what is posted now ends at once
+    std::atomic<bool> is_flushed_{false};     // nothing reaches the hardware any more
+    std::atomic<bool> is_over_{false};        // what is posted now ends at once
+    std::atomic<bool> is_supervised_{false};  // a deadline looks after requests under way
     std::atomic<unsigned> reasons_{0};
     std::atomic<std::uint32_t> outbound_read_limit_{0};
     std::atomic<std::uint32_t> silent_{0};  // requests under way that may end in silence

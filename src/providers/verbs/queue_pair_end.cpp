@@ -15,6 +15,9 @@ namespace {
 // A flushed queue from which nothing comes back for so long gives nothing back any more: kernels
 // forget receives and requests that were posted around the transition.
 constexpr Time kSilence = std::chrono::milliseconds(200);
+// While requests are under way somebody looks at them so often, though nobody polls: a failure must
+// reach the disconnect handler and the peer, and what ends in silence gives its buffers back.
+constexpr Time kSupervision = std::chrono::milliseconds(100);
 constexpr Time kFirstTick = std::chrono::milliseconds(1);
 constexpr Time kLongestTick = std::chrono::milliseconds(16);
 
@@ -122,12 +125,6 @@ bool QueuePair::is_hardware_in_error() const {
            attributes.qp_state == IBV_QPS_ERR;
 }
 
-void QueuePair::mark_connected() {
-    connect_state();
-    receive_queue_.watch();
-    initiator_queue_.watch();
-}
-
 void QueuePair::disconnect() {
     set_state(core::QueuePairState::error);  // no new requests; those posted still go out
     request_tick(kDrain);
@@ -185,10 +182,31 @@ void QueuePair::on_deadline() {
     }
     if (is_draining_) advance_drain();
     if (is_flushing_) advance_flush();
-    if (!is_flushing_ && !is_draining_) return;
+    if (is_flushing_ || is_draining_) {
+        set_deadline(tick_);
+        tick_ = std::min(2 * tick_, kLongestTick);
+    } else if (is_supervised_.load(std::memory_order_relaxed)) {
+        supervise();
+    }
+}
+
+void QueuePair::set_deadline(Time delay) {
     parts_->progress->set_deadline(std::static_pointer_cast<QueuePair>(shared_from_this()),
-                                   now() + tick_);
-    tick_ = std::min(2 * tick_, kLongestTick);
+                                   now() + delay);
+}
+
+void QueuePair::supervise() {
+    initiator_queue_.try_harvest();
+    // acq_rel: pairs with the one that posts; it sees the end of supervision, or we its request.
+    if (initiated_.is_empty()) is_supervised_.exchange(false, std::memory_order_acq_rel);
+    if (!initiated_.is_empty()) {
+        is_supervised_.store(true, std::memory_order_relaxed);
+        set_deadline(kSupervision);
+    }
+}
+
+void QueuePair::begin_supervision() {
+    if (!is_supervised_.exchange(true, std::memory_order_acq_rel)) set_deadline(kSupervision);
 }
 
 void QueuePair::advance_drain() {
