@@ -305,24 +305,24 @@ void QueuePair::handle_completion(const WorkId& id, const ibv_wc& done) {
     const std::uint32_t ahead =
         (id.position - posted.cursor.head_position()) & WorkId::kPositionMask;
     if (ahead >= posted.cursor.size()) return;  // ended already, by a flush that did not wait
-    // Drivers have other words, too, for requests that a flush of ours ends.
-    const bool is_flush =
-        done.status == IBV_WC_WR_FLUSH_ERR ||
-        (done.status != IBV_WC_SUCCESS && is_flushed_.load(std::memory_order_acquire) &&
-         failure_.load(std::memory_order_acquire) == 0);
-    if (done.status != IBV_WC_SUCCESS && !is_flushed_.load(std::memory_order_acquire)) {
+    const bool is_flushed = is_flushed_.load(std::memory_order_acquire);
+    // Kernel siw has another word, too, for requests that a flush ends.
+    const bool is_flush = done.status == IBV_WC_WR_FLUSH_ERR ||
+                          (done.status == IBV_WC_LOC_QP_OP_ERR && is_flushed);
+    if (is_flush && !is_flushed) {
         // An attempt to connect that fails takes iWARP's receives along. They are posted again,
         // unless the queue pair ends, and then they end with it.
-        if (is_flush && id.is_receive && state() == core::QueuePairState::idle) return;
-        if (!is_flush) {
-            std::uint64_t none = 0;
-            failure_.compare_exchange_strong(none, kHasFailed |
-                                                       (std::uint64_t{done.vendor_err} << 8U) |
-                                                       static_cast<std::uint8_t>(done.status));
-        }
+        if (id.is_receive && state() == core::QueuePairState::idle) return;
         // Whoever polls it finds the queue pair in error.
         set_state(core::QueuePairState::error);
-        request_tick(is_flush ? kEnd : kBroken);
+        request_tick(kEnd);
+    }
+    if (!is_flush && done.status != IBV_WC_SUCCESS) {
+        std::uint64_t none = 0;
+        failure_.compare_exchange_strong(none, kHasFailed | (std::uint64_t{done.vendor_err} << 8U) |
+                                                   static_cast<std::uint8_t>(done.status));
+        set_state(core::QueuePairState::error);
+        request_tick(kBroken);
     }
     core::Completion out = is_flush ? cancelled() : core::Completion{};
     // The device works in order: what it left out before has ended like this one.
