@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our soft provider on the host against kernel siw in the guest, through QEMU's user networking.
+
+The translation ends every TCP connection and begins another: what one side sent as one segment
+arrives cut and joined in ways that no loopback device shows. What it hides (RST, refusals) is not
+tested here.
+"""
+
+import os
+
+import pytest
+
+import ndverbs as nd
+from lab import recipe
+from lab.across.guest_tool import GuestTool
+from lab.interop.ends import make_end  # noqa: F401
+from lab.interop.place import retry
+from lab.machine import Machine
+
+pytest.register_assert_rewrite("lab.interop.rping", "lab.interop.perftest")
+
+
+class Place:
+    """Our side on the host's loopback, the tools in the guest, a translation in between."""
+
+    listen_on = "127.0.0.1"
+    seen_as = recipe.HOST_SEEN_BY_GUEST
+    tools_listen_on = recipe.DEVICES["siw0"].ipv4
+
+    def __init__(self, machine):
+        self._machine = machine
+        self._ports = list(recipe.FORWARDED_PORTS)
+
+    def tool_port(self):
+        return self._ports.pop()
+
+    def connect(self, end, tool, port, **options):
+        # Whoever connects to a port of the guest's without a listener is let in, and put out.
+        refused = (nd.RdmaConnectionAbortedError, nd.RdmaConnectionResetError)
+        retry(end, tool, ("127.0.0.1", self._machine.host_port(port)), refused, **options)
+        self._wake(end, port)
+
+    def _wake(self, end, port):
+        """See to it that siw reads.
+
+        Siw (6.1) sends its MPA reply first and watches the connection for FPDUs afterwards. What
+        arrives in between stays unread until more arrives, and a fast host is quick enough to
+        answer a slow guest in between. So while the opening frame lies there, send another one.
+        """
+        end.memory("nothing", 1)
+        while self._unread(port):
+            end.write((0, 0), ("nothing", 0, 0))
+            assert end.completion().status == nd.Status.SUCCESS
+
+    def _unread(self, port):
+        _, table = self._machine.run(f"ss -H -t -n state established '( sport = :{port} )'")
+        return any(int(row.split()[0]) for row in table.splitlines())
+
+
+@pytest.fixture(scope="session")
+def machine():
+    return Machine(os.environ["NDVERBS_LAB_MACHINE"])
+
+
+@pytest.fixture
+def place(machine):
+    return Place(machine)
+
+
+@pytest.fixture
+def tool(machine):
+    """Give the factory ``tool(program, *arguments) -> GuestTool``."""
+    made = []
+
+    def make(*command):
+        made.append(GuestTool(machine, *command))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

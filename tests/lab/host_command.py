@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Python on the host with the guest's packages, with the interface of agent_client.Command."""
+
+import os
+import signal
+import subprocess
+
+from lab import host, image, packages
+from lab.agent_client import Ended
+
+
+class HostCommand:
+    """Runs the guest's version of Python in the folder that the guest has a copy of.
+
+    It sees the same NumPy, pytest and ndverbs as the guest; what is installed for the interpreter
+    is left out (-S).
+    """
+
+    def __init__(self, machine, ours, words, env):
+        site = packages.others() / "site"
+        paths = [ours / "site", site, ours / "tests", ours / "tests" / "lab" / "in_guest"]
+        self._process = subprocess.Popen(
+            [packages.interpreter(), "-S", "-X", "faulthandler", *words],
+            cwd=ours,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={
+                **host.environment(),
+                **env,
+                "PYTHONPATH": os.pathsep.join(str(path) for path in paths),
+                "PYTHONDONTWRITEBYTECODE": "1",  # the folder is the cache's
+                "NDVERBS_LAB_CACHE": str(image.cache_folder()),
+                "NDVERBS_LAB_MACHINE": machine.name,
+            },
+        )
+        self.ended = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process.stdout.close()
+
+    def fileno(self):
+        return self._process.stdout.fileno()
+
+    def take(self):
+        """Wait for the next output and return it; b"" once `ended` says how it ended."""
+        data = os.read(self.fileno(), 1 << 16)
+        if not data:
+            self.ended = Ended(self._process.wait())
+        return data

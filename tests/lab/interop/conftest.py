@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our soft provider against kernel siw: address, soft ends, tools, and the kernel's log."""
+
+import os
+
+import pytest
+
+from conformance.addresses import addresses_of
+from lab.interop.ends import make_end  # noqa: F401
+from lab.interop.place import Place
+from lab.interop.tools import KernelLog, Tool
+
+pytest.register_assert_rewrite("lab.interop.rping", "lab.interop.perftest")
+
+
+@pytest.fixture
+def place():
+    """Say where our side and the tools find each other: by siw's interface."""
+    return Place(addresses_of("verbs:siw0").v4)
+
+
+@pytest.fixture
+def place_v6():
+    return Place(addresses_of("verbs:siw0").v6)
+
+
+@pytest.fixture(scope="session")
+def siw_variant():
+    """Say which build of siw is loaded: stock, crc or p2p."""
+    return os.environ.get("NDVERBS_LAB_SIW", "stock")
+
+
+@pytest.fixture
+def tool():
+    """Give the factory ``tool(program, *arguments) -> Tool``."""
+    made = []
+
+    def make(*command):
+        made.append(Tool(*command))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def kernel_log():
+    log = KernelLog()
+    yield log
+    log.close()

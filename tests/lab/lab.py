@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's command line: a virtual machine with real kernel RDMA devices, siw and rxe."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+# This file's own folder would hide the package of its name.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from lab import host, image, packages, recipe, siw  # noqa: E402
+from lab.machine import Machine  # noqa: E402
+from lab.results import Report  # noqa: E402
+from lab.runner import Runner, Session  # noqa: E402
+
+SUITES = ["conformance", "interop", "across"]
+EFFORT = 0.1  # an emulated processor repeats less
+
+
+def build(_):
+    image.base()
+    siw.modules()
+    packages.others()
+    return 0
+
+
+def stage(_):
+    print(f"lab: {packages.ours()} is the guest's /stage/ours, and on its PYTHONPATH")
+    return 0
+
+
+def up(arguments):
+    machine = Machine(arguments.name)
+    if machine.is_running():
+        print(f"lab: {machine.name} is running already")
+        return 0
+    machine.up(siw_variant=arguments.siw, memory=arguments.memory, processors=arguments.smp)
+    state = machine.state
+    print(f"lab: {machine.name} is up after {state['boot_s']} s ({state['accel']})")
+    for guest, port in state["ports"].items():
+        print(f"lab: 127.0.0.1:{port} of the host is port {guest} of the guest")
+    print(f"lab: {machine.share} is the guest's /share")
+    return 0
+
+
+def down(arguments):
+    Machine(arguments.name).down()
+    return 0
+
+
+def sh(arguments):
+    environment = dict(word.split("=", 1) for word in arguments.env)
+    machine = Machine(arguments.name)
+    with machine.command(
+        arguments.command, timeout=arguments.timeout, env=environment, cwd=arguments.cwd
+    ) as command:
+        while data := command.take():
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+    if command.ended.status is None:
+        print(f"lab: the command was ended: {command.ended.reason}", file=sys.stderr)
+        return 124
+    return command.ended.status if command.ended.status >= 0 else 128 - command.ended.status
+
+
+def console(arguments):
+    sys.stdout.write(Machine(arguments.name).read_console())
+    return 0
+
+
+def test(arguments):
+    folder = arguments.report or image.cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Report()
+    ours = packages.ours()
+    runner = Runner(Machine(arguments.name), ours, report, say=_say)
+    started = time.monotonic()
+    try:
+        for session in _sessions(arguments):
+            _say(f"== {session.name}")
+            runner.run(session)
+            _write(report, folder)
+    finally:
+        runner.close()
+        _write(report, folder)
+    took = f"{ours.name}, {time.monotonic() - started:.0f} s"
+    print(f"\nlab: {took}; every test is in {folder / 'report.txt'}\n")
+    print(report.text(all_tests=False), end="")
+    return 0 if report.is_good else 1
+
+
+def _write(report, folder):
+    (folder / "report.txt").write_text(report.text())
+    (folder / "junit.xml").write_text(report.junit())
+
+
+def _sessions(arguments):
+    """What `test` runs, in order; sessions of one siw build are together, which saves boots."""
+    more = arguments.pytest_arguments
+    chosen = any(word.startswith("tests/") for word in more)  # files instead of folders
+    if "conformance" in arguments.suites:
+        for device in arguments.devices:
+            provider = f"verbs:{device}" if device in recipe.DEVICES else device
+            yield Session(
+                f"conformance {provider}",
+                [
+                    *([] if chosen else ["tests/conformance"]),
+                    *("--providers", provider, f"--effort={EFFORT}", *more),
+                ],
+            )
+    for variant in recipe.SIW_VARIANTS:
+        if "interop" in arguments.suites:
+            yield Session(
+                f"interop siw-{variant}",
+                [*([] if chosen else ["tests/lab/interop"]), *more],
+                siw=variant,
+            )
+        if "across" in arguments.suites:
+            yield Session(
+                f"across siw-{variant}",
+                [*([] if chosen else ["tests/lab/across"]), *more],
+                siw=variant,
+                on_host=True,
+            )
+
+
+def _say(text):
+    print(f"lab: {text}", flush=True)
+
+
+def parser():
+    top = argparse.ArgumentParser(prog="lab.py", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(call, text, name="default"):
+        sub = commands.add_parser(call.__name__, help=text, description=text)
+        sub.set_defaults(call=call)
+        sub.add_argument("--name", default=name, help="which machine (%(default)s)")
+        return sub
+
+    add(build, "Build what the guest is made of, and cache it")
+    add(stage, "Build the checkout's package and show it and the tests to the guests")
+    sub = add(up, "Boot a guest and return when it answers")
+    sub.add_argument("--siw", choices=list(recipe.SIW_VARIANTS), default="stock")
+    sub.add_argument("--memory", type=int, default=2048, metavar="MB")
+    sub.add_argument("--smp", type=int, default=2, metavar="PROCESSORS")
+    add(down, "End the guest")
+    sub = add(sh, "Run a shell command in the guest; its status is ours")
+    sub.add_argument("--timeout", type=float, metavar="SECONDS")
+    sub.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
+    sub.add_argument("--cwd", default="/root")
+    sub.add_argument("command")
+    sub = add(
+        test,
+        "Run the conformance and interoperability tests in a guest of their own; arguments that "
+        "are not named here go to pytest",
+        name="test",
+    )
+    sub.add_argument("--devices", type=_words, default=list(recipe.DEVICES), metavar="NAME,…")
+    sub.add_argument("--suites", type=_words, default=SUITES, metavar="NAME,…")
+    sub.add_argument(
+        "--report", type=Path, metavar="FOLDER", help="where report.txt and junit.xml go"
+    )
+    add(console, "Print what the guest's serial console said")
+    return top
+
+
+def _words(text):
+    return text.split(",")
+
+
+def main():
+    arguments, more = parser().parse_known_args()
+    if more and arguments.call is not test:
+        parser().error(f"unrecognized arguments: {' '.join(more)}")
+    arguments.pytest_arguments = more
+    # Ended or interrupted, also as a background job of a shell: machines are ended, reports written.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return arguments.call(arguments)
+    except host.LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read has had enough; the interpreter must not try to flush at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds siw out of tree, because Debian's kernel comes without it: one module per variant."""
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from lab import host, image, recipe
+
+_FOLDER = "drivers/infiniband/sw/siw"
+
+
+def modules():
+    """Return the folder with siw-<variant>.ko; build it when needed."""
+    kernel = host.kernel()
+    facts = {"kernel": kernel, "variants": recipe.SIW_VARIANTS}
+    return image.layer("siw", facts, lambda folder: _build(folder, kernel))
+
+
+def _build(folder, kernel):
+    with tempfile.TemporaryDirectory(prefix="ndverbs-lab-siw-") as name:
+        tree = f"{recipe.SOURCE_PACKAGE}/{_FOLDER}"
+        host.run(["tar", "-x", "-f", kernel.source, "-C", name, tree])
+        source = Path(name) / tree
+        main = (source / "siw_main.c").read_text()
+        for variant, constants in recipe.SIW_VARIANTS.items():
+            (source / "siw_main.c").write_text(_with_constants(main, constants))
+            host.run(
+                ["make", "-C", kernel.headers, f"M={source}", "CONFIG_RDMA_SIW=m", "modules"],
+                log=folder / f"make-{variant}.log",
+            )
+            shutil.copyfile(source / "siw.ko", folder / f"siw-{variant}.ko")
+
+
+def _with_constants(text, names):
+    """Set constants of siw_main.c to true that it leaves false."""
+    for name in names:
+        text, count = re.subn(
+            rf"^const bool {name};$", f"const bool {name} = true;", text, flags=re.M
+        )
+        if count != 1:
+            raise host.LabError(f"siw_main.c has no line 'const bool {name};': adapt lab/siw.py")
+    return text
