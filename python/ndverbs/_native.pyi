@@ -376,6 +376,25 @@ class Adapter(_Object):
             Gets every connector, on the adapter's callback thread; without it,
             `Listener.get_connector` does. Its exceptions go to ``sys.unraisablehook``.
         """
+    def build_lam(self, array: _Memory) -> LogicalAddressMapping:
+        """Give the pages of an array addresses of the adapter.
+
+        Parameters
+        ----------
+        array : buffer
+            Any C-contiguous buffer; a read-only one serves what only reads.
+
+        Raises
+        ------
+        RdmaError
+            A BufferError: the array is empty, not contiguous, or holds Python objects.
+        RdmaError
+            NOT_SUPPORTED: the adapter cannot do it (``"build_lam"`` in ``info.features``).
+
+        References
+        ----------
+        NdkBuildLam.
+        """
     def stats(self) -> dict[str, int]:
         """Return the counters of the adapter since it was opened, by name."""
 
@@ -395,6 +414,49 @@ class ProtectionDomain(_Object):
         """
     def create_mr(self) -> MemoryRegion:
         """Create a region that holds nothing yet."""
+    def create_fast_register_mr(
+        self, max_pages: int, *, remote_access: bool
+    ) -> FastRegisterMemoryRegion:
+        """Create a region that `QueuePair.fast_register` fills.
+
+        Parameters
+        ----------
+        max_pages : int
+            The most pages that a fast_register of it may name; ``info.frmr_page_count`` is the
+            number of which the adapter has the most regions.
+        remote_access : bool
+            Whether any fast_register of it will grant a remote right.
+
+        Raises
+        ------
+        RdmaError
+            IMPLEMENTATION_LIMIT: more pages than the adapter can map.
+        RdmaError
+            NOT_SUPPORTED: see ``info.features``.
+
+        References
+        ----------
+        NdkCreateMr with FastRegister, NdkInitializeFastRegisterMr.
+        """
+    def create_mw(self) -> MemoryWindow:
+        """Create a window that `QueuePair.bind` puts over a part of a region.
+
+        Raises
+        ------
+        RdmaError
+            NOT_SUPPORTED: see ``info.features``.
+
+        References
+        ----------
+        NdkCreateMw.
+        """
+    @property
+    def privileged_token(self) -> int:
+        """The token with which a Segment names logical addresses, without a registration.
+
+        Such memory is readable and writable by requests of this process and never by a peer. The
+        token is a matter of trust: with it, code of this process can name every mapped page.
+        """
     def create_qp(
         self,
         receive_cq: CompletionQueue,
@@ -474,6 +536,8 @@ class MemoryRegion(_Object):
         ------
         RdmaError
             INVALID_DEVICE_REQUEST: it is not registered.
+        RdmaError
+            DEVICE_BUSY: windows are bound to it.
 
         Notes
         -----
@@ -520,6 +584,93 @@ class MemoryRegion(_Object):
         RdmaError
             A PermissionError: the region grants no remote right.
         """
+
+@final
+class LogicalAddressMapping(_Object):
+    """The pages of an array by their logical addresses, which only this adapter understands.
+
+    Closing it ends its addresses at once. The array stays exported while the mapping, a region
+    that is filled with its pages, or a request needs it.
+
+    References
+    ----------
+    NDK_LOGICAL_ADDRESS_MAPPING.
+    """
+
+    def release(self) -> None:
+        """Close it; NDK's name (NdkReleaseLam)."""
+    @property
+    def pages(self) -> NDArray[np.uint64]:
+        """Logical addresses of pages of the host's page size, in the order of the array."""
+    @property
+    def first_byte_offset(self) -> int:
+        """Where in the first page the array begins."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+    @property
+    def array(self) -> _Memory:
+        """The array that was given."""
+
+@final
+class FastRegisterMemoryRegion(_Object):
+    """A region that `QueuePair.fast_register` fills with pages and an invalidate empties.
+
+    Every fast_register gives it new tokens, which are there when the call has returned; the old
+    ones never reach memory again. It is valid from the request's turn in the queue until
+    `QueuePair.invalidate`, the peer's send_and_invalidate, a read with
+    RDMA_READ_LOCAL_INVALIDATE, or close.
+    """
+
+    @property
+    def local_token(self) -> int:
+        """For segments; 0 before the first fast_register."""
+    @property
+    def remote_token(self) -> int:
+        """For the peer; 0 when it grants no remote right."""
+    @property
+    def address(self) -> int:
+        """By which both sides name its first byte: ``base_address`` of the last fast_register."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the last fast_register."""
+    @property
+    def max_pages(self) -> int: ...
+    def segment(self, offset: int = 0, nbytes: int | None = None) -> Segment:
+        """Name a part of the region as local memory; the rest of it when `nbytes` is None.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: the part is not inside the region.
+        RdmaError
+            INVALID_DEVICE_REQUEST: nothing was ever fast-registered.
+        """
+    def remote(self) -> RemoteBuffer:
+        """Describe the region for a peer.
+
+        Raises
+        ------
+        RdmaError
+            A PermissionError: it grants no remote right.
+        """
+
+@final
+class MemoryWindow(_Object):
+    """A part of a registered region with a remote token of its own; see `QueuePair.bind`.
+
+    It belongs to the queue pair that bound it until it is invalidated or closed.
+    """
+
+    @property
+    def remote_token(self) -> int:
+        """For the peer; 0 before the first bind, new with every bind."""
+    @property
+    def address(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    def remote(self) -> RemoteBuffer:
+        """Describe the window for a peer."""
 
 @final
 class CompletionQueue(_Object):
@@ -650,6 +801,10 @@ class QueuePair(_Object):
     - RdmaError with CONNECTION_INVALID (not receive): not connected, or not any more,
     - TypeError: an argument of another kind.
 
+    With the flag DEFER a request may wait for the next one that is posted without it; a posting
+    call that raises starts what was deferred before it. So end a chain of deferred requests with
+    one that is not, unless one raised.
+
     They hold the GIL and send up to 32 KiB at once; beyond that they give the GIL up, and what the
     peer is not ready for goes out later, without a call. Calls of two threads are serialised by
     the GIL.
@@ -686,8 +841,9 @@ class QueuePair(_Object):
         segments, context, flags
             As `send`.
         remote_token : int
-            Must name memory that the peer made for it (a window, or fast-registered memory); a
-            plain registered region ends the connection.
+            Must name memory that the peer made for it (a window, or fast-registered memory, with
+            a remote right); a plain registered region ends the connection. The peer's receive
+            ends as RECEIVE_AND_INVALIDATE with this token, which is dead by then.
 
         References
         ----------
@@ -721,7 +877,9 @@ class QueuePair(_Object):
         context : object
             Comes back in the Result.
         flags : Flag
-            SILENT_SUCCESS, READ_FENCE.
+            SILENT_SUCCESS, READ_FENCE, RDMA_READ_LOCAL_INVALIDATE: the token of the first
+            segment, of fast-registered memory, dies with the success of the read. Ignored by
+            adapters whose flags do not have it.
 
         Raises
         ------
@@ -762,6 +920,115 @@ class QueuePair(_Object):
         References
         ----------
         NdkWrite; RFC 5040 section 5.1.
+        """
+    def fast_register(
+        self,
+        region: FastRegisterMemoryRegion,
+        pages: LogicalAddressMapping | NDArray[np.uint64] | Sequence[int],
+        *,
+        first_byte_offset: int | None = None,
+        length: int | None = None,
+        base_address: int | None = None,
+        context: object = None,
+        flags: int = 0,
+    ) -> None:
+        """Fill a region with pages, which need not follow each other, as one range.
+
+        It takes effect in the order of the queue, so that a later send may already carry the new
+        token; the tokens of `region` are new when this returns.
+
+        Parameters
+        ----------
+        region : FastRegisterMemoryRegion
+            Must be empty by the request's turn; otherwise it ends INVALID_DEVICE_REQUEST, and with
+            it the connection.
+        pages : LogicalAddressMapping, array of uint64 or sequence of int
+            All pages of a mapping, or logical addresses from the ``pages`` of any mappings, in any
+            order; up to ``region.max_pages``.
+        first_byte_offset : int, optional
+            Where in the first page the range begins; a mapping's own, or 0.
+        length : int, optional
+            Bytes; a mapping's own, or up to the end of the last page.
+        base_address : int, optional
+            By which both sides name the first byte: a multiple of the page size plus
+            `first_byte_offset`. Where this process sees the byte, when omitted.
+        context : object
+            Comes back in the Result.
+        flags : Flag
+            ALLOW_LOCAL_WRITE, ALLOW_REMOTE_READ, ALLOW_REMOTE_WRITE, RDMA_READ_SINK,
+            SILENT_SUCCESS, READ_FENCE, DEFER.
+
+        Raises
+        ------
+        RdmaError
+            A PermissionError: remote rights of a region without remote access, a page of no
+            mapping, or bytes of a page that are not of the mapped array.
+
+        References
+        ----------
+        NdkFastRegister.
+        """
+    def bind(
+        self,
+        window: MemoryWindow,
+        region: MemoryRegion,
+        address: int | None = None,
+        nbytes: int | None = None,
+        *,
+        context: object = None,
+        flags: int = 0,
+    ) -> None:
+        """Put a window over a part of a registered region; queue order as `fast_register`.
+
+        Parameters
+        ----------
+        window : MemoryWindow
+            Must be unbound by the request's turn; otherwise it ends INVALID_DEVICE_REQUEST.
+        region : MemoryRegion
+            With LOCAL_WRITE for a window that grants ALLOW_REMOTE_WRITE; no remote right of its
+            own is needed. It cannot be deregistered while windows are bound to it.
+        address : int, optional
+            Of the first byte; the region's when omitted. The peer names it so, too.
+        nbytes : int, optional
+            The rest of the region when omitted.
+        context : object
+            Comes back in the Result.
+        flags : Flag
+            ALLOW_REMOTE_READ, ALLOW_REMOTE_WRITE or both; SILENT_SUCCESS, READ_FENCE, DEFER.
+
+        Raises
+        ------
+        RdmaError
+            A PermissionError: not inside the region, or without its LOCAL_WRITE.
+        RdmaError
+            INVALID_DEVICE_REQUEST: the region is not registered.
+
+        References
+        ----------
+        NdkBind.
+        """
+    def invalidate(
+        self,
+        region: FastRegisterMemoryRegion | MemoryWindow,
+        *,
+        context: object = None,
+        flags: int = 0,
+    ) -> None:
+        """End access through a fast-register region, or a window of this queue pair.
+
+        Parameters
+        ----------
+        region : FastRegisterMemoryRegion or MemoryWindow
+            Must be valid by the request's turn; otherwise it ends INVALID_DEVICE_REQUEST, and with
+            it the connection. So do not invalidate what the peer has invalidated.
+        context : object
+            Comes back in the Result.
+        flags : Flag
+            SILENT_SUCCESS, READ_FENCE, DEFER.
+
+        References
+        ----------
+        NdkInvalidate.
         """
     def flush(self) -> None:
         """Cancel everything posted; the queue pair is over.

@@ -145,7 +145,13 @@ void bind_creation(py::class_<Adapter>& cls) {
                 return std::make_unique<Listener>(
                     value_or_raise(self.state->get()->create_listener()), self.state, on_connect);
             },
-            py::arg("on_connect") = py::none(), "Create a listener.");
+            py::arg("on_connect") = py::none(), "Create a listener.")
+        .def(
+            "build_lam",
+            [](const Adapter& self, const py::object& array) {
+                return build_lam(self.state, array);
+            },
+            py::arg("array"), "Give the pages of an array addresses of the adapter.");
 }
 
 }  // namespace

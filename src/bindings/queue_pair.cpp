@@ -81,6 +81,7 @@ void bind_queue_pair(py::module_& module) {
                    ">";
         });
     attach_hot_queue_pair_calls(cls);
+    attach_hot_mapping_calls(cls);
 }
 
 }  // namespace ndv::bindings

@@ -53,12 +53,6 @@ std::map<std::string, std::uint64_t> ConnectionCounters::read() const {
     };
 }
 
-template <typename T>
-Expected<std::shared_ptr<T>> Adapter::adopted(Expected<std::shared_ptr<T>> made) {
-    if (made) adopt(*made);
-    return made;
-}
-
 void Adapter::adopt(const std::shared_ptr<Object>& object) {
     const base::Lock lock(mutex_);
     if (descendants_.size() >= prune_at_) {

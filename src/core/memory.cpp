@@ -72,6 +72,12 @@ Expected<void> MemoryRegion::deregister() {
             return fail(Status::invalid_device_request,
                         "deregister: the memory region is not registered");
         }
+        if (windows_ > 0) {
+            return fail(Status::device_busy,
+                        "deregister: " + std::to_string(windows_) +
+                            " memory windows are bound to the region",
+                        "invalidate or close them first");
+        }
         pd_->remove_range(tokens_.local);
         do_deregister(tokens_);
         hold = std::exchange(hold_, nullptr);
@@ -84,6 +90,29 @@ Expected<void> MemoryRegion::deregister() {
 
 void MemoryRegion::do_close() {
     if (is_registered()) static_cast<void>(deregister());
+}
+
+bool MemoryRegion::add_window() {
+    const base::Lock lock(mutex_);
+    if (hold_ == nullptr) return false;
+    ++windows_;
+    return true;
+}
+
+void MemoryRegion::remove_window() {
+    {
+        const base::Lock lock(mutex_);
+        if (--windows_ > 0) return;
+    }
+    // Closed while it had windows: now the registration ends. A close() that comes just now does
+    // it itself; the second of the two finds nothing registered.
+    if (is_closed()) do_close();
+}
+
+BufferHold* MemoryRegion::share_hold() const {
+    const base::Lock lock(mutex_);
+    if (hold_ != nullptr) hold_->add_reference();
+    return hold_;
 }
 
 bool MemoryRegion::is_registered() const {

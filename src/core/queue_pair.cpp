@@ -11,7 +11,7 @@ namespace ndv::core {
 namespace {
 
 constexpr std::size_t kMaxSegments = 64;  // above any adapter's max_*_request_sge
-constexpr std::uint32_t kCommonFlags = flag::kSilentSuccess | flag::kReadFence;
+constexpr std::uint32_t kCommonFlags = flag::kSilentSuccess | flag::kReadFence | flag::kDefer;
 
 std::uint32_t legal_flags(OperationType type) {
     switch (type) {
@@ -112,6 +112,10 @@ Status QueuePair::check(const WorkRequest& request, std::uint64_t& length) const
     if (is_closed()) return Status::file_forced_closed;
     if ((request.flags & ~legal_flags(request.type)) != 0) return Status::invalid_parameter;
     length = total_length(request.segments);
+    // Nothing is the first segment's token that such a read ends.
+    if ((request.flags & flag::kRdmaReadLocalInvalidate) != 0 && request.segments.empty()) {
+        return Status::invalid_parameter;
+    }
     const AdapterInfo& info = pd_->info();
     if ((request.flags & flag::kInline) != 0) {
         // NDK: the number of segments is not limited, the sum of bytes is.
@@ -175,7 +179,7 @@ Error QueuePair::explain(Status status, const WorkRequest& request) const {
         case Status::invalid_parameter:
             error.what = name + ": flags " + std::to_string(request.flags) +
                          " contain a bit that " + name + " does not take";
-            error.hint = "see Flag; DEFER, bind and fast-register flags are not supported yet";
+            error.hint = "see Flag; rights are flags of bind and fast_register";
             break;
         case Status::buffer_overflow:
             if ((request.flags & flag::kInline) != 0) {

@@ -12,6 +12,7 @@
 #include "base/expected.hpp"
 #include "base/live.hpp"
 #include "core/completion_queue.hpp"
+#include "core/mapping.hpp"
 #include "core/memory.hpp"
 #include "core/object.hpp"
 #include "core/types.hpp"
@@ -31,12 +32,19 @@ public:
     // A status other than success: nothing was posted, the queue pair stays usable.
     [[nodiscard]] Status post(const WorkRequest& request);
     [[nodiscard]] Status post_receive(const ReceiveRequest& request);
-    // After a successful post: transmit on this thread. True: work is left for a large budget.
+    [[nodiscard]] Status fast_register(const FastRegisterRequest& request);
+    [[nodiscard]] Status bind(const BindRequest& request);
+    [[nodiscard]] Status invalidate(const InvalidateRequest& request);
+    // After a successful post, unless it was DEFER, and after one that was refused, which starts
+    // what was deferred before it: transmit on this thread. True: work is left for a large budget.
     [[nodiscard]] virtual bool transmit(Budget budget) = 0;
 
     // The sentence behind a status that post() or post_receive() returned. Cold.
     [[nodiscard]] Error explain(Status status, const WorkRequest& request) const;
     [[nodiscard]] Error explain(Status status, const ReceiveRequest& request) const;
+    [[nodiscard]] Error explain(Status status, const FastRegisterRequest& request) const;
+    [[nodiscard]] Error explain(Status status, const BindRequest& request) const;
+    [[nodiscard]] Error explain(Status status, const InvalidateRequest& request) const;
 
     // Cancels everything posted; terminal. Asynchronous: completions follow.
     virtual void flush() = 0;
@@ -61,6 +69,11 @@ protected:
     [[nodiscard]] virtual Status do_post_receive(const ReceiveRequest& request,
                                                  std::span<const LocalBuffer> buffers,
                                                  std::uint32_t length) = 0;
+    // Optional. What is posted takes effect in the order of the initiator queue; tokens are new
+    // when the call returns.
+    [[nodiscard]] virtual Status do_fast_register(const FastRegisterRequest& request);
+    [[nodiscard]] virtual Status do_bind(const BindRequest& request);
+    [[nodiscard]] virtual Status do_invalidate(const InvalidateRequest& request);
     void set_state(QueuePairState state) { state_.store(state, std::memory_order_release); }
     // idle to connected, unless it was flushed meanwhile.
     void connect_state() {

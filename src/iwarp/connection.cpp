@@ -56,31 +56,10 @@ void Connection::begin_step(Time now) {
             fail(error::kUntaggedNoBuffer, true);
         }
     }
-    // Frames left over from the last step point into regions that may be gone by now.
-    for (std::uint32_t i = frame_head_; i != frame_tail_; ++i) {
-        Frame& left = frame(i);
-        if (left.source != FrameSource::response || left.payload_size == 0) continue;
-        const ReadJob& job = jobs_[left.position % jobs_.size()];
-        const AccessResult result =
-            memory_.pin(job.body.source_stag, job.body.source_to + left.payload_offset,
-                        left.payload_size, RemoteRight::read, left.pin);
-        if (result == AccessResult::granted) continue;
-        left.pin = Pin{};
-        if (i == frame_head_ && frame_sent_ > 0) {
-            // Half an FPDU is out and its rest may not be read: the stream cannot go on.
-            cause_ = {Cause::Source::local, error::kReadInvalidStag, 0};
-            go_over();
-        } else {
-            fail_read(job, left.payload_offset, result);
-        }
-        return;
-    }
+    take_pins_again();
 }
 
-void Connection::end_step() {
-    for (std::uint32_t i = frame_head_; i != frame_tail_; ++i) unpin(frame(i));
-    unpin_target();
-}
+void Connection::end_step() { let_pins_go(); }
 
 void Connection::handle_end_of_stream() {
     if (state_ != State::open) {
@@ -122,7 +101,7 @@ void Connection::handle_flush() { go_over(); }
 
 // An error that we saw: says so to the peer, then ends the stream. Requests stay pending until
 // the Terminate is out, because a half-sent frame still points into their memory.
-void Connection::fail(const ErrorCode& code, bool with_header) {
+void Connection::fail(const ErrorCode& code, bool with_header, BuiltFrames built) {
     if (state_ != State::open) return;
     cause_ = {Cause::Source::local, code, 0};
     terminate_ = TerminateBody{};
@@ -143,7 +122,7 @@ void Connection::fail(const ErrorCode& code, bool with_header) {
     state_ = State::terminating;
     terminate_pending_ = true;
     terminate_deadline_ = now_ + config_.terminate_wait;
-    drop_unsent_frames();
+    if (built == BuiltFrames::drop) drop_unsent_frames();
     unpin_target();
 }
 

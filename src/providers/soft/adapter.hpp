@@ -42,6 +42,7 @@ public:
 
     [[nodiscard]] const core::AdapterInfo& info() const override { return info_; }
     [[nodiscard]] std::map<std::string, std::uint64_t> stats() const override;
+    [[nodiscard]] Expected<std::uint64_t> address_of(std::uint64_t logical_page) const override;
 
 private:
     [[nodiscard]] Expected<std::shared_ptr<core::ProtectionDomain>> do_create_pd() override;
@@ -49,6 +50,8 @@ private:
         std::uint32_t depth) override;
     [[nodiscard]] Expected<std::shared_ptr<core::Connector>> do_create_connector() override;
     [[nodiscard]] Expected<std::shared_ptr<core::Listener>> do_create_listener() override;
+    [[nodiscard]] Expected<std::shared_ptr<core::LogicalAddressMapping>> do_build_lam(
+        core::BufferHold* hold) override;
     void stop() override;
 
     const std::shared_ptr<AdapterParts> parts_;

@@ -94,6 +94,12 @@ private:
     [[nodiscard]] Status do_post_receive(const core::ReceiveRequest& request,
                                          std::span<const core::LocalBuffer> buffers,
                                          std::uint32_t length) override;
+    [[nodiscard]] Status do_fast_register(const core::FastRegisterRequest& request) override;
+    [[nodiscard]] Status do_bind(const core::BindRequest& request) override;
+    [[nodiscard]] Status do_invalidate(const core::InvalidateRequest& request) override;
+    // Takes the reference to `mapping` over, if there is one.
+    void publish(iwarp::RequestKind kind, const core::MappingRequest& request, std::uint32_t token,
+                 Mapping* mapping);
     void do_close() override;
 
     // Stepper.
