@@ -35,8 +35,10 @@ from ndverbs._native import (
     QueuePair,
     Result,
     Segment,
+    SharedReceiveQueue,
     Status,
     adapters,
+    request_dtype,
     result_dtype,
 )
 from ndverbs.errors import (
@@ -82,9 +84,11 @@ __all__ = [
     "RemoteBuffer",
     "Result",
     "Segment",
+    "SharedReceiveQueue",
     "Status",
     "__version__",
     "adapters",
+    "request_dtype",
     "result_dtype",
 ]
 

@@ -347,7 +347,13 @@ class Adapter(_Object):
     def info(self) -> AdapterInfo: ...
     def create_pd(self) -> ProtectionDomain:
         """Create a protection domain."""
-    def create_cq(self, depth: int, *, affinity: Sequence[int] | None = None) -> CompletionQueue:
+    def create_cq(
+        self,
+        depth: int,
+        *,
+        affinity: Sequence[int] | None = None,
+        on_notify: Callable[[Status], object] | None = None,
+    ) -> CompletionQueue:
         """Create a completion queue.
 
         Parameters
@@ -357,6 +363,10 @@ class Adapter(_Object):
             the queue and its queue pairs: make it as deep as their queues together.
         affinity : sequence of int, optional
             CPUs that would suit; a wish without promise.
+        on_notify : callable, optional
+            Called once per satisfied `CompletionQueue.arm`, on the adapter's callback thread, one
+            call after the other, with SUCCESS, or with the status of a queue that is dead:
+            BUFFER_OVERFLOW or INTERNAL_ERROR. Its exceptions go to ``sys.unraisablehook``.
 
         Raises
         ------
@@ -456,6 +466,60 @@ class ProtectionDomain(_Object):
 
         Such memory is readable and writable by requests of this process and never by a peer. The
         token is a matter of trust: with it, code of this process can name every mapped page.
+        """
+    def create_srq(
+        self,
+        depth: int,
+        *,
+        max_sge: int,
+        notify_threshold: int = 0,
+        on_notify: Callable[[Status], object] | None = None,
+    ) -> SharedReceiveQueue:
+        """Create a queue of receives that several queue pairs take from.
+
+        Parameters
+        ----------
+        depth : int
+            Receives that may be queued, 1 to ``info.max_srq_depth``.
+        max_sge : int
+            Segments of one receive.
+        notify_threshold : int
+            Above 0: `on_notify` is called once when the number of queued receives drops below it;
+            the queue being empty at first does not count.
+        on_notify : callable, optional
+            Called with SUCCESS on the adapter's callback thread; `SharedReceiveQueue.modify` arms
+            it again.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: a number is out of range.
+        RdmaError
+            NOT_SUPPORTED: ``info.max_srq_depth`` is 0.
+
+        References
+        ----------
+        NdkCreateSrq.
+        """
+    def create_qp_with_srq(
+        self,
+        receive_cq: CompletionQueue,
+        initiator_cq: CompletionQueue,
+        srq: SharedReceiveQueue,
+        *,
+        context: object = None,
+        initiator_queue_depth: int = 128,
+        max_initiator_sge: int = 4,
+        inline_size: int = 256,
+    ) -> QueuePair:
+        """Create a queue pair whose receives come from a shared receive queue.
+
+        They end in its `receive_cq`, with its context. `QueuePair.receive` raises
+        INVALID_DEVICE_REQUEST. The rest is as `create_qp`.
+
+        References
+        ----------
+        NdkCreateQpWithSrq.
         """
     def create_qp(
         self,
@@ -673,6 +737,48 @@ class MemoryWindow(_Object):
         """Describe the window for a peer."""
 
 @final
+class SharedReceiveQueue(_Object):
+    """Receives that any queue pair made with it takes, in the order of posting.
+
+    Closed, it stays for the queue pairs that have it; receives that nobody took end without a
+    Result when the last of them is gone.
+    """
+
+    def receive(self, segments: _Segments = (), *, context: object = None) -> None:
+        """Post memory for one message; parameters and errors as `QueuePair.receive`.
+
+        References
+        ----------
+        NdkSrqReceive.
+        """
+    def modify(self, *, depth: int = 0, notify_threshold: int = 0) -> None:
+        """Change the depth, or arm the notification.
+
+        Parameters
+        ----------
+        depth : int
+            0 keeps it.
+        notify_threshold : int
+            Above 0: ``on_notify`` is called once when fewer receives are queued, at once when that
+            is so already. 0 keeps threshold and arming.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: deeper than ``info.max_srq_depth``.
+        RdmaError
+            BUFFER_OVERFLOW, and nothing changed: more receives are queued than `depth`.
+
+        References
+        ----------
+        NdkModifySrq.
+        """
+    @property
+    def depth(self) -> int: ...
+    @property
+    def max_sge(self) -> int: ...
+
+@final
 class CompletionQueue(_Object):
     """Where requests of queue pairs end, oldest first.
 
@@ -770,6 +876,47 @@ class CompletionQueue(_Object):
     async def wait_async(self, timeout: float | None = None) -> bool:
         """Wait as `wait` does, in an asyncio loop; several tasks may wait for one queue."""
     def __aiter__(self) -> _Results: ...
+    def resize(self, depth: int) -> None:
+        """Change how many completions the queue holds, while it is in use.
+
+        No completion is lost or reordered.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: 0, or deeper than ``info.max_cq_depth``.
+        RdmaError
+            BUFFER_OVERFLOW, and nothing changed: more completions are waiting.
+        RdmaError
+            NOT_SUPPORTED: see ``info.adapter_flags``.
+
+        References
+        ----------
+        NdkResizeCq.
+        """
+    def control_interrupt_moderation(self, interval_us: int, count: int) -> None:
+        """Let a notification wait for more completions.
+
+        Parameters
+        ----------
+        interval_us : int
+            The longest wait after an arm was satisfied, microseconds; 0 turns moderation off, 2**32
+            - 1 is no limit.
+        count : int
+            As many waiting completions notify at once; 0 and 1 turn moderation off, more than the
+            depth is no limit.
+
+        Raises
+        ------
+        RdmaError
+            INVALID_PARAMETER_MIX, a ValueError: neither has a limit.
+        RdmaError
+            NOT_SUPPORTED: see ``info.adapter_flags``.
+
+        References
+        ----------
+        NdkControlCqInterruptModeration.
+        """
     def fileno(self) -> int:
         """Return the descriptor that `arm` is about; it belongs to the queue."""
     def _is_ready(self) -> bool:
@@ -920,6 +1067,31 @@ class QueuePair(_Object):
         References
         ----------
         NdkWrite; RFC 5040 section 5.1.
+        """
+    def post_many(self, requests: NDArray[np.void]) -> int:
+        """Post the requests of an array, in order, by one call.
+
+        Parameters
+        ----------
+        requests : array of request_dtype
+            One request with at most one segment a row: ``type`` (SEND, READ, WRITE, or RECEIVE with
+            no flags), ``flags``, ``context`` (an integer), ``local_address``, ``local_length``,
+            ``local_token``, ``remote_address``, ``remote_token``.
+
+        Returns
+        -------
+        int
+            How many were posted; fewer than there are rows when a queue is full.
+
+        Raises
+        ------
+        RdmaError
+            A row cannot be posted, for the reasons for which the single call raises. Its attribute
+            ``posted`` says how many rows before it were.
+
+        Notes
+        -----
+        Whatever is posted is sent by one step at the end, unless the last row has DEFER.
         """
     def fast_register(
         self,
@@ -1383,6 +1555,7 @@ class _BenchSession:
     def run(self) -> dict[str, float]:
         """Return what was measured, in seconds."""
 
+request_dtype: Final[np.dtype[np.void]]
 result_dtype: Final[np.dtype[np.void]]
 """Rows of `CompletionQueue.poll_into`: NDK_RESULT_EX without holes, 48 bytes.
 

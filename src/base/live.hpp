@@ -22,6 +22,8 @@ enum class LiveKind : std::size_t {
     logical_address_mapping,
     fast_register_memory_region,
     memory_window,
+    shared_receive_queue,
+    shared_endpoint,
     count_
 };
 
@@ -38,7 +40,9 @@ inline constexpr std::array<const char*, static_cast<std::size_t>(LiveKind::coun
                       "link",
                       "logical_address_mapping",
                       "fast_register_memory_region",
-                      "memory_window"};
+                      "memory_window",
+                      "shared_receive_queue",
+                      "shared_endpoint"};
 
 inline constinit std::array<std::atomic<long>, static_cast<std::size_t>(LiveKind::count_)>
     live_counts{};

@@ -124,14 +124,15 @@ void bind_creation(py::class_<Adapter>& cls) {
         .def(
             "create_cq",
             [](const Adapter& self, std::uint32_t depth,
-               const std::optional<std::vector<std::uint32_t>>& affinity) {
+               const std::optional<std::vector<std::uint32_t>>& affinity,
+               const py::object& on_notify) {
                 // NDK's affinity is a wish without promise; no provider of today grants it.
                 static_cast<void>(affinity);
                 return std::make_unique<CompletionQueue>(
-                    value_or_raise(self.state->get()->create_cq(depth)), self.state);
+                    value_or_raise(self.state->get()->create_cq(depth)), self.state, on_notify);
             },
             py::arg("depth"), py::kw_only(), py::arg("affinity") = py::none(),
-            "Create a completion queue.")
+            py::arg("on_notify") = py::none(), "Create a completion queue.")
         .def(
             "create_connector",
             [](const Adapter& self) {

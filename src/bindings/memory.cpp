@@ -190,6 +190,7 @@ void bind_memory(py::module_& module) {
             py::arg("array"), py::arg("access") = Access::local_write,
             "Register `array` in a new region.");
     bind_mapping(module, domain);
+    bind_shared_receive_queue(module, domain);
     bind_create_qp(domain);
     domain.def("__repr__", [](const ProtectionDomain& self) -> std::string {
         if (!self.is_usable())

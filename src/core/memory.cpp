@@ -150,8 +150,17 @@ Expected<std::shared_ptr<MemoryRegion>> ProtectionDomain::create_mr() {
 Expected<std::shared_ptr<QueuePair>> ProtectionDomain::create_qp(
     std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
     const QueuePairLimits& limits, RequestContexts* contexts) {
+    if (auto sound = check_limits("create_qp", limits); !sound) {
+        return Unexpected{sound.error()};
+    }
+    return do_create_qp(std::move(receive_cq), std::move(initiator_cq), limits, contexts);
+}
+
+Expected<void> ProtectionDomain::check_limits(const char* call,
+                                              const QueuePairLimits& limits) const {
     if (is_closed()) {
-        return fail(Status::file_forced_closed, "create_qp: the protection domain is closed");
+        return fail(Status::file_forced_closed,
+                    std::string(call) + ": the protection domain is closed");
     }
     const AdapterInfo& most = info();
     struct Row {
@@ -169,12 +178,12 @@ Expected<std::shared_ptr<QueuePair>> ProtectionDomain::create_qp(
          }) {
         if (row.value > row.limit) {
             return fail(Status::invalid_parameter,
-                        "create_qp: " + std::string(row.name) + " " + std::to_string(row.value) +
+                        std::string(call) + ": " + row.name + " " + std::to_string(row.value) +
                             " exceeds the adapter's " + std::to_string(row.limit),
                         "see adapter.info");
         }
     }
-    return do_create_qp(std::move(receive_cq), std::move(initiator_cq), limits, contexts);
+    return {};
 }
 
 void ProtectionDomain::add_range(std::uint32_t token, const Range& range) {

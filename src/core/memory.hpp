@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 
@@ -22,6 +23,8 @@ class CompletionQueue;
 class FastRegisterMemoryRegion;
 class MemoryWindow;
 class QueuePair;
+class SharedReceiveQueue;
+struct SharedReceiveQueueLimits;
 
 // Keeps a caller's buffer where it is. Counted by the region that registers it and by every
 // posted request that names it; the last release may come from any thread and hands the buffer
@@ -123,6 +126,13 @@ public:
         std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
         const QueuePairLimits& limits, RequestContexts* contexts);
 
+    [[nodiscard]] Expected<std::shared_ptr<SharedReceiveQueue>> create_srq(
+        const SharedReceiveQueueLimits& limits, RequestContexts* contexts,
+        std::function<void(Status)> on_notify);
+    [[nodiscard]] Expected<std::shared_ptr<QueuePair>> create_qp_with_srq(
+        std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
+        std::shared_ptr<SharedReceiveQueue> srq, QueuePairLimits limits, RequestContexts* contexts);
+
     // Checks one local segment for a request of this domain and takes a reference to its buffer.
     [[nodiscard]] virtual Status acquire_local(const Segment& segment, std::uint32_t rights,
                                                LocalBuffer& out) = 0;
@@ -138,6 +148,13 @@ protected:
     do_create_fast_register_mr(std::uint32_t max_pages, bool remote_access);
     [[nodiscard]] virtual Expected<std::shared_ptr<MemoryWindow>> do_create_mw();
     [[nodiscard]] virtual Expected<std::uint32_t> do_privileged_token();
+    [[nodiscard]] virtual Expected<std::shared_ptr<SharedReceiveQueue>> do_create_srq(
+        const SharedReceiveQueueLimits& limits, RequestContexts* contexts,
+        std::function<void(Status)> on_notify);
+    [[nodiscard]] virtual Expected<std::shared_ptr<QueuePair>> do_create_qp_with_srq(
+        std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
+        std::shared_ptr<SharedReceiveQueue> srq, const QueuePairLimits& limits,
+        RequestContexts* contexts);
     [[nodiscard]] virtual Expected<std::shared_ptr<QueuePair>> do_create_qp(
         std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
         const QueuePairLimits& limits, RequestContexts* contexts) = 0;
@@ -145,6 +162,8 @@ protected:
 
 private:
     friend class MemoryRegion;
+    [[nodiscard]] Expected<void> check_limits(const char* call,
+                                              const QueuePairLimits& limits) const;
     struct Range {
         std::uint64_t address;
         std::uint64_t size;

@@ -15,6 +15,7 @@
 #include "core/mapping.hpp"
 #include "core/memory.hpp"
 #include "core/object.hpp"
+#include "core/shared_receive_queue.hpp"
 #include "core/types.hpp"
 
 namespace ndv::core {
@@ -60,8 +61,12 @@ public:
     [[nodiscard]] std::uint32_t sink_rights() const;
     [[nodiscard]] const QueuePairLimits& limits() const { return limits_; }
     [[nodiscard]] RequestContexts* contexts() const { return contexts_; }
+    // Null: receives are posted to the queue pair itself.
+    [[nodiscard]] const std::shared_ptr<SharedReceiveQueue>& srq() const { return srq_; }
 
 protected:
+    // Once, before anybody else sees the queue pair.
+    void set_srq(std::shared_ptr<SharedReceiveQueue> srq) { srq_ = std::move(srq); }
     // `buffers` carry references that the provider owns once it returns success.
     [[nodiscard]] virtual Status do_post(const WorkRequest& request,
                                          std::span<const LocalBuffer> buffers,
@@ -90,6 +95,7 @@ private:
     const std::shared_ptr<CompletionQueue> initiator_cq_;
     const QueuePairLimits limits_;
     RequestContexts* const contexts_;  // one reference
+    std::shared_ptr<SharedReceiveQueue> srq_;
     std::atomic<QueuePairState> state_{QueuePairState::idle};
 };
 

@@ -21,7 +21,7 @@ std::uint32_t tolerated_reads(std::uint16_t ird) {
 }  // namespace
 
 Connection::Connection(const ConnectionConfig& config, SendQueue& send_queue,
-                       ReceiveQueue& receive_queue, RemoteMemory& memory)
+                       ReceiveQueue& receive_queue, RemoteMemory& memory, ReceiveSupply* supply)
     : frames_(std::make_unique<Frame[]>(kFrameCount)),
       request_next_(send_queue.cursor.head_position()),
       is_held_(!config.is_initiator),
@@ -34,6 +34,7 @@ Connection::Connection(const ConnectionConfig& config, SendQueue& send_queue,
       send_queue_(send_queue),
       receive_queue_(receive_queue),
       memory_(memory),
+      supply_(supply),
       max_fpdu_(config.max_fpdu) {
     staging_ = std::make_unique_for_overwrite<std::byte[]>(staging_size_);
 }
@@ -48,7 +49,7 @@ void Connection::begin_step(Time now) {
     now_ = now;
     if (state_ == State::terminating && now >= terminate_deadline_) go_over();
     if (is_paused_) {
-        if (receive_queue_.cursor.published() != receive_next_) {
+        if (has_receive()) {
             is_paused_ = false;
             process(now);
         } else if (now >= pause_deadline_) {

@@ -78,8 +78,9 @@ struct StreamCounters {
 
 class Connection {
 public:
+    // With a supply, `receive_queue` is filled from there and by nobody else.
     Connection(const ConnectionConfig& config, SendQueue& send_queue, ReceiveQueue& receive_queue,
-               RemoteMemory& memory);
+               RemoteMemory& memory, ReceiveSupply* supply = nullptr);
     ~Connection();
     Connection(const Connection&) = delete;
     Connection& operator=(const Connection&) = delete;
@@ -119,6 +120,7 @@ public:
     [[nodiscard]] bool is_over() const { return state_ == State::over; }
     [[nodiscard]] bool has_unsent_frame() const { return frame_head_ != frame_tail_; }
     [[nodiscard]] bool is_held() const { return is_held_; }
+    [[nodiscard]] bool is_paused() const { return is_paused_; }
     [[nodiscard]] const StreamCounters& counters() const { return counters_; }
 
 private:
@@ -231,6 +233,7 @@ private:
     void advance_target(std::size_t size);
     void unpin_target();
     void make_room(std::size_t size);
+    [[nodiscard]] bool has_receive();
 
     std::unique_ptr<std::byte[]> staging_;
     std::size_t staging_size_ = 0;
@@ -272,6 +275,7 @@ private:
     SendQueue& send_queue_;
     ReceiveQueue& receive_queue_;
     RemoteMemory& memory_;
+    ReceiveSupply* const supply_;
     std::uint32_t max_fpdu_;
     State state_ = State::open;
     bool is_disconnecting_ = false;

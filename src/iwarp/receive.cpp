@@ -42,7 +42,13 @@ bool Connection::wants_read() const {
 }
 
 bool Connection::can_resume() const {
-    return is_paused_ && receive_queue_.cursor.published() != receive_next_;
+    return is_paused_ && (receive_queue_.cursor.published() != receive_next_ ||
+                          (supply_ != nullptr && supply_->can_refill()));
+}
+
+bool Connection::has_receive() {
+    return receive_queue_.cursor.published() != receive_next_ ||
+           (supply_ != nullptr && supply_->refill());
 }
 
 std::size_t Connection::poll_receive(iovec* out, std::size_t max, std::size_t budget) {
@@ -283,7 +289,7 @@ bool Connection::begin_send(std::span<const std::byte> bytes, Time now) {
     const bool is_rtr = config_.rtr == RtrKind::send && !config_.is_initiator && !any_fpdu_in_ &&
                         payload_size_ == 0 && control_.last;
     if (!untagged_.is_active && !is_rtr) {
-        if (receive_queue_.cursor.published() == receive_next_) {
+        if (!has_receive()) {
             // Not an error yet: reading stops, TCP holds the peer back, a receive may come.
             is_paused_ = true;
             pause_deadline_ = now + config_.receive_wait;

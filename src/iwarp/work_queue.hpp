@@ -119,6 +119,23 @@ private:
 using SendQueue = WorkQueue<SendRequest>;
 using ReceiveQueue = WorkQueue<ReceiveRequest>;
 
+// Receives that wait elsewhere, for several connections: NDK's shared receive queue. The stepper
+// moves them into the connection's own queue one by one, as its producer.
+class ReceiveSupply {
+public:
+    ReceiveSupply() = default;
+    ReceiveSupply(const ReceiveSupply&) = delete;
+    ReceiveSupply& operator=(const ReceiveSupply&) = delete;
+
+    // Moves one; false: there is none, or no room for it.
+    [[nodiscard]] virtual bool refill() = 0;
+    // Whether refill() would have moved one just now.
+    [[nodiscard]] virtual bool can_refill() const = 0;
+
+protected:
+    ~ReceiveSupply() = default;
+};
+
 // The part [offset, offset + length) of a list of segments, as at most `max` pieces. Returns the
 // pieces; fewer bytes than asked when `max` is too small.
 inline std::size_t slice_segments(std::span<const PostedSegment> segments, std::size_t offset,

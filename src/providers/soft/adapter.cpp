@@ -30,6 +30,7 @@ core::AdapterInfo soft_info() {
     info.max_outbound_read_limit = 128;
     info.max_receive_queue_depth = 16384;
     info.max_initiator_queue_depth = 16384;
+    info.max_srq_depth = 16384;
     info.max_cq_depth = 1U << 22U;
     info.large_request_threshold = 16384;
     info.max_caller_data =
@@ -37,6 +38,7 @@ core::AdapterInfo soft_info() {
     info.max_callee_data = info.max_caller_data;
     info.adapter_flags =
         core::adapter_flag::kInOrderDma | core::adapter_flag::kRdmaReadSinkNotRequired |
+        core::adapter_flag::kCqInterruptModeration | core::adapter_flag::kCqResize |
         core::adapter_flag::kMultiEngine | core::adapter_flag::kRdmaReadLocalInvalidate |
         core::adapter_flag::kLoopbackConnections;
     info.rdma_technology = "iWARP";

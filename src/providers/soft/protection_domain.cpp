@@ -9,6 +9,7 @@
 #include "providers/soft/completion_queue.hpp"
 #include "providers/soft/mapping.hpp"
 #include "providers/soft/queue_pair.hpp"
+#include "providers/soft/shared_receive_queue.hpp"
 
 namespace ndv::soft {
 namespace {
@@ -124,6 +125,32 @@ private:
         std::shared_ptr<core::CompletionQueue> receive_cq,
         std::shared_ptr<core::CompletionQueue> initiator_cq, const core::QueuePairLimits& limits,
         core::RequestContexts* contexts) override {
+        return make_qp(std::move(receive_cq), std::move(initiator_cq), nullptr, limits, contexts);
+    }
+
+    Expected<std::shared_ptr<core::SharedReceiveQueue>> do_create_srq(
+        const core::SharedReceiveQueueLimits& limits, core::RequestContexts* contexts,
+        std::function<void(Status)> on_notify) override {
+        return adopted<core::SharedReceiveQueue>(
+            std::make_shared<SharedReceiveQueue>(self(), limits, contexts, std::move(on_notify)));
+    }
+
+    Expected<std::shared_ptr<core::QueuePair>> do_create_qp_with_srq(
+        std::shared_ptr<core::CompletionQueue> receive_cq,
+        std::shared_ptr<core::CompletionQueue> initiator_cq,
+        std::shared_ptr<core::SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
+        core::RequestContexts* contexts) override {
+        // Of this domain, so it is ours.
+        return make_qp(std::move(receive_cq), std::move(initiator_cq),
+                       std::static_pointer_cast<SharedReceiveQueue>(std::move(srq)), limits,
+                       contexts);
+    }
+
+    [[nodiscard]] Expected<std::shared_ptr<core::QueuePair>> make_qp(
+        std::shared_ptr<core::CompletionQueue> receive_cq,
+        std::shared_ptr<core::CompletionQueue> initiator_cq,
+        std::shared_ptr<SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
+        core::RequestContexts* contexts) {
         auto receive = std::dynamic_pointer_cast<CompletionQueue>(std::move(receive_cq));
         auto initiator = std::dynamic_pointer_cast<CompletionQueue>(std::move(initiator_cq));
         if (!receive || !initiator || receive->progress() != parts_->progress ||
@@ -133,7 +160,7 @@ private:
         }
         return adopted<core::QueuePair>(std::make_shared<QueuePair>(
             self(), std::move(receive), std::move(initiator), limits, contexts, parts_->table,
-            domain_, parts_->progress, parts_->totals));
+            domain_, parts_->progress, parts_->totals, std::move(srq)));
     }
 
     [[nodiscard]] std::shared_ptr<core::ProtectionDomain> self() {

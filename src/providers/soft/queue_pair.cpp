@@ -18,6 +18,10 @@ constexpr std::size_t kBatch = 1024 * 1024;
 constexpr std::size_t kLargeStep = 4 * 1024 * 1024;
 constexpr std::size_t kPieces = 256;
 
+// Receives of a shared queue that one connection may have taken and not yet completed: a step that
+// takes more messages goes on in another one.
+constexpr std::uint32_t kTakenReceives = 256;
+
 // An initiator that need not speak first gets this long to do so (iwarp.md: a server that speaks
 // first would otherwise wait for ever for a stock siw client).
 constexpr Time kHoldTime = std::chrono::milliseconds(100);
@@ -79,16 +83,21 @@ QueuePair::QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
                      std::shared_ptr<CompletionQueue> initiator_cq,
                      const core::QueuePairLimits& limits, core::RequestContexts* contexts,
                      std::shared_ptr<MemoryTable> table, std::uint64_t domain,
-                     std::shared_ptr<Progress> progress, std::shared_ptr<StreamTotals> totals)
+                     std::shared_ptr<Progress> progress, std::shared_ptr<StreamTotals> totals,
+                     std::shared_ptr<SharedReceiveQueue> srq)
     : core::QueuePair(std::move(pd), receive_cq, initiator_cq, limits, contexts),
       table_(std::move(table)),
       progress_(std::move(progress)),
       totals_(std::move(totals)),
       soft_receive_cq_(*receive_cq),
       soft_initiator_cq_(*initiator_cq),
+      soft_srq_(srq.get()),
       memory_(*table_, domain, id()),
       send_queue_(limits.initiator_queue_depth, limits.max_initiator_sge, limits.inline_size),
-      receive_queue_(limits.receive_queue_depth, limits.max_receive_sge, 0) {}
+      receive_queue_(soft_srq_ == nullptr ? limits.receive_queue_depth : kTakenReceives,
+                     limits.max_receive_sge, 0) {
+    set_srq(std::move(srq));
+}
 
 QueuePair::~QueuePair() {
     if (is_foreign()) return;
@@ -190,7 +199,9 @@ void QueuePair::take_attachment() {
     ends_records_ = segment < kSmallSegment;
     // As siw does: FPDUs follow the segment size, in multiples of eight, within a 16-bit length.
     config.max_fpdu = static_cast<std::uint32_t>(std::min<std::size_t>(segment, 65483) & ~7ULL);
-    connection_ = std::make_unique<iwarp::Connection>(config, send_queue_, receive_queue_, memory_);
+    iwarp::ReceiveSupply* const supply = soft_srq_ == nullptr ? nullptr : this;
+    connection_ =
+        std::make_unique<iwarp::Connection>(config, send_queue_, receive_queue_, memory_, supply);
     if (!config.is_initiator && config.rtr == iwarp::RtrKind::none) {
         hold_until_ = now() + kHoldTime;
     }
@@ -416,6 +427,10 @@ void QueuePair::update_interest() {
     receives_need_step_.exchange(reads ? 0 : 1, std::memory_order_acq_rel);
     if (!reads) {
         steps_again_ = connection_->can_resume();
+        if (soft_srq_ != nullptr && !steps_again_ && connection_->is_paused()) {
+            steps_again_ = !soft_srq_->wait_for_receive(
+                std::static_pointer_cast<QueuePair>(shared_from_this()));
+        }
         if (steps_again_) reasons_.fetch_or(kReceive, std::memory_order_relaxed);
     }
     const std::uint32_t before = wanted_.exchange(events, std::memory_order_acq_rel);
