@@ -386,6 +386,36 @@ class Adapter(_Object):
             Gets every connector, on the adapter's callback thread; without it,
             `Listener.get_connector` does. Its exceptions go to ``sys.unraisablehook``.
         """
+    def create_shared_endpoint(self, address: _Address) -> SharedEndpoint:
+        """Reserve a local address from which several connectors connect to different peers.
+
+        Parameters
+        ----------
+        address : str or (str, int)
+            Of this host; with port 0, any free port.
+
+        Raises
+        ------
+        RdmaError
+            SHARING_VIOLATION: the address is taken.
+        RdmaError
+            INVALID_ADDRESS, a ValueError: not an address of this host.
+        RdmaError
+            TOO_MANY_ADDRESSES: port 0, and no port is free.
+        RdmaError
+            NOT_SUPPORTED: see ``info.features``.
+
+        References
+        ----------
+        NdkCreateSharedEndpoint.
+        """
+    def query_extension(self, name: str) -> None:
+        """Look for an extension: raises NOT_SUPPORTED, because there is none so far.
+
+        References
+        ----------
+        NdkQueryExtension.
+        """
     def build_lam(self, array: _Memory) -> LogicalAddressMapping:
         """Give the pages of an array addresses of the adapter.
 
@@ -1211,9 +1241,25 @@ class QueuePair(_Object):
         ----------
         NdkFlush.
         """
+    def query_extension(self, name: str) -> None:
+        """As `Adapter.query_extension`."""
     @property
     def state(self) -> str:
         """``"idle"``, ``"connected"`` or ``"error"``."""
+
+@final
+class SharedEndpoint(_Object):
+    """A local address that several connectors connect from.
+
+    It is taken until the endpoint and every connector that connected from it are closed.
+
+    References
+    ----------
+    NDK_SHARED_ENDPOINT.
+    """
+
+    @property
+    def local_address(self) -> tuple[str, int]: ...
 
 @final
 class ConnectionData:
@@ -1402,6 +1448,44 @@ class Connector(_Object):
         peer_to_peer: bool = False,
     ) -> None:
         """Connect, in an asyncio loop; cancelling it abandons the attempt."""
+    def connect_with_shared_endpoint(
+        self,
+        qp: QueuePair,
+        endpoint: SharedEndpoint,
+        peer: _Address,
+        *,
+        inbound_read_limit: int = 16,
+        outbound_read_limit: int = 16,
+        private_data: bytes = b"",
+        timeout: float | None = 10,
+        crc: bool = False,
+        peer_to_peer: bool = False,
+    ) -> None:
+        """Connect from a shared local address; the rest is as `connect`.
+
+        Raises
+        ------
+        RdmaError
+            ADDRESS_ALREADY_EXISTS: the endpoint is connected to `peer` already.
+
+        References
+        ----------
+        NdkConnectWithSharedEndpoint.
+        """
+    async def connect_with_shared_endpoint_async(
+        self,
+        qp: QueuePair,
+        endpoint: SharedEndpoint,
+        peer: _Address,
+        *,
+        inbound_read_limit: int = 16,
+        outbound_read_limit: int = 16,
+        private_data: bytes = b"",
+        timeout: float | None = 10,
+        crc: bool = False,
+        peer_to_peer: bool = False,
+    ) -> None:
+        """Connect, in an asyncio loop."""
     async def complete_connect_async(
         self, on_disconnect: Callable[[], object] | None = None, *, timeout: float | None = 10
     ) -> None:
@@ -1423,7 +1507,7 @@ class Connector(_Object):
     def _start_connect(
         self,
         qp: QueuePair,
-        local: _Address | None,
+        local: _Address | SharedEndpoint | None,
         peer: _Address,
         *,
         inbound_read_limit: int = 16,

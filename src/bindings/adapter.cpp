@@ -148,6 +148,20 @@ void bind_creation(py::class_<Adapter>& cls) {
             },
             py::arg("on_connect") = py::none(), "Create a listener.")
         .def(
+            "create_shared_endpoint",
+            [](const Adapter& self, const py::object& address) {
+                const core::SocketAddress local = resolve_address(address);
+                return std::make_unique<SharedEndpoint>(
+                    value_or_raise(self.state->get()->create_shared_endpoint(local)), self.state);
+            },
+            py::arg("address"), "Reserve a local address for several connectors.")
+        .def(
+            "query_extension",
+            [](const Adapter& self, const std::string& name) {
+                check_or_raise(self.state->get()->query_extension(name));
+            },
+            py::arg("name"), "Look for an extension.")
+        .def(
             "build_lam",
             [](const Adapter& self, const py::object& array) {
                 return build_lam(self.state, array);

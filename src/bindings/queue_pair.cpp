@@ -98,6 +98,12 @@ void bind_queue_pair(py::module_& module) {
     cls.def(
            "flush", [](const QueuePair& self) { self.get().flush(); },
            "Cancel every posted request; the queue pair is over.")
+        .def(
+            "query_extension",
+            [](const QueuePair& self, const std::string& name) {
+                check_or_raise(self.get().query_extension(name));
+            },
+            py::arg("name"), "Look for an extension.")
         .def_property_readonly("state",
                                [](const QueuePair& self) { return state_name(self.get().state()); })
         .def("__repr__", [](const QueuePair& self) {

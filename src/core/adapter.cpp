@@ -91,6 +91,19 @@ Expected<std::shared_ptr<Listener>> Adapter::create_listener() {
     return adopted(do_create_listener());
 }
 
+Expected<std::shared_ptr<SharedEndpoint>> Adapter::create_shared_endpoint(
+    const SocketAddress& address) {
+    if (is_closed()) {
+        return fail(Status::file_forced_closed, "create_shared_endpoint: the adapter is closed");
+    }
+    return adopted(do_create_shared_endpoint(address));
+}
+
+Expected<std::shared_ptr<SharedEndpoint>> Adapter::do_create_shared_endpoint(const SocketAddress&) {
+    return fail(Status::not_supported, "create_shared_endpoint: the adapter cannot do it",
+                "adapter.info.features tells what it can");
+}
+
 void Adapter::do_close() {
     // Closing may create nothing new: creation checks is_closed(), which is set by now; a
     // connector that a listener makes meanwhile is adopted and met by the next round.

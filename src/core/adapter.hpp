@@ -62,6 +62,8 @@ public:
     [[nodiscard]] Expected<std::shared_ptr<CompletionQueue>> create_cq(std::uint32_t depth);
     [[nodiscard]] Expected<std::shared_ptr<Connector>> create_connector();
     [[nodiscard]] Expected<std::shared_ptr<Listener>> create_listener();
+    [[nodiscard]] Expected<std::shared_ptr<SharedEndpoint>> create_shared_endpoint(
+        const SocketAddress& address);
     // Takes over the caller's reference to `hold`, also when it fails.
     [[nodiscard]] Expected<std::shared_ptr<LogicalAddressMapping>> build_lam(BufferHold* hold);
     // Where this process sees the page at a logical address; may be used as a base address.
@@ -78,6 +80,9 @@ protected:
         std::uint32_t depth) = 0;
     [[nodiscard]] virtual Expected<std::shared_ptr<Connector>> do_create_connector() = 0;
     [[nodiscard]] virtual Expected<std::shared_ptr<Listener>> do_create_listener() = 0;
+    // Optional.
+    [[nodiscard]] virtual Expected<std::shared_ptr<SharedEndpoint>> do_create_shared_endpoint(
+        const SocketAddress& address);
     // Optional; takes the reference over.
     [[nodiscard]] virtual Expected<std::shared_ptr<LogicalAddressMapping>> do_build_lam(
         BufferHold* hold);

@@ -106,11 +106,11 @@ void CompletionQueue::satisfy() {
         notify();
         return;
     }
-    if (interval == kUnlimited) return;  // the count alone decides
     {
         const base::Lock lock(mutex_);
-        if (std::exchange(is_timer_set_, true)) return;
+        if (std::exchange(is_due_, true)) return;  // and its timer runs
     }
+    if (interval == kUnlimited) return;  // the count alone decides
     set_notify_timer(std::chrono::microseconds(interval));
 }
 
@@ -119,7 +119,7 @@ void CompletionQueue::notify() {
     bool had_timer = false;
     {
         const base::Lock lock(mutex_);
-        had_timer = std::exchange(is_timer_set_, false);
+        had_timer = std::exchange(is_due_, false);
         if (armed_.exchange(0, std::memory_order_acq_rel) == 0) return;
         tell = on_notify_;
         const std::uint64_t one = 1;
@@ -190,9 +190,9 @@ void CompletionQueue::notify_if_satisfied() {
     bool is_due = false;
     {
         const base::Lock lock(mutex_);
-        is_due = is_timer_set_;
+        is_due = is_due_;
     }
-    if (is_due || (armed() && !is_empty())) notify();
+    if (is_due) notify();
 }
 
 std::optional<Notify> CompletionQueue::armed() const {

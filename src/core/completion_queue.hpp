@@ -124,7 +124,8 @@ private:
     base::Mutex resize_mutex_;
     // Moderation: interval in the high half, count in the low half; 0: none.
     std::atomic<std::uint64_t> moderation_{0};
-    bool is_timer_set_ NDV_GUARDED_BY(mutex_) = false;
+    // Satisfied, and held back by moderation.
+    bool is_due_ NDV_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace ndv::core

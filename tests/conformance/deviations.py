@@ -12,10 +12,4 @@ class Deviation(NamedTuple):
     runs: bool = True
 
 
-DEVIATIONS = [
-    Deviation(
-        "test_listener.py::test_port_of_a_closed_listener_stays_taken_while_its_connectors_live",
-        "soft",
-        "a server that restarts has its port at once, though its connections may still live",
-    ),
-]
+DEVIATIONS: list[Deviation] = []

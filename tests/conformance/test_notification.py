@@ -217,17 +217,16 @@ def test_impossible_depths_are_refused(adapter, depth):
 
 
 def test_queue_that_shrank_overruns_at_its_new_depth(connect_pair):
-    pair = connect_pair(cq_depth=64)
-    pair.near.initiator_cq.resize(2)
+    notified = Notified(connect_pair(is_connected=False), depth=64)
+    notified.cq.resize(2)
+    notified.cq.arm(nd.Notify.ERRORS)
     for _ in range(3):
-        pair.far.receive()
-        status_of(pair.near.send)
-    pair.near.flush()
+        notified.pair.far.send()
 
-    while len(pair.near.initiator_cq.poll(2)) > 0:
-        pass
+    assert notified.get() == nd.Status.BUFFER_OVERFLOW
+    assert len(notified.cq.poll()) == 2
     with pytest.raises(nd.RdmaError, match="depth of 2"):
-        pair.near.initiator_cq.poll()
+        notified.cq.poll()
 
 
 # ---- moderation ---------------------------------------------------------------------------------

@@ -42,10 +42,15 @@ core::AdapterInfo soft_info() {
         core::adapter_flag::kMultiEngine | core::adapter_flag::kRdmaReadLocalInvalidate |
         core::adapter_flag::kLoopbackConnections;
     info.rdma_technology = "iWARP";
-    info.features = {"send_and_invalidate", "crc",
-                     "peer_to_peer",        "control_connect_events",
-                     "build_lam",           "create_fast_register_mr",
-                     "create_mw",           "privileged_token"};
+    info.features = {"send_and_invalidate",
+                     "crc",
+                     "peer_to_peer",
+                     "control_connect_events",
+                     "create_shared_endpoint",
+                     "build_lam",
+                     "create_fast_register_mr",
+                     "create_mw",
+                     "privileged_token"};
     info.addresses = {"127.0.0.1", "::1"};
     return info;
 }
@@ -95,6 +100,20 @@ Expected<std::shared_ptr<core::Connector>> Adapter::do_create_connector() {
 Expected<std::shared_ptr<core::Listener>> Adapter::do_create_listener() {
     return std::shared_ptr<core::Listener>(
         std::make_shared<Listener>(parts_, std::static_pointer_cast<Adapter>(shared_from_this())));
+}
+
+Expected<std::shared_ptr<core::SharedEndpoint>> Adapter::do_create_shared_endpoint(
+    const core::SocketAddress& address) {
+    auto socket = bound_socket(address, "create_shared_endpoint");
+    if (!socket) return Unexpected{socket.error()};
+    auto endpoint = parts_->endpoints.claim(local_address_of(socket->get()));
+    if (!endpoint) {
+        return fail(Status::sharing_violation,
+                    "create_shared_endpoint " + address.text() + ": the address is taken",
+                    "choose another port, or 0");
+    }
+    return std::shared_ptr<core::SharedEndpoint>(
+        std::make_shared<SharedEndpoint>(std::move(*socket), std::move(endpoint)));
 }
 
 Expected<std::shared_ptr<core::LogicalAddressMapping>> Adapter::do_build_lam(
