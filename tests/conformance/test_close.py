@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ndverbs as nd
-from conformance.end import LIMIT, pattern
+from conformance.end import LIMIT, pattern, status_of
 from conformance.pair import Pair
 
 PARTS = ["pd", "receive_cq", "initiator_cq", "qp", "connector", "region"]
@@ -218,7 +218,8 @@ def test_closing_while_another_thread_posts(provider):
                 except nd.RdmaError as error:
                     if error.status != nd.Status.NO_MORE_ENTRIES:
                         return error.status
-                    near.waiting()
+                    if (status := status_of(near.waiting)) != nd.Status.SUCCESS:
+                        return status
                 begun.set()
 
         with ThreadPoolExecutor(1) as thread:
