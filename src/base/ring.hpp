@@ -163,9 +163,10 @@ public:
 
     // How many more can be pushed; only grows while nobody else pushes.
     [[nodiscard]] std::uint32_t room() const {
-        const std::uint64_t head = head_.load(std::memory_order_acquire);
-        return depth_ - static_cast<std::uint32_t>(tail_.load(std::memory_order_acquire) - head);
+        const std::uint64_t used = size();
+        return used >= depth() ? 0 : depth() - static_cast<std::uint32_t>(used);
     }
+
     // Consumer side, or a snapshot elsewhere.
     [[nodiscard]] bool is_empty() const {
         const std::uint64_t position = head_.load(std::memory_order_acquire);
