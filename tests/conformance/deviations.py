@@ -157,4 +157,14 @@ DEVIATIONS = [
         "verbs:siw0",
         "siw executes a peer's invalidation unchecked, so the feature is not offered",
     ),
+    *_each(
+        [
+            "test_remote_access.py::test_invalidating_a_registered_region_breaks_the_connection",
+            "test_remote_access.py::test_invalidating_an_unknown_token_breaks_the_connection",
+            "test_remote_access.py::test_region_that_could_not_be_invalidated_keeps_its_token",
+        ],
+        "verbs:rxe0",
+        "rxe refuses the invalidation and tells neither end",
+        runs=False,
+    ),
 ]

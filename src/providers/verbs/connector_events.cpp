@@ -162,6 +162,7 @@ void Connector::handle_disconnected(Aftermath& after) {
         // A device whose queue pair is in error did not see an end in order.
         const bool is_broken = qp_->is_hardware_in_error();
         after.tell = std::exchange(on_disconnect_, nullptr);
+        qp_->note_peer_left();
         // Posted receives stay for an end in order that somebody is told of. On iWARP they are
         // gone: the device has flushed them.
         if (!after.tell || is_broken || parts_->device->is_iwarp()) after.to_end = qp_;

@@ -97,6 +97,8 @@ public:
     // From the device, on the progress thread.
     void break_down() { request_tick(kBroken); }
     void hear_peer();
+    // The peer has disconnected: requests that it does not answer any more will be given up.
+    void note_peer_left() { has_peer_left_.store(true, std::memory_order_release); }
 
     // Under the harvest mutex of the queue that `done` comes from.
     void handle_completion(const WorkId& id, const ibv_wc& done);
@@ -172,6 +174,7 @@ private:
 
     std::atomic<bool> is_reserved_{false};
     std::atomic<bool> is_flushed_{false};     // nothing reaches the hardware any more
+    std::atomic<bool> has_peer_left_{false};
     std::atomic<bool> is_over_{false};        // what is posted now ends at once
     std::atomic<bool> is_supervised_{false};  // a deadline looks after requests under way
     std::atomic<unsigned> reasons_{0};

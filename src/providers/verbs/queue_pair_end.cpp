@@ -18,6 +18,8 @@ constexpr Time kSilence = std::chrono::milliseconds(200);
 // While requests are under way somebody looks at them so often, though nobody polls: a failure must
 // reach the disconnect handler and the peer, and what ends in silence gives its buffers back.
 constexpr Time kSupervision = std::chrono::milliseconds(100);
+// A peer that has disconnected may be a process that has gone; rxe then repeats a Read for ever.
+constexpr Time kGivesUp = std::chrono::seconds(2);
 constexpr Time kFirstTick = std::chrono::milliseconds(1);
 constexpr Time kLongestTick = std::chrono::milliseconds(16);
 
@@ -197,6 +199,14 @@ void QueuePair::set_deadline(Time delay) {
 
 void QueuePair::supervise() {
     initiator_queue_.try_harvest();
+    const std::uint64_t ended = ended_.load(std::memory_order_relaxed);
+    if (std::exchange(ended_before_, ended) != ended ||
+        !has_peer_left_.load(std::memory_order_acquire)) {
+        silent_since_ = now();
+    } else if (!initiated_.is_empty() && now() - silent_since_ > kGivesUp) {
+        request_tick(kBroken);
+        return;
+    }
     // acq_rel: pairs with the one that posts; it sees the end of supervision, or we its request.
     if (initiated_.is_empty()) is_supervised_.exchange(false, std::memory_order_acq_rel);
     if (!initiated_.is_empty()) {
