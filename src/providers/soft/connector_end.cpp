@@ -179,7 +179,8 @@ void Connector::on_over(const iwarp::Cause& cause) {
     }
     if (was_connected) parts_->counters.active_connections.fetch_sub(1, std::memory_order_relaxed);
     if (cause.source != iwarp::Cause::Source::none) {
-        auto& counter = was_connected ? parts_->counters.connection_errors : parts_->counters.connect_failures;
+        auto& counter =
+            was_connected ? parts_->counters.connection_errors : parts_->counters.connect_failures;
         counter.fetch_add(1, std::memory_order_relaxed);
     }
     parts_->progress->clear_deadline(*this);
