@@ -66,13 +66,13 @@ private:
         if (PyObject_GetBuffer(object, &view_, PyBUF_ND | PyBUF_FORMAT) != 0) {
             throw py::error_already_set();
         }
-        has_view_ = true;
         const std::string format = view_.format == nullptr ? "B" : view_.format;
         if (view_.itemsize != 8 || view_.ndim != 1 || format.find_first_of("QqLl") == format.npos) {
+            PyBuffer_Release(&view_);
             throw py::type_error(
-                "pages must be a LogicalAddressMapping, an array of uint64 or a "
-                "sequence of int");
+                "pages must be a LogicalAddressMapping, an array of uint64 or a sequence of int");
         }
+        has_view_ = true;
         pages_ = {static_cast<const std::uint64_t*>(view_.buf),
                   static_cast<std::size_t>(view_.len) / 8};
     }

@@ -639,6 +639,14 @@ def test_addresses_of_a_released_mapping_are_refused(pair):
         pair.far.qp.fast_register(region, mapping, flags=READ)
 
 
+@pytest.mark.parametrize("pages", [np.zeros(2), np.zeros((1, 1), np.uint64), 7, [object()]])
+def test_what_names_no_pages_is_a_type_error(pair, pages):
+    region = pair.far.pd.create_fast_register_mr(2, remote_access=True)
+
+    with pytest.raises(TypeError):
+        pair.far.qp.fast_register(region, pages, flags=READ)
+
+
 def test_read_only_array_is_mapped_for_reading_only(pair):
     mapping = pair.far.adapter.build_lam(bytes(range(256)))
     region = pair.far.pd.create_fast_register_mr(2, remote_access=True)
