@@ -307,7 +307,8 @@ def test_1000_connections_leave_nothing(provider, host, scaled):
     round_of(scaled(1000))
     gc.collect()
 
-    assert (descriptors(), threads()) == before
+    assert descriptors() == before[0]
+    assert threads() <= before[1]
     assert native_objects() == {}
 
 
@@ -319,7 +320,8 @@ def test_adapters_opened_and_closed_leave_nothing(provider, host, scaled):
             adapter.create_listener(lambda connector: None).listen((host, 0))
 
     gc.collect()
-    assert (descriptors(), threads()) == before
+    assert descriptors() == before[0]
+    assert threads() <= before[1]  # one of an earlier test may have ended meanwhile
 
 
 def test_adapter_without_connections_has_no_thread(provider):
