@@ -347,7 +347,13 @@ class Adapter(_Object):
     def info(self) -> AdapterInfo: ...
     def create_pd(self) -> ProtectionDomain:
         """Create a protection domain."""
-    def create_cq(self, depth: int, *, affinity: Sequence[int] | None = None) -> CompletionQueue:
+    def create_cq(
+        self,
+        depth: int,
+        *,
+        affinity: Sequence[int] | None = None,
+        on_notify: Callable[[Status], object] | None = None,
+    ) -> CompletionQueue:
         """Create a completion queue.
 
         Parameters
@@ -357,6 +363,10 @@ class Adapter(_Object):
             the queue and its queue pairs: make it as deep as their queues together.
         affinity : sequence of int, optional
             CPUs that would suit; a wish without promise.
+        on_notify : callable, optional
+            Called once per satisfied `CompletionQueue.arm`, on the adapter's callback thread, one
+            call after the other, with SUCCESS, or with the status of a queue that is dead:
+            BUFFER_OVERFLOW or INTERNAL_ERROR. Its exceptions go to ``sys.unraisablehook``.
 
         Raises
         ------
@@ -375,6 +385,55 @@ class Adapter(_Object):
         on_connect : callable, optional
             Gets every connector, on the adapter's callback thread; without it,
             `Listener.get_connector` does. Its exceptions go to ``sys.unraisablehook``.
+        """
+    def create_shared_endpoint(self, address: _Address) -> SharedEndpoint:
+        """Reserve a local address from which several connectors connect to different peers.
+
+        Parameters
+        ----------
+        address : str or (str, int)
+            Of this host; with port 0, any free port.
+
+        Raises
+        ------
+        RdmaError
+            SHARING_VIOLATION: the address is taken.
+        RdmaError
+            INVALID_ADDRESS, a ValueError: not an address of this host.
+        RdmaError
+            TOO_MANY_ADDRESSES: port 0, and no port is free.
+        RdmaError
+            NOT_SUPPORTED: see ``info.features``.
+
+        References
+        ----------
+        NdkCreateSharedEndpoint.
+        """
+    def query_extension(self, name: str) -> None:
+        """Look for an extension: raises NOT_SUPPORTED, because there is none so far.
+
+        References
+        ----------
+        NdkQueryExtension.
+        """
+    def build_lam(self, array: _Memory) -> LogicalAddressMapping:
+        """Give the pages of an array addresses of the adapter.
+
+        Parameters
+        ----------
+        array : buffer
+            Any C-contiguous buffer; a read-only one serves what only reads.
+
+        Raises
+        ------
+        RdmaError
+            A BufferError: the array is empty, not contiguous, or holds Python objects.
+        RdmaError
+            NOT_SUPPORTED: the adapter cannot do it (``"build_lam"`` in ``info.features``).
+
+        References
+        ----------
+        NdkBuildLam.
         """
     def stats(self) -> dict[str, int]:
         """Return the counters of the adapter since it was opened, by name."""
@@ -395,6 +454,103 @@ class ProtectionDomain(_Object):
         """
     def create_mr(self) -> MemoryRegion:
         """Create a region that holds nothing yet."""
+    def create_fast_register_mr(
+        self, max_pages: int, *, remote_access: bool
+    ) -> FastRegisterMemoryRegion:
+        """Create a region that `QueuePair.fast_register` fills.
+
+        Parameters
+        ----------
+        max_pages : int
+            The most pages that a fast_register of it may name; ``info.frmr_page_count`` is the
+            number of which the adapter has the most regions.
+        remote_access : bool
+            Whether any fast_register of it will grant a remote right.
+
+        Raises
+        ------
+        RdmaError
+            IMPLEMENTATION_LIMIT: more pages than the adapter can map.
+        RdmaError
+            NOT_SUPPORTED: see ``info.features``.
+
+        References
+        ----------
+        NdkCreateMr with FastRegister, NdkInitializeFastRegisterMr.
+        """
+    def create_mw(self) -> MemoryWindow:
+        """Create a window that `QueuePair.bind` puts over a part of a region.
+
+        Raises
+        ------
+        RdmaError
+            NOT_SUPPORTED: see ``info.features``.
+
+        References
+        ----------
+        NdkCreateMw.
+        """
+    @property
+    def privileged_token(self) -> int:
+        """The token with which a Segment names logical addresses, without a registration.
+
+        Such memory is readable and writable by requests of this process and never by a peer. The
+        token is a matter of trust: with it, code of this process can name every mapped page.
+        """
+    def create_srq(
+        self,
+        depth: int,
+        *,
+        max_sge: int,
+        notify_threshold: int = 0,
+        on_notify: Callable[[Status], object] | None = None,
+    ) -> SharedReceiveQueue:
+        """Create a queue of receives that several queue pairs take from.
+
+        Parameters
+        ----------
+        depth : int
+            Receives that may be queued, 1 to ``info.max_srq_depth``.
+        max_sge : int
+            Segments of one receive.
+        notify_threshold : int
+            Above 0: `on_notify` is called once when the number of queued receives drops below it;
+            the queue being empty at first does not count.
+        on_notify : callable, optional
+            Called with SUCCESS on the adapter's callback thread; `SharedReceiveQueue.modify` arms
+            it again.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: a number is out of range.
+        RdmaError
+            NOT_SUPPORTED: ``info.max_srq_depth`` is 0.
+
+        References
+        ----------
+        NdkCreateSrq.
+        """
+    def create_qp_with_srq(
+        self,
+        receive_cq: CompletionQueue,
+        initiator_cq: CompletionQueue,
+        srq: SharedReceiveQueue,
+        *,
+        context: object = None,
+        initiator_queue_depth: int = 128,
+        max_initiator_sge: int = 4,
+        inline_size: int = 256,
+    ) -> QueuePair:
+        """Create a queue pair whose receives come from a shared receive queue.
+
+        They end in its `receive_cq`, with its context. `QueuePair.receive` raises
+        INVALID_DEVICE_REQUEST. The rest is as `create_qp`.
+
+        References
+        ----------
+        NdkCreateQpWithSrq.
+        """
     def create_qp(
         self,
         receive_cq: CompletionQueue,
@@ -474,6 +630,8 @@ class MemoryRegion(_Object):
         ------
         RdmaError
             INVALID_DEVICE_REQUEST: it is not registered.
+        RdmaError
+            DEVICE_BUSY: windows are bound to it.
 
         Notes
         -----
@@ -520,6 +678,135 @@ class MemoryRegion(_Object):
         RdmaError
             A PermissionError: the region grants no remote right.
         """
+
+@final
+class LogicalAddressMapping(_Object):
+    """The pages of an array by their logical addresses, which only this adapter understands.
+
+    Closing it ends its addresses at once. The array stays exported while the mapping, a region
+    that is filled with its pages, or a request needs it.
+
+    References
+    ----------
+    NDK_LOGICAL_ADDRESS_MAPPING.
+    """
+
+    def release(self) -> None:
+        """Close it; NDK's name (NdkReleaseLam)."""
+    @property
+    def pages(self) -> NDArray[np.uint64]:
+        """Logical addresses of pages of the host's page size, in the order of the array."""
+    @property
+    def first_byte_offset(self) -> int:
+        """Where in the first page the array begins."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+    @property
+    def array(self) -> _Memory:
+        """The array that was given."""
+
+@final
+class FastRegisterMemoryRegion(_Object):
+    """A region that `QueuePair.fast_register` fills with pages and an invalidate empties.
+
+    Every fast_register gives it new tokens, which are there when the call has returned; the old
+    ones never reach memory again. It is valid from the request's turn in the queue until
+    `QueuePair.invalidate`, the peer's send_and_invalidate, a read with
+    RDMA_READ_LOCAL_INVALIDATE, or close.
+    """
+
+    @property
+    def local_token(self) -> int:
+        """For segments; 0 before the first fast_register."""
+    @property
+    def remote_token(self) -> int:
+        """For the peer; 0 when it grants no remote right."""
+    @property
+    def address(self) -> int:
+        """By which both sides name its first byte: ``base_address`` of the last fast_register."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the last fast_register."""
+    @property
+    def max_pages(self) -> int: ...
+    def segment(self, offset: int = 0, nbytes: int | None = None) -> Segment:
+        """Name a part of the region as local memory; the rest of it when `nbytes` is None.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: the part is not inside the region.
+        RdmaError
+            INVALID_DEVICE_REQUEST: nothing was ever fast-registered.
+        """
+    def remote(self) -> RemoteBuffer:
+        """Describe the region for a peer.
+
+        Raises
+        ------
+        RdmaError
+            A PermissionError: it grants no remote right.
+        """
+
+@final
+class MemoryWindow(_Object):
+    """A part of a registered region with a remote token of its own; see `QueuePair.bind`.
+
+    It belongs to the queue pair that bound it until it is invalidated or closed.
+    """
+
+    @property
+    def remote_token(self) -> int:
+        """For the peer; 0 before the first bind, new with every bind."""
+    @property
+    def address(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    def remote(self) -> RemoteBuffer:
+        """Describe the window for a peer."""
+
+@final
+class SharedReceiveQueue(_Object):
+    """Receives that any queue pair made with it takes, in the order of posting.
+
+    Closed, it stays for the queue pairs that have it; receives that nobody took end without a
+    Result when the last of them is gone.
+    """
+
+    def receive(self, segments: _Segments = (), *, context: object = None) -> None:
+        """Post memory for one message; parameters and errors as `QueuePair.receive`.
+
+        References
+        ----------
+        NdkSrqReceive.
+        """
+    def modify(self, *, depth: int = 0, notify_threshold: int = 0) -> None:
+        """Change the depth, or arm the notification.
+
+        Parameters
+        ----------
+        depth : int
+            0 keeps it.
+        notify_threshold : int
+            Above 0: ``on_notify`` is called once when fewer receives are queued, at once when that
+            is so already. 0 keeps threshold and arming.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: deeper than ``info.max_srq_depth``.
+        RdmaError
+            BUFFER_OVERFLOW, and nothing changed: more receives are queued than `depth`.
+
+        References
+        ----------
+        NdkModifySrq.
+        """
+    @property
+    def depth(self) -> int: ...
+    @property
+    def max_sge(self) -> int: ...
 
 @final
 class CompletionQueue(_Object):
@@ -619,6 +906,47 @@ class CompletionQueue(_Object):
     async def wait_async(self, timeout: float | None = None) -> bool:
         """Wait as `wait` does, in an asyncio loop; several tasks may wait for one queue."""
     def __aiter__(self) -> _Results: ...
+    def resize(self, depth: int) -> None:
+        """Change how many completions the queue holds, while it is in use.
+
+        No completion is lost or reordered.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: 0, or deeper than ``info.max_cq_depth``.
+        RdmaError
+            BUFFER_OVERFLOW, and nothing changed: more completions are waiting.
+        RdmaError
+            NOT_SUPPORTED: see ``info.adapter_flags``.
+
+        References
+        ----------
+        NdkResizeCq.
+        """
+    def control_interrupt_moderation(self, interval_us: int, count: int) -> None:
+        """Let a notification wait for more completions.
+
+        Parameters
+        ----------
+        interval_us : int
+            The longest wait after an arm was satisfied, microseconds; 0 turns moderation off, 2**32
+            - 1 is no limit.
+        count : int
+            As many waiting completions notify at once; 0 and 1 turn moderation off, more than the
+            depth is no limit.
+
+        Raises
+        ------
+        RdmaError
+            INVALID_PARAMETER_MIX, a ValueError: neither has a limit.
+        RdmaError
+            NOT_SUPPORTED: see ``info.adapter_flags``.
+
+        References
+        ----------
+        NdkControlCqInterruptModeration.
+        """
     def fileno(self) -> int:
         """Return the descriptor that `arm` is about; it belongs to the queue."""
     def _is_ready(self) -> bool:
@@ -649,6 +977,10 @@ class QueuePair(_Object):
       than ``inline_size``,
     - RdmaError with CONNECTION_INVALID (not receive): not connected, or not any more,
     - TypeError: an argument of another kind.
+
+    With the flag DEFER a request may wait for the next one that is posted without it; a posting
+    call that raises starts what was deferred before it. So end a chain of deferred requests with
+    one that is not, unless one raised.
 
     They hold the GIL and send up to 32 KiB at once; beyond that they give the GIL up, and what the
     peer is not ready for goes out later, without a call. Calls of two threads are serialised by
@@ -686,8 +1018,9 @@ class QueuePair(_Object):
         segments, context, flags
             As `send`.
         remote_token : int
-            Must name memory that the peer made for it (a window, or fast-registered memory); a
-            plain registered region ends the connection.
+            Must name memory that the peer made for it (a window, or fast-registered memory, with
+            a remote right); a plain registered region ends the connection. The peer's receive
+            ends as RECEIVE_AND_INVALIDATE with this token, which is dead by then.
 
         References
         ----------
@@ -721,7 +1054,9 @@ class QueuePair(_Object):
         context : object
             Comes back in the Result.
         flags : Flag
-            SILENT_SUCCESS, READ_FENCE.
+            SILENT_SUCCESS, READ_FENCE, RDMA_READ_LOCAL_INVALIDATE: the token of the first
+            segment, of fast-registered memory, dies with the success of the read. Ignored by
+            adapters whose flags do not have it.
 
         Raises
         ------
@@ -763,6 +1098,140 @@ class QueuePair(_Object):
         ----------
         NdkWrite; RFC 5040 section 5.1.
         """
+    def post_many(self, requests: NDArray[np.void]) -> int:
+        """Post the requests of an array, in order, by one call.
+
+        Parameters
+        ----------
+        requests : array of request_dtype
+            One request with at most one segment a row: ``type`` (SEND, READ, WRITE, or RECEIVE with
+            no flags), ``flags``, ``context`` (an integer), ``local_address``, ``local_length``,
+            ``local_token``, ``remote_address``, ``remote_token``.
+
+        Returns
+        -------
+        int
+            How many were posted; fewer than there are rows when a queue is full.
+
+        Raises
+        ------
+        RdmaError
+            A row cannot be posted, for the reasons for which the single call raises. Its attribute
+            ``posted`` says how many rows before it were.
+
+        Notes
+        -----
+        Whatever is posted is sent by one step at the end, unless the last row has DEFER.
+        """
+    def fast_register(
+        self,
+        region: FastRegisterMemoryRegion,
+        pages: LogicalAddressMapping | NDArray[np.uint64] | Sequence[int],
+        *,
+        first_byte_offset: int | None = None,
+        length: int | None = None,
+        base_address: int | None = None,
+        context: object = None,
+        flags: int = 0,
+    ) -> None:
+        """Fill a region with pages, which need not follow each other, as one range.
+
+        It takes effect in the order of the queue, so that a later send may already carry the new
+        token; the tokens of `region` are new when this returns.
+
+        Parameters
+        ----------
+        region : FastRegisterMemoryRegion
+            Must be empty by the request's turn; otherwise it ends INVALID_DEVICE_REQUEST, and with
+            it the connection.
+        pages : LogicalAddressMapping, array of uint64 or sequence of int
+            All pages of a mapping, or logical addresses from the ``pages`` of any mappings, in any
+            order; up to ``region.max_pages``.
+        first_byte_offset : int, optional
+            Where in the first page the range begins; a mapping's own, or 0.
+        length : int, optional
+            Bytes; a mapping's own, or up to the end of the last page.
+        base_address : int, optional
+            By which both sides name the first byte: a multiple of the page size plus
+            `first_byte_offset`. Where this process sees the byte, when omitted.
+        context : object
+            Comes back in the Result.
+        flags : Flag
+            ALLOW_LOCAL_WRITE, ALLOW_REMOTE_READ, ALLOW_REMOTE_WRITE, RDMA_READ_SINK,
+            SILENT_SUCCESS, READ_FENCE, DEFER.
+
+        Raises
+        ------
+        RdmaError
+            A PermissionError: remote rights of a region without remote access, a page of no
+            mapping, or bytes of a page that are not of the mapped array.
+
+        References
+        ----------
+        NdkFastRegister.
+        """
+    def bind(
+        self,
+        window: MemoryWindow,
+        region: MemoryRegion,
+        address: int | None = None,
+        nbytes: int | None = None,
+        *,
+        context: object = None,
+        flags: int = 0,
+    ) -> None:
+        """Put a window over a part of a registered region; queue order as `fast_register`.
+
+        Parameters
+        ----------
+        window : MemoryWindow
+            Must be unbound by the request's turn; otherwise it ends INVALID_DEVICE_REQUEST.
+        region : MemoryRegion
+            With LOCAL_WRITE for a window that grants ALLOW_REMOTE_WRITE; no remote right of its
+            own is needed. It cannot be deregistered while windows are bound to it.
+        address : int, optional
+            Of the first byte; the region's when omitted. The peer names it so, too.
+        nbytes : int, optional
+            The rest of the region when omitted.
+        context : object
+            Comes back in the Result.
+        flags : Flag
+            ALLOW_REMOTE_READ, ALLOW_REMOTE_WRITE or both; SILENT_SUCCESS, READ_FENCE, DEFER.
+
+        Raises
+        ------
+        RdmaError
+            A PermissionError: not inside the region, or without its LOCAL_WRITE.
+        RdmaError
+            INVALID_DEVICE_REQUEST: the region is not registered.
+
+        References
+        ----------
+        NdkBind.
+        """
+    def invalidate(
+        self,
+        region: FastRegisterMemoryRegion | MemoryWindow,
+        *,
+        context: object = None,
+        flags: int = 0,
+    ) -> None:
+        """End access through a fast-register region, or a window of this queue pair.
+
+        Parameters
+        ----------
+        region : FastRegisterMemoryRegion or MemoryWindow
+            Must be valid by the request's turn; otherwise it ends INVALID_DEVICE_REQUEST, and with
+            it the connection. So do not invalidate what the peer has invalidated.
+        context : object
+            Comes back in the Result.
+        flags : Flag
+            SILENT_SUCCESS, READ_FENCE, DEFER.
+
+        References
+        ----------
+        NdkInvalidate.
+        """
     def flush(self) -> None:
         """Cancel everything posted; the queue pair is over.
 
@@ -772,9 +1241,25 @@ class QueuePair(_Object):
         ----------
         NdkFlush.
         """
+    def query_extension(self, name: str) -> None:
+        """As `Adapter.query_extension`."""
     @property
     def state(self) -> str:
         """``"idle"``, ``"connected"`` or ``"error"``."""
+
+@final
+class SharedEndpoint(_Object):
+    """A local address that several connectors connect from.
+
+    It is taken until the endpoint and every connector that connected from it are closed.
+
+    References
+    ----------
+    NDK_SHARED_ENDPOINT.
+    """
+
+    @property
+    def local_address(self) -> tuple[str, int]: ...
 
 @final
 class ConnectionData:
@@ -963,6 +1448,44 @@ class Connector(_Object):
         peer_to_peer: bool = False,
     ) -> None:
         """Connect, in an asyncio loop; cancelling it abandons the attempt."""
+    def connect_with_shared_endpoint(
+        self,
+        qp: QueuePair,
+        endpoint: SharedEndpoint,
+        peer: _Address,
+        *,
+        inbound_read_limit: int = 16,
+        outbound_read_limit: int = 16,
+        private_data: bytes = b"",
+        timeout: float | None = 10,
+        crc: bool = False,
+        peer_to_peer: bool = False,
+    ) -> None:
+        """Connect from a shared local address; the rest is as `connect`.
+
+        Raises
+        ------
+        RdmaError
+            ADDRESS_ALREADY_EXISTS: the endpoint is connected to `peer` already.
+
+        References
+        ----------
+        NdkConnectWithSharedEndpoint.
+        """
+    async def connect_with_shared_endpoint_async(
+        self,
+        qp: QueuePair,
+        endpoint: SharedEndpoint,
+        peer: _Address,
+        *,
+        inbound_read_limit: int = 16,
+        outbound_read_limit: int = 16,
+        private_data: bytes = b"",
+        timeout: float | None = 10,
+        crc: bool = False,
+        peer_to_peer: bool = False,
+    ) -> None:
+        """Connect, in an asyncio loop."""
     async def complete_connect_async(
         self, on_disconnect: Callable[[], object] | None = None, *, timeout: float | None = 10
     ) -> None:
@@ -984,7 +1507,7 @@ class Connector(_Object):
     def _start_connect(
         self,
         qp: QueuePair,
-        local: _Address | None,
+        local: _Address | SharedEndpoint | None,
         peer: _Address,
         *,
         inbound_read_limit: int = 16,
@@ -1116,6 +1639,7 @@ class _BenchSession:
     def run(self) -> dict[str, float]:
         """Return what was measured, in seconds."""
 
+request_dtype: Final[np.dtype[np.void]]
 result_dtype: Final[np.dtype[np.void]]
 """Rows of `CompletionQueue.poll_into`: NDK_RESULT_EX without holes, 48 bytes.
 

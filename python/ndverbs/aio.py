@@ -14,7 +14,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 from ndverbs import address as _address
-from ndverbs._native import CompletionQueue, Connector, Listener, Operation, Result, Status
+from ndverbs._native import (
+    CompletionQueue,
+    Connector,
+    Listener,
+    Operation,
+    Result,
+    SharedEndpoint,
+    Status,
+)
 from ndverbs.errors import error
 
 if TYPE_CHECKING:
@@ -33,7 +41,7 @@ _RESULTS_PER_TURN = 64
 async def _connect_async(
     self: Connector,
     qp: QueuePair,
-    local: Address | None,
+    local: Address | SharedEndpoint | None,
     peer: Address,
     *,
     inbound_read_limit: int = 16,
@@ -46,7 +54,7 @@ async def _connect_async(
     """Connect; see `Connector.connect`. Cancelling it abandons the attempt."""
     operation = self._start_connect(
         qp,
-        None if local is None else await _resolved(local),
+        local if local is None or isinstance(local, SharedEndpoint) else await _resolved(local),
         await _resolved(peer),
         inbound_read_limit=inbound_read_limit,
         outbound_read_limit=outbound_read_limit,
@@ -62,6 +70,35 @@ async def _connect_async(
         if not self.closed and self.state == "accepted":
             self.reject()
         raise
+
+
+async def _connect_with_shared_endpoint_async(
+    self: Connector,
+    qp: QueuePair,
+    endpoint: SharedEndpoint,
+    peer: Address,
+    *,
+    inbound_read_limit: int = 16,
+    outbound_read_limit: int = 16,
+    private_data: bytes = b"",
+    timeout: float | None = 10,
+    crc: bool = False,
+    peer_to_peer: bool = False,
+) -> None:
+    """Connect; see `Connector.connect_with_shared_endpoint`."""
+    # What takes a local address natively takes an endpoint, too.
+    await _connect_async(
+        self,
+        qp,
+        endpoint,
+        peer,
+        inbound_read_limit=inbound_read_limit,
+        outbound_read_limit=outbound_read_limit,
+        private_data=private_data,
+        timeout=timeout,
+        crc=crc,
+        peer_to_peer=peer_to_peer,
+    )
 
 
 async def _complete_connect_async(
@@ -288,6 +325,7 @@ def attach() -> None:
     twins: dict[type[Any], dict[str, Callable[..., Any]]] = {
         Connector: {
             "connect_async": _connect_async,
+            "connect_with_shared_endpoint_async": _connect_with_shared_endpoint_async,
             "complete_connect_async": _complete_connect_async,
             "accept_async": _accept_async,
             "disconnect_async": _disconnect_async,

@@ -25,6 +25,7 @@ from ndverbs.bench_loops import BenchError
 from ndverbs.errors import RdmaError
 
 _DEFAULT_SIZES: dict[Measure, int] = {"latency": 8, "bandwidth": 1 << 20, "rate": 8}
+_MANY_DEPTH = 1024
 _DEFAULT_DEPTHS: dict[Measure, int] = {"latency": 1, "bandwidth": 16, "rate": 64}
 # Calls that one measurement of user CPU is spread over; the kernel counts it in ticks.
 _PYTHON_PAIRS = 100_000
@@ -113,6 +114,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--wait", action="store_true", help="sleep for completions instead of polling")
     add("--python", action="store_true", help="loops in Python; --rate also shows CPU per request")
     add(
+        "--many",
+        action="store_true",
+        help="with --rate --python: post_many and poll_into in place of a call per request",
+    )
+    add(
         "--against",
         type=_parse_rivals,
         default=[],
@@ -172,18 +178,21 @@ def _runs(args: argparse.Namespace) -> Iterator[Run]:
     operation: Operation = args.operation
     for kind in measures or ("latency", "bandwidth", "rate"):
         for size in args.sizes or [_DEFAULT_SIZES[kind]]:
-            is_pairs = args.python and kind == "rate"
+            is_many = args.many and args.python and kind == "rate" and operation != "send"
+            is_pairs = args.python and kind == "rate" and not is_many
+            default_depth = _MANY_DEPTH if is_many else _DEFAULT_DEPTHS[kind]
             iterations = args.iterations or (_PYTHON_PAIRS if is_pairs else 0)
             yield Run(
                 operation=operation,
                 measure=kind,
                 size=size,
-                depth=1 if kind == "latency" else args.depth or _DEFAULT_DEPTHS[kind],
+                depth=1 if kind == "latency" else args.depth or default_depth,
                 iterations=iterations,
                 seconds=args.seconds,
                 sleeps=args.wait,
                 crc=args.crc,
                 python=args.python,
+                many=is_many,
                 adapter=args.adapter,
             )
 
@@ -220,7 +229,7 @@ def _rows(
         for name in compared:
             theirs[name].append(bench_rivals.measure(name, run))
     title = f"{run.operation} {run.measure} {run.size} B"
-    title += " CRC" * run.crc + " Python" * run.python + " wait" * run.sleeps
+    title += " CRC" * run.crc + " Python" * run.python + " many" * run.many + " wait" * run.sleeps
     command = command_of(run)
     for label, unit in _labels(run, ours[0]):
         values = [figures[label] for figures in ours]
@@ -296,6 +305,7 @@ def command_of(run: Run) -> str:
     length = f"--iterations {run.iterations}" if run.iterations else f"--seconds {run.seconds:g}"
     parts.append(length)
     parts += ["--crc"] * run.crc + ["--wait"] * run.sleeps + ["--python"] * run.python
+    parts += ["--many"] * run.many
     if run.adapter:
         parts.append(f"--adapter {run.adapter}")
     return " ".join(parts)

@@ -68,6 +68,7 @@ class Run:
     sleeps: bool = False
     crc: bool = False
     python: bool = False
+    many: bool = False
     adapter: str | None = None
 
     @property
@@ -198,6 +199,7 @@ class _Side:
                     seconds=self._run.seconds,
                     warm_up=self._run.warm_up,
                     sleeps=self._run.sleeps,
+                    many=self._run.many,
                 ),
             )
         return _BenchSession(self.qp, self.source, self.target, remote=remote, plan=self._plan)

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ndverbs._native import (
     CompletionQueue,
     MemoryRegion,
@@ -21,6 +23,8 @@ from ndverbs._native import (
     QueuePair,
     Segment,
     _BenchPlan,
+    request_dtype,
+    result_dtype,
 )
 
 _STALL_LIMIT_S = 10.0
@@ -45,6 +49,7 @@ class Shape:
     seconds: float
     warm_up: int
     sleeps: bool
+    many: bool = False
 
 
 class Session:
@@ -141,7 +146,10 @@ class Session:
         markers = self._markers
         before = resource.getrusage(resource.RUSAGE_SELF)
         begin = time.perf_counter()
-        sent = self._pairs(count, until) if pairs else self._stream(count, until)
+        if self._shape.many:
+            sent = self._batches(count, until)
+        else:
+            sent = self._pairs(count, until) if pairs else self._stream(count, until)
         while self._shape.operation == "read" and self._done < self._posted:
             self._collect()
         reads_end = time.perf_counter()
@@ -198,6 +206,41 @@ class Session:
             if in_flight >= depth:
                 in_flight = self._drain(in_flight)
             if until is not None and sent % 64 == 0 and time.perf_counter() >= until:
+                break
+        self._posted += sent
+        self._done = self._posted - in_flight
+        return sent
+
+    def _batches(self, count: int | None, until: float | None) -> int:
+        """Call post_many and poll_into over and over: as many requests as there is room for."""
+        depth = self._shape.depth
+        rows = np.zeros(depth, request_dtype)
+        segment = self._target if self._shape.operation == "read" else self._source
+        rows["type"] = OperationType[self._shape.operation.upper()]
+        rows["local_address"] = segment.address
+        rows["local_length"] = segment.length
+        rows["local_token"] = segment.token
+        if self._shape.operation != "send":
+            rows["remote_address"], rows["remote_token"] = self._remote
+        results = np.zeros(depth, result_dtype)
+        in_flight = self._posted - self._done
+        sent = 0
+        while sent != count:
+            # Half the window at a time: the other half is under way meanwhile.
+            room = min(depth - in_flight, max(1, depth // 2))
+            if count is not None:
+                room = min(room, count - sent)
+            posted = self._qp.post_many(rows[:room])
+            sent += posted
+            taken = self._cq.poll_into(results)
+            if results["status"][:taken].any():
+                raise BenchError("a request failed")
+            in_flight += posted - taken
+            if posted or taken:
+                self._moved_at = time.monotonic()
+            else:
+                self._check_stall()
+            if until is not None and time.perf_counter() >= until:
                 break
         self._posted += sent
         self._done = self._posted - in_flight

@@ -38,6 +38,8 @@ class RdmaError(OSError):
     ----------
     status, what, context, detail, hint
         As given.
+    posted : int or None
+        How many rows `QueuePair.post_many` posted before the one that it is about.
     errno : int or None
         ``os_error``, None where no system call was involved.
     """
@@ -47,6 +49,7 @@ class RdmaError(OSError):
     context: object
     detail: str | None
     hint: str | None
+    posted: int | None = None
 
     def __init__(
         self,

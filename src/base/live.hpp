@@ -19,13 +19,30 @@ enum class LiveKind : std::size_t {
     listener,
     operation,
     link,
+    logical_address_mapping,
+    fast_register_memory_region,
+    memory_window,
+    shared_receive_queue,
+    shared_endpoint,
     count_
 };
 
 inline constexpr std::array<const char*, static_cast<std::size_t>(LiveKind::count_)>
-    kLiveKindNames = {
-        "adapter",    "protection_domain", "memory_region", "buffer_hold", "completion_queue",
-        "queue_pair", "connector",         "listener",      "operation",   "link"};
+    kLiveKindNames = {"adapter",
+                      "protection_domain",
+                      "memory_region",
+                      "buffer_hold",
+                      "completion_queue",
+                      "queue_pair",
+                      "connector",
+                      "listener",
+                      "operation",
+                      "link",
+                      "logical_address_mapping",
+                      "fast_register_memory_region",
+                      "memory_window",
+                      "shared_receive_queue",
+                      "shared_endpoint"};
 
 inline constinit std::array<std::atomic<long>, static_cast<std::size_t>(LiveKind::count_)>
     live_counts{};

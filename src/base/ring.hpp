@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <thread>
+#include <vector>
 
 namespace ndv::base {
 
@@ -67,80 +69,156 @@ private:
 };
 
 // Many producers, one consumer. Each slot carries a sequence number that says whose turn it is.
+//
+// The storage is a chain of segments: a resize beyond the capacity seals the tail of the last
+// segment, so that no producer enters it any more, and goes on at that position in a new one; the
+// consumer follows when it gets there. Nothing is lost, moved or reordered, and neither side pays
+// for it with more than a pointer. Sealed segments stay until the end; capacities double at
+// least, so that they are fewer bytes than the last one.
 template <typename T>
 class MpscRing {
 public:
-    explicit MpscRing(std::uint32_t depth)
-        : depth_(depth),
-          mask_(std::bit_ceil(depth == 0 ? 1U : depth) - 1),
-          slots_(std::make_unique<Slot[]>(static_cast<std::size_t>(mask_) + 1)) {
-        for (std::uint64_t i = 0; i <= mask_; ++i) {
-            slots_[i].sequence.store(i, std::memory_order_relaxed);
-        }
+    explicit MpscRing(std::uint32_t depth) : depth_(depth) {
+        segments_.push_back(std::make_unique<Segment>(depth));
+        producers_.store(segments_.back().get(), std::memory_order_relaxed);
+        consumer_.store(segments_.back().get(), std::memory_order_relaxed);
     }
 
-    [[nodiscard]] std::uint32_t depth() const { return depth_; }
+    [[nodiscard]] std::uint32_t depth() const { return depth_.load(std::memory_order_relaxed); }
+
+    // One caller at a time, beside any producers and the consumer. False: more entries than
+    // `depth` are waiting, and nothing has changed.
+    [[nodiscard]] bool resize(std::uint32_t depth) {
+        if (size() > depth) return false;
+        Segment* const last = producers_.load(std::memory_order_relaxed);
+        if (depth - 1 > last->mask) {
+            auto made = std::make_unique<Segment>(depth);
+            // acq_rel: pairs with the compare-exchanges of push(): none succeeds behind this.
+            const std::uint64_t end = last->tail.fetch_or(kSealed, std::memory_order_acq_rel);
+            made->begin = end;
+            made->tail.store(end, std::memory_order_relaxed);
+            last->next.store(made.get(), std::memory_order_release);  // pairs with pop()
+            producers_.store(made.get(), std::memory_order_release);  // pairs with push()
+            segments_.push_back(std::move(made));
+        }
+        depth_.store(depth, std::memory_order_relaxed);
+        return true;
+    }
 
     // False when `depth` entries are waiting: nothing was stored.
     [[nodiscard]] bool push(const T& value) {
-        std::uint64_t position = tail_.load(std::memory_order_relaxed);
         while (true) {
-            // acquire: pairs with the release of head_ in pop().
-            if (position - head_.load(std::memory_order_acquire) >= depth_) {
-                const std::uint64_t again = tail_.load(std::memory_order_relaxed);
-                if (again == position) return false;
-                position = again;
-                continue;
+            Segment& segment = *producers_.load(std::memory_order_acquire);
+            std::uint64_t position = segment.tail.load(std::memory_order_relaxed);
+            while ((position & kSealed) == 0) {
+                // acquire: pairs with the release of head_ in pop().
+                if (position - head_.load(std::memory_order_acquire) >= depth()) {
+                    const std::uint64_t again = segment.tail.load(std::memory_order_relaxed);
+                    if (again == position) return false;
+                    position = again;
+                    continue;
+                }
+                const std::uint64_t local = position - segment.begin;
+                Slot& slot = segment.slots[local & segment.mask];
+                // acquire: pairs with the release in pop(), which gave the slot back.
+                if (slot.sequence.load(std::memory_order_acquire) != local) {
+                    position = segment.tail.load(std::memory_order_relaxed);
+                    continue;
+                }
+                // acq_rel on success: ordered with the seal of resize().
+                if (segment.tail.compare_exchange_weak(position, position + 1,
+                                                       std::memory_order_acq_rel,
+                                                       std::memory_order_relaxed)) {
+                    slot.value = value;
+                    // release: pairs with the acquire in pop().
+                    slot.sequence.store(local + 1, std::memory_order_release);
+                    return true;
+                }
             }
-            Slot& slot = slots_[position & mask_];
-            // acquire: pairs with the release in pop(), which gave the slot back.
-            if (slot.sequence.load(std::memory_order_acquire) != position) {
-                position = tail_.load(std::memory_order_relaxed);
-                continue;
-            }
-            if (tail_.compare_exchange_weak(position, position + 1, std::memory_order_relaxed)) {
-                slot.value = value;
-                // release: pairs with the acquire in pop().
-                slot.sequence.store(position + 1, std::memory_order_release);
-                return true;
-            }
+            // Sealed: the next segment is a few instructions away.
+            std::this_thread::yield();
         }
     }
 
     [[nodiscard]] bool pop(T& out) {
         const std::uint64_t position = head_.load(std::memory_order_relaxed);
-        Slot& slot = slots_[position & mask_];
-        // acquire: pairs with the release in push().
-        if (slot.sequence.load(std::memory_order_acquire) != position + 1) return false;
-        out = slot.value;
+        Segment* segment = consumer_.load(std::memory_order_relaxed);
+        Slot* slot = ready_slot(*segment, position);
+        if (slot == nullptr) {
+            // acquire: pairs with resize().
+            Segment* const next = segment->next.load(std::memory_order_acquire);
+            if (next == nullptr || next->begin != position) return false;
+            segment = next;
+            consumer_.store(segment, std::memory_order_release);
+            slot = ready_slot(*segment, position);
+            if (slot == nullptr) return false;
+        }
+        out = slot->value;
         // release: pairs with the acquire in push(): the slot is free for the next lap.
-        slot.sequence.store(position + mask_ + 1, std::memory_order_release);
+        slot->sequence.store(position - segment->begin + segment->mask + 1,
+                             std::memory_order_release);
         head_.store(position + 1, std::memory_order_release);
         return true;
     }
 
     // How many more can be pushed; only grows while nobody else pushes.
     [[nodiscard]] std::uint32_t room() const {
-        const std::uint64_t head = head_.load(std::memory_order_acquire);
-        return depth_ - static_cast<std::uint32_t>(tail_.load(std::memory_order_acquire) - head);
+        const std::uint64_t used = size();
+        return used >= depth() ? 0 : depth() - static_cast<std::uint32_t>(used);
     }
+
     // Consumer side, or a snapshot elsewhere.
     [[nodiscard]] bool is_empty() const {
         const std::uint64_t position = head_.load(std::memory_order_acquire);
-        return slots_[position & mask_].sequence.load(std::memory_order_acquire) != position + 1;
+        Segment& segment = *consumer_.load(std::memory_order_acquire);
+        if (ready_slot(segment, position) != nullptr) return false;
+        Segment* const next = segment.next.load(std::memory_order_acquire);
+        return next == nullptr || next->begin != position || ready_slot(*next, position) == nullptr;
+    }
+
+    // A snapshot.
+    [[nodiscard]] std::uint64_t size() const {
+        const std::uint64_t head = head_.load(std::memory_order_acquire);
+        const Segment& segment = *producers_.load(std::memory_order_acquire);
+        return (segment.tail.load(std::memory_order_acquire) & ~kSealed) - head;
     }
 
 private:
+    static constexpr std::uint64_t kSealed = std::uint64_t{1} << 63U;
+
     struct Slot {
         std::atomic<std::uint64_t> sequence{0};
         T value{};
     };
+    // Sequences and slots count from `begin`; head and tails are positions of the whole ring.
+    struct Segment {
+        explicit Segment(std::uint32_t depth)
+            : mask(std::bit_ceil(depth == 0 ? 1U : depth) - 1),
+              slots(std::make_unique<Slot[]>(static_cast<std::size_t>(mask) + 1)) {
+            for (std::uint64_t i = 0; i <= mask; ++i) {
+                slots[i].sequence.store(i, std::memory_order_relaxed);
+            }
+        }
+        const std::uint64_t mask;
+        const std::unique_ptr<Slot[]> slots;
+        std::uint64_t begin = 0;  // constant once published
+        std::atomic<Segment*> next{nullptr};
+        alignas(kCacheLine) std::atomic<std::uint64_t> tail{0};
+    };
 
-    const std::uint32_t depth_;
-    const std::uint64_t mask_;
-    std::unique_ptr<Slot[]> slots_;
-    alignas(kCacheLine) std::atomic<std::uint64_t> tail_{0};
+    // Null: what is at the position has not come yet, or is in another segment.
+    static Slot* ready_slot(const Segment& segment, std::uint64_t position) {
+        const std::uint64_t local = position - segment.begin;
+        Slot& slot = segment.slots[local & segment.mask];
+        // acquire: pairs with the release in push().
+        return slot.sequence.load(std::memory_order_acquire) == local + 1 ? &slot : nullptr;
+    }
+
+    std::atomic<std::uint32_t> depth_;
+    std::vector<std::unique_ptr<Segment>> segments_;  // resize()'s own
+    std::atomic<Segment*> producers_;
     alignas(kCacheLine) std::atomic<std::uint64_t> head_{0};
+    std::atomic<Segment*> consumer_;
 };
 
 }  // namespace ndv::base

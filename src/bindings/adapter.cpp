@@ -124,14 +124,15 @@ void bind_creation(py::class_<Adapter>& cls) {
         .def(
             "create_cq",
             [](const Adapter& self, std::uint32_t depth,
-               const std::optional<std::vector<std::uint32_t>>& affinity) {
+               const std::optional<std::vector<std::uint32_t>>& affinity,
+               const py::object& on_notify) {
                 // NDK's affinity is a wish without promise; no provider of today grants it.
                 static_cast<void>(affinity);
                 return std::make_unique<CompletionQueue>(
-                    value_or_raise(self.state->get()->create_cq(depth)), self.state);
+                    value_or_raise(self.state->get()->create_cq(depth)), self.state, on_notify);
             },
             py::arg("depth"), py::kw_only(), py::arg("affinity") = py::none(),
-            "Create a completion queue.")
+            py::arg("on_notify") = py::none(), "Create a completion queue.")
         .def(
             "create_connector",
             [](const Adapter& self) {
@@ -145,7 +146,27 @@ void bind_creation(py::class_<Adapter>& cls) {
                 return std::make_unique<Listener>(
                     value_or_raise(self.state->get()->create_listener()), self.state, on_connect);
             },
-            py::arg("on_connect") = py::none(), "Create a listener.");
+            py::arg("on_connect") = py::none(), "Create a listener.")
+        .def(
+            "create_shared_endpoint",
+            [](const Adapter& self, const py::object& address) {
+                const core::SocketAddress local = resolve_address(address);
+                return std::make_unique<SharedEndpoint>(
+                    value_or_raise(self.state->get()->create_shared_endpoint(local)), self.state);
+            },
+            py::arg("address"), "Reserve a local address for several connectors.")
+        .def(
+            "query_extension",
+            [](const Adapter& self, const std::string& name) {
+                check_or_raise(self.state->get()->query_extension(name));
+            },
+            py::arg("name"), "Look for an extension.")
+        .def(
+            "build_lam",
+            [](const Adapter& self, const py::object& array) {
+                return build_lam(self.state, array);
+            },
+            py::arg("array"), "Give the pages of an array addresses of the adapter.");
 }
 
 }  // namespace

@@ -105,30 +105,44 @@ py::object resize_guard(const py::object& object) {
 
 }  // namespace
 
-core::BufferHold* export_for_registration(const py::object& object, std::uint32_t rights) {
+namespace {
+
+core::BufferHold* export_whole(const char* call, const py::object& object, bool is_written) {
+    const std::string name = call;
     if (PyObject_CheckBuffer(object.ptr()) == 0) {
         raise_buffer_error(Status::invalid_parameter,
-                           "register: an object of type " + type_name(object) + " has no buffer",
+                           name + ": an object of type " + type_name(object) + " has no buffer",
                            "register an array, bytearray, memoryview or mmap");
     }
     if (holds_objects(object)) {
         raise_buffer_error(Status::invalid_parameter,
-                           "register: the " + type_name(object) +
+                           name + ": the " + type_name(object) +
                                " holds Python objects, whose pointers mean nothing elsewhere",
                            "convert it to a numeric dtype first");
     }
-    // Both contain local write (NDK's REMOTE_WRITE is 5).
-    const bool is_written =
-        (rights & (core::access::kLocalWrite | core::access::kRemoteWriteBit)) != 0;
     Py_buffer view;
-    export_or_raise("register", object.ptr(), is_written, view);
+    export_or_raise(call, object.ptr(), is_written, view);
     if (view.len == 0) {
         PyBuffer_Release(&view);
         raise_buffer_error(Status::invalid_buffer_size,
-                           "register: the " + type_name(object) + " is empty",
+                           name + ": the " + type_name(object) + " is empty",
                            "zero-length requests need no registered memory");
     }
     return std::make_unique<PythonBuffer>(view, resize_guard(object)).release();
+}
+
+}  // namespace
+
+core::BufferHold* export_for_registration(const py::object& object, std::uint32_t rights) {
+    // Both contain local write (NDK's REMOTE_WRITE is 5).
+    const bool is_written =
+        (rights & (core::access::kLocalWrite | core::access::kRemoteWriteBit)) != 0;
+    return export_whole("register", object, is_written);
+}
+
+core::BufferHold* export_for_mapping(const py::object& object) {
+    // A read-only buffer says so in its export; requests that would write to it are refused.
+    return export_whole("build_lam", object, false);
 }
 
 void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view) {

@@ -19,6 +19,9 @@ namespace py = pybind11;
 [[nodiscard]] core::BufferHold* export_for_registration(const py::object& object,
                                                         std::uint32_t rights);
 
+// Exports `object` for a logical address mapping, writable where it can be.
+[[nodiscard]] core::BufferHold* export_for_mapping(const py::object& object);
+
 // Exports `object` or raises with reason and remedy; `call` names who asks. The caller releases.
 void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view);
 

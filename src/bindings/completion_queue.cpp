@@ -9,6 +9,8 @@
 #include <optional>
 #include <string>
 
+#include "bindings/callbacks.hpp"
+#include "bindings/enums.hpp"
 #include "bindings/errors.hpp"
 #include "bindings/module.hpp"
 
@@ -51,6 +53,34 @@ Error queue_error(const core::CompletionQueue& queue) {
     return {status, "the completion queue failed: " + std::string(status_meaning(status)), {}, 0};
 }
 
+CompletionQueue::CompletionQueue(std::shared_ptr<core::CompletionQueue> native,
+                                 std::shared_ptr<AdapterState> adapter, const py::object& on_notify)
+    : Handle("completion queue", std::move(native), std::move(adapter)) {
+    if (on_notify.is_none()) return;
+    // One callback thread per adapter: the calls of one queue never overlap.
+    peek()->set_on_notify([callbacks = this->adapter()->with_callbacks(),
+                           queue = std::weak_ptr(peek()),
+                           function = SharedObject::make(on_notify)](Status status) {
+        queue_callback(callbacks, [queue, function, status] {
+            const auto alive = queue.lock();
+            if (alive == nullptr || alive->is_closed()) return;
+            call_and_report(function->get(),
+                            py::reinterpret_steal<py::object>(status_member(status)));
+        });
+    });
+}
+
+// The new storage may be large: without the GIL.
+void CompletionQueue::resize(std::uint32_t depth) {
+    const std::shared_ptr<core::CompletionQueue> native = share();
+    std::optional<Expected<void>> outcome;
+    {
+        const Released released;
+        outcome = native->resize(depth);
+    }
+    check_or_raise(*outcome);
+}
+
 void CompletionQueue::close() {
     if (has_descriptor_ && is_usable()) signal_descriptor(*peek());
     Handle::close();
@@ -78,6 +108,14 @@ void bind_completion_queue(py::module_& module) {
             py::arg("kind") = core::Notify::any, "Ask for one notification of the descriptor.")
         .def("wait", wait, py::arg("timeout") = py::none(),
              "Sleep until the queue holds a completion.")
+        .def("resize", &CompletionQueue::resize, py::arg("depth"),
+             "Change how many completions the queue holds.")
+        .def(
+            "control_interrupt_moderation",
+            [](const CompletionQueue& self, std::uint32_t interval_us, std::uint32_t count) {
+                check_or_raise(self.get().control_interrupt_moderation(interval_us, count));
+            },
+            py::arg("interval_us"), py::arg("count"), "Let notifications wait for more.")
         .def("fileno", &CompletionQueue::fileno, "Return the descriptor that arm() uses.")
         .def("_is_ready",
              [](const CompletionQueue& self) {

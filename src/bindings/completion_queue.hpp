@@ -14,9 +14,9 @@ namespace ndv::bindings {
 
 class CompletionQueue final : public Handle<core::CompletionQueue> {
 public:
+    // `on_notify`: None, or called with a Status on the callback thread.
     CompletionQueue(std::shared_ptr<core::CompletionQueue> native,
-                    std::shared_ptr<AdapterState> adapter)
-        : Handle("completion queue", std::move(native), std::move(adapter)) {}
+                    std::shared_ptr<AdapterState> adapter, const py::object& on_notify);
     ~CompletionQueue() {
         detach();
         close();
@@ -24,6 +24,7 @@ public:
 
     void close();
     [[nodiscard]] int fileno();
+    void resize(std::uint32_t depth);
 
     // Another Python thread polls without the GIL: core's ring has one consumer. Guarded by the
     // GIL.

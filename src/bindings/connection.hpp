@@ -52,6 +52,13 @@ private:
     const std::shared_ptr<DoneCallbacks> callbacks_;
 };
 
+class SharedEndpoint final : public Handle<core::SharedEndpoint> {
+public:
+    SharedEndpoint(std::shared_ptr<core::SharedEndpoint> native,
+                   std::shared_ptr<AdapterState> adapter)
+        : Handle("shared endpoint", std::move(native), std::move(adapter)) {}
+};
+
 class Connector final : public Handle<core::Connector> {
 public:
     Connector(std::shared_ptr<core::Connector> native, std::shared_ptr<AdapterState> adapter)

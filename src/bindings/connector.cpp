@@ -57,12 +57,17 @@ std::shared_ptr<core::QueuePair> queue_pair_of(const Connector& self, const Queu
     return qp.share();
 }
 
+// `local`: None, an address, or a SharedEndpoint.
 std::unique_ptr<Operation> start_connect(
     const Connector& self, const QueuePair& qp, const py::object& local, const py::object& peer,
     std::uint32_t inbound_read_limit, std::uint32_t outbound_read_limit,
     const py::bytes& private_data, std::optional<double> timeout, bool crc, bool peer_to_peer) {
     core::ConnectParameters parameters;
-    if (!local.is_none()) parameters.local = resolve_address(local);
+    if (py::isinstance<SharedEndpoint>(local)) {
+        parameters.endpoint = local.cast<const SharedEndpoint&>().share();
+    } else if (!local.is_none()) {
+        parameters.local = resolve_address(local);
+    }
     parameters.peer = resolve_address(peer);
     parameters.inbound_read_limit = inbound_read_limit;
     parameters.outbound_read_limit = outbound_read_limit;
@@ -180,6 +185,24 @@ void bind_blocking(py::class_<Connector>& cls) {
            py::arg("private_data") = py::bytes(), py::arg("timeout") = 10.0, py::arg("crc") = false,
            py::arg("peer_to_peer") = false, "Ask a listener for a connection.")
         .def(
+            "connect_with_shared_endpoint",
+            [](const Connector& self, const QueuePair& qp, const py::object& endpoint,
+               const py::object& peer, std::uint32_t inbound_read_limit,
+               std::uint32_t outbound_read_limit, const py::bytes& private_data,
+               std::optional<double> timeout, bool crc, bool peer_to_peer) {
+                if (!py::isinstance<SharedEndpoint>(endpoint)) {
+                    throw py::type_error("endpoint must be a SharedEndpoint");
+                }
+                start_connect(self, qp, endpoint, peer, inbound_read_limit, outbound_read_limit,
+                              private_data, timeout, crc, peer_to_peer)
+                    ->wait_or_abandon(with_grace(timeout), "connect");
+            },
+            py::arg("qp"), py::arg("endpoint"), py::arg("peer"), py::kw_only(),
+            py::arg("inbound_read_limit") = 16, py::arg("outbound_read_limit") = 16,
+            py::arg("private_data") = py::bytes(), py::arg("timeout") = 10.0,
+            py::arg("crc") = false, py::arg("peer_to_peer") = false,
+            "Ask a listener for a connection, from a shared local address.")
+        .def(
             "complete_connect",
             [](const Connector& self, const py::object& function, std::optional<double> timeout) {
                 start_complete_connect(self, function)
@@ -233,6 +256,19 @@ void bind_connector(py::module_& module) {
             return "ConnectionData(inbound_read_limit=" + std::to_string(self.inbound_read_limit) +
                    ", outbound_read_limit=" + std::to_string(self.outbound_read_limit) + ", " +
                    std::to_string(self.private_data.size()) + " bytes of private data)";
+        });
+
+    py::class_<SharedEndpoint> endpoint(module, "SharedEndpoint", py::is_final(),
+                                        "A local address that several connectors connect from.");
+    bind_handle(endpoint);
+    endpoint
+        .def_property_readonly(
+            "local_address",
+            [](const SharedEndpoint& self) { return to_pair(self.get().local_address()); })
+        .def("__repr__", [](const SharedEndpoint& self) -> std::string {
+            if (!self.is_usable())
+                return std::string("<SharedEndpoint ") + self.unusable_text() + ">";
+            return "<SharedEndpoint " + self.get().local_address().text() + ">";
         });
 
     py::class_<Connector> cls(module, "Connector", py::is_final(),

@@ -47,12 +47,24 @@ Context Contexts::take(PyObject* object) {
     return {reinterpret_cast<std::uint64_t>(&node), true};
 }
 
+Context Contexts::take_shared(PyObject* object) {
+    const Context context = take(object);
+    if (context.is_object && context.value != 0) {
+        reinterpret_cast<Node*>(context.value)->is_shared = true;
+        add_reference();
+    }
+    return context;
+}
+
 PyObject* Contexts::give_back(std::uint64_t value, bool is_object) {
     if (!is_object) return PyLong_FromUnsignedLongLong(value);
     if (value == 0) return Py_NewRef(Py_None);
     Node& node = *reinterpret_cast<Node*>(value);
     PyObject* const object = std::exchange(node.object, nullptr);
-    put_free(node);
+    Contexts* const owner = node.owner;  // a shared receive queue's, or this
+    const bool is_shared = std::exchange(node.is_shared, false);
+    owner->put_free(node);
+    if (is_shared) owner->release();
     return object;
 }
 
@@ -63,8 +75,9 @@ void Contexts::forget(const Context& context) {
 void Contexts::retire(std::uint64_t context) noexcept {
     if (context == 0) return;
     // The node lives as long as its owner, which must outlive the node's turn.
-    add_reference();
-    defer(*reinterpret_cast<Node*>(context));
+    Node& node = *reinterpret_cast<Node*>(context);
+    node.owner->add_reference();
+    defer(node);
 }
 
 void Contexts::release() noexcept {
@@ -75,7 +88,9 @@ void Contexts::release() noexcept {
 void Contexts::Node::run() noexcept {
     Contexts* const contexts = owner;
     PyObject* const retired = std::exchange(object, nullptr);
+    const bool was_shared = std::exchange(is_shared, false);
     contexts->put_free(*this);
+    if (was_shared) contexts->release();
     Py_XDECREF(retired);
     contexts->release();
 }

@@ -36,6 +36,9 @@ public:
 
     // Null stands for None. Keeps a reference to objects until give_back() or retire().
     [[nodiscard]] Context take(PyObject* object);
+    // As take(), for a receive that ends in a completion of some queue pair, whose contexts give it
+    // back: this lives on until then.
+    [[nodiscard]] Context take_shared(PyObject* object);
     // A new reference to the object; nothing is kept afterwards.
     [[nodiscard]] PyObject* give_back(std::uint64_t value, bool is_object);
     // As give_back(), for a request that was never posted.
@@ -56,6 +59,7 @@ private:
         PyObject* object = nullptr;
         Contexts* owner = nullptr;
         Node* next_free = nullptr;
+        bool is_shared = false;  // holds a reference to its owner
     };
     friend std::default_delete<Contexts>;
 

@@ -16,6 +16,7 @@
 #include "bindings/completion_queue.hpp"
 #include "bindings/contexts.hpp"
 #include "bindings/errors.hpp"
+#include "bindings/hot.hpp"
 #include "bindings/module.hpp"
 #include "bindings/queue_pair.hpp"
 #include "bindings/result.hpp"
@@ -44,32 +45,6 @@ struct Given {
     PyObject* flags = nullptr;
 };
 
-template <typename Value>
-Value& usable(PyObject* self) {
-    auto* const handle = value_pointer<Value>(self);
-    if (handle == nullptr) throw py::type_error("the object was never initialised");
-    static_cast<void>(handle->get());
-    return *handle;
-}
-
-// The posted request may have left work for a step that is too large to take with the GIL.
-void transmit(QueuePair& handle) {
-    if (!handle.peek()->transmit(core::Budget::small)) [[likely]]
-        return;
-    const std::shared_ptr<core::QueuePair> native = handle.peek();
-    const Released released;
-    while (native->transmit(core::Budget::large)) {
-    }
-}
-
-template <typename Request>
-[[noreturn]] void refuse(QueuePair& handle, Status status, const Request& request,
-                         const Context& context) {
-    const Error error = handle.peek()->explain(status, request);
-    handle.contexts().forget(context);
-    raise(error);
-}
-
 PyObject* post(PyObject* self, core::WorkRequest request, const Given& given) {
     auto& handle = usable<QueuePair>(self);
     if (given.flags != nullptr) request.flags = to_unsigned32(given.flags, "flags");
@@ -87,7 +62,7 @@ PyObject* post(PyObject* self, core::WorkRequest request, const Given& given) {
     const Status status = native.post(request);
     if (status != Status::success) [[unlikely]]
         refuse(handle, status, request, context);
-    transmit(handle);
+    transmit_unless_deferred(handle, request.flags);
     Py_RETURN_NONE;
 }
 
@@ -248,36 +223,6 @@ PyObject* poll_into(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
         if (taken_now < Taken::kMost || !handle.is_usable()) break;
     }
     return PyLong_FromSize_t(done);
-}
-
-using Call = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*);
-
-// What the interpreter calls: no C++ exception gets past it.
-template <Call kCall>
-PyObject* entry(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    try {
-        return kCall(self, args, count, keywords);
-    } catch (py::error_already_set& error) {
-        error.restore();
-    } catch (const py::builtin_exception& error) {
-        error.set_error();
-    } catch (const std::bad_alloc&) {
-        PyErr_NoMemory();
-    }
-    return nullptr;
-}
-
-template <Call kCall>
-PyMethodDef method(const char* name, const char* doc) {
-    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<kCall>)),
-            METH_FASTCALL | METH_KEYWORDS, doc};
-}
-
-void attach(const py::handle& cls, PyMethodDef& definition) {
-    const auto descriptor = py::reinterpret_steal<py::object>(
-        PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(cls.ptr()), &definition));
-    if (!descriptor) throw py::error_already_set();
-    cls.attr(definition.ml_name) = descriptor;
 }
 
 }  // namespace

@@ -29,6 +29,12 @@ py::handle remote_buffer() {
 
 }  // namespace
 
+py::object make_remote_buffer(std::uint64_t address, std::uint32_t token, std::uint64_t nbytes,
+                              const py::object& dtype, const py::object& shape,
+                              std::uint32_t rights) {
+    return remote_buffer()(address, token, nbytes, dtype, shape, access_member(rights));
+}
+
 void MemoryRegion::register_array(const py::object& array, std::uint32_t rights) {
     const std::shared_ptr<core::MemoryRegion> native = share();
     core::BufferHold* const hold = export_for_registration(array, rights);
@@ -103,10 +109,10 @@ py::object MemoryRegion::remote() const {
     }
     // Arrays tell their type and shape; other buffers are bytes.
     const bool is_array = py::hasattr(array_, "dtype") && py::hasattr(array_, "shape");
-    return remote_buffer()(all.address, tokens.remote, all.length,
-                           is_array ? py::object(array_.attr("dtype")) : py::none(),
-                           is_array ? py::object(array_.attr("shape")) : py::none(),
-                           access_member(get().rights()));
+    return make_remote_buffer(all.address, tokens.remote, all.length,
+                              is_array ? py::object(array_.attr("dtype")) : py::none(),
+                              is_array ? py::object(array_.attr("shape")) : py::none(),
+                              get().rights());
 }
 
 py::object MemoryRegion::array() const {
@@ -183,6 +189,8 @@ void bind_memory(py::module_& module) {
             },
             py::arg("array"), py::arg("access") = Access::local_write,
             "Register `array` in a new region.");
+    bind_mapping(module, domain);
+    bind_shared_receive_queue(module, domain);
     bind_create_qp(domain);
     domain.def("__repr__", [](const ProtectionDomain& self) -> std::string {
         if (!self.is_usable())

@@ -11,6 +11,11 @@
 
 namespace ndv::bindings {
 
+// A RemoteBuffer of the Python package.
+[[nodiscard]] py::object make_remote_buffer(std::uint64_t address, std::uint32_t token,
+                                            std::uint64_t nbytes, const py::object& dtype,
+                                            const py::object& shape, std::uint32_t rights);
+
 class ProtectionDomain final : public Handle<core::ProtectionDomain> {
 public:
     ProtectionDomain(std::shared_ptr<core::ProtectionDomain> native,

@@ -42,6 +42,7 @@ PYBIND11_MODULE(_native, module) {
     module.doc() = "The C++ core of ndverbs.";
     bind_enums(module);
     bind_result(module);
+    bind_batch(module);
     bind_completion_queue(module);
     bind_queue_pair(module);
     bind_memory(module);

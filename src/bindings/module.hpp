@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "bindings/mapping.hpp"
 #include "bindings/memory.hpp"
 
 namespace ndv::bindings {
@@ -21,11 +22,22 @@ void bind_connector(py::module_& module);
 void bind_listener(py::module_& module);
 void bind_bench(py::module_& module);
 
+// What a protection domain makes that is filled by requests, and Adapter.build_lam.
+void bind_mapping(py::module_& module, py::class_<ProtectionDomain>& domain);
+[[nodiscard]] std::unique_ptr<LogicalAddressMapping> build_lam(
+    const std::shared_ptr<AdapterState>& adapter, const py::object& array);
+
+void bind_shared_receive_queue(py::module_& module, py::class_<ProtectionDomain>& domain);
+
 // ProtectionDomain.create_qp, which needs queue pairs.
 void bind_create_qp(py::class_<ProtectionDomain>& domain);
 
 // The METH_FASTCALL methods, onto the finished classes.
 void attach_hot_queue_pair_calls(const py::handle& cls);
+void attach_hot_mapping_calls(const py::handle& cls);
+void attach_hot_batch_calls(const py::handle& cls);
+// request_dtype.
+void bind_batch(py::module_& module);
 void attach_hot_completion_queue_calls(const py::handle& cls);
 
 }  // namespace ndv::bindings

@@ -7,6 +7,7 @@
 #include "bindings/completion_queue.hpp"
 #include "bindings/errors.hpp"
 #include "bindings/module.hpp"
+#include "bindings/shared_receive_queue.hpp"
 
 namespace ndv::bindings {
 namespace {
@@ -26,15 +27,21 @@ const char* state_name(core::QueuePairState state) {
 std::unique_ptr<QueuePair> create_qp(const ProtectionDomain& domain,
                                      const CompletionQueue& receive_cq,
                                      const CompletionQueue& initiator_cq, const py::object& context,
-                                     const core::QueuePairLimits& limits) {
+                                     const core::QueuePairLimits& limits,
+                                     const SharedReceiveQueue* srq = nullptr) {
     const std::shared_ptr<core::ProtectionDomain> native = domain.share();
     if (receive_cq.adapter() != domain.adapter() || initiator_cq.adapter() != domain.adapter()) {
         raise(Status::invalid_parameter,
               "create_qp: the completion queues belong to another adapter",
               "create them with the adapter that created the protection domain");
     }
+    const std::shared_ptr<core::SharedReceiveQueue> shared =
+        srq == nullptr ? nullptr : srq->share();
     Contexts* const contexts = Contexts::make(context);
-    auto made = native->create_qp(receive_cq.share(), initiator_cq.share(), limits, contexts);
+    auto made = srq == nullptr
+                    ? native->create_qp(receive_cq.share(), initiator_cq.share(), limits, contexts)
+                    : native->create_qp_with_srq(receive_cq.share(), initiator_cq.share(), shared,
+                                                 limits, contexts);
     if (!made) {
         contexts->release();
         raise(made.error());
@@ -64,6 +71,24 @@ void bind_create_qp(py::class_<ProtectionDomain>& domain) {
         py::arg("max_receive_sge") = kDefault.max_receive_sge,
         py::arg("max_initiator_sge") = kDefault.max_initiator_sge,
         py::arg("inline_size") = kDefault.inline_size, "Create a queue pair.");
+    domain.def(
+        "create_qp_with_srq",
+        [](const ProtectionDomain& self, const CompletionQueue& receive_cq,
+           const CompletionQueue& initiator_cq, const SharedReceiveQueue& srq,
+           const py::object& context, std::uint32_t initiator_queue_depth,
+           std::uint32_t max_initiator_sge, std::uint32_t inline_size) {
+            core::QueuePairLimits limits;
+            limits.initiator_queue_depth = initiator_queue_depth;
+            limits.max_initiator_sge = max_initiator_sge;
+            limits.inline_size = inline_size;
+            return create_qp(self, receive_cq, initiator_cq, context, limits, &srq);
+        },
+        py::arg("receive_cq"), py::arg("initiator_cq"), py::arg("srq"), py::kw_only(),
+        py::arg("context") = py::none(),
+        py::arg("initiator_queue_depth") = kDefault.initiator_queue_depth,
+        py::arg("max_initiator_sge") = kDefault.max_initiator_sge,
+        py::arg("inline_size") = kDefault.inline_size,
+        "Create a queue pair that takes its receives from a shared receive queue.");
 }
 
 void bind_queue_pair(py::module_& module) {
@@ -73,6 +98,12 @@ void bind_queue_pair(py::module_& module) {
     cls.def(
            "flush", [](const QueuePair& self) { self.get().flush(); },
            "Cancel every posted request; the queue pair is over.")
+        .def(
+            "query_extension",
+            [](const QueuePair& self, const std::string& name) {
+                check_or_raise(self.get().query_extension(name));
+            },
+            py::arg("name"), "Look for an extension.")
         .def_property_readonly("state",
                                [](const QueuePair& self) { return state_name(self.get().state()); })
         .def("__repr__", [](const QueuePair& self) {
@@ -81,6 +112,8 @@ void bind_queue_pair(py::module_& module) {
                    ">";
         });
     attach_hot_queue_pair_calls(cls);
+    attach_hot_mapping_calls(cls);
+    attach_hot_batch_calls(cls);
 }
 
 }  // namespace ndv::bindings

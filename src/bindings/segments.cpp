@@ -87,8 +87,8 @@ void SegmentList::add_buffer(PyObject* object) {
         add({extent.address, extent.length, 0});
         return;
     }
-    // get() again: an exporter written in Python may have closed the queue pair.
-    add(value_or_raise(queue_pair_.get().pd()->find(extent.address, extent.length, rights_)));
+    // Asked again: an exporter written in Python may have closed the poster.
+    add(value_or_raise(domain_(poster_).find(extent.address, extent.length, rights_)));
 }
 
 bool SegmentList::add_one(PyObject* object) {

@@ -21,10 +21,16 @@ void prepare_segments(PyObject* segment_type, PyObject* memory_region_type);
 
 class SegmentList {
 public:
-    // `rights`: what a buffer that is named by itself must be registered with; inline data needs
-    // no registration.
-    SegmentList(const QueuePair& queue_pair, std::uint32_t rights, bool is_inline)
-        : queue_pair_(queue_pair), rights_(rights), is_inline_(is_inline) {}
+    // `poster`: the handle of a queue pair or of a shared receive queue. `rights`: what a buffer
+    // that is named by itself must be registered with; inline data needs no registration.
+    template <typename Poster>
+    SegmentList(const Poster& poster, std::uint32_t rights, bool is_inline)
+        : poster_(&poster),
+          domain_([](const void* handle) -> core::ProtectionDomain& {
+              return *static_cast<const Poster*>(handle)->get().pd();
+          }),
+          rights_(rights),
+          is_inline_(is_inline) {}
 
     // A Segment, a MemoryRegion, a buffer, or a sequence of those. No limit on their number:
     // core knows it.
@@ -41,7 +47,8 @@ private:
     void add(const core::Segment& segment);
     void add_buffer(PyObject* object);
 
-    const QueuePair& queue_pair_;
+    const void* const poster_;
+    core::ProtectionDomain& (*const domain_)(const void* poster);  // raises when it is closed
     const std::uint32_t rights_;
     const bool is_inline_;
     std::uint64_t total_ = 0;

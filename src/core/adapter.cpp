@@ -53,12 +53,6 @@ std::map<std::string, std::uint64_t> ConnectionCounters::read() const {
     };
 }
 
-template <typename T>
-Expected<std::shared_ptr<T>> Adapter::adopted(Expected<std::shared_ptr<T>> made) {
-    if (made) adopt(*made);
-    return made;
-}
-
 void Adapter::adopt(const std::shared_ptr<Object>& object) {
     const base::Lock lock(mutex_);
     if (descendants_.size() >= prune_at_) {
@@ -95,6 +89,19 @@ Expected<std::shared_ptr<Listener>> Adapter::create_listener() {
         return fail(Status::file_forced_closed, "create_listener: the adapter is closed");
     }
     return adopted(do_create_listener());
+}
+
+Expected<std::shared_ptr<SharedEndpoint>> Adapter::create_shared_endpoint(
+    const SocketAddress& address) {
+    if (is_closed()) {
+        return fail(Status::file_forced_closed, "create_shared_endpoint: the adapter is closed");
+    }
+    return adopted(do_create_shared_endpoint(address));
+}
+
+Expected<std::shared_ptr<SharedEndpoint>> Adapter::do_create_shared_endpoint(const SocketAddress&) {
+    return fail(Status::not_supported, "create_shared_endpoint: the adapter cannot do it",
+                "adapter.info.features tells what it can");
 }
 
 void Adapter::do_close() {

@@ -19,6 +19,7 @@
 #include "base/mutex.hpp"
 #include "core/completion_queue.hpp"
 #include "core/connection.hpp"
+#include "core/mapping.hpp"
 #include "core/memory.hpp"
 #include "core/object.hpp"
 #include "core/queue_pair.hpp"
@@ -61,6 +62,12 @@ public:
     [[nodiscard]] Expected<std::shared_ptr<CompletionQueue>> create_cq(std::uint32_t depth);
     [[nodiscard]] Expected<std::shared_ptr<Connector>> create_connector();
     [[nodiscard]] Expected<std::shared_ptr<Listener>> create_listener();
+    [[nodiscard]] Expected<std::shared_ptr<SharedEndpoint>> create_shared_endpoint(
+        const SocketAddress& address);
+    // Takes over the caller's reference to `hold`, also when it fails.
+    [[nodiscard]] Expected<std::shared_ptr<LogicalAddressMapping>> build_lam(BufferHold* hold);
+    // Where this process sees the page at a logical address; may be used as a base address.
+    [[nodiscard]] virtual Expected<std::uint64_t> address_of(std::uint64_t logical_page) const;
 
     // Registers a descendant for close(): every object of this adapter passes here once.
     void adopt(const std::shared_ptr<Object>& object);
@@ -73,6 +80,12 @@ protected:
         std::uint32_t depth) = 0;
     [[nodiscard]] virtual Expected<std::shared_ptr<Connector>> do_create_connector() = 0;
     [[nodiscard]] virtual Expected<std::shared_ptr<Listener>> do_create_listener() = 0;
+    // Optional.
+    [[nodiscard]] virtual Expected<std::shared_ptr<SharedEndpoint>> do_create_shared_endpoint(
+        const SocketAddress& address);
+    // Optional; takes the reference over.
+    [[nodiscard]] virtual Expected<std::shared_ptr<LogicalAddressMapping>> do_build_lam(
+        BufferHold* hold);
     // Waits for lingering connections and ends progress.
     virtual void stop() = 0;
     // Blocks: closes every descendant, newest first, then stop().
@@ -80,7 +93,10 @@ protected:
 
 private:
     template <typename T>
-    [[nodiscard]] Expected<std::shared_ptr<T>> adopted(Expected<std::shared_ptr<T>> made);
+    [[nodiscard]] Expected<std::shared_ptr<T>> adopted(Expected<std::shared_ptr<T>> made) {
+        if (made) adopt(*made);
+        return made;
+    }
 
     base::Mutex mutex_;
     std::vector<std::weak_ptr<Object>> descendants_ NDV_GUARDED_BY(mutex_);

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <string>
+#include <utility>
 
 namespace ndv::core {
 namespace {
@@ -23,6 +25,9 @@ std::uint32_t strength(Notify kind) {
     }
     return 3;
 }
+
+// NDK's MAXULONG: no limit of this kind.
+constexpr std::uint32_t kUnlimited = 0xFFFFFFFF;
 
 Notify kind_of(std::uint32_t strength) {
     return strength == 1 ? Notify::errors : strength == 2 ? Notify::solicited : Notify::any;
@@ -77,7 +82,7 @@ bool CompletionQueue::push(const Completion& completion) {
         const bool matches = armed == strength(Notify::any) ||
                              (armed == strength(Notify::solicited) &&
                               (completion.is_solicited || is_failure(completion.status)));
-        if (matches) notify();
+        if (matches) satisfy();
     }
     if (sleepers_.fetch_add(0, std::memory_order_acq_rel) > 0) wake();
     return true;
@@ -89,13 +94,105 @@ void CompletionQueue::mark_dead(Status status) {
     if (sleepers_.load(std::memory_order_acquire) > 0) wake();
 }
 
+void CompletionQueue::satisfy() {
+    const std::uint64_t moderation = moderation_.load(std::memory_order_relaxed);
+    if (moderation == 0) [[likely]] {
+        notify();
+        return;
+    }
+    const auto interval = static_cast<std::uint32_t>(moderation >> 32U);
+    const auto count = static_cast<std::uint32_t>(moderation);
+    if (count != kUnlimited && ring_.size() >= count) {
+        notify();
+        return;
+    }
+    {
+        const base::Lock lock(mutex_);
+        if (std::exchange(is_due_, true)) return;  // and its timer runs
+    }
+    if (interval == kUnlimited) return;  // the count alone decides
+    set_notify_timer(std::chrono::microseconds(interval));
+}
+
 void CompletionQueue::notify() {
+    std::shared_ptr<const std::function<void(Status)>> tell;
+    bool had_timer = false;
+    {
+        const base::Lock lock(mutex_);
+        had_timer = std::exchange(is_due_, false);
+        if (armed_.exchange(0, std::memory_order_acq_rel) == 0) return;
+        tell = on_notify_;
+        const std::uint64_t one = 1;
+        // An eventfd of ours takes a one unless it overflows, and it is drained at every arm.
+        if (event_ && !is_signalled_ && ::write(event_.get(), &one, sizeof one) == sizeof one) {
+            is_signalled_ = true;
+        }
+    }
+    if (had_timer) set_notify_timer(std::nullopt);
+    if (tell) (*tell)(status());
+}
+
+void CompletionQueue::set_on_notify(std::function<void(Status)> function) {
     const base::Lock lock(mutex_);
-    if (armed_.exchange(0, std::memory_order_acq_rel) == 0) return;
-    if (!event_ || is_signalled_) return;
-    const std::uint64_t one = 1;
-    // An eventfd of ours takes a one unless it overflows, and it is drained at every arm.
-    if (::write(event_.get(), &one, sizeof one) == sizeof one) is_signalled_ = true;
+    on_notify_ = std::make_shared<const std::function<void(Status)>>(std::move(function));
+}
+
+Expected<void> CompletionQueue::resize(std::uint32_t depth) {
+    const base::Lock lock(resize_mutex_);
+    if (depth == 0) {
+        return fail(Status::invalid_parameter, "resize: a completion queue holds at least one");
+    }
+    const auto too_small = [&] {
+        return fail(Status::buffer_overflow,
+                    "resize: " + std::to_string(ring_.size()) +
+                        " completions are waiting, more than the new depth of " +
+                        std::to_string(depth),
+                    "poll first; the queue is unchanged");
+    };
+    if (ring_.size() > depth) return too_small();
+    if (auto below = do_resize(depth); !below) return below;
+    if (!ring_.resize(depth)) return too_small();
+    return {};
+}
+
+Expected<void> CompletionQueue::do_resize(std::uint32_t) {
+    return fail(Status::not_supported, "resize: the adapter cannot do it",
+                "adapter.info.adapter_flags tells");
+}
+
+Expected<void> CompletionQueue::control_interrupt_moderation(std::uint32_t interval_us,
+                                                             std::uint32_t count) {
+    if (!has_notify_timer()) {
+        return fail(Status::not_supported, "control_interrupt_moderation: the adapter cannot do it",
+                    "adapter.info.adapter_flags tells");
+    }
+    // NDK: no interval, or a count of 0 or 1, is no moderation, whatever the other says.
+    if (interval_us == 0 || count <= 1) {
+        moderation_.store(0, std::memory_order_relaxed);
+        notify_if_satisfied();
+        return {};
+    }
+    const std::uint32_t most = count > depth() ? kUnlimited : count;
+    if (interval_us == kUnlimited && most == kUnlimited) {
+        return fail(Status::invalid_parameter_mix,
+                    "control_interrupt_moderation: without a limit on time or on number nobody "
+                    "would ever be notified",
+                    "give one of the two a limit; a count above the depth is none");
+    }
+    moderation_.store((static_cast<std::uint64_t>(interval_us) << 32U) | most,
+                      std::memory_order_relaxed);
+    notify_if_satisfied();
+    return {};
+}
+
+// A notification that waits by rules that are no more: tells it now, which is never too late.
+void CompletionQueue::notify_if_satisfied() {
+    bool is_due = false;
+    {
+        const base::Lock lock(mutex_);
+        is_due = is_due_;
+    }
+    if (is_due) notify();
 }
 
 std::optional<Notify> CompletionQueue::armed() const {
@@ -118,7 +215,11 @@ void CompletionQueue::arm(Notify kind) {
     do_arm(kind_of(merged));
     // What waits already satisfies the arm: NDK demands it for anything new since the last
     // notification and allows it for the rest.
-    if ((!is_empty() && kind != Notify::errors) || is_failure(status())) notify();
+    if (is_failure(status())) {
+        notify();
+    } else if (!is_empty() && kind != Notify::errors) {
+        satisfy();
+    }
 }
 
 Expected<int> CompletionQueue::descriptor() {

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The completion queue: a ring that connections push into and one consumer polls, the arm state,
 // and the descriptor that is readable from the completion that satisfies an arm until the next
-// arm. Source: NDKPI CQ dispatch.
+// arm, or the callback behind it. Source: NDKPI CQ dispatch.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 
 #include "base/descriptor.hpp"
@@ -41,6 +43,17 @@ public:
     void arm(Notify kind);
     // The descriptor behind arm(); made on first use.
     [[nodiscard]] Expected<int> descriptor();
+    // Called with status() when an arm is satisfied, from any thread, without locks; whoever sets
+    // it sees to it that calls do not overlap. Once, before the first arm.
+    void set_on_notify(std::function<void(Status)> function);
+
+    // No completion is lost, and queue pairs need not be quiet. BUFFER_OVERFLOW, and nothing
+    // changed: more completions are waiting.
+    [[nodiscard]] Expected<void> resize(std::uint32_t depth);
+    // Lets an arm that is satisfied wait: at most `interval_us`, or until `count` completions
+    // wait. Rules as NDK's ControlCqInterruptModeration.
+    [[nodiscard]] Expected<void> control_interrupt_moderation(std::uint32_t interval_us,
+                                                              std::uint32_t count);
 
     // success, or buffer_overflow after more than `depth` completions were waiting: the queue and
     // its queue pairs are dead.
@@ -61,6 +74,14 @@ protected:
     // After an arm was noted: asks the device for its interrupt, where it has one. `kind` is what
     // the arms since the last notification come to.
     virtual void do_arm(Notify kind) { static_cast<void>(kind); }
+    // Optional: makes room for `depth` completions below, where there is something below.
+    [[nodiscard]] virtual Expected<void> do_resize(std::uint32_t depth);
+    // Optional: calls notify() after this time, unless called again or with nothing meanwhile.
+    // False: the provider has no such timer, and moderation is not supported.
+    [[nodiscard]] virtual bool has_notify_timer() const { return false; }
+    virtual void set_notify_timer(std::optional<std::chrono::nanoseconds> delay) {
+        static_cast<void>(delay);
+    }
     // Ends the sleep of whoever has a Sleeper: another thread pushed.
     virtual void wake() noexcept = 0;
 
@@ -88,6 +109,10 @@ protected:
     void mark_dead(Status status);
 
 private:
+    // An arm is satisfied: tells now, or when moderation says so.
+    void satisfy();
+    void notify_if_satisfied();
+
     base::MpscRing<Completion> ring_;
     std::atomic<Status> status_{Status::success};
     // 0: not armed, otherwise 1 + strength (errors 0, solicited 1, any 2).
@@ -97,6 +122,12 @@ private:
     base::Mutex mutex_;
     base::Descriptor event_ NDV_GUARDED_BY(mutex_);  // eventfd
     bool is_signalled_ NDV_GUARDED_BY(mutex_) = false;
+    std::shared_ptr<const std::function<void(Status)>> on_notify_ NDV_GUARDED_BY(mutex_);
+    base::Mutex resize_mutex_;
+    // Moderation: interval in the high half, count in the low half; 0: none.
+    std::atomic<std::uint64_t> moderation_{0};
+    // Satisfied, and held back by moderation.
+    bool is_due_ NDV_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace ndv::core

@@ -62,9 +62,17 @@ private:
     std::function<void()> on_done_ NDV_GUARDED_BY(mutex_);
 };
 
+// A local address that connectors to different peers connect from. It is taken until it is closed
+// and the last of those connectors, too.
+class SharedEndpoint : public Object, base::Live<base::LiveKind::shared_endpoint> {
+public:
+    [[nodiscard]] virtual SocketAddress local_address() const = 0;
+};
+
 struct ConnectParameters {
-    std::optional<SocketAddress> local;  // active side; its port may be 0
-    SocketAddress peer;                  // active side
+    std::optional<SocketAddress> local;        // active side; its port may be 0
+    std::shared_ptr<SharedEndpoint> endpoint;  // active side: in place of `local`
+    SocketAddress peer;                        // active side
     std::uint32_t inbound_read_limit = 16;
     std::uint32_t outbound_read_limit = 16;
     std::vector<std::byte> private_data;

@@ -72,6 +72,12 @@ Expected<void> MemoryRegion::deregister() {
             return fail(Status::invalid_device_request,
                         "deregister: the memory region is not registered");
         }
+        if (windows_ > 0) {
+            return fail(Status::device_busy,
+                        "deregister: " + std::to_string(windows_) +
+                            " memory windows are bound to the region",
+                        "invalidate or close them first");
+        }
         pd_->remove_range(tokens_.local);
         do_deregister(tokens_);
         hold = std::exchange(hold_, nullptr);
@@ -84,6 +90,29 @@ Expected<void> MemoryRegion::deregister() {
 
 void MemoryRegion::do_close() {
     if (is_registered()) static_cast<void>(deregister());
+}
+
+bool MemoryRegion::add_window() {
+    const base::Lock lock(mutex_);
+    if (hold_ == nullptr) return false;
+    ++windows_;
+    return true;
+}
+
+void MemoryRegion::remove_window() {
+    {
+        const base::Lock lock(mutex_);
+        if (--windows_ > 0) return;
+    }
+    // Closed while it had windows: now the registration ends. A close() that comes just now does
+    // it itself; the second of the two finds nothing registered.
+    if (is_closed()) do_close();
+}
+
+BufferHold* MemoryRegion::share_hold() const {
+    const base::Lock lock(mutex_);
+    if (hold_ != nullptr) hold_->add_reference();
+    return hold_;
 }
 
 bool MemoryRegion::is_registered() const {
@@ -121,8 +150,17 @@ Expected<std::shared_ptr<MemoryRegion>> ProtectionDomain::create_mr() {
 Expected<std::shared_ptr<QueuePair>> ProtectionDomain::create_qp(
     std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
     const QueuePairLimits& limits, RequestContexts* contexts) {
+    if (auto sound = check_limits("create_qp", limits); !sound) {
+        return Unexpected{sound.error()};
+    }
+    return do_create_qp(std::move(receive_cq), std::move(initiator_cq), limits, contexts);
+}
+
+Expected<void> ProtectionDomain::check_limits(const char* call,
+                                              const QueuePairLimits& limits) const {
     if (is_closed()) {
-        return fail(Status::file_forced_closed, "create_qp: the protection domain is closed");
+        return fail(Status::file_forced_closed,
+                    std::string(call) + ": the protection domain is closed");
     }
     const AdapterInfo& most = info();
     struct Row {
@@ -140,12 +178,12 @@ Expected<std::shared_ptr<QueuePair>> ProtectionDomain::create_qp(
          }) {
         if (row.value > row.limit) {
             return fail(Status::invalid_parameter,
-                        "create_qp: " + std::string(row.name) + " " + std::to_string(row.value) +
+                        std::string(call) + ": " + row.name + " " + std::to_string(row.value) +
                             " exceeds the adapter's " + std::to_string(row.limit),
                         "see adapter.info");
         }
     }
-    return do_create_qp(std::move(receive_cq), std::move(initiator_cq), limits, contexts);
+    return {};
 }
 
 void ProtectionDomain::add_range(std::uint32_t token, const Range& range) {

@@ -6,19 +6,25 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 
 #include "base/expected.hpp"
 #include "base/live.hpp"
 #include "base/mutex.hpp"
+#include "base/pages.hpp"
 #include "core/object.hpp"
 #include "core/types.hpp"
 
 namespace ndv::core {
 
 class CompletionQueue;
+class FastRegisterMemoryRegion;
+class MemoryWindow;
 class QueuePair;
+class SharedReceiveQueue;
+struct SharedReceiveQueueLimits;
 
 // Keeps a caller's buffer where it is. Counted by the region that registers it and by every
 // posted request that names it; the last release may come from any thread and hands the buffer
@@ -41,6 +47,8 @@ public:
 protected:
     virtual ~BufferHold() = default;
     virtual void give_back() noexcept = 0;  // frees this
+    // For one that is kept instead of freed: counts from one again.
+    void revive() { count_.store(1, std::memory_order_relaxed); }
 
 private:
     std::byte* const data_;
@@ -53,7 +61,9 @@ private:
 struct LocalBuffer {
     std::byte* data = nullptr;
     std::uint32_t length = 0;
-    BufferHold* hold = nullptr;  // null for inline data
+    BufferHold* hold = nullptr;             // null for inline data
+    const base::PageList* pages = nullptr;  // not null: scattered, and `data` is not set
+    std::uint64_t offset = 0;               // in `pages`
 };
 
 struct Tokens {
@@ -81,6 +91,14 @@ public:
     [[nodiscard]] std::uint32_t rights() const;
     [[nodiscard]] const std::shared_ptr<ProtectionDomain>& pd() const { return pd_; }
 
+    // From the provider: a window over this region is bound, or its bind is posted. While there is
+    // one, deregister() refuses, and closing the region takes effect with the last one's end.
+    // False: nothing is registered.
+    [[nodiscard]] bool add_window();
+    void remove_window();
+    // The buffer with one more reference, which the caller owns; null when nothing is registered.
+    [[nodiscard]] BufferHold* share_hold() const;
+
 protected:
     [[nodiscard]] virtual Expected<Tokens> do_register(BufferHold& hold, std::uint32_t rights) = 0;
     virtual void do_deregister(const Tokens& tokens) = 0;
@@ -92,15 +110,28 @@ private:
     BufferHold* hold_ NDV_GUARDED_BY(mutex_) = nullptr;
     Tokens tokens_ NDV_GUARDED_BY(mutex_);
     std::uint32_t rights_ NDV_GUARDED_BY(mutex_) = 0;
+    std::uint32_t windows_ NDV_GUARDED_BY(mutex_) = 0;
 };
 
 class ProtectionDomain : public Object, base::Live<base::LiveKind::protection_domain> {
 public:
     [[nodiscard]] virtual const AdapterInfo& info() const = 0;
     [[nodiscard]] Expected<std::shared_ptr<MemoryRegion>> create_mr();
+    [[nodiscard]] Expected<std::shared_ptr<FastRegisterMemoryRegion>> create_fast_register_mr(
+        std::uint32_t max_pages, bool remote_access);
+    [[nodiscard]] Expected<std::shared_ptr<MemoryWindow>> create_mw();
+    // The token with which segments name logical addresses of this adapter's mappings.
+    [[nodiscard]] Expected<std::uint32_t> privileged_token();
     [[nodiscard]] Expected<std::shared_ptr<QueuePair>> create_qp(
         std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
         const QueuePairLimits& limits, RequestContexts* contexts);
+
+    [[nodiscard]] Expected<std::shared_ptr<SharedReceiveQueue>> create_srq(
+        const SharedReceiveQueueLimits& limits, RequestContexts* contexts,
+        std::function<void(Status)> on_notify);
+    [[nodiscard]] Expected<std::shared_ptr<QueuePair>> create_qp_with_srq(
+        std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
+        std::shared_ptr<SharedReceiveQueue> srq, QueuePairLimits limits, RequestContexts* contexts);
 
     // Checks one local segment for a request of this domain and takes a reference to its buffer.
     [[nodiscard]] virtual Status acquire_local(const Segment& segment, std::uint32_t rights,
@@ -112,6 +143,18 @@ public:
 
 protected:
     [[nodiscard]] virtual Expected<std::shared_ptr<MemoryRegion>> do_create_mr() = 0;
+    // Optional: see AdapterInfo::features.
+    [[nodiscard]] virtual Expected<std::shared_ptr<FastRegisterMemoryRegion>>
+    do_create_fast_register_mr(std::uint32_t max_pages, bool remote_access);
+    [[nodiscard]] virtual Expected<std::shared_ptr<MemoryWindow>> do_create_mw();
+    [[nodiscard]] virtual Expected<std::uint32_t> do_privileged_token();
+    [[nodiscard]] virtual Expected<std::shared_ptr<SharedReceiveQueue>> do_create_srq(
+        const SharedReceiveQueueLimits& limits, RequestContexts* contexts,
+        std::function<void(Status)> on_notify);
+    [[nodiscard]] virtual Expected<std::shared_ptr<QueuePair>> do_create_qp_with_srq(
+        std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
+        std::shared_ptr<SharedReceiveQueue> srq, const QueuePairLimits& limits,
+        RequestContexts* contexts);
     [[nodiscard]] virtual Expected<std::shared_ptr<QueuePair>> do_create_qp(
         std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
         const QueuePairLimits& limits, RequestContexts* contexts) = 0;
@@ -119,6 +162,8 @@ protected:
 
 private:
     friend class MemoryRegion;
+    [[nodiscard]] Expected<void> check_limits(const char* call,
+                                              const QueuePairLimits& limits) const;
     struct Range {
         std::uint64_t address;
         std::uint64_t size;

@@ -3,15 +3,15 @@
 #include "core/queue_pair.hpp"
 
 #include <algorithm>
-#include <array>
 #include <string>
 #include <utility>
+
+#include "core/buffers.hpp"
 
 namespace ndv::core {
 namespace {
 
-constexpr std::size_t kMaxSegments = 64;  // above any adapter's max_*_request_sge
-constexpr std::uint32_t kCommonFlags = flag::kSilentSuccess | flag::kReadFence;
+constexpr std::uint32_t kCommonFlags = flag::kSilentSuccess | flag::kReadFence | flag::kDefer;
 
 std::uint32_t legal_flags(OperationType type) {
     switch (type) {
@@ -50,41 +50,6 @@ const char* operation_name(const WorkRequest& request) {
     return "request";
 }
 
-std::uint64_t total_length(std::span<const Segment> segments) {
-    std::uint64_t length = 0;
-    for (const Segment& segment : segments) length += segment.length;
-    return length;
-}
-
-// References that a request holds until the provider has taken them over.
-class Buffers {
-public:
-    Buffers() = default;
-    Buffers(const Buffers&) = delete;
-    Buffers& operator=(const Buffers&) = delete;
-    ~Buffers() {
-        for (std::size_t i = 0; i < count_; ++i) {
-            if (buffers_[i].hold != nullptr) buffers_[i].hold->release();
-        }
-    }
-
-    [[nodiscard]] Status acquire(ProtectionDomain& pd, std::span<const Segment> segments,
-                                 std::uint32_t rights) {
-        for (const Segment& segment : segments) {
-            const Status status = pd.acquire_local(segment, rights, buffers_[count_]);
-            if (status != Status::success) return status;
-            ++count_;
-        }
-        return Status::success;
-    }
-    [[nodiscard]] std::span<const LocalBuffer> get() const { return {buffers_.data(), count_}; }
-    void handed_over() { count_ = 0; }
-
-private:
-    std::array<LocalBuffer, kMaxSegments> buffers_;
-    std::size_t count_ = 0;
-};
-
 std::string segment_text(const Segment& segment) {
     return "address " + std::to_string(segment.address) + ", length " +
            std::to_string(segment.length);
@@ -112,6 +77,10 @@ Status QueuePair::check(const WorkRequest& request, std::uint64_t& length) const
     if (is_closed()) return Status::file_forced_closed;
     if ((request.flags & ~legal_flags(request.type)) != 0) return Status::invalid_parameter;
     length = total_length(request.segments);
+    // Nothing is the first segment's token that such a read ends.
+    if ((request.flags & flag::kRdmaReadLocalInvalidate) != 0 && request.segments.empty()) {
+        return Status::invalid_parameter;
+    }
     const AdapterInfo& info = pd_->info();
     if ((request.flags & flag::kInline) != 0) {
         // NDK: the number of segments is not limited, the sum of bytes is.
@@ -152,6 +121,7 @@ Status QueuePair::post(const WorkRequest& request) {
 
 Status QueuePair::post_receive(const ReceiveRequest& request) {
     if (is_closed()) return Status::file_forced_closed;
+    if (srq_ != nullptr) return Status::invalid_device_request;
     if (request.segments.size() > limits_.max_receive_sge) return Status::data_overrun;
     const std::uint64_t length = total_length(request.segments);
     if (length > pd_->info().max_transfer_length) return Status::buffer_overflow;
@@ -175,7 +145,7 @@ Error QueuePair::explain(Status status, const WorkRequest& request) const {
         case Status::invalid_parameter:
             error.what = name + ": flags " + std::to_string(request.flags) +
                          " contain a bit that " + name + " does not take";
-            error.hint = "see Flag; DEFER, bind and fast-register flags are not supported yet";
+            error.hint = "see Flag; rights are flags of bind and fast_register";
             break;
         case Status::buffer_overflow:
             if ((request.flags & flag::kInline) != 0) {
@@ -238,22 +208,32 @@ Error QueuePair::explain(Status status, const WorkRequest& request) const {
 }
 
 Error QueuePair::explain(Status status, const ReceiveRequest& request) const {
-    Error error{status, {}, {}, 0};
+    Error error = explain_receive(status, request, *pd_, limits_.max_receive_sge,
+                                  "create_qp(max_receive_sge=...)");
     if (status == Status::file_forced_closed) {
         error.what = "receive: the queue pair is closed";
-    } else if (status == Status::data_overrun) {
-        error.what = "receive: " + std::to_string(request.segments.size()) +
-                     " segments exceed the queue pair's max_receive_sge " +
-                     std::to_string(limits_.max_receive_sge);
-        error.hint = "create_qp(max_receive_sge=...)";
-    } else if (status == Status::buffer_overflow) {
-        error.what = "receive: " + std::to_string(total_length(request.segments)) +
-                     " bytes exceed the adapter's max_transfer_length " +
-                     std::to_string(pd_->info().max_transfer_length);
+    } else if (status == Status::invalid_device_request) {
+        error.what = "receive: the queue pair takes its receives from a shared receive queue";
+        error.hint = "post to the shared receive queue";
     } else if (status == Status::no_more_entries) {
         error.what = "receive: the receive queue is full (" +
                      std::to_string(limits_.receive_queue_depth) + " receives outstanding)";
         error.hint = "poll completions first, or create_qp(receive_queue_depth=...)";
+    }
+    return error;
+}
+
+Error explain_receive(Status status, const ReceiveRequest& request, const ProtectionDomain& pd,
+                      std::uint32_t max_sge, const char* remedy) {
+    Error error{status, {}, {}, 0};
+    if (status == Status::data_overrun) {
+        error.what = "receive: " + std::to_string(request.segments.size()) +
+                     " segments exceed the queue's most, " + std::to_string(max_sge);
+        error.hint = remedy;
+    } else if (status == Status::buffer_overflow) {
+        error.what = "receive: " + std::to_string(total_length(request.segments)) +
+                     " bytes exceed the adapter's max_transfer_length " +
+                     std::to_string(pd.info().max_transfer_length);
     } else {
         error.what =
             "receive: a segment is outside its region, of another protection domain, "

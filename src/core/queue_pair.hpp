@@ -12,8 +12,10 @@
 #include "base/expected.hpp"
 #include "base/live.hpp"
 #include "core/completion_queue.hpp"
+#include "core/mapping.hpp"
 #include "core/memory.hpp"
 #include "core/object.hpp"
+#include "core/shared_receive_queue.hpp"
 #include "core/types.hpp"
 
 namespace ndv::core {
@@ -31,12 +33,19 @@ public:
     // A status other than success: nothing was posted, the queue pair stays usable.
     [[nodiscard]] Status post(const WorkRequest& request);
     [[nodiscard]] Status post_receive(const ReceiveRequest& request);
-    // After a successful post: transmit on this thread. True: work is left for a large budget.
+    [[nodiscard]] Status fast_register(const FastRegisterRequest& request);
+    [[nodiscard]] Status bind(const BindRequest& request);
+    [[nodiscard]] Status invalidate(const InvalidateRequest& request);
+    // After a successful post, unless it was DEFER, and after one that was refused, which starts
+    // what was deferred before it: transmit on this thread. True: work is left for a large budget.
     [[nodiscard]] virtual bool transmit(Budget budget) = 0;
 
     // The sentence behind a status that post() or post_receive() returned. Cold.
     [[nodiscard]] Error explain(Status status, const WorkRequest& request) const;
     [[nodiscard]] Error explain(Status status, const ReceiveRequest& request) const;
+    [[nodiscard]] Error explain(Status status, const FastRegisterRequest& request) const;
+    [[nodiscard]] Error explain(Status status, const BindRequest& request) const;
+    [[nodiscard]] Error explain(Status status, const InvalidateRequest& request) const;
 
     // Cancels everything posted; terminal. Asynchronous: completions follow.
     virtual void flush() = 0;
@@ -52,8 +61,12 @@ public:
     [[nodiscard]] std::uint32_t sink_rights() const;
     [[nodiscard]] const QueuePairLimits& limits() const { return limits_; }
     [[nodiscard]] RequestContexts* contexts() const { return contexts_; }
+    // Null: receives are posted to the queue pair itself.
+    [[nodiscard]] const std::shared_ptr<SharedReceiveQueue>& srq() const { return srq_; }
 
 protected:
+    // Once, before anybody else sees the queue pair.
+    void set_srq(std::shared_ptr<SharedReceiveQueue> srq) { srq_ = std::move(srq); }
     // `buffers` carry references that the provider owns once it returns success.
     [[nodiscard]] virtual Status do_post(const WorkRequest& request,
                                          std::span<const LocalBuffer> buffers,
@@ -61,6 +74,11 @@ protected:
     [[nodiscard]] virtual Status do_post_receive(const ReceiveRequest& request,
                                                  std::span<const LocalBuffer> buffers,
                                                  std::uint32_t length) = 0;
+    // Optional. What is posted takes effect in the order of the initiator queue; tokens are new
+    // when the call returns.
+    [[nodiscard]] virtual Status do_fast_register(const FastRegisterRequest& request);
+    [[nodiscard]] virtual Status do_bind(const BindRequest& request);
+    [[nodiscard]] virtual Status do_invalidate(const InvalidateRequest& request);
     void set_state(QueuePairState state) { state_.store(state, std::memory_order_release); }
     // idle to connected, unless it was flushed meanwhile.
     void connect_state() {
@@ -77,6 +95,7 @@ private:
     const std::shared_ptr<CompletionQueue> initiator_cq_;
     const QueuePairLimits limits_;
     RequestContexts* const contexts_;  // one reference
+    std::shared_ptr<SharedReceiveQueue> srq_;
     std::atomic<QueuePairState> state_{QueuePairState::idle};
 };
 

@@ -21,7 +21,7 @@ std::uint32_t tolerated_reads(std::uint16_t ird) {
 }  // namespace
 
 Connection::Connection(const ConnectionConfig& config, SendQueue& send_queue,
-                       ReceiveQueue& receive_queue, RemoteMemory& memory)
+                       ReceiveQueue& receive_queue, RemoteMemory& memory, ReceiveSupply* supply)
     : frames_(std::make_unique<Frame[]>(kFrameCount)),
       request_next_(send_queue.cursor.head_position()),
       is_held_(!config.is_initiator),
@@ -34,6 +34,7 @@ Connection::Connection(const ConnectionConfig& config, SendQueue& send_queue,
       send_queue_(send_queue),
       receive_queue_(receive_queue),
       memory_(memory),
+      supply_(supply),
       max_fpdu_(config.max_fpdu) {
     staging_ = std::make_unique_for_overwrite<std::byte[]>(staging_size_);
 }
@@ -48,7 +49,7 @@ void Connection::begin_step(Time now) {
     now_ = now;
     if (state_ == State::terminating && now >= terminate_deadline_) go_over();
     if (is_paused_) {
-        if (receive_queue_.cursor.published() != receive_next_) {
+        if (has_receive()) {
             is_paused_ = false;
             process(now);
         } else if (now >= pause_deadline_) {
@@ -56,31 +57,10 @@ void Connection::begin_step(Time now) {
             fail(error::kUntaggedNoBuffer, true);
         }
     }
-    // Frames left over from the last step point into regions that may be gone by now.
-    for (std::uint32_t i = frame_head_; i != frame_tail_; ++i) {
-        Frame& left = frame(i);
-        if (left.source != FrameSource::response || left.payload_size == 0) continue;
-        const ReadJob& job = jobs_[left.position % jobs_.size()];
-        const AccessResult result =
-            memory_.pin(job.body.source_stag, job.body.source_to + left.payload_offset,
-                        left.payload_size, RemoteRight::read, left.pin);
-        if (result == AccessResult::granted) continue;
-        left.pin = Pin{};
-        if (i == frame_head_ && frame_sent_ > 0) {
-            // Half an FPDU is out and its rest may not be read: the stream cannot go on.
-            cause_ = {Cause::Source::local, error::kReadInvalidStag, 0};
-            go_over();
-        } else {
-            fail_read(job, left.payload_offset, result);
-        }
-        return;
-    }
+    take_pins_again();
 }
 
-void Connection::end_step() {
-    for (std::uint32_t i = frame_head_; i != frame_tail_; ++i) unpin(frame(i));
-    unpin_target();
-}
+void Connection::end_step() { let_pins_go(); }
 
 void Connection::handle_end_of_stream() {
     if (state_ != State::open) {
@@ -122,7 +102,7 @@ void Connection::handle_flush() { go_over(); }
 
 // An error that we saw: says so to the peer, then ends the stream. Requests stay pending until
 // the Terminate is out, because a half-sent frame still points into their memory.
-void Connection::fail(const ErrorCode& code, bool with_header) {
+void Connection::fail(const ErrorCode& code, bool with_header, BuiltFrames built) {
     if (state_ != State::open) return;
     cause_ = {Cause::Source::local, code, 0};
     terminate_ = TerminateBody{};
@@ -143,7 +123,7 @@ void Connection::fail(const ErrorCode& code, bool with_header) {
     state_ = State::terminating;
     terminate_pending_ = true;
     terminate_deadline_ = now_ + config_.terminate_wait;
-    drop_unsent_frames();
+    if (built == BuiltFrames::drop) drop_unsent_frames();
     unpin_target();
 }
 

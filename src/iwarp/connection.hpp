@@ -12,7 +12,7 @@
 //   end_step(): no pointer into a peer-named region is kept beyond it
 //
 // connection.cpp holds life and death of a stream, receive.cpp what comes in, transmit.cpp what
-// goes out.
+// goes out, local.cpp requests that change this side's memory.
 #pragma once
 
 #include <sys/uio.h>
@@ -78,8 +78,9 @@ struct StreamCounters {
 
 class Connection {
 public:
+    // With a supply, `receive_queue` is filled from there and by nobody else.
     Connection(const ConnectionConfig& config, SendQueue& send_queue, ReceiveQueue& receive_queue,
-               RemoteMemory& memory);
+               RemoteMemory& memory, ReceiveSupply* supply = nullptr);
     ~Connection();
     Connection(const Connection&) = delete;
     Connection& operator=(const Connection&) = delete;
@@ -119,6 +120,7 @@ public:
     [[nodiscard]] bool is_over() const { return state_ == State::over; }
     [[nodiscard]] bool has_unsent_frame() const { return frame_head_ != frame_tail_; }
     [[nodiscard]] bool is_held() const { return is_held_; }
+    [[nodiscard]] bool is_paused() const { return is_paused_; }
     [[nodiscard]] const StreamCounters& counters() const { return counters_; }
 
 private:
@@ -158,12 +160,20 @@ private:
     void build_rtr();
     void build_terminate();
     [[nodiscard]] bool can_start_request();
+    void execute_local_request();
+    void invalidate_read_sink(std::uint32_t position);
+    void let_pins_go();
+    void take_pins_again();
     void build_request_frame();
     [[nodiscard]] bool build_response_frame();
     void fail_read(const ReadJob& job, std::uint32_t done, AccessResult result);
     void add_payload(Frame& out, std::size_t header, std::span<const PostedSegment> segments,
-                     std::uint32_t offset, std::uint32_t size);
-    void finish_frame(Frame& out, std::span<const PostedSegment> segments);
+                     std::uint32_t offset, std::uint32_t size, const Pin* pin = nullptr);
+    void finish_frame(Frame& out, std::span<const PostedSegment> segments,
+                      const Pin* pin = nullptr);
+    [[nodiscard]] std::size_t payload_pieces(std::span<const PostedSegment> segments,
+                                             const Pin* pin, std::uint32_t offset,
+                                             std::size_t length, iovec* out, std::size_t max);
     void frame_sent(Frame& sent);
     void unpin(Frame& out);
     void drop_unsent_frames();
@@ -223,6 +233,7 @@ private:
     void advance_target(std::size_t size);
     void unpin_target();
     void make_room(std::size_t size);
+    [[nodiscard]] bool has_receive();
 
     std::unique_ptr<std::byte[]> staging_;
     std::size_t staging_size_ = 0;
@@ -237,7 +248,8 @@ private:
     std::uint32_t payload_left_ = 0;
     Message tagged_;
     Message untagged_;
-    Pin target_pin_;  // Write: where the next payload byte goes
+    Pin target_pin_;                 // Write: of the payload from here on
+    std::uint64_t target_done_ = 0;  // bytes of it placed since it was pinned
     std::uint32_t empty_segments_ = 0;
     std::uint32_t expected_send_msn_ = 1;
     std::uint32_t expected_read_msn_ = 1;
@@ -251,7 +263,9 @@ private:
     std::uint32_t job_tail_ = 0;
 
     // ---- life ----------------------------------------------------------------------------
-    void fail(const ErrorCode& code, bool with_header);
+    // The Terminate goes behind the frames that are built, or takes their place.
+    enum class BuiltFrames : bool { drop, send };
+    void fail(const ErrorCode& code, bool with_header, BuiltFrames built = BuiltFrames::drop);
     void go_over();
     void blame_for_terminate(const TerminateBody& body);
     void blame_request(std::uint32_t position, Status status);
@@ -261,6 +275,7 @@ private:
     SendQueue& send_queue_;
     ReceiveQueue& receive_queue_;
     RemoteMemory& memory_;
+    ReceiveSupply* const supply_;
     std::uint32_t max_fpdu_;
     State state_ = State::open;
     bool is_disconnecting_ = false;

@@ -42,7 +42,13 @@ bool Connection::wants_read() const {
 }
 
 bool Connection::can_resume() const {
-    return is_paused_ && receive_queue_.cursor.published() != receive_next_;
+    return is_paused_ && (receive_queue_.cursor.published() != receive_next_ ||
+                          (supply_ != nullptr && supply_->can_refill()));
+}
+
+bool Connection::has_receive() {
+    return receive_queue_.cursor.published() != receive_next_ ||
+           (supply_ != nullptr && supply_->refill());
 }
 
 std::size_t Connection::poll_receive(iovec* out, std::size_t max, std::size_t budget) {
@@ -283,7 +289,7 @@ bool Connection::begin_send(std::span<const std::byte> bytes, Time now) {
     const bool is_rtr = config_.rtr == RtrKind::send && !config_.is_initiator && !any_fpdu_in_ &&
                         payload_size_ == 0 && control_.last;
     if (!untagged_.is_active && !is_rtr) {
-        if (receive_queue_.cursor.published() == receive_next_) {
+        if (!has_receive()) {
             // Not an error yet: reading stops, TCP holds the peer back, a receive may come.
             is_paused_ = true;
             pause_deadline_ = now + config_.receive_wait;
@@ -350,7 +356,7 @@ void Connection::handle_terminate(std::span<const std::byte> bytes) {
 // Pieces of the target for the next `size` payload bytes.
 std::size_t Connection::target(std::size_t size, iovec* out, std::size_t max) {
     if (opcode_ == Opcode::write) {
-        if (target_pin_.data == nullptr) {
+        if (target_pin_.entry == nullptr) {
             // A new step: the region may be gone by now.
             const AccessResult result = memory_.pin(tagged_.stag, tagged_.to, payload_left_,
                                                     RemoteRight::write, target_pin_);
@@ -360,8 +366,7 @@ std::size_t Connection::target(std::size_t size, iovec* out, std::size_t max) {
                 return 0;
             }
         }
-        out[0] = {target_pin_.data, size};
-        return 1;
+        return slice_pin(memory_, target_pin_, target_done_, size, out, max);
     }
     if (opcode_ == Opcode::read_response) {
         const std::uint32_t position = reads_[read_head_ % reads_.size()];
@@ -374,7 +379,7 @@ std::size_t Connection::target(std::size_t size, iovec* out, std::size_t max) {
 void Connection::advance_target(std::size_t size) {
     const auto size32 = static_cast<std::uint32_t>(size);
     if (opcode_ == Opcode::write) {
-        target_pin_.data += size;
+        target_done_ += size;
         tagged_.to += size;
     } else if (opcode_ == Opcode::read_response) {
         send_queue_[reads_[read_head_ % reads_.size()]].received += size32;
@@ -386,6 +391,7 @@ void Connection::advance_target(std::size_t size) {
 void Connection::unpin_target() {
     if (target_pin_.entry != nullptr) memory_.unpin(target_pin_);
     target_pin_ = Pin{};
+    target_done_ = 0;
 }
 
 // True: the payload is complete.
@@ -431,8 +437,10 @@ void Connection::end_fpdu() {
             if (rtr_read_outstanding_) {
                 rtr_read_outstanding_ = false;
             } else {
-                send_queue_[reads_[read_head_++ % reads_.size()]].progress =
-                    SendRequest::Progress::done;
+                const std::uint32_t position = reads_[read_head_++ % reads_.size()];
+                if (send_queue_[position].invalidates) invalidate_read_sink(position);
+                if (state_ != State::open) return;
+                send_queue_[position].progress = SendRequest::Progress::done;
             }
             check_drained();
             break;
@@ -461,6 +469,7 @@ void Connection::end_send() {
     receive.received = untagged_.offset;
     receive.is_solicited = solicits(opcode_);
     if (invalidates(opcode_)) {
+        let_pins_go();
         const AccessResult result = memory_.invalidate(untagged_.invalidate_stag);
         if (result != AccessResult::granted) {
             fail(result == AccessResult::not_associated ? error::kProtectionCannotInvalidate
@@ -472,6 +481,7 @@ void Connection::end_send() {
         receive.invalidated_stag = untagged_.invalidate_stag;
     }
     ++receive_next_;
+    if (invalidates(opcode_)) take_pins_again();
 }
 
 }  // namespace ndv::iwarp

@@ -98,18 +98,17 @@ std::size_t Connection::gather(const Frame& from, std::size_t skip, iovec* out, 
     }
     if (skip < from.payload_size) {
         const std::size_t size = from.payload_size - skip;
+        std::size_t pieces = 0;
         if (from.source == FrameSource::response) {
-            if (count == max) return count;
-            out[count++] = {from.pin.data + skip, size};
+            pieces = slice_pin(memory_, from.pin, skip, size, out + count, max - count);
         } else {
-            const std::size_t pieces =
-                slice_segments(send_queue_.segments(from.position), from.payload_offset + skip,
-                               size, out + count, max - count);
-            std::size_t covered = 0;
-            for (std::size_t i = 0; i < pieces; ++i) covered += out[count + i].iov_len;
-            count += pieces;
-            if (covered < size) return count;  // the list is full
+            pieces = slice_segments(send_queue_.segments(from.position), from.payload_offset + skip,
+                                    size, out + count, max - count);
         }
+        std::size_t covered = 0;
+        for (std::size_t i = 0; i < pieces; ++i) covered += out[count + i].iov_len;
+        count += pieces;
+        if (covered < size) return count;  // the list is full
         skip = 0;
     } else {
         skip -= from.payload_size;
@@ -195,6 +194,10 @@ bool Connection::build_next_frame() {
     if (!message_open_) {
         const bool has_response = job_next_ != job_tail_;
         const bool has_request = can_start_request();
+        if (has_request && is_local(send_queue_[request_next_].kind)) {
+            execute_local_request();
+            return true;  // no frame, but what is behind it may have one
+        }
         if (!has_response && !has_request) return false;
         const bool is_response = has_response && (response_turn_ || !has_request);
         response_turn_ = !is_response;
@@ -314,6 +317,10 @@ void Connection::build_request_frame() {
             if (out.is_last) ++send_msn_;
             break;
         }
+        case RequestKind::bind:
+        case RequestKind::fast_register:
+        case RequestKind::invalidate:
+            break;  // execute_local_request() took them
     }
     const bool carries_payload = request.kind != RequestKind::read;
     add_payload(out, header, segments, message_offset_, carries_payload ? size : 0);
@@ -352,10 +359,8 @@ bool Connection::build_response_frame() {
     header.stag = job.body.sink_stag;
     header.to = job.body.sink_to + job.built;
     header.emit(std::span<std::byte>(out.bytes).first<TaggedHeader::kSize>());
-    const PostedSegment source{pin.data, size, nullptr};
-    const std::span<const PostedSegment> segments(&source, size > 0 ? 1 : 0);
-    add_payload(out, TaggedHeader::kSize, segments, 0, size);
-    finish_frame(out, segments);
+    add_payload(out, TaggedHeader::kSize, {}, 0, size, &pin);
+    finish_frame(out, {}, &pin);
     out.payload_offset = job.built;
     out.pin = pin;
     if (out.payload_size == 0) unpin(out);  // copied
@@ -389,30 +394,35 @@ void Connection::fail_read(const ReadJob& job, std::uint32_t done, AccessResult 
 // Small payload is copied behind the header, so that the frame is one piece.
 void Connection::add_payload(Frame& out, std::size_t header,
                              std::span<const PostedSegment> segments, std::uint32_t offset,
-                             std::uint32_t size) {
+                             std::uint32_t size, const Pin* pin) {
     out.head_size = static_cast<std::uint32_t>(header);
     out.payload_offset = offset;
     out.payload_size = size;
     if (size > kCopyLimit) return;
     out.payload_size = 0;
-    std::size_t skip = offset;
-    std::size_t left = size;
-    for (const PostedSegment& segment : segments) {
-        if (left == 0) break;
-        if (skip >= segment.length) {
-            skip -= segment.length;
-            continue;
+    std::array<iovec, 16> pieces;
+    std::uint32_t done = 0;
+    while (done < size) {
+        const std::size_t count =
+            payload_pieces(segments, pin, offset + done, size - done, pieces.data(), pieces.size());
+        for (std::size_t i = 0; i < count; ++i) {
+            std::memcpy(out.bytes.data() + out.head_size, pieces[i].iov_base, pieces[i].iov_len);
+            out.head_size += static_cast<std::uint32_t>(pieces[i].iov_len);
+            done += static_cast<std::uint32_t>(pieces[i].iov_len);
         }
-        const std::size_t part = std::min<std::size_t>(segment.length - skip, left);
-        std::memcpy(out.bytes.data() + out.head_size, segment.data + skip, part);
-        out.head_size += static_cast<std::uint32_t>(part);
-        left -= part;
-        skip = 0;
     }
 }
 
+// Of a request's segments, or of the memory that a peer reads.
+std::size_t Connection::payload_pieces(std::span<const PostedSegment> segments, const Pin* pin,
+                                       std::uint32_t offset, std::size_t length, iovec* out,
+                                       std::size_t max) {
+    if (pin != nullptr) return slice_pin(memory_, *pin, offset, length, out, max);
+    return slice_segments(segments, offset, length, out, max);
+}
+
 // Pad and CRC; the frame joins the queue.
-void Connection::finish_frame(Frame& out, std::span<const PostedSegment> segments) {
+void Connection::finish_frame(Frame& out, std::span<const PostedSegment> segments, const Pin* pin) {
     const std::size_t ulpdu = out.head_size + out.payload_size - kLengthSize;
     const std::size_t pad = pad_size(ulpdu);
     std::byte* tail = out.payload_size == 0 ? out.bytes.data() + out.head_size : out.tail.data();
@@ -423,8 +433,8 @@ void Connection::finish_frame(Frame& out, std::span<const PostedSegment> segment
         std::size_t done = 0;
         while (done < out.payload_size) {
             const std::size_t count =
-                slice_segments(segments, out.payload_offset + done, out.payload_size - done,
-                               pieces.data(), pieces.size());
+                payload_pieces(segments, pin, out.payload_offset + static_cast<std::uint32_t>(done),
+                               out.payload_size - done, pieces.data(), pieces.size());
             for (std::size_t i = 0; i < count; ++i) {
                 crc = base::crc32c(crc, pieces[i].iov_base, pieces[i].iov_len);
                 done += pieces[i].iov_len;

@@ -13,6 +13,7 @@
 #include <memory>
 #include <span>
 
+#include "base/pages.hpp"
 #include "base/ring.hpp"
 #include "base/status.hpp"
 
@@ -23,9 +24,14 @@ struct PostedSegment {
     std::byte* data = nullptr;
     std::uint32_t length = 0;
     void* owner = nullptr;
+    const base::PageList* pages = nullptr;  // not null: the memory is scattered, `data` is not set
+    std::uint64_t offset = 0;               // in `pages`
 };
 
-enum class RequestKind : std::uint8_t { send, write, read };
+// The last three put nothing on the wire: they change memory when their turn comes.
+enum class RequestKind : std::uint8_t { send, write, read, bind, fast_register, invalidate };
+
+[[nodiscard]] constexpr bool is_local(RequestKind kind) { return kind >= RequestKind::bind; }
 
 // One slot of the send queue (NDK: initiator queue).
 struct SendRequest {
@@ -35,10 +41,13 @@ struct SendRequest {
     std::uint64_t context = 0;
     std::uint64_t remote_address = 0;
     std::uint32_t remote_token = 0;  // send: the STag to invalidate
+    // invalidate, and a read that invalidates: a token of this side. bind, fast_register: theirs.
+    std::uint32_t local_token = 0;
+    void* operation = nullptr;  // bind and fast_register: what RemoteMemory::execute() needs
     std::uint32_t length = 0;
     std::uint16_t segment_count = 0;
     RequestKind kind = RequestKind::send;
-    bool invalidates = false;
+    bool invalidates = false;  // send: at the peer; read: its first segment's token
     bool solicits = false;
     bool is_fenced = false;
     bool is_silent = false;
@@ -110,6 +119,23 @@ private:
 using SendQueue = WorkQueue<SendRequest>;
 using ReceiveQueue = WorkQueue<ReceiveRequest>;
 
+// Receives that wait elsewhere, for several connections: NDK's shared receive queue. The stepper
+// moves them into the connection's own queue one by one, as its producer.
+class ReceiveSupply {
+public:
+    ReceiveSupply() = default;
+    ReceiveSupply(const ReceiveSupply&) = delete;
+    ReceiveSupply& operator=(const ReceiveSupply&) = delete;
+
+    // Moves one; false: there is none, or no room for it.
+    [[nodiscard]] virtual bool refill() = 0;
+    // Whether refill() would have moved one just now.
+    [[nodiscard]] virtual bool can_refill() const = 0;
+
+protected:
+    ~ReceiveSupply() = default;
+};
+
 // The part [offset, offset + length) of a list of segments, as at most `max` pieces. Returns the
 // pieces; fewer bytes than asked when `max` is too small.
 inline std::size_t slice_segments(std::span<const PostedSegment> segments, std::size_t offset,
@@ -122,7 +148,16 @@ inline std::size_t slice_segments(std::span<const PostedSegment> segments, std::
             continue;
         }
         const std::size_t size = std::min<std::size_t>(segment.length - offset, length);
-        out[count++] = {segment.data + offset, size};
+        if (segment.pages != nullptr) [[unlikely]] {
+            const std::size_t pieces =
+                segment.pages->pieces(segment.offset + offset, size, out + count, max - count);
+            std::size_t covered = 0;
+            for (std::size_t i = 0; i < pieces; ++i) covered += out[count + i].iov_len;
+            count += pieces;
+            if (covered < size) break;
+        } else {
+            out[count++] = {segment.data + offset, size};
+        }
         length -= size;
         offset = 0;
     }

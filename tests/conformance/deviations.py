@@ -25,11 +25,6 @@ _NO_RECEIVE = "kernel iWARP ends the connection of a Send for which no receive i
 
 DEVIATIONS = [
     Deviation(
-        "test_listener.py::test_port_of_a_closed_listener_stays_taken_while_its_connectors_live",
-        "soft",
-        "a server that restarts has its port at once, though its connections may still live",
-    ),
-    Deviation(
         "test_close.py::test_adapter_without_connections_has_no_thread",
         "verbs",
         "the progress thread listens to the device's own events from the start",

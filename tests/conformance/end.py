@@ -6,6 +6,7 @@ named: ``memory("sink", 100)`` registers an array, and requests name it, whole o
 ``("sink", offset, nbytes)``.
 """
 
+import mmap
 import select
 import threading
 
@@ -18,6 +19,8 @@ from conformance.addresses import addresses_of
 LIMIT = 30
 
 ALL = nd.Access.REMOTE_READ | nd.Access.REMOTE_WRITE
+ALLOW_ALL = nd.Flag.ALLOW_REMOTE_READ | nd.Flag.ALLOW_REMOTE_WRITE
+PAGE = mmap.PAGESIZE
 
 
 def pattern(nbytes, seed=1):
@@ -50,6 +53,8 @@ class End:
         self.connector = None
         self.incoming = None
         self.regions = {}
+        self.mappings = {}
+        self.windows = {}
         self.disconnects = 0
         self._disconnected = threading.Condition()
 
@@ -157,6 +162,60 @@ class End:
     def remote_token(self, name):
         return self.regions[name].remote_token
 
+    def local_token(self, name):
+        return self.regions[name].local_token
+
+    # ---- memory that requests map -----------------------------------------------------------
+
+    def map_pages(self, name, count, *, seed=0, skip=0, cut=0):
+        """Map whole pages, less `skip` bytes in front and `cut` behind."""
+        array = np.frombuffer(mmap.mmap(-1, count * PAGE), np.uint8)
+        if seed:
+            array[:] = np.frombuffer(pattern(count * PAGE, seed), np.uint8)
+        self.mappings[name] = self.adapter.build_lam(array[skip : count * PAGE - cut])
+
+    def mapped_content(self, name):
+        return self.mappings[name].array.tobytes()
+
+    def close_mapping(self, name):
+        self.mappings.pop(name).release()
+
+    def create_fast_register_mr(self, name, max_pages=64, *, remote_access=True):
+        self.regions[name] = self.pd.create_fast_register_mr(max_pages, remote_access=remote_access)
+
+    def fast_register(self, name, mapping, order=None, *, flags=ALLOW_ALL, **options):
+        """Fill a region with the pages of a mapping, in some order; return its remote pair."""
+        mapping = self.mappings[mapping]
+        pages = mapping if order is None else mapping.pages[list(order)]
+        self.qp.fast_register(self.regions[name], pages, flags=flags, **options)
+        return self.fast_registered(name)
+
+    def fast_registered(self, name):
+        region = self.regions[name]
+        return region.address, region.remote_token
+
+    def create_mw(self, name):
+        self.windows[name] = self.pd.create_mw()
+
+    def bind(self, name, region, offset=0, nbytes=None, *, flags=ALLOW_ALL, **options):
+        """Bind a window over a part of a region; return its remote pair."""
+        region = self.regions[region]
+        address = region.address + offset
+        self.qp.bind(self.windows[name], region, address, nbytes, flags=flags, **options)
+        return self.windows[name].address, self.windows[name].remote_token
+
+    def window_token(self, name):
+        return self.windows[name].remote_token
+
+    def invalidate(self, name, **options):
+        self.qp.invalidate(self.regions.get(name) or self.windows[name], **options)
+
+    def close_region(self, name):
+        self.regions.pop(name).close()
+
+    def close_window(self, name):
+        self.windows.pop(name).close()
+
     def local(self, spans):
         return [
             self.regions[span].segment()
@@ -179,6 +238,9 @@ class End:
 
     def send(self, *spans, context=None, flags=0):
         self.qp.send(self.local(spans), context=context, flags=flags)
+
+    def qp_send_inline(self, data, context=None, flags=0):
+        self.qp.send(data, context=context, flags=flags | nd.Flag.INLINE)
 
     def send_and_invalidate(self, token, *spans, context=None, flags=0):
         self.qp.send_and_invalidate(self.local(spans), token, context=context, flags=flags)
@@ -237,6 +299,9 @@ class End:
 
     def state(self):
         return self.qp.state
+
+    def adapter_flags(self):
+        return self.adapter.info.adapter_flags
 
     def data(self):
         connector = self.connector or self.incoming

@@ -56,6 +56,14 @@ class Pair:
 
             join(self.near, begin, address, active_options=active, passive_options=passive)
 
+    def reconnect(self):
+        """Give both ends another queue pair and connect those; the first ones stay."""
+        self.first = [(end.qp, end.connector, end.listener) for end in (self.near, self.far)]
+        for end in (self.near, self.far):
+            end.qp = end.create_qp()
+            end.listener = None
+        self.connect()
+
     def close(self):
         """Close the adapter, which suffices, and forget the ends; any number of times."""
         self.adapter.close()

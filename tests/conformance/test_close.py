@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ndverbs as nd
-from conformance.end import LIMIT, pattern
+from conformance.end import LIMIT, pattern, status_of
 from conformance.pair import Pair
 
 PARTS = ["pd", "receive_cq", "initiator_cq", "qp", "connector", "region"]
@@ -218,7 +218,8 @@ def test_closing_while_another_thread_posts(provider):
                 except nd.RdmaError as error:
                     if error.status != nd.Status.NO_MORE_ENTRIES:
                         return error.status
-                    near.waiting()
+                    if (status := status_of(near.waiting)) != nd.Status.SUCCESS:
+                        return status
                 begun.set()
 
         with ThreadPoolExecutor(1) as thread:
@@ -306,7 +307,8 @@ def test_1000_connections_leave_nothing(provider, host, scaled):
     round_of(scaled(1000))
     gc.collect()
 
-    assert (descriptors(), threads()) == before
+    assert descriptors() == before[0]
+    assert threads() <= before[1]
     assert native_objects() == {}
 
 
@@ -318,7 +320,8 @@ def test_adapters_opened_and_closed_leave_nothing(provider, host, scaled):
             adapter.create_listener(lambda connector: None).listen((host, 0))
 
     gc.collect()
-    assert (descriptors(), threads()) == before
+    assert descriptors() == before[0]
+    assert threads() <= before[1]  # one of an earlier test may have ended meanwhile
 
 
 def test_adapter_without_connections_has_no_thread(provider):

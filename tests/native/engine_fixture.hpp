@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <span>
 #include <vector>
@@ -33,6 +34,9 @@ public:
         bool remote_write = false;
         bool is_revocable = false;  // Send with Invalidate may end it
         std::uint32_t pd = kOwnPd;
+        // Not 0: the region is made of pages of this size, a power of two, the last one first:
+        // page i of n lies at data + (n - 1 - i) * page.
+        std::uint32_t page = 0;
     };
 
     void add(const Region& region) { regions_.push_back(region); }
@@ -59,9 +63,47 @@ public:
         }
         ++pins_;
         // Any address that stays the same between pin and unpin.
-        out = {region->data + (to - region->to), this};
+        out = {region->data + (to - region->to), region->length - (to - region->to),
+               to - region->to, this};
+        if (region->page != 0) out.contiguous = 0;
+        if (region->page != 0) scattered_ = *region;
         return AccessResult::granted;
     }
+    [[nodiscard]] std::size_t scatter(const iwarp::Pin& pin, std::uint64_t offset,
+                                      std::size_t length, iovec* out, std::size_t max) override {
+        const std::uint64_t count = scattered_.length / scattered_.page;
+        std::size_t pieces = 0;
+        for (std::uint64_t at = pin.offset + offset; length > 0 && pieces < max; ++pieces) {
+            const std::uint64_t in_page = at % scattered_.page;
+            const std::size_t size = std::min<std::size_t>(scattered_.page - in_page, length);
+            const std::uint64_t page = count - 1 - at / scattered_.page;
+            out[pieces] = {scattered_.data + page * scattered_.page + in_page, size};
+            at += size;
+            length -= size;
+        }
+        return pieces;
+    }
+    // The request names a region by its STag: invalidate ends it; the others let it be reached.
+    [[nodiscard]] Status execute(const iwarp::SendRequest& request) override {
+        if (request.kind == iwarp::RequestKind::invalidate) {
+            if (pins_ != 0) std::abort();  // the engine's promise
+            return remove(request.local_token) ? Status::success : Status::invalid_device_request;
+        }
+        const auto waiting = std::find_if(waiting_.begin(), waiting_.end(), [&](const Region& r) {
+            return r.stag == request.local_token;
+        });
+        if (waiting == waiting_.end() || has(request.local_token)) {
+            return Status::invalid_device_request;
+        }
+        regions_.push_back(*waiting);
+        return Status::success;
+    }
+    [[nodiscard]] Status invalidate_sink(std::uint32_t stag) override {
+        if (pins_ != 0) std::abort();
+        return remove(stag) ? Status::success : Status::invalid_device_request;
+    }
+    // For execute(): what a fast_register or bind of this STag makes.
+    void prepare(const Region& region) { waiting_.push_back(region); }
     void unpin(const iwarp::Pin& pin) override {
         if (pin.entry == this) --pins_;
     }
@@ -70,6 +112,7 @@ public:
         if (region == nullptr) return iwarp::AccessResult::invalid_stag;
         if (region->pd != kOwnPd) return iwarp::AccessResult::not_associated;
         if (!region->is_revocable) return iwarp::AccessResult::denied;
+        if (pins_ != 0) std::abort();
         remove(stag);
         return iwarp::AccessResult::granted;
     }
@@ -83,6 +126,8 @@ private:
     }
 
     std::vector<Region> regions_;
+    std::vector<Region> waiting_;
+    Region scattered_;  // one at a time is enough
     int pins_ = 0;
 };
 
@@ -190,7 +235,7 @@ private:
     std::uint32_t fill(std::span<iwarp::PostedSegment> segments, std::span<const Range> ranges) {
         std::uint32_t length = 0;
         for (std::size_t i = 0; i < ranges.size(); ++i) {
-            segments[i] = {arena_.data() + ranges[i].offset, ranges[i].length, nullptr};
+            segments[i] = {arena_.data() + ranges[i].offset, ranges[i].length, nullptr, nullptr, 0};
             length += ranges[i].length;
         }
         return length;

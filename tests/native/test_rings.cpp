@@ -156,6 +156,56 @@ void test_racing_producers_overrun_at_the_depth(Checks& checks, std::uint32_t pr
     }
 }
 
+void test_resizing_keeps_what_waits_and_its_order(Checks& checks) {
+    MpscRing<Item> ring(3);
+    std::uint64_t pushed = 0;
+    std::uint64_t popped = 0;
+    Item out;
+    for (const std::uint32_t depth : {3U, 2U, 8U, 9U, 100U, 5U, 64U, 1000U}) {
+        while (ring.size() > depth) checks.check(ring.pop(out) && out.value == popped++, "order");
+        checks.check(ring.resize(depth), "a ring resizes to what holds its content");
+        checks.check(ring.depth() == depth, "the depth is the new one");
+        while (ring.push({0, pushed, pushed})) ++pushed;
+        checks.check(ring.size() == depth, "it takes exactly the new depth");
+        checks.check(depth == 1 || !ring.resize(depth - 1), "it does not shrink below its content");
+        checks.check(ring.depth() == depth, "and a refused resize changes nothing");
+        checks.check(ring.pop(out) && out.value == popped++, "the oldest comes first");
+    }
+    while (ring.pop(out)) checks.check(out.value == popped++, "nothing is lost or reordered");
+    checks.check(popped == pushed && ring.is_empty(), "all came out");
+}
+
+void test_resizing_beside_producers_and_a_consumer(Checks& checks, std::uint32_t producers,
+                                                   std::uint64_t count) {
+    MpscRing<Item> ring(1);
+    std::atomic<bool> is_over{false};
+    std::vector<std::thread> threads;
+    for (std::uint32_t producer = 0; producer < producers; ++producer) {
+        threads.emplace_back([&, producer] {
+            for (std::uint64_t i = 0; i < count; ++i) {
+                checks.wait_until([&] { return ring.push({producer, i, i}); }, "there is room");
+            }
+        });
+    }
+    threads.emplace_back([&] {
+        // Up in small steps, so that every growth is a new segment; down whenever it may.
+        for (std::uint32_t depth = 1; !is_over.load(); depth = depth % 3000 + 1) {
+            static_cast<void>(ring.resize(depth));
+            std::this_thread::yield();
+        }
+    });
+    std::vector<std::uint64_t> next(producers, 0);
+    for (std::uint64_t i = 0; i < count * producers; ++i) {
+        Item item;
+        checks.wait_until([&] { return ring.pop(item); }, "what was pushed comes out");
+        checks.check(item.value == item.echo && item.value == next[item.producer]++,
+                     "items of one producer come once each, whole and in order");
+    }
+    is_over.store(true);
+    for (std::thread& thread : threads) thread.join();
+    checks.check(ring.is_empty() && ring.size() == 0, "nothing is left");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -170,5 +220,7 @@ int main(int argc, char** argv) {
         test_ring_keeps_the_order_of_each_producer(checks, 3, depth, count / 3);
     }
     test_racing_producers_overrun_at_the_depth(checks, 4, 37, 100);
+    test_resizing_keeps_what_waits_and_its_order(checks);
+    test_resizing_beside_producers_and_a_consumer(checks, 3, count / 3);
     return checks.finish();
 }

@@ -82,6 +82,16 @@ def test_a_run_may_be_limited_by_time(capsys):
     assert row["spread"] is None
 
 
+@pytest.mark.parametrize("operation", ["write", "read"])
+def test_batches_have_a_rate_of_their_own(capsys, operation):
+    arguments = ["--rate", "--python", "--many", "--depth", "64", "--iterations", "300"]
+
+    rows = rows_of(capsys, operation, *arguments, "--runs", "1")
+
+    assert rows[0]["name"] == f"{operation} rate 8 B Python many"
+    assert "--python --many" in rows[0]["command"]
+
+
 def test_the_python_rate_shows_the_cpu_time_of_a_request(capsys):
     rows = rows_of(capsys, "write", "--rate", "--python", "--iterations", "300", "--runs", "1")
     assert [(row["name"], row["unit"]) for row in rows] == [

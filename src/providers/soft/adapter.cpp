@@ -10,99 +10,17 @@
 
 #include "providers/soft/connector.hpp"
 #include "providers/soft/listener.hpp"
+#include "providers/soft/mapping.hpp"
+#include "providers/soft/protection_domain.hpp"
 
 namespace ndv::soft {
-namespace {
-
-class MemoryRegion final : public core::MemoryRegion {
-public:
-    MemoryRegion(std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<MemoryTable> table,
-                 std::uint64_t domain)
-        : core::MemoryRegion(std::move(pd)), table_(std::move(table)), domain_(domain) {}
-    ~MemoryRegion() override {
-        if (!is_foreign()) close();
-    }
-
-private:
-    Expected<core::Tokens> do_register(core::BufferHold& hold, std::uint32_t rights) override {
-        const std::uint32_t token = table_->add(hold, rights, domain_);
-        if (token == 0) {
-            return fail(Status::insufficient_resources,
-                        "register: the adapter's table of regions is full",
-                        "deregister regions that are no longer used");
-        }
-        const bool is_remote =
-            (rights & (core::access::kRemoteRead | core::access::kRemoteWriteBit)) != 0;
-        return core::Tokens{token, is_remote ? token : 0};
-    }
-    void do_deregister(const core::Tokens& tokens) override { table_->remove(tokens.local); }
-
-    const std::shared_ptr<MemoryTable> table_;
-    const std::uint64_t domain_;
-};
-
-class ProtectionDomain final : public core::ProtectionDomain {
-public:
-    ProtectionDomain(std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter)
-        : parts_(std::move(parts)),
-          adapter_(std::move(adapter)),
-          info_(soft_info()),
-          domain_(parts_->next_domain.fetch_add(1, std::memory_order_relaxed)),
-          memory_(*parts_->table, domain_) {}
-
-    [[nodiscard]] const core::AdapterInfo& info() const override { return info_; }
-
-    [[nodiscard]] Status acquire_local(const core::Segment& segment, std::uint32_t rights,
-                                       core::LocalBuffer& out) override {
-        return memory_.acquire_local(segment, rights, out);
-    }
-
-private:
-    Expected<std::shared_ptr<core::MemoryRegion>> do_create_mr() override {
-        return adopted<core::MemoryRegion>(
-            std::make_shared<MemoryRegion>(self(), parts_->table, domain_));
-    }
-
-    Expected<std::shared_ptr<core::QueuePair>> do_create_qp(
-        std::shared_ptr<core::CompletionQueue> receive_cq,
-        std::shared_ptr<core::CompletionQueue> initiator_cq, const core::QueuePairLimits& limits,
-        core::RequestContexts* contexts) override {
-        auto receive = std::dynamic_pointer_cast<CompletionQueue>(std::move(receive_cq));
-        auto initiator = std::dynamic_pointer_cast<CompletionQueue>(std::move(initiator_cq));
-        if (!receive || !initiator || receive->progress() != parts_->progress ||
-            initiator->progress() != parts_->progress) {
-            return fail(Status::invalid_parameter,
-                        "create_qp: a completion queue belongs to another adapter");
-        }
-        return adopted<core::QueuePair>(std::make_shared<QueuePair>(
-            self(), std::move(receive), std::move(initiator), limits, contexts, parts_->table,
-            domain_, parts_->progress, parts_->totals));
-    }
-
-    [[nodiscard]] std::shared_ptr<core::ProtectionDomain> self() {
-        return std::static_pointer_cast<core::ProtectionDomain>(shared_from_this());
-    }
-
-    template <typename T>
-    [[nodiscard]] Expected<std::shared_ptr<T>> adopted(std::shared_ptr<T> made) {
-        if (const auto adapter = adapter_.lock()) adapter->adopt(made);
-        return made;
-    }
-
-    const std::shared_ptr<AdapterParts> parts_;
-    const std::weak_ptr<core::Adapter> adapter_;
-    const core::AdapterInfo info_;
-    const std::uint64_t domain_;
-    DomainMemory memory_;
-};
-
-}  // namespace
-
 core::AdapterInfo soft_info() {
     core::AdapterInfo info;
     info.name = "soft";
     info.provider = "soft";
     info.max_registration_size = 1ULL << 47U;  // a user address space
+    info.max_window_size = info.max_registration_size;
+    info.frmr_page_count = 256;
     info.max_initiator_request_sge = 16;
     info.max_receive_request_sge = 16;
     info.max_read_request_sge = 16;
@@ -112,6 +30,7 @@ core::AdapterInfo soft_info() {
     info.max_outbound_read_limit = 128;
     info.max_receive_queue_depth = 16384;
     info.max_initiator_queue_depth = 16384;
+    info.max_srq_depth = 16384;
     info.max_cq_depth = 1U << 22U;
     info.large_request_threshold = 16384;
     info.max_caller_data =
@@ -119,9 +38,19 @@ core::AdapterInfo soft_info() {
     info.max_callee_data = info.max_caller_data;
     info.adapter_flags =
         core::adapter_flag::kInOrderDma | core::adapter_flag::kRdmaReadSinkNotRequired |
-        core::adapter_flag::kMultiEngine | core::adapter_flag::kLoopbackConnections;
+        core::adapter_flag::kCqInterruptModeration | core::adapter_flag::kCqResize |
+        core::adapter_flag::kMultiEngine | core::adapter_flag::kRdmaReadLocalInvalidate |
+        core::adapter_flag::kLoopbackConnections;
     info.rdma_technology = "iWARP";
-    info.features = {"send_and_invalidate", "crc", "peer_to_peer", "control_connect_events"};
+    info.features = {"send_and_invalidate",
+                     "crc",
+                     "peer_to_peer",
+                     "control_connect_events",
+                     "create_shared_endpoint",
+                     "build_lam",
+                     "create_fast_register_mr",
+                     "create_mw",
+                     "privileged_token"};
     info.addresses = {"127.0.0.1", "::1"};
     return info;
 }
@@ -155,8 +84,7 @@ std::map<std::string, std::uint64_t> Adapter::stats() const {
 }
 
 Expected<std::shared_ptr<core::ProtectionDomain>> Adapter::do_create_pd() {
-    return std::shared_ptr<core::ProtectionDomain>(std::make_shared<ProtectionDomain>(
-        parts_, std::static_pointer_cast<Adapter>(shared_from_this())));
+    return make_protection_domain(parts_, std::static_pointer_cast<Adapter>(shared_from_this()));
 }
 
 Expected<std::shared_ptr<core::CompletionQueue>> Adapter::do_create_cq(std::uint32_t depth) {
@@ -172,6 +100,35 @@ Expected<std::shared_ptr<core::Connector>> Adapter::do_create_connector() {
 Expected<std::shared_ptr<core::Listener>> Adapter::do_create_listener() {
     return std::shared_ptr<core::Listener>(
         std::make_shared<Listener>(parts_, std::static_pointer_cast<Adapter>(shared_from_this())));
+}
+
+Expected<std::shared_ptr<core::SharedEndpoint>> Adapter::do_create_shared_endpoint(
+    const core::SocketAddress& address) {
+    auto socket = bound_socket(address, "create_shared_endpoint");
+    if (!socket) return Unexpected{socket.error()};
+    auto endpoint = parts_->endpoints.claim(local_address_of(socket->get()));
+    if (!endpoint) {
+        return fail(Status::sharing_violation,
+                    "create_shared_endpoint " + address.text() + ": the address is taken",
+                    "choose another port, or 0");
+    }
+    return std::shared_ptr<core::SharedEndpoint>(
+        std::make_shared<SharedEndpoint>(std::move(*socket), std::move(endpoint)));
+}
+
+Expected<std::shared_ptr<core::LogicalAddressMapping>> Adapter::do_build_lam(
+    core::BufferHold* hold) {
+    return LogicalAddressMapping::build(parts_->table, hold);
+}
+
+Expected<std::uint64_t> Adapter::address_of(std::uint64_t logical_page) const {
+    const std::byte* const page = find_logical_page(*parts_->table, logical_page);
+    if (page == nullptr) {
+        return fail(Status::access_violation,
+                    "fast_register: the first page is of no mapping that is built",
+                    "use pages of a LogicalAddressMapping");
+    }
+    return reinterpret_cast<std::uint64_t>(page);
 }
 
 std::vector<core::AdapterInfo> SoftProvider::adapters() const { return {soft_info()}; }

@@ -10,6 +10,7 @@
 
 #include "core/adapter.hpp"
 #include "providers/soft/capture.hpp"
+#include "providers/soft/endpoints.hpp"
 #include "providers/soft/memory_table.hpp"
 #include "providers/soft/progress.hpp"
 #include "providers/soft/queue_pair.hpp"
@@ -29,6 +30,7 @@ struct AdapterParts {
     std::uint64_t seed = 0;
     std::atomic<std::uint64_t> next_domain{1};
     core::ConnectionCounters counters;
+    EndpointTable endpoints;
 
     [[nodiscard]] std::unique_ptr<Link> make_link(base::Descriptor socket) const;
 };
@@ -42,6 +44,7 @@ public:
 
     [[nodiscard]] const core::AdapterInfo& info() const override { return info_; }
     [[nodiscard]] std::map<std::string, std::uint64_t> stats() const override;
+    [[nodiscard]] Expected<std::uint64_t> address_of(std::uint64_t logical_page) const override;
 
 private:
     [[nodiscard]] Expected<std::shared_ptr<core::ProtectionDomain>> do_create_pd() override;
@@ -49,6 +52,10 @@ private:
         std::uint32_t depth) override;
     [[nodiscard]] Expected<std::shared_ptr<core::Connector>> do_create_connector() override;
     [[nodiscard]] Expected<std::shared_ptr<core::Listener>> do_create_listener() override;
+    [[nodiscard]] Expected<std::shared_ptr<core::SharedEndpoint>> do_create_shared_endpoint(
+        const core::SocketAddress& address) override;
+    [[nodiscard]] Expected<std::shared_ptr<core::LogicalAddressMapping>> do_build_lam(
+        core::BufferHold* hold) override;
     void stop() override;
 
     const std::shared_ptr<AdapterParts> parts_;

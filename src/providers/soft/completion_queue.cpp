@@ -9,8 +9,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <string>
 #include <utility>
 
+#include "providers/soft/adapter.hpp"
 #include "providers/soft/queue_pair.hpp"
 
 namespace ndv::soft {
@@ -24,6 +26,22 @@ constexpr Time kSpinTime = std::chrono::microseconds(20);
 constexpr Time kShortSleep = std::chrono::microseconds(100);
 
 }  // namespace
+
+// A moderated notification that waits for its time, on the progress thread.
+class NotifyTimer final : public Member {
+public:
+    explicit NotifyTimer(std::weak_ptr<core::Object> queue) : queue_(std::move(queue)) {}
+    void on_ready() override {}
+    void on_deadline() override {
+        if (const auto queue = std::static_pointer_cast<CompletionQueue>(queue_.lock())) {
+            queue->notify();
+        }
+    }
+    [[nodiscard]] std::uint32_t wanted() const override { return 0; }
+
+private:
+    const std::weak_ptr<core::Object> queue_;
+};
 
 Expected<std::shared_ptr<CompletionQueue>> CompletionQueue::create(
     std::uint32_t depth, std::shared_ptr<Progress> progress) {
@@ -143,6 +161,27 @@ void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
     lease_until_.store((now() + kLeaseTime).count(), std::memory_order_relaxed);
     holders_.fetch_sub(1, std::memory_order_acq_rel);
     progress_->lease_ended();
+}
+
+Expected<void> CompletionQueue::do_resize(std::uint32_t depth) {
+    const std::uint32_t most = soft_info().max_cq_depth;
+    if (depth <= most) return {};
+    return fail(Status::invalid_parameter, "resize: depth " + std::to_string(depth) +
+                                               " exceeds the adapter's " + std::to_string(most));
+}
+
+void CompletionQueue::set_notify_timer(std::optional<std::chrono::nanoseconds> delay) {
+    std::shared_ptr<NotifyTimer> timer;
+    {
+        const base::Lock lock(mutex_);
+        if (!timer_) timer_ = std::make_shared<NotifyTimer>(weak_from_this());
+        timer = timer_;
+    }
+    if (delay) {
+        progress_->set_deadline(timer, now() + *delay);
+    } else {
+        progress_->clear_deadline(*timer);
+    }
 }
 
 void CompletionQueue::wake() noexcept {

@@ -15,6 +15,7 @@
 
 namespace ndv::soft {
 
+class NotifyTimer;
 class QueuePair;
 
 class CompletionQueue final : public core::CompletionQueue {
@@ -36,6 +37,10 @@ private:
     [[nodiscard]] bool do_progress(core::Budget budget) override;
     void do_wait(std::chrono::nanoseconds timeout) override;
     void wake() noexcept override;
+    [[nodiscard]] Expected<void> do_resize(std::uint32_t depth) override;
+    [[nodiscard]] bool has_notify_timer() const override { return true; }
+    void set_notify_timer(std::optional<std::chrono::nanoseconds> delay) override;
+    friend class NotifyTimer;
     // Steps the only connection for a moment; true: the queue holds something now.
     [[nodiscard]] bool spin();
     enum class Ready : std::uint8_t { done, more, interrupted };
@@ -47,6 +52,7 @@ private:
     const base::Descriptor epoll_;
     const base::Descriptor wake_;  // eventfd: another thread pushed while we slept
     mutable base::Mutex mutex_;
+    std::shared_ptr<NotifyTimer> timer_ NDV_GUARDED_BY(mutex_);  // made on first use
     std::unordered_map<std::uint64_t, std::weak_ptr<QueuePair>> members_ NDV_GUARDED_BY(mutex_);
     std::atomic<std::int64_t> lease_until_{0};  // ns of the steady clock
     std::atomic<int> holders_{0};               // threads that sleep over the connections

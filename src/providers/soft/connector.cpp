@@ -135,9 +135,11 @@ core::Pending Connector::start_connect(std::shared_ptr<core::QueuePair> qp,
     auto claimed = claim(qp, parameters);
     if (!claimed) return Unexpected{claimed.error()};
     if (!parameters.local) parameters.local = parts_->address;
+    if (parameters.endpoint) parameters.local = parameters.endpoint->local_address();
     if (auto opened = open_socket(parameters); !opened) {
         (*claimed)->unreserve();
         link_.reset();
+        endpoint_.reset();
         parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
         return Unexpected{opened.error()};
     }
@@ -168,20 +170,33 @@ Expected<void> Connector::open_socket(const core::ConnectParameters& parameters)
                     "raise the limit on open files (ulimit -n)", errno);
     }
     prepare_socket(socket.get(), parts_->options.keepalive_s);
+    if (parameters.endpoint) {
+        const auto mine = std::dynamic_pointer_cast<SharedEndpoint>(parameters.endpoint);
+        if (!mine || mine->is_closed()) {
+            return fail(mine ? Status::file_forced_closed : Status::invalid_parameter,
+                        "connect: the shared endpoint is closed, or of another adapter");
+        }
+        endpoint_ = mine->endpoint();
+        const int on = 1;
+        static_cast<void>(::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
+    }
     if (parameters.local) {
         const core::SocketAddress& local = *parameters.local;
         if (::bind(socket.get(), local.raw(), local.length) != 0) {
-            return fail(status_of(errno), "connect from " + local.text() + ": bind failed",
+            const bool is_exhausted = errno == EADDRINUSE && local.port() == 0;
+            return fail(is_exhausted ? Status::too_many_addresses : status_of(errno),
+                        "connect from " + local.text() + ": bind failed",
                         "name an address of this host and a free port, or 0", errno);
         }
     }
     if (::connect(socket.get(), parameters.peer.raw(), parameters.peer.length) != 0 &&
         errno != EINPROGRESS) {
-        // With a bound port EADDRNOTAVAIL means that this pair of addresses is connected already.
-        const Status status =
-            errno == EADDRNOTAVAIL && parameters.local && parameters.local->port() != 0
-                ? Status::address_already_exists
-                : status_of(errno);
+        // EADDRNOTAVAIL: with a bound port this pair of addresses is connected already, without one
+        // no port is left.
+        const bool is_bound = parameters.local && parameters.local->port() != 0;
+        const Status status = errno != EADDRNOTAVAIL ? status_of(errno)
+                              : is_bound             ? Status::address_already_exists
+                                                     : Status::too_many_addresses;
         return fail(status, "connect to " + peer + " failed", {}, errno);
     }
     link_ = parts_->make_link(std::move(socket));
@@ -264,6 +279,7 @@ void Connector::finish_connect(Expected<void> outcome) {
         // Only a Terminate of ours is worth a graceful end; an attempt that got no answer is not.
         if (handshake_ && handshake_->has_sent_terminate()) drop_link();
         link_.reset();
+        endpoint_.reset();
         if (qp_) qp_->unreserve();
         qp_.reset();
     }

@@ -30,6 +30,12 @@ public:
               const iwarp::Handshake& handshake);
     ~Connector() override;
 
+    // Passive: the listener's address is taken until this is closed.
+    void hold(std::shared_ptr<Endpoint> endpoint) {
+        const base::Lock lock(mutex_);
+        endpoint_ = std::move(endpoint);
+    }
+
     [[nodiscard]] core::Pending start_connect(std::shared_ptr<core::QueuePair> qp,
                                               core::ConnectParameters parameters) override;
     [[nodiscard]] core::Pending start_complete_connect(OnDisconnect on_disconnect) override;
@@ -77,7 +83,8 @@ private:
     mutable base::Mutex mutex_;
     State state_ NDV_GUARDED_BY(mutex_) = State::idle;
     bool is_tcp_connected_ NDV_GUARDED_BY(mutex_) = false;
-    std::unique_ptr<Link> link_ NDV_GUARDED_BY(mutex_);  // until the queue pair has it
+    std::shared_ptr<Endpoint> endpoint_ NDV_GUARDED_BY(mutex_);  // until it is closed
+    std::unique_ptr<Link> link_ NDV_GUARDED_BY(mutex_);          // until the queue pair has it
     std::optional<iwarp::Handshake> handshake_ NDV_GUARDED_BY(mutex_);
     std::shared_ptr<QueuePair> qp_ NDV_GUARDED_BY(mutex_);
     std::shared_ptr<core::Operation> operation_ NDV_GUARDED_BY(mutex_);

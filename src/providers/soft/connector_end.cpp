@@ -91,6 +91,7 @@ void Connector::do_close() {
                                 state_ == State::disconnecting;
         state_ = State::disconnected;
         on_disconnect_ = nullptr;
+        endpoint_.reset();
         drop_link();
         dead = std::exchange(qp_, nullptr);
         if (dead && !has_stream) {

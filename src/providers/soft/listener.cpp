@@ -22,37 +22,6 @@ void set_reuse(int fd, int is_on) {
     static_cast<void>(::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &is_on, sizeof is_on));
 }
 
-// A paused socket does not listen, and keeps a port only that was asked for by its number; so
-// for port 0 a probe finds the number.
-Expected<base::Descriptor> bound_socket(core::SocketAddress address) {
-    const std::string text = address.text();
-    base::Descriptor probe;
-    while (true) {
-        base::Descriptor socket(
-            ::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-        if (!socket) {
-            return fail(status_of(errno), "listen on " + text + ": no socket",
-                        "raise the limit on open files (ulimit -n)", errno);
-        }
-        const int on = 1;
-        // Lets a restarted server have its port while old connections fade (TIME_WAIT).
-        set_reuse(socket.get(), on);
-        if (address.family() == AF_INET6) {
-            static_cast<void>(
-                ::setsockopt(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on));
-        }
-        if (::bind(socket.get(), address.raw(), address.length) != 0) {
-            return fail(status_of(errno), "listen on " + text + ": bind failed",
-                        errno == EADDRINUSE ? "another program has the port: choose another, or 0"
-                                            : "name an address of this host",
-                        errno);
-        }
-        if (address.port() != 0) return socket;
-        address.set_port(local_address_of(socket.get()).port());
-        probe = std::move(socket);
-    }
-}
-
 // Others cannot take the port of a listening socket, nor, without reuse, that of a paused one.
 bool start_listening(int fd) {
     set_reuse(fd, 1);
@@ -145,12 +114,20 @@ Expected<void> Listener::listen(const core::SocketAddress& address) {
         return fail(Status::invalid_device_request,
                     "listen: the listener listens on " + address_->text() + " already");
     }
-    auto socket = bound_socket(address);
+    auto socket = bound_socket(address, "listen on");
     if (!socket) return Unexpected{socket.error()};
+    auto endpoint = parts_->endpoints.claim(local_address_of(socket->get()));
+    if (!endpoint) {
+        return fail(Status::sharing_violation,
+                    "listen on " + address.text() + ": the port is taken",
+                    "connections that a closed listener accepted, or a shared endpoint, hold it: "
+                    "close them, or choose another port");
+    }
     if (!start_listening(socket->get())) {
         return fail(status_of(errno), "listen on " + address.text() + " failed", {}, errno);
     }
     socket_ = std::move(*socket);
+    endpoint_ = std::move(endpoint);
     address_ = local_address_of(socket_.get());
     if (is_paused_) {
         ::shutdown(socket_.get(), SHUT_RD);
@@ -159,6 +136,7 @@ Expected<void> Listener::listen(const core::SocketAddress& address) {
     const auto self = std::static_pointer_cast<Listener>(shared_from_this());
     if (auto added = parts_->progress->add(self, socket_.get()); !added) {
         socket_.reset();
+        endpoint_.reset();
         return added;
     }
     return {};
@@ -200,7 +178,7 @@ void Listener::on_deadline() {
 void Listener::admit(base::Descriptor socket) {
     prepare_socket(socket.get(), parts_->options.keepalive_s);
     parts_->local_buffers.apply(socket.get());
-    set_reuse(socket.get(), 1);  // what the listening socket gave up; see bound_socket()
+    set_reuse(socket.get(), 1);  // what the listening socket gave up
     const auto self = std::static_pointer_cast<Listener>(shared_from_this());
     const auto incoming =
         std::make_shared<Incoming>(parts_, self, parts_->make_link(std::move(socket)));
@@ -228,6 +206,7 @@ void Listener::handle_request(std::uint64_t id, std::unique_ptr<Link> link,
     {
         const base::Lock lock(mutex_);
         incoming_.erase(id);
+        connector->hold(endpoint_);
         if (is_closed() || is_paused_ || !adapter) return;  // the connector closes: a reject
     }
     adapter->adopt(connector);
@@ -292,6 +271,7 @@ void Listener::do_close() {
         if (socket_) parts_->progress->remove(*this, socket_.get());
         parts_->progress->clear_deadline(*this);
         socket_.reset();
+        endpoint_.reset();
         strangers.swap(incoming_);
     }
     for (const auto& [id, stranger] : strangers) {

@@ -51,6 +51,8 @@ private:
     const std::weak_ptr<core::Adapter> adapter_;
     mutable base::Mutex mutex_;
     base::Descriptor socket_ NDV_GUARDED_BY(mutex_);
+    // While it listens; its connectors hold it as well.
+    std::shared_ptr<Endpoint> endpoint_ NDV_GUARDED_BY(mutex_);
     std::optional<core::SocketAddress> address_ NDV_GUARDED_BY(mutex_);
     bool is_paused_ NDV_GUARDED_BY(mutex_) = false;
     std::atomic<bool> is_out_of_descriptors_{false};

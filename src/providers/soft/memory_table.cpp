@@ -7,6 +7,9 @@
 
 #include <chrono>
 
+#include "iwarp/work_queue.hpp"
+#include "providers/soft/mapping.hpp"
+
 namespace ndv::soft {
 namespace {
 
@@ -72,48 +75,78 @@ MemoryTable::Entry* MemoryTable::entry(std::uint32_t slot) const {
     return chunk == nullptr ? nullptr : chunk + slot % kChunk;
 }
 
-std::uint32_t MemoryTable::add(core::BufferHold& hold, std::uint32_t rights, std::uint64_t domain) {
+bool MemoryTable::take_slot(TokenSource& source) {
     const base::Lock lock(mutex_);
-    std::uint32_t slot = 0;
     if (used_ < kSlots && free_.size() < kRest) {
-        slot = used_++;
+        source.slot = used_++;
         generations_.push_back(0);
-        if (entry(slot) == nullptr) {
-            chunks_[slot / kChunk].store(new Entry[kChunk], std::memory_order_release);
+        if (entry(source.slot) == nullptr) {
+            chunks_[source.slot / kChunk].store(new Entry[kChunk], std::memory_order_release);
         }
     } else if (!free_.empty()) {
-        slot = free_.front();
+        source.slot = free_.front();
         free_.pop_front();
     } else {
-        return 0;
+        return false;
     }
-    std::uint32_t generation = (generations_[slot] + 1U) % kGenerations;
-    std::uint32_t token = permutation_.token(slot | (generation << kSlotBits));
-    if (token == 0) {  // STag 0 names nothing, ever
-        generation = (generation + 1U) % kGenerations;
-        token = permutation_.token(slot | (generation << kSlotBits));
+    source.generation = generations_[source.slot];
+    source.tokens = 0;
+    return true;
+}
+
+void MemoryTable::give_back(const TokenSource& source) {
+    if (source.tokens == 0) return;
+    const base::Lock lock(mutex_);
+    generations_[source.slot] = static_cast<std::uint16_t>(source.generation);
+    free_.push_back(source.slot);
+}
+
+std::uint32_t MemoryTable::next_token(TokenSource& source) {
+    if (source.tokens == 0 && !take_slot(source)) return 0;
+    std::uint32_t token = 0;
+    while (token == 0) {  // STag 0 names nothing, ever
+        source.generation = (source.generation + 1U) % kGenerations;
+        ++source.tokens;
+        token = permutation_.token(source.slot | (source.generation << kSlotBits));
     }
-    generations_[slot] = static_cast<std::uint16_t>(generation);
-    Entry* made = entry(slot);
-    made->hold = &hold;
-    made->address = reinterpret_cast<std::uint64_t>(hold.data());
-    made->size = hold.size();
-    made->rights = rights;
-    made->domain = domain;
+    return token;
+}
+
+void MemoryTable::activate(std::uint32_t token, const EntryContent& content) {
+    const std::uint32_t number = permutation_.number(token);
+    Entry* made = entry(number % kSlots);
+    made->content = content;
     // Adds, because a stale token may be pinning and unpinning this very entry.
     // release: pairs with the acquire in pin().
-    made->word.fetch_add(live_word(generation), std::memory_order_release);
+    made->word.fetch_add(live_word(number >> kSlotBits), std::memory_order_release);
+}
+
+bool MemoryTable::deactivate(std::uint32_t token, EntryContent& ended) {
+    const std::uint32_t number = permutation_.number(token);
+    Entry* gone = entry(number % kSlots);
+    if (gone == nullptr) return false;
+    std::uint64_t word = gone->word.load(std::memory_order_relaxed);
+    do {
+        if ((word & ~kPinMask) != live_word(number >> kSlotBits)) return false;
+    } while (!gone->word.compare_exchange_weak(word, word & kPinMask, std::memory_order_acq_rel));
+    // acquire: pairs with the release in unpin(): what the last step did is done.
+    while ((gone->word.load(std::memory_order_acquire) & kPinMask) != 0) sched_yield();
+    ended = gone->content;
+    return true;
+}
+
+std::uint32_t MemoryTable::add(const EntryContent& content) {
+    TokenSource source;
+    const std::uint32_t token = next_token(source);
+    if (token != 0) activate(token, content);
     return token;
 }
 
 void MemoryTable::remove(std::uint32_t token) {
+    EntryContent ended;
+    static_cast<void>(deactivate(token, ended));
     const std::uint32_t number = permutation_.number(token);
-    Entry* gone = entry(number % kSlots);
-    gone->word.fetch_and(kPinMask, std::memory_order_acq_rel);
-    // acquire: pairs with the release in unpin(): what the last step did is done.
-    while ((gone->word.load(std::memory_order_acquire) & kPinMask) != 0) sched_yield();
-    const base::Lock lock(mutex_);
-    free_.push_back(number % kSlots);
+    give_back({number % kSlots, number >> kSlotBits, 1});
 }
 
 MemoryTable::Entry* MemoryTable::pin(std::uint32_t token) {
@@ -136,24 +169,31 @@ iwarp::AccessResult DomainMemory::pin(std::uint32_t stag, std::uint64_t to, std:
     using iwarp::AccessResult;
     MemoryTable::Entry* entry = table_.pin(stag);
     if (entry == nullptr) return AccessResult::invalid_stag;
+    const EntryContent& content = entry->content;
     const std::uint32_t wanted = right == iwarp::RemoteRight::write ? core::access::kRemoteWriteBit
                                                                     : core::access::kRemoteRead;
     AccessResult result = AccessResult::granted;
-    if (entry->domain != domain_) {
+    if (content.domain != domain_ ||
+        (content.queue_pair != queue_pair_ && content.kind == EntryKind::window)) {
         result = AccessResult::not_associated;
-    } else if ((entry->rights & wanted) == 0) {
+    } else if ((content.rights & wanted) == 0) {
         result = AccessResult::denied;
     } else if (length > 0 && to + (length - 1) < to) {
         result = AccessResult::wrap;
-    } else if (to < entry->address || length > entry->size ||
-               to - entry->address > entry->size - length) {
+    } else if (to < content.address || length > content.size ||
+               to - content.address > content.size - length) {
         result = AccessResult::bounds;
     }
     if (result != AccessResult::granted) {
         MemoryTable::unpin(entry);
         return result;
     }
-    out = {entry->hold->data() + (to - entry->address), entry};
+    const std::uint64_t offset = to - content.address;
+    if (content.pages == nullptr) [[likely]] {
+        out = {content.data + offset, content.size - offset, 0, entry};
+    } else {
+        out = {nullptr, 0, offset, entry};
+    }
     return result;
 }
 
@@ -161,26 +201,73 @@ void DomainMemory::unpin(const iwarp::Pin& pin) {
     MemoryTable::unpin(static_cast<MemoryTable::Entry*>(pin.entry));
 }
 
+std::size_t DomainMemory::scatter(const iwarp::Pin& pin, std::uint64_t offset, std::size_t length,
+                                  iovec* out, std::size_t max) {
+    const EntryContent& content = static_cast<MemoryTable::Entry*>(pin.entry)->content;
+    return content.pages->pieces(pin.offset + offset, length, out, max);
+}
+
+// What was registered by register() is nobody's to invalidate, and a window is its queue pair's.
+bool DomainMemory::may_end(const EntryContent& content) const {
+    if (content.kind == EntryKind::fast_register) return true;
+    return content.kind == EntryKind::window && content.queue_pair == queue_pair_;
+}
+
 iwarp::AccessResult DomainMemory::invalidate(std::uint32_t stag) {
     MemoryTable::Entry* entry = table_.pin(stag);
     if (entry == nullptr) return iwarp::AccessResult::invalid_stag;
-    const bool is_ours = entry->domain == domain_;
+    constexpr std::uint32_t kRemote = core::access::kRemoteRead | core::access::kRemoteWriteBit;
+    const EntryContent& content = entry->content;
+    const bool is_ours = content.domain == domain_;
+    // A peer has no business with a token that grants it nothing.
+    const bool is_allowed = is_ours && may_end(content) && (content.rights & kRemote) != 0;
     MemoryTable::unpin(entry);
-    // NDK: what was registered by register() is not the peer's to invalidate.
-    return is_ours ? iwarp::AccessResult::denied : iwarp::AccessResult::not_associated;
+    if (!is_ours) return iwarp::AccessResult::not_associated;
+    if (!is_allowed) return iwarp::AccessResult::denied;
+    EntryContent ended;
+    if (!table_.deactivate(stag, ended)) return iwarp::AccessResult::invalid_stag;
+    ended.mapping->end();
+    return iwarp::AccessResult::granted;
+}
+
+Status DomainMemory::execute(const iwarp::SendRequest& request) {
+    if (request.kind == iwarp::RequestKind::invalidate) return end_local(request.local_token);
+    return static_cast<Mapping*>(request.operation)->begin(queue_pair_);
+}
+
+Status DomainMemory::invalidate_sink(std::uint32_t stag) { return end_local(stag); }
+
+Status DomainMemory::end_local(std::uint32_t stag) {
+    MemoryTable::Entry* entry = table_.pin(stag);
+    if (entry == nullptr) return Status::invalid_device_request;
+    const bool is_allowed = entry->content.domain == domain_ && may_end(entry->content);
+    MemoryTable::unpin(entry);
+    EntryContent ended;
+    if (!is_allowed || !table_.deactivate(stag, ended)) return Status::invalid_device_request;
+    ended.mapping->end();
+    return Status::success;
 }
 
 Status DomainMemory::acquire_local(const core::Segment& segment, std::uint32_t rights,
                                    core::LocalBuffer& out) {
     MemoryTable::Entry* entry = table_.pin(segment.token);
     if (entry == nullptr) return Status::access_violation;
-    const bool is_granted = entry->domain == domain_ && (entry->rights & rights) == rights &&
-                            segment.address >= entry->address && segment.length <= entry->size &&
-                            segment.address - entry->address <= entry->size - segment.length;
+    const EntryContent& content = entry->content;
+    const bool is_granted = content.domain == domain_ && content.kind != EntryKind::window &&
+                            (content.rights & rights) == rights &&
+                            segment.address >= content.address && segment.length <= content.size &&
+                            segment.address - content.address <= content.size - segment.length;
     if (is_granted) {
-        out = {entry->hold->data() + (segment.address - entry->address),
-               static_cast<std::uint32_t>(segment.length), entry->hold};
-        entry->hold->add_reference();
+        const std::uint64_t offset = segment.address - content.address;
+        out.length = static_cast<std::uint32_t>(segment.length);
+        out.hold = content.hold;
+        out.pages = content.pages;
+        if (content.pages == nullptr) {
+            out.data = content.data + offset;
+        } else {
+            out.offset = offset;
+        }
+        content.hold->add_reference();
     }
     MemoryTable::unpin(entry);
     return is_granted ? Status::success : Status::access_violation;

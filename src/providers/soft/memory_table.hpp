@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The memory of one soft adapter: STags, what they name, and the pins that let a step use a region
-// while deregistration waits for it. STags come from a keyed permutation: sparse, unpredictable,
+// while whoever ends it waits. Regions, windows, fast-register regions and logical address mappings
+// are entries of one table. STags come from a keyed permutation: sparse, unpredictable,
 // never reused soon.
 #pragma once
 
@@ -31,6 +32,37 @@ private:
     std::array<std::uint64_t, 4> key_;
 };
 
+class Mapping;
+
+// What an entry was made by; it says who may end it and how it is addressed.
+enum class EntryKind : std::uint8_t {
+    region,         // register()
+    window,         // bind: of one queue pair
+    fast_register,  // fast_register
+    lam,            // build_lam: for segments with the privileged token, and for fast_register
+};
+
+// What an entry names; written while nobody can reach it.
+struct EntryContent {
+    std::byte* data = nullptr;              // of its first byte; scattered memory has none
+    const base::PageList* pages = nullptr;  // scattered memory
+    core::BufferHold* hold = nullptr;       // kept alive by who made the entry
+    Mapping* mapping = nullptr;             // window and fast_register: one reference
+    std::uint64_t address = 0;              // by which requests name its first byte
+    std::uint64_t size = 0;
+    std::uint32_t rights = 0;
+    EntryKind kind = EntryKind::region;
+    std::uint64_t domain = 0;
+    std::uint64_t queue_pair = 0;  // window: the one that bound it
+};
+
+// A slot of the table with the token that it answers to next.
+struct TokenSource {
+    std::uint32_t slot = 0;
+    std::uint32_t generation = 0;
+    std::uint32_t tokens = 0;  // given out since the slot was taken; 0: there is no slot
+};
+
 class MemoryTable {
 public:
     MemoryTable();
@@ -38,10 +70,22 @@ public:
     MemoryTable& operator=(const MemoryTable&) = delete;
     ~MemoryTable();
 
-    // 0 when the table is full.
-    [[nodiscard]] std::uint32_t add(core::BufferHold& hold, std::uint32_t rights,
-                                    std::uint64_t domain);
-    // The token is dead at once; returns when no step uses the region any more.
+    // A token that names nothing yet; 0 when the table is full. One caller at a time per source.
+    [[nodiscard]] std::uint32_t next_token(TokenSource& source);
+    // The next token would be an old one again: take another source, and give this one back when
+    // nothing can name it any more.
+    [[nodiscard]] static bool is_spent(const TokenSource& source) {
+        return source.tokens + 2 >= kGenerations;
+    }
+    void give_back(const TokenSource& source);
+    // The token names `content` from now on; it is of a source and never was given to this before.
+    void activate(std::uint32_t token, const EntryContent& content);
+    // False: the token names nothing. Otherwise it is dead at once, and this returns when no step
+    // uses the memory any more; the caller must hold no pin. `ended` gets what it named.
+    bool deactivate(std::uint32_t token, EntryContent& ended);
+
+    // A region's entry: token and slot in one. 0 when the table is full.
+    [[nodiscard]] std::uint32_t add(const EntryContent& content);
     void remove(std::uint32_t token);
 
     struct Entry;
@@ -53,11 +97,7 @@ public:
         // High half: generation and kValid; low half: pins. One word, so that a pin and the
         // check of what was pinned are one atomic step.
         std::atomic<std::uint64_t> word{0};
-        core::BufferHold* hold = nullptr;  // kept alive by the region that registered it
-        std::uint64_t address = 0;
-        std::uint64_t size = 0;
-        std::uint32_t rights = 0;
-        std::uint64_t domain = 0;
+        EntryContent content;
     };
 
 private:
@@ -70,6 +110,7 @@ private:
     static constexpr std::size_t kRest = 4096;
 
     [[nodiscard]] Entry* entry(std::uint32_t slot) const;
+    [[nodiscard]] bool take_slot(TokenSource& source);
 
     const TokenPermutation permutation_;
     std::array<std::atomic<Entry*>, kSlots / kChunk> chunks_{};
@@ -79,24 +120,34 @@ private:
     std::vector<std::uint16_t> generations_ NDV_GUARDED_BY(mutex_);
 };
 
-// The table as the engine of one connection may see it: through its protection domain.
+// The table as the engine of one connection may see it: through its protection domain, with the
+// windows of its queue pair. A domain itself has no queue pair, 0.
 class DomainMemory final : public iwarp::RemoteMemory {
 public:
-    DomainMemory(MemoryTable& table, std::uint64_t domain) : table_(table), domain_(domain) {}
+    DomainMemory(MemoryTable& table, std::uint64_t domain, std::uint64_t queue_pair)
+        : table_(table), domain_(domain), queue_pair_(queue_pair) {}
     ~DomainMemory() = default;
 
     [[nodiscard]] iwarp::AccessResult pin(std::uint32_t stag, std::uint64_t to,
                                           std::uint32_t length, iwarp::RemoteRight right,
                                           iwarp::Pin& out) override;
     void unpin(const iwarp::Pin& pin) override;
+    [[nodiscard]] std::size_t scatter(const iwarp::Pin& pin, std::uint64_t offset,
+                                      std::size_t length, iovec* out, std::size_t max) override;
     [[nodiscard]] iwarp::AccessResult invalidate(std::uint32_t stag) override;
+    [[nodiscard]] Status execute(const iwarp::SendRequest& request) override;
+    [[nodiscard]] Status invalidate_sink(std::uint32_t stag) override;
     // The same for segments of this process's own requests, which need no remote right.
     [[nodiscard]] Status acquire_local(const core::Segment& segment, std::uint32_t rights,
                                        core::LocalBuffer& out);
 
 private:
+    [[nodiscard]] bool may_end(const EntryContent& content) const;
+    [[nodiscard]] Status end_local(std::uint32_t stag);
+
     MemoryTable& table_;
     const std::uint64_t domain_;
+    const std::uint64_t queue_pair_;
 };
 
 }  // namespace ndv::soft

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Posting and the step of a soft queue pair.
+// The step of a soft queue pair, and where requests end. Posting is in queue_pair_post.cpp.
 #include "providers/soft/queue_pair.hpp"
 
 #include <sys/epoll.h>
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <utility>
+
+#include "providers/soft/mapping.hpp"
 
 namespace ndv::soft {
 namespace {
@@ -16,6 +17,10 @@ namespace {
 constexpr std::size_t kBatch = 1024 * 1024;
 constexpr std::size_t kLargeStep = 4 * 1024 * 1024;
 constexpr std::size_t kPieces = 256;
+
+// Receives of a shared queue that one connection may have taken and not yet completed: a step that
+// takes more messages goes on in another one.
+constexpr std::uint32_t kTakenReceives = 256;
 
 // An initiator that need not speak first gets this long to do so (iwarp.md: a server that speaks
 // first would otherwise wait for ever for a stock siw client).
@@ -33,14 +38,14 @@ core::OperationType type_of(iwarp::RequestKind kind) {
             return core::OperationType::write;
         case iwarp::RequestKind::read:
             return core::OperationType::read;
+        case iwarp::RequestKind::bind:
+            return core::OperationType::bind;
+        case iwarp::RequestKind::fast_register:
+            return core::OperationType::fast_register;
+        case iwarp::RequestKind::invalidate:
+            return core::OperationType::invalidate;
     }
     return core::OperationType::send;
-}
-
-iwarp::RequestKind kind_of(core::OperationType type) {
-    if (type == core::OperationType::write) return iwarp::RequestKind::write;
-    if (type == core::OperationType::read) return iwarp::RequestKind::read;
-    return iwarp::RequestKind::send;
 }
 
 core::Detail detail_of(const iwarp::Cause& cause) {
@@ -65,13 +70,6 @@ core::Detail detail_of(const iwarp::Cause& cause) {
     return detail;
 }
 
-void store_segments(std::span<iwarp::PostedSegment> to,
-                    std::span<const core::LocalBuffer> buffers) {
-    for (std::size_t i = 0; i < buffers.size(); ++i) {
-        to[i] = {buffers[i].data, buffers[i].length, buffers[i].hold};
-    }
-}
-
 void release_segments(std::span<iwarp::PostedSegment> segments) {
     for (const iwarp::PostedSegment& segment : segments) {
         if (segment.owner != nullptr) static_cast<core::BufferHold*>(segment.owner)->release();
@@ -85,16 +83,21 @@ QueuePair::QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
                      std::shared_ptr<CompletionQueue> initiator_cq,
                      const core::QueuePairLimits& limits, core::RequestContexts* contexts,
                      std::shared_ptr<MemoryTable> table, std::uint64_t domain,
-                     std::shared_ptr<Progress> progress, std::shared_ptr<StreamTotals> totals)
+                     std::shared_ptr<Progress> progress, std::shared_ptr<StreamTotals> totals,
+                     std::shared_ptr<SharedReceiveQueue> srq)
     : core::QueuePair(std::move(pd), receive_cq, initiator_cq, limits, contexts),
       table_(std::move(table)),
       progress_(std::move(progress)),
       totals_(std::move(totals)),
       soft_receive_cq_(*receive_cq),
       soft_initiator_cq_(*initiator_cq),
-      memory_(*table_, domain),
+      soft_srq_(srq.get()),
+      memory_(*table_, domain, id()),
       send_queue_(limits.initiator_queue_depth, limits.max_initiator_sge, limits.inline_size),
-      receive_queue_(limits.receive_queue_depth, limits.max_receive_sge, 0) {}
+      receive_queue_(soft_srq_ == nullptr ? limits.receive_queue_depth : kTakenReceives,
+                     limits.max_receive_sge, 0) {
+    set_srq(std::move(srq));
+}
 
 QueuePair::~QueuePair() {
     if (is_foreign()) return;
@@ -137,68 +140,6 @@ void QueuePair::flush() { step(kFlush, core::Budget::large); }
 
 void QueuePair::do_close() { step(kFlush, core::Budget::large); }
 
-Status QueuePair::do_post(const core::WorkRequest& request,
-                          std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
-    if (request.type == core::OperationType::read &&
-        outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
-        return Status::invalid_device_request;
-    }
-    if (send_queue_.cursor.is_full()) return Status::no_more_entries;
-    const std::uint32_t position = send_queue_.cursor.tail_position();
-    iwarp::SendRequest& slot = send_queue_[position];
-    slot = iwarp::SendRequest{};
-    slot.context = request.context;
-    slot.context_is_object = request.context_is_object;
-    slot.remote_address = request.remote_address;
-    slot.remote_token = request.remote_token;
-    slot.length = length;
-    slot.kind = kind_of(request.type);
-    slot.invalidates = request.invalidates;
-    slot.solicits = (request.flags & core::flag::kSendAndSolicitEvent) != 0;
-    slot.is_fenced = (request.flags & core::flag::kReadFence) != 0;
-    slot.is_silent = (request.flags & core::flag::kSilentSuccess) != 0;
-    if ((request.flags & core::flag::kInline) != 0) {
-        std::byte* to = send_queue_.inline_storage(position).data();
-        std::size_t at = 0;
-        for (const core::Segment& segment : request.segments) {
-            // INLINE: the address is the caller's own and need not be registered.
-            if (segment.length > 0) {
-                std::memcpy(to + at, reinterpret_cast<const void*>(segment.address),
-                            segment.length);
-            }
-            at += segment.length;
-        }
-        slot.segment_count = length > 0 ? 1 : 0;
-        send_queue_.segment_storage(position)[0] = {to, length, nullptr};
-    } else {
-        slot.segment_count = static_cast<std::uint16_t>(buffers.size());
-        store_segments(send_queue_.segment_storage(position), buffers);
-    }
-    send_queue_.cursor.publish();
-    return Status::success;
-}
-
-Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
-                                  std::span<const core::LocalBuffer> buffers,
-                                  std::uint32_t length) {
-    if (receive_queue_.cursor.is_full()) return Status::no_more_entries;
-    const std::uint32_t position = receive_queue_.cursor.tail_position();
-    iwarp::ReceiveRequest& slot = receive_queue_[position];
-    slot = iwarp::ReceiveRequest{};
-    slot.context = request.context;
-    slot.context_is_object = request.context_is_object;
-    slot.length = length;
-    slot.segment_count = static_cast<std::uint16_t>(buffers.size());
-    store_segments(receive_queue_.segment_storage(position), buffers);
-    receive_queue_.cursor.publish();
-    // A Send may be waiting for it, or the queue pair is flushed and it ends at once.
-    // A read-modify-write, ordered with the stepper's exchange: we see its wish, or it our receive.
-    if (receives_need_step_.fetch_add(0, std::memory_order_acq_rel) != 0) {
-        step(kReceive, core::Budget::small);
-    }
-    return Status::success;
-}
-
 bool QueuePair::step(unsigned reasons, core::Budget budget) {
     reasons_.fetch_or(reasons, std::memory_order_acq_rel);
     if (!word_.enter()) return false;
@@ -230,13 +171,14 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
         is_more = receive_some(budget) || is_more;
         is_more = transmit_some(budget) || is_more;
     }
+    // No pin from here on: the end of a request may end memory, which waits for pins.
+    connection_->end_step();
     // Whoever polls a cancelled request finds the queue pair in error.
     if (connection_->is_over()) set_state(core::QueuePairState::error);
     deliver_completions();
     handle_events();
     if (connection_) {
         count_traffic();
-        connection_->end_step();
         update_interest();
         update_deadline();
     }
@@ -257,7 +199,9 @@ void QueuePair::take_attachment() {
     ends_records_ = segment < kSmallSegment;
     // As siw does: FPDUs follow the segment size, in multiples of eight, within a 16-bit length.
     config.max_fpdu = static_cast<std::uint32_t>(std::min<std::size_t>(segment, 65483) & ~7ULL);
-    connection_ = std::make_unique<iwarp::Connection>(config, send_queue_, receive_queue_, memory_);
+    iwarp::ReceiveSupply* const supply = soft_srq_ == nullptr ? nullptr : this;
+    connection_ =
+        std::make_unique<iwarp::Connection>(config, send_queue_, receive_queue_, memory_, supply);
     if (!config.is_initiator && config.rtr == iwarp::RtrKind::none) {
         hold_until_ = now() + kHoldTime;
     }
@@ -385,6 +329,7 @@ void QueuePair::complete(const iwarp::StreamCompletion& done) {
         out.context_is_object = request.context_is_object;
         is_silent = request.is_silent && done.status == Status::success;
         release_segments(send_queue_.segments(done.position));
+        if (request.operation != nullptr) static_cast<Mapping*>(request.operation)->release();
     }
     // The slot is free before the completion shows: whoever polls it may post at once.
     if (connection_) {
@@ -482,6 +427,10 @@ void QueuePair::update_interest() {
     receives_need_step_.exchange(reads ? 0 : 1, std::memory_order_acq_rel);
     if (!reads) {
         steps_again_ = connection_->can_resume();
+        if (soft_srq_ != nullptr && !steps_again_ && connection_->is_paused()) {
+            steps_again_ = !soft_srq_->wait_for_receive(
+                std::static_pointer_cast<QueuePair>(shared_from_this()));
+        }
         if (steps_again_) reasons_.fetch_or(kReceive, std::memory_order_relaxed);
     }
     const std::uint32_t before = wanted_.exchange(events, std::memory_order_acq_rel);

@@ -17,6 +17,7 @@
 #include "providers/soft/link.hpp"
 #include "providers/soft/memory_table.hpp"
 #include "providers/soft/progress.hpp"
+#include "providers/soft/shared_receive_queue.hpp"
 
 namespace ndv::soft {
 
@@ -42,7 +43,7 @@ struct StreamTotals {
     std::atomic<std::uint64_t> bytes_out{0};
 };
 
-class QueuePair final : public core::QueuePair, public Member {
+class QueuePair final : public core::QueuePair, public Member, private iwarp::ReceiveSupply {
 public:
     // Reasons to step.
     static constexpr unsigned kTransmit = 1;
@@ -54,7 +55,8 @@ public:
               std::shared_ptr<CompletionQueue> initiator_cq, const core::QueuePairLimits& limits,
               core::RequestContexts* contexts, std::shared_ptr<MemoryTable> table,
               std::uint64_t domain, std::shared_ptr<Progress> progress,
-              std::shared_ptr<StreamTotals> totals);
+              std::shared_ptr<StreamTotals> totals,
+              std::shared_ptr<SharedReceiveQueue> srq = nullptr);
     ~QueuePair() override;
 
     // Steps here, or leaves the step to whoever is at it. True: work is left for a large budget.
@@ -94,7 +96,19 @@ private:
     [[nodiscard]] Status do_post_receive(const core::ReceiveRequest& request,
                                          std::span<const core::LocalBuffer> buffers,
                                          std::uint32_t length) override;
+    [[nodiscard]] Status do_fast_register(const core::FastRegisterRequest& request) override;
+    [[nodiscard]] Status do_bind(const core::BindRequest& request) override;
+    [[nodiscard]] Status do_invalidate(const core::InvalidateRequest& request) override;
+    // Takes the reference to `mapping` over, if there is one.
+    void publish(iwarp::RequestKind kind, const core::MappingRequest& request, std::uint32_t token,
+                 Mapping* mapping);
     void do_close() override;
+
+    // ReceiveSupply: from the shared receive queue.
+    [[nodiscard]] bool refill() override { return soft_srq_->take(receive_queue_); }
+    [[nodiscard]] bool can_refill() const override {
+        return !receive_queue_.cursor.is_full() && !soft_srq_->is_empty();
+    }
 
     // Stepper.
     [[nodiscard]] bool step_once(unsigned reasons, core::Budget budget);
@@ -117,6 +131,7 @@ private:
     const std::shared_ptr<StreamTotals> totals_;
     CompletionQueue& soft_receive_cq_;  // held by core::QueuePair
     CompletionQueue& soft_initiator_cq_;
+    SharedReceiveQueue* const soft_srq_;  // null: none
     DomainMemory memory_;
     iwarp::SendQueue send_queue_;
     iwarp::ReceiveQueue receive_queue_;

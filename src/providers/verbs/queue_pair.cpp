@@ -307,8 +307,8 @@ void QueuePair::handle_completion(const WorkId& id, const ibv_wc& done) {
     if (ahead >= posted.cursor.size()) return;  // ended already, by a flush that did not wait
     const bool is_flushed = is_flushed_.load(std::memory_order_acquire);
     // Kernel siw has another word, too, for requests that a flush ends.
-    const bool is_flush = done.status == IBV_WC_WR_FLUSH_ERR ||
-                          (done.status == IBV_WC_LOC_QP_OP_ERR && is_flushed);
+    const bool is_flush =
+        done.status == IBV_WC_WR_FLUSH_ERR || (done.status == IBV_WC_LOC_QP_OP_ERR && is_flushed);
     if (is_flush && !is_flushed) {
         // An attempt to connect that fails takes iWARP's receives along. They are posted again,
         // unless the queue pair ends, and then they end with it.

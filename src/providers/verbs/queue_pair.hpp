@@ -173,7 +173,7 @@ private:
     std::atomic<std::uint64_t> failure_{0};  // what broke the queue pair, packed
 
     std::atomic<bool> is_reserved_{false};
-    std::atomic<bool> is_flushed_{false};     // nothing reaches the hardware any more
+    std::atomic<bool> is_flushed_{false};  // nothing reaches the hardware any more
     std::atomic<bool> has_peer_left_{false};
     std::atomic<bool> is_over_{false};        // what is posted now ends at once
     std::atomic<bool> is_supervised_{false};  // a deadline looks after requests under way

@@ -87,10 +87,26 @@ public:
     }
 
     void add_region(std::uint32_t stag, std::uint64_t to, std::size_t offset, std::uint64_t length,
-                    bool remote_read, bool remote_write, bool is_revocable, std::uint32_t pd) {
+                    bool remote_read, bool remote_write, bool is_revocable, std::uint32_t pd,
+                    std::uint32_t page, bool is_waiting) {
         check_range(offset, length);
-        engine_->memory().add({stag, to, engine_->arena().data() + offset, length, remote_read,
-                               remote_write, is_revocable, pd});
+        if (page != 0 && length % page != 0) throw py::value_error("not whole pages");
+        const FakeMemory::Region region{stag,         to,          engine_->arena().data() + offset,
+                                        length,       remote_read, remote_write,
+                                        is_revocable, pd,          page};
+        is_waiting ? engine_->memory().prepare(region) : engine_->memory().add(region);
+    }
+    // A bind, fast_register or invalidate: the first two make what add_region() left waiting.
+    bool post_local(const std::string& kind, std::uint64_t context, std::uint32_t stag,
+                    bool fenced) {
+        SendRequest request;
+        request.kind = kind == "bind"            ? RequestKind::bind
+                       : kind == "fast_register" ? RequestKind::fast_register
+                                                 : RequestKind::invalidate;
+        request.context = context;
+        request.local_token = stag;
+        request.is_fenced = fenced;
+        return engine_->post(request, {});
     }
 
     bool post_send(std::uint64_t context, const Ranges& ranges, bool solicited, bool fenced,
@@ -109,8 +125,8 @@ public:
         return post_tagged(RequestKind::write, context, ranges, stag, to, fenced);
     }
     bool post_read(std::uint64_t context, const Ranges& ranges, std::uint32_t stag,
-                   std::uint64_t to, bool fenced) {
-        return post_tagged(RequestKind::read, context, ranges, stag, to, fenced);
+                   std::uint64_t to, bool fenced, std::optional<std::uint32_t> invalidate) {
+        return post_tagged(RequestKind::read, context, ranges, stag, to, fenced, invalidate);
     }
     bool post_receive(std::uint64_t context, const Ranges& ranges) {
         return engine_->post_receive(context, checked(ranges));
@@ -204,9 +220,12 @@ private:
         return out;
     }
     bool post_tagged(RequestKind kind, std::uint64_t context, const Ranges& ranges,
-                     std::uint32_t stag, std::uint64_t to, bool fenced) {
+                     std::uint32_t stag, std::uint64_t to, bool fenced,
+                     std::optional<std::uint32_t> invalidate = std::nullopt) {
         SendRequest request;
         request.kind = kind;
+        request.invalidates = invalidate.has_value();
+        request.local_token = invalidate.value_or(0);
         request.context = context;
         request.remote_token = stag;
         request.remote_address = to;
@@ -255,7 +274,8 @@ void add_engine_class(py::module_& module) {
              py::arg("arena_size") = 64 * 1024, py::arg("start_position") = 0)
         .def("add_region", &PyEngine::add_region, py::arg("stag"), py::arg("to"), py::arg("offset"),
              py::arg("length"), py::kw_only(), py::arg("remote_read") = false,
-             py::arg("remote_write") = false, py::arg("is_revocable") = false, py::arg("pd") = 1)
+             py::arg("remote_write") = false, py::arg("is_revocable") = false, py::arg("pd") = 1,
+             py::arg("page") = 0, py::arg("is_waiting") = false)
         .def("remove_region",
              [](PyEngine& self, std::uint32_t stag) { return self.engine().memory().remove(stag); })
         .def("has_region",
@@ -266,7 +286,10 @@ void add_engine_class(py::module_& module) {
         .def("post_write", &PyEngine::post_write, py::arg("context"), py::arg("ranges"),
              py::arg("stag"), py::arg("to"), py::kw_only(), py::arg("fenced") = false)
         .def("post_read", &PyEngine::post_read, py::arg("context"), py::arg("ranges"),
-             py::arg("stag"), py::arg("to"), py::kw_only(), py::arg("fenced") = false)
+             py::arg("stag"), py::arg("to"), py::kw_only(), py::arg("fenced") = false,
+             py::arg("invalidate") = py::none())
+        .def("post_local", &PyEngine::post_local, py::arg("kind"), py::arg("context"),
+             py::arg("stag"), py::kw_only(), py::arg("fenced") = false)
         .def("post_receive", &PyEngine::post_receive, py::arg("context"), py::arg("ranges"))
         .def("begin", &PyEngine::begin, py::arg("now_ns"))
         .def("end", &PyEngine::end)

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the METH_FASTCALL calls share: the handle in an instance, the end of a posting call, and the
+// entry that lets no C++ exception into the interpreter.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <new>
+
+#include "bindings/arguments.hpp"
+#include "bindings/contexts.hpp"
+#include "bindings/errors.hpp"
+#include "bindings/queue_pair.hpp"
+#include "core/queue_pair.hpp"
+
+namespace ndv::bindings {
+
+// Raises when it was never made or cannot be used any more.
+template <typename Value>
+Value& usable(PyObject* self) {
+    auto* const handle = value_pointer<Value>(self);
+    if (handle == nullptr) throw py::type_error("the object was never initialised");
+    static_cast<void>(handle->get());
+    return *handle;
+}
+
+// The posted request may have left work for a step that is too large to take with the GIL.
+inline void transmit(QueuePair& handle) {
+    if (!handle.peek()->transmit(core::Budget::small)) [[likely]]
+        return;
+    const std::shared_ptr<core::QueuePair> native = handle.peek();
+    const Released released;
+    while (native->transmit(core::Budget::large)) {
+    }
+}
+
+template <typename Request>
+[[noreturn]] void refuse(QueuePair& handle, Status status, const Request& request,
+                         const Context& context) {
+    const Error error = handle.peek()->explain(status, request);
+    handle.contexts().forget(context);
+    // NDK's promise about DEFER: what was deferred before a request that fails is started.
+    if (handle.is_usable()) transmit(handle);
+    raise(error);
+}
+
+// DEFER: the next request without it, a refused one, or whoever steps, sends it.
+inline void transmit_unless_deferred(QueuePair& handle, std::uint32_t flags) {
+    if ((flags & core::flag::kDefer) == 0) [[likely]]
+        transmit(handle);
+}
+
+using Call = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*);
+
+// What the interpreter calls: no C++ exception gets past it.
+template <Call kCall>
+PyObject* entry(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    try {
+        return kCall(self, args, count, keywords);
+    } catch (py::error_already_set& error) {
+        error.restore();
+    } catch (const py::builtin_exception& error) {
+        error.set_error();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    }
+    return nullptr;
+}
+
+template <Call kCall>
+PyMethodDef method(const char* name, const char* doc) {
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<kCall>)),
+            METH_FASTCALL | METH_KEYWORDS, doc};
+}
+
+// Descriptors keep pointers to the definitions.
+inline void attach(const py::handle& cls, PyMethodDef& definition) {
+    const auto descriptor = py::reinterpret_steal<py::object>(
+        PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(cls.ptr()), &definition));
+    if (!descriptor) throw py::error_already_set();
+    cls.attr(definition.ml_name) = descriptor;
+}
+
+}  // namespace ndv::bindings

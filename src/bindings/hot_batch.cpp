@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// QueuePair.post_many: thousands of requests by one call, out of an array of request_dtype. No
+// Python object and no allocation per request.
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "bindings/buffer.hpp"
+#include "bindings/hot.hpp"
+#include "bindings/module.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+using core::OperationType;
+
+// One row of request_dtype, without holes.
+struct RequestRow {
+    std::uint32_t type;
+    std::uint32_t flags;
+    std::uint64_t context;
+    std::uint64_t local_address;
+    std::uint64_t local_length;
+    std::uint32_t local_token;
+    std::uint32_t remote_token;
+    std::uint64_t remote_address;
+};
+static_assert(sizeof(RequestRow) == 48);
+
+constinit PyObject* row_dtype = nullptr;
+constinit PyObject* dtype_name = nullptr;
+constinit Parameters<1> post_many_parameters{"post_many", 1, 1, {"requests"}};
+
+// The rows of a C-contiguous array of request_dtype; exported while this lives.
+class Rows {
+public:
+    explicit Rows(PyObject* array) {
+        const auto dtype = py::reinterpret_steal<py::object>(PyObject_GetAttr(array, dtype_name));
+        if (!dtype) PyErr_Clear();
+        if (!dtype || (dtype.ptr() != row_dtype &&
+                       PyObject_RichCompareBool(dtype.ptr(), row_dtype, Py_EQ) != 1)) {
+            PyErr_Clear();
+            throw py::type_error("requests must be an array of ndverbs.request_dtype");
+        }
+        export_or_raise("post_many", array, false, view_);
+    }
+    Rows(const Rows&) = delete;
+    Rows& operator=(const Rows&) = delete;
+    ~Rows() { PyBuffer_Release(&view_); }
+    [[nodiscard]] const RequestRow& operator[](std::size_t i) const {
+        return static_cast<const RequestRow*>(view_.buf)[i];
+    }
+    [[nodiscard]] std::size_t size() const {
+        return static_cast<std::size_t>(view_.len) / sizeof(RequestRow);
+    }
+
+private:
+    Py_buffer view_;
+};
+
+// What one row asks for; the segment must live as long as the request.
+core::WorkRequest request_of(const RequestRow& row, const core::Segment& segment) {
+    core::WorkRequest request;
+    request.type = static_cast<OperationType>(row.type);
+    request.flags = row.flags;
+    if (segment.length > 0) request.segments = {&segment, 1};
+    request.remote_address = row.remote_address;
+    request.remote_token = row.remote_token;
+    request.context = row.context;
+    return request;
+}
+
+core::ReceiveRequest receive_of(const RequestRow& row, const core::Segment& segment) {
+    core::ReceiveRequest request;
+    if (segment.length > 0) request.segments = {&segment, 1};
+    request.context = row.context;
+    return request;
+}
+
+bool is_known(const RequestRow& row) {
+    switch (static_cast<OperationType>(row.type)) {
+        case OperationType::send:
+        case OperationType::read:
+        case OperationType::write:
+            return true;
+        case OperationType::receive:
+            return row.flags == 0;
+        case OperationType::fast_register:
+        case OperationType::bind:
+        case OperationType::invalidate:
+        case OperationType::receive_and_invalidate:
+            break;
+    }
+    return false;
+}
+
+Status post_row(core::QueuePair& qp, const RequestRow& row) {
+    if (!is_known(row)) return Status::invalid_parameter;
+    const core::Segment segment{row.local_address, row.local_length, row.local_token};
+    if (row.type == static_cast<std::uint32_t>(OperationType::receive)) {
+        return qp.post_receive(receive_of(row, segment));
+    }
+    return qp.post(request_of(row, segment));
+}
+
+Error explain_row(const core::QueuePair& qp, const RequestRow& row, Status status) {
+    const core::Segment segment{row.local_address, row.local_length, row.local_token};
+    if (!is_known(row)) {
+        return {status,
+                "post_many: type " + std::to_string(row.type) + " with flags " +
+                    std::to_string(row.flags) + " is not one that rows can say",
+                "rows are SEND, READ, WRITE, or RECEIVE without flags", 0};
+    }
+    return row.type == static_cast<std::uint32_t>(OperationType::receive)
+               ? qp.explain(status, receive_of(row, segment))
+               : qp.explain(status, request_of(row, segment));
+}
+
+// The exception of the row, with how many were posted before it.
+[[noreturn]] void raise_row(Error error, std::size_t posted) {
+    error.what = "row " + std::to_string(posted) + ": " + error.what;
+    try {
+        raise(error);
+    } catch (py::error_already_set& raised) {
+        raised.value().attr("posted") = posted;
+        throw;
+    }
+}
+
+PyObject* post_many(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [given] = parse(post_many_parameters, args, count, keywords);
+    auto& handle = usable<QueuePair>(self);
+    const Rows rows(given);
+    // Looking at the argument may have run code that closed the queue pair.
+    core::QueuePair& native = handle.get();
+    Status status = Status::success;
+    std::size_t posted = 0;
+    for (; posted < rows.size(); ++posted) {
+        status = post_row(native, rows[posted]);
+        if (status != Status::success) break;
+    }
+    const bool has_failed = status != Status::success && status != Status::no_more_entries;
+    Error error;
+    if (has_failed) error = explain_row(native, rows[posted], status);
+    // One step for all of them, unless the last one may wait as well.
+    const bool is_deferred = status == Status::success && posted > 0 &&
+                             (rows[posted - 1].flags & core::flag::kDefer) != 0;
+    if (!is_deferred) transmit(handle);
+    if (has_failed) raise_row(std::move(error), posted);
+    return PyLong_FromSize_t(posted);
+}
+
+}  // namespace
+
+void attach_hot_batch_calls(const py::handle& cls) {
+    post_many_parameters.intern();
+    dtype_name = PyUnicode_InternFromString("dtype");
+    if (dtype_name == nullptr) throw py::error_already_set();
+    static PyMethodDef definition =
+        method<post_many>("post_many",
+                          "post_many($self, /, requests)\n--\n\n"
+                          "Post the requests of an array of request_dtype.");
+    attach(cls, definition);
+}
+
+void bind_batch(py::module_& module) {
+    py::list description;
+    const auto add = [&description](const char* name, const char* type) {
+        description.append(py::make_tuple(name, type));
+    };
+    add("type", "u4");
+    add("flags", "u4");
+    add("context", "u8");
+    add("local_address", "u8");
+    add("local_length", "u8");
+    add("local_token", "u4");
+    add("remote_token", "u4");
+    add("remote_address", "u8");
+    py::object dtype = py::module_::import("numpy").attr("dtype")(description);
+    module.attr("request_dtype") = dtype;
+    row_dtype = dtype.release().ptr();
+}
+
+}  // namespace ndv::bindings

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+// QueuePair.fast_register, bind and invalidate: METH_FASTCALL, as all that is posted.
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bindings/buffer.hpp"
+#include "bindings/hot.hpp"
+#include "bindings/mapping.hpp"
+#include "bindings/memory.hpp"
+#include "bindings/module.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+constinit Parameters<7> fast_register_parameters{
+    "fast_register",
+    2,
+    2,
+    {"region", "pages", "first_byte_offset", "length", "base_address", "context", "flags"}};
+constinit Parameters<6> bind_parameters{
+    "bind", 4, 2, {"window", "region", "address", "nbytes", "context", "flags"}};
+constinit Parameters<3> invalidate_parameters{"invalidate", 1, 1, {"region", "context", "flags"}};
+
+// The handle in `object` when it is of the class; a TypeError otherwise.
+template <typename Value>
+Value& handle_of(PyObject* object, const char* parameter) {
+    if (!py::isinstance<Value>(object)) {
+        throw py::type_error(std::string(parameter) + " must be a " +
+                             py::type::of<Value>().attr("__name__").template cast<std::string>() +
+                             ", not " + Py_TYPE(object)->tp_name);
+    }
+    return usable<Value>(object);
+}
+
+// The `pages` argument: a mapping, an array of 64-bit integers, or a sequence of integers.
+class Pages {
+public:
+    explicit Pages(PyObject* object) {
+        if (py::isinstance<LogicalAddressMapping>(object)) {
+            mapping_ = usable<LogicalAddressMapping>(object).share();
+            pages_ = mapping_->pages();
+        } else if (PyObject_CheckBuffer(object) != 0) {
+            take_buffer(object);
+        } else {
+            take_sequence(object);
+        }
+    }
+    ~Pages() {
+        if (has_view_) PyBuffer_Release(&view_);
+    }
+    Pages(const Pages&) = delete;
+    Pages& operator=(const Pages&) = delete;
+
+    [[nodiscard]] std::span<const std::uint64_t> get() const { return pages_; }
+    // Null: pages by their addresses.
+    [[nodiscard]] const core::LogicalAddressMapping* mapping() const { return mapping_.get(); }
+
+private:
+    void take_buffer(PyObject* object) {
+        if (PyObject_GetBuffer(object, &view_, PyBUF_ND | PyBUF_FORMAT) != 0) {
+            throw py::error_already_set();
+        }
+        const std::string format = view_.format == nullptr ? "B" : view_.format;
+        if (view_.itemsize != 8 || view_.ndim != 1 || format.find_first_of("QqLl") == format.npos) {
+            PyBuffer_Release(&view_);
+            throw py::type_error(
+                "pages must be a LogicalAddressMapping, an array of uint64 or a sequence of int");
+        }
+        has_view_ = true;
+        pages_ = {static_cast<const std::uint64_t*>(view_.buf),
+                  static_cast<std::size_t>(view_.len) / 8};
+    }
+    void take_sequence(PyObject* object) {
+        const auto fast = py::reinterpret_steal<py::object>(PySequence_Fast(
+            object, "pages must be a LogicalAddressMapping, an array of uint64 or a sequence"));
+        if (!fast) throw py::error_already_set();
+        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast.ptr()); ++i) {
+            own_.push_back(to_unsigned64(PySequence_Fast_GET_ITEM(fast.ptr(), i), "page"));
+        }
+        pages_ = own_;
+    }
+
+    std::shared_ptr<core::LogicalAddressMapping> mapping_;
+    Py_buffer view_{};
+    bool has_view_ = false;
+    std::vector<std::uint64_t> own_;
+    std::span<const std::uint64_t> pages_;
+};
+
+std::uint64_t given_or(PyObject* given, const char* name, std::uint64_t otherwise) {
+    return given == nullptr || given == Py_None ? otherwise : to_unsigned64(given, name);
+}
+
+// By which both sides name the first byte, unless it is said: where this process sees it.
+std::uint64_t base_address(QueuePair& handle, const core::FastRegisterRequest& request) {
+    if (request.pages.empty()) return request.first_byte_offset;  // refused all the same
+    const auto page = handle.adapter()->get()->address_of(request.pages.front());
+    return value_or_raise(page) + request.first_byte_offset;
+}
+
+template <typename Request, Status (core::QueuePair::*kPost)(const Request&)>
+PyObject* post(QueuePair& handle, Request& request, PyObject* context_object) {
+    core::QueuePair& native = handle.get();
+    const Context context = handle.contexts().take(context_object);
+    request.context = context.value;
+    request.context_is_object = context.is_object;
+    const Status status = (native.*kPost)(request);
+    if (status != Status::success) [[unlikely]]
+        refuse(handle, status, request, context);
+    transmit_unless_deferred(handle, request.flags);
+    Py_RETURN_NONE;
+}
+
+PyObject* fast_register(PyObject* self, PyObject* const* args, Py_ssize_t count,
+                        PyObject* keywords) {
+    const auto [region, given, offset, length, base, context, flags] =
+        parse(fast_register_parameters, args, count, keywords);
+    auto& handle = usable<QueuePair>(self);
+    const Pages pages(given);
+    core::FastRegisterRequest request;
+    if (flags != nullptr) request.flags = to_unsigned32(flags, "flags");
+    const core::LogicalAddressMapping* const mapping = pages.mapping();
+    request.pages = pages.get();
+    request.first_byte_offset = given_or(offset, "first_byte_offset",
+                                         mapping != nullptr ? mapping->first_byte_offset() : 0);
+    const std::uint64_t room = request.pages.size() * core::page_size();
+    const std::uint64_t rest = mapping != nullptr ? mapping->size() : room;
+    // A mapping's own offset is outside its size; one of a list of pages is inside.
+    request.length = given_or(length, "length",
+                              mapping != nullptr                 ? rest
+                              : request.first_byte_offset < rest ? rest - request.first_byte_offset
+                                                                 : 0);
+    request.base_address = base == nullptr || base == Py_None ? base_address(handle, request)
+                                                              : to_unsigned64(base, "base_address");
+    const auto native = handle_of<FastRegisterMemoryRegion>(region, "region").share();
+    request.region = native.get();
+    return post<core::FastRegisterRequest, &core::QueuePair::fast_register>(handle, request,
+                                                                            context);
+}
+
+PyObject* bind(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [window, region, address, nbytes, context, flags] =
+        parse(bind_parameters, args, count, keywords);
+    auto& handle = usable<QueuePair>(self);
+    core::BindRequest request;
+    if (flags != nullptr) request.flags = to_unsigned32(flags, "flags");
+    const auto& base = handle_of<MemoryRegion>(region, "region");
+    request.region = base.share();
+    const std::uint64_t begin = request.region->address();
+    const std::uint64_t size = request.region->size();
+    request.address = given_or(address, "address", begin);
+    const std::uint64_t skipped = request.address - begin;
+    request.length = given_or(nbytes, "nbytes", skipped < size ? size - skipped : 1);
+    const auto native = handle_of<MemoryWindow>(window, "window").share();
+    request.window = native.get();
+    return post<core::BindRequest, &core::QueuePair::bind>(handle, request, context);
+}
+
+PyObject* invalidate(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [object, context, flags] = parse(invalidate_parameters, args, count, keywords);
+    auto& handle = usable<QueuePair>(self);
+    core::InvalidateRequest request;
+    if (flags != nullptr) request.flags = to_unsigned32(flags, "flags");
+    std::shared_ptr<core::FastRegisterMemoryRegion> region;
+    std::shared_ptr<core::MemoryWindow> window;
+    if (py::isinstance<MemoryWindow>(object)) {
+        window = usable<MemoryWindow>(object).share();
+    } else if (py::isinstance<MemoryRegion>(object)) {
+        throw py::type_error(
+            "invalidate takes what fast_register and bind make; use MemoryRegion.deregister()");
+    } else {
+        region = handle_of<FastRegisterMemoryRegion>(object, "region").share();
+    }
+    request.region = region.get();
+    request.window = window.get();
+    return post<core::InvalidateRequest, &core::QueuePair::invalidate>(handle, request, context);
+}
+
+}  // namespace
+
+void attach_hot_mapping_calls(const py::handle& cls) {
+    fast_register_parameters.intern();
+    bind_parameters.intern();
+    invalidate_parameters.intern();
+    static std::array definitions = {
+        method<fast_register>(
+            "fast_register",
+            "fast_register($self, /, region, pages, *, first_byte_offset=None, length=None, "
+            "base_address=None, context=None, flags=0)\n--\n\n"
+            "Fill a fast-register region with pages."),
+        method<bind>("bind",
+                     "bind($self, /, window, region, address=None, nbytes=None, *, context=None, "
+                     "flags=0)\n--\n\nMake a window of a part of a region."),
+        method<invalidate>("invalidate",
+                           "invalidate($self, /, region, *, context=None, flags=0)\n--\n\n"
+                           "End access through a fast-register region or a window."),
+    };
+    for (PyMethodDef& definition : definitions) attach(cls, definition);
+}
+
+}  // namespace ndv::bindings

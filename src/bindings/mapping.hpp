@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// LogicalAddressMapping, FastRegisterMemoryRegion and MemoryWindow as Python sees them. The
+// requests that fill and empty them are in hot_mapping.cpp.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "bindings/handle.hpp"
+#include "core/mapping.hpp"
+
+namespace ndv::bindings {
+
+// Closing waits for who steps a connection right now, as for all three.
+class LogicalAddressMapping final : public Handle<core::LogicalAddressMapping, CloseWaits::yes> {
+public:
+    LogicalAddressMapping(std::shared_ptr<core::LogicalAddressMapping> native,
+                          std::shared_ptr<AdapterState> adapter, py::object array)
+        : Handle("logical address mapping", std::move(native), std::move(adapter)),
+          array_(std::move(array)) {}
+    ~LogicalAddressMapping() {
+        detach();
+        close();
+    }
+
+    void close() {
+        Handle::close();
+        const py::object array = std::exchange(array_, py::object());
+    }
+    [[nodiscard]] py::object array() const {
+        static_cast<void>(get());
+        return array_;
+    }
+
+private:
+    void drop() override {
+        const py::object array = std::exchange(array_, py::object());
+        const std::shared_ptr<core::LogicalAddressMapping> native = take();
+    }
+    py::object array_;
+};
+
+class FastRegisterMemoryRegion final
+    : public Handle<core::FastRegisterMemoryRegion, CloseWaits::yes> {
+public:
+    FastRegisterMemoryRegion(std::shared_ptr<core::FastRegisterMemoryRegion> native,
+                             std::shared_ptr<AdapterState> adapter)
+        : Handle("fast-register memory region", std::move(native), std::move(adapter)) {}
+};
+
+class MemoryWindow final : public Handle<core::MemoryWindow, CloseWaits::yes> {
+public:
+    MemoryWindow(std::shared_ptr<core::MemoryWindow> native, std::shared_ptr<AdapterState> adapter)
+        : Handle("memory window", std::move(native), std::move(adapter)) {}
+};
+
+}  // namespace ndv::bindings

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// Creation of shared receive queues, posting to them, and their threshold.
+#include "bindings/shared_receive_queue.hpp"
+
+#include <array>
+#include <optional>
+#include <string>
+
+#include "bindings/callbacks.hpp"
+#include "bindings/enums.hpp"
+#include "bindings/hot.hpp"
+#include "bindings/memory.hpp"
+#include "bindings/module.hpp"
+#include "bindings/segments.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+constinit Parameters<2> receive_parameters{"receive", 1, 0, {"segments", "context"}};
+
+PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [given, context_object] = parse(receive_parameters, args, count, keywords);
+    auto& handle = usable<SharedReceiveQueue>(self);
+    SegmentList segments(handle, core::access::kLocalWrite, false);
+    if (given != nullptr) segments.add_all(given);
+    core::SharedReceiveQueue& native = handle.get();
+    const Context context = handle.contexts().take_shared(context_object);
+    const core::ReceiveRequest request{segments.get(), context.is_object, context.value};
+    const Status status = native.receive(request);
+    if (status != Status::success) [[unlikely]] {
+        const Error error = native.explain(status, request);
+        handle.contexts().forget(context);
+        raise(error);
+    }
+    Py_RETURN_NONE;
+}
+
+std::unique_ptr<SharedReceiveQueue> create_srq(const ProtectionDomain& domain,
+                                               const core::SharedReceiveQueueLimits& limits,
+                                               const py::object& on_notify) {
+    const std::shared_ptr<core::ProtectionDomain> native = domain.share();
+    core::SharedReceiveQueue::OnNotify tell;
+    if (!on_notify.is_none()) {
+        tell = [callbacks = domain.adapter()->with_callbacks(),
+                function = SharedObject::make(on_notify)](Status status) {
+            queue_callback(callbacks, [function, status] {
+                call_and_report(function->get(),
+                                py::reinterpret_steal<py::object>(status_member(status)));
+            });
+        };
+    }
+    Contexts* const contexts = Contexts::make(py::none());
+    auto made = native->create_srq(limits, contexts, std::move(tell));
+    if (!made) {
+        contexts->release();
+        raise(made.error());
+    }
+    return std::make_unique<SharedReceiveQueue>(std::move(*made), domain.adapter(), contexts);
+}
+
+}  // namespace
+
+void bind_shared_receive_queue(py::module_& module, py::class_<ProtectionDomain>& domain) {
+    py::class_<SharedReceiveQueue> cls(module, "SharedReceiveQueue", py::is_final(),
+                                       "Receives that several queue pairs take from.");
+    bind_handle(cls);
+    cls.def(
+           "modify",
+           [](const SharedReceiveQueue& self, std::uint32_t depth, std::uint32_t threshold) {
+               check_or_raise(self.get().modify(depth, threshold));
+           },
+           py::kw_only(), py::arg("depth") = 0, py::arg("notify_threshold") = 0,
+           "Change the depth, or arm the notification.")
+        .def_property_readonly("depth",
+                               [](const SharedReceiveQueue& self) { return self.get().depth(); })
+        .def_property_readonly("max_sge",
+                               [](const SharedReceiveQueue& self) { return self.get().max_sge(); })
+        .def("__repr__", [](const SharedReceiveQueue& self) -> std::string {
+            if (!self.is_usable()) {
+                return std::string("<SharedReceiveQueue ") + self.unusable_text() + ">";
+            }
+            return "<SharedReceiveQueue depth " + std::to_string(self.get().depth()) + ">";
+        });
+    receive_parameters.intern();
+    static PyMethodDef definition =
+        method<receive>("receive",
+                        "receive($self, /, segments=(), *, context=None)\n--\n\n"
+                        "Post memory for one message of any peer.");
+    attach(cls, definition);
+
+    domain.def(
+        "create_srq",
+        [](const ProtectionDomain& self, std::uint32_t depth, std::uint32_t max_sge,
+           std::uint32_t notify_threshold, const py::object& on_notify) {
+            return create_srq(self, {depth, max_sge, notify_threshold}, on_notify);
+        },
+        py::arg("depth"), py::kw_only(), py::arg("max_sge"), py::arg("notify_threshold") = 0,
+        py::arg("on_notify") = py::none(), "Create a shared receive queue.");
+}
+
+}  // namespace ndv::bindings

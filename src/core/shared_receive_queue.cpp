@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks of shared receive queues, and the queue pairs made with them.
+#include "core/shared_receive_queue.hpp"
+
+#include <string>
+#include <utility>
+
+#include "core/buffers.hpp"
+#include "core/queue_pair.hpp"
+
+namespace ndv::core {
+
+SharedReceiveQueue::SharedReceiveQueue(std::shared_ptr<ProtectionDomain> pd, std::uint32_t max_sge,
+                                       RequestContexts* contexts, OnNotify on_notify)
+    : pd_(std::move(pd)), max_sge_(max_sge), contexts_(contexts), on_notify_(std::move(on_notify)) {
+    if (contexts_ != nullptr) contexts_->add_reference();
+}
+
+SharedReceiveQueue::~SharedReceiveQueue() {
+    if (contexts_ != nullptr && !is_foreign()) contexts_->release();
+}
+
+Status SharedReceiveQueue::receive(const ReceiveRequest& request) {
+    if (is_closed()) return Status::file_forced_closed;
+    if (request.segments.size() > max_sge_) return Status::data_overrun;
+    const std::uint64_t length = total_length(request.segments);
+    if (length > pd_->info().max_transfer_length) return Status::buffer_overflow;
+    Buffers buffers;
+    const Status local = buffers.acquire(*pd_, request.segments, access::kLocalWrite);
+    if (local != Status::success) return local;
+    const Status posted = do_receive(request, buffers.get(), static_cast<std::uint32_t>(length));
+    if (posted == Status::success) buffers.handed_over();
+    return posted;
+}
+
+Error SharedReceiveQueue::explain(Status status, const ReceiveRequest& request) const {
+    Error error = explain_receive(status, request, *pd_, max_sge_, "create_srq(max_sge=...)");
+    if (status == Status::file_forced_closed) {
+        error.what = "receive: the shared receive queue is closed";
+    } else if (status == Status::no_more_entries) {
+        error.what = "receive: the shared receive queue is full (" + std::to_string(depth()) +
+                     " receives queued)";
+        error.hint = "modify(depth=...)";
+    }
+    return error;
+}
+
+Expected<void> SharedReceiveQueue::modify(std::uint32_t depth, std::uint32_t notify_threshold) {
+    if (depth > pd_->info().max_srq_depth) {
+        return fail(Status::invalid_parameter, "modify: depth " + std::to_string(depth) +
+                                                   " exceeds the adapter's " +
+                                                   std::to_string(pd_->info().max_srq_depth));
+    }
+    return do_modify(depth, notify_threshold);
+}
+
+Expected<std::shared_ptr<SharedReceiveQueue>> ProtectionDomain::create_srq(
+    const SharedReceiveQueueLimits& limits, RequestContexts* contexts,
+    std::function<void(Status)> on_notify) {
+    if (is_closed()) {
+        return fail(Status::file_forced_closed, "create_srq: the protection domain is closed");
+    }
+    if (info().max_srq_depth == 0) {
+        return fail(Status::not_supported, "create_srq: the adapter has no shared receive queues",
+                    "adapter.info.max_srq_depth tells");
+    }
+    if (limits.depth == 0 || limits.depth > info().max_srq_depth ||
+        limits.max_sge > info().max_receive_request_sge) {
+        return fail(Status::invalid_parameter,
+                    "create_srq: depth " + std::to_string(limits.depth) + " is not in 1 to " +
+                        std::to_string(info().max_srq_depth) + ", or max_sge " +
+                        std::to_string(limits.max_sge) + " exceeds the adapter's " +
+                        std::to_string(info().max_receive_request_sge));
+    }
+    return do_create_srq(limits, contexts, std::move(on_notify));
+}
+
+Expected<std::shared_ptr<SharedReceiveQueue>> ProtectionDomain::do_create_srq(
+    const SharedReceiveQueueLimits&, RequestContexts*, std::function<void(Status)>) {
+    return fail(Status::not_supported, "create_srq: the adapter cannot do it");
+}
+
+Expected<std::shared_ptr<QueuePair>> ProtectionDomain::create_qp_with_srq(
+    std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
+    std::shared_ptr<SharedReceiveQueue> srq, QueuePairLimits limits, RequestContexts* contexts) {
+    // Depth and segments of receives are the shared queue's.
+    limits.receive_queue_depth = 1;
+    limits.max_receive_sge = srq->max_sge();
+    if (auto sound = check_limits("create_qp_with_srq", limits); !sound) {
+        return Unexpected{sound.error()};
+    }
+    if (srq->is_closed() || srq->pd().get() != this) {
+        return fail(srq->is_closed() ? Status::file_forced_closed : Status::invalid_parameter,
+                    "create_qp_with_srq: the shared receive queue is closed, or of another "
+                    "protection domain");
+    }
+    return do_create_qp_with_srq(std::move(receive_cq), std::move(initiator_cq), std::move(srq),
+                                 limits, contexts);
+}
+
+Expected<std::shared_ptr<QueuePair>> ProtectionDomain::do_create_qp_with_srq(
+    std::shared_ptr<CompletionQueue>, std::shared_ptr<CompletionQueue>,
+    std::shared_ptr<SharedReceiveQueue>, const QueuePairLimits&, RequestContexts*) {
+    return fail(Status::not_supported, "create_qp_with_srq: the adapter cannot do it");
+}
+
+}  // namespace ndv::core

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// Soft fast-register regions, windows and logical address mappings. A posted fast_register or bind
+// is a Mapping: it waits in the send queue, becomes an entry of the memory table when its turn
+// comes, and ends with an invalidate from here or from the peer.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/mutex.hpp"
+#include "core/mapping.hpp"
+#include "providers/soft/memory_table.hpp"
+
+namespace ndv::soft {
+
+class Mappable;
+
+// One posted fast_register or bind. Counted: by its request, by the table entry that it becomes,
+// and by every request that names its token; the last reference puts it back where it came from.
+class Mapping final : public core::BufferHold {
+public:
+    Mapping() : BufferHold(nullptr, 0, true) {}
+    ~Mapping() override = default;
+
+    // The stepper, in queue order. INVALID_DEVICE_REQUEST: the last one has not ended.
+    [[nodiscard]] Status begin(std::uint64_t queue_pair);
+    // Its entry of the table is gone.
+    void end();
+
+    [[nodiscard]] std::uint32_t token() const { return token_; }
+
+private:
+    friend class Mappable;
+    void give_back() noexcept override;
+
+    std::shared_ptr<Mappable> owner_;  // while it is in use
+    std::uint32_t token_ = 0;
+    std::uint32_t slot_ = 0;  // behind the token
+    EntryContent content_;
+    std::vector<std::byte*> pages_;
+    base::PageList list_;
+    std::vector<core::BufferHold*> holds_;      // one reference each
+    std::shared_ptr<core::MemoryRegion> base_;  // bind: the region below, counted there
+};
+
+// What a fast-register region and a window have in common: the tokens, one after the other, and
+// which of them is alive. Outlives its front object while mappings of it are in use.
+class Mappable : public std::enable_shared_from_this<Mappable> {
+public:
+    Mappable(std::shared_ptr<MemoryTable> table, std::uint64_t domain, std::uint32_t max_pages)
+        : table_(std::move(table)), domain_(domain), max_pages_(max_pages) {}
+    ~Mappable();
+    Mappable(const Mappable&) = delete;
+    Mappable& operator=(const Mappable&) = delete;
+
+    // Posting: a mapping with a new token, or the reason against it. The caller owns one reference.
+    [[nodiscard]] Status prepare(const core::FastRegisterRequest& request, Mapping*& out);
+    [[nodiscard]] Status prepare(const core::BindRequest& request, Mapping*& out);
+    [[nodiscard]] core::Mapped mapped() const;
+    // No mapping begins any more, and the living one ends: waits for who steps.
+    void close();
+
+private:
+    friend class Mapping;
+    [[nodiscard]] Status take(Mapping*& out);
+    [[nodiscard]] Status add_pages(const core::FastRegisterRequest& request, std::uint32_t rights,
+                                   Mapping& to);
+    void set_mapped(const Mapping& mapping, std::uint32_t rights);
+    void put_back(std::unique_ptr<Mapping> mapping);
+
+    const std::shared_ptr<MemoryTable> table_;
+    const std::uint64_t domain_;
+    const std::uint32_t max_pages_;
+    std::atomic<std::uint32_t> live_token_{0};  // claimed by begin(), cleared by end()
+    std::atomic<bool> is_closed_{false};
+    mutable base::Mutex mutex_;
+    // A slot with the number of mappings in use whose tokens are of it.
+    struct Slot {
+        TokenSource source;
+        std::uint32_t used = 0;
+    };
+    Slot slot_ NDV_GUARDED_BY(mutex_);
+    std::vector<Slot> spent_ NDV_GUARDED_BY(mutex_);  // go back to the table when unused
+    core::Mapped mapped_ NDV_GUARDED_BY(mutex_);
+    // Grows to the most that were in use at once; then posting allocates nothing.
+    std::vector<std::unique_ptr<Mapping>> free_ NDV_GUARDED_BY(mutex_);
+};
+
+class FastRegisterMemoryRegion final : public core::FastRegisterMemoryRegion {
+public:
+    FastRegisterMemoryRegion(std::shared_ptr<core::ProtectionDomain> pd,
+                             std::shared_ptr<Mappable> mappable, std::uint32_t max_pages,
+                             bool allows_remote)
+        : core::FastRegisterMemoryRegion(std::move(pd), max_pages, allows_remote),
+          mappable_(std::move(mappable)) {}
+    ~FastRegisterMemoryRegion() override {
+        if (!is_foreign()) close();
+    }
+    [[nodiscard]] core::Mapped mapped() const override { return mappable_->mapped(); }
+    [[nodiscard]] Mappable& mappable() const { return *mappable_; }
+
+private:
+    void do_close() override { mappable_->close(); }
+    const std::shared_ptr<Mappable> mappable_;
+};
+
+class MemoryWindow final : public core::MemoryWindow {
+public:
+    MemoryWindow(std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<Mappable> mappable)
+        : core::MemoryWindow(std::move(pd)), mappable_(std::move(mappable)) {}
+    ~MemoryWindow() override {
+        if (!is_foreign()) close();
+    }
+    [[nodiscard]] core::Mapped mapped() const override { return mappable_->mapped(); }
+    [[nodiscard]] Mappable& mappable() const { return *mappable_; }
+
+private:
+    void do_close() override { mappable_->close(); }
+    const std::shared_ptr<Mappable> mappable_;
+};
+
+// A logical address is the token of an entry, and the offset from the first page of what the entry
+// covers: at most 4 GiB, so a longer buffer has several entries.
+class LogicalAddressMapping final : public core::LogicalAddressMapping {
+public:
+    // Takes the reference over, also when it fails.
+    [[nodiscard]] static Expected<std::shared_ptr<core::LogicalAddressMapping>> build(
+        std::shared_ptr<MemoryTable> table, core::BufferHold* hold);
+    LogicalAddressMapping(std::shared_ptr<MemoryTable> table, core::BufferHold* hold);
+    ~LogicalAddressMapping() override;
+
+    [[nodiscard]] std::span<const std::uint64_t> pages() const override { return pages_; }
+    [[nodiscard]] std::uint32_t first_byte_offset() const override { return first_byte_offset_; }
+    [[nodiscard]] std::uint64_t size() const override { return size_; }
+
+private:
+    void do_close() override;
+
+    const std::shared_ptr<MemoryTable> table_;
+    core::BufferHold* const hold_;  // until it is closed
+    const std::uint64_t size_;
+    const std::uint32_t first_byte_offset_;
+    std::vector<std::uint32_t> tokens_;
+    std::vector<std::uint64_t> pages_;
+};
+
+// The part of a mapped buffer at logical addresses; null when the range is not in one.
+struct LogicalRange {
+    std::byte* data = nullptr;
+    core::BufferHold* hold = nullptr;  // with a reference for the caller
+};
+[[nodiscard]] LogicalRange find_logical(MemoryTable& table, std::uint64_t address,
+                                        std::uint64_t length);
+// The page itself, whose first bytes need not be of the buffer; null as above.
+[[nodiscard]] std::byte* find_logical_page(MemoryTable& table, std::uint64_t address);
+
+}  // namespace ndv::soft

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// Posting to a soft queue pair: a slot of a queue is filled and published. No lock, no allocation.
+#include <algorithm>
+#include <cstring>
+
+#include "providers/soft/mapping.hpp"
+#include "providers/soft/queue_pair.hpp"
+
+namespace ndv::soft {
+namespace {
+
+iwarp::RequestKind kind_of(core::OperationType type) {
+    if (type == core::OperationType::write) return iwarp::RequestKind::write;
+    if (type == core::OperationType::read) return iwarp::RequestKind::read;
+    return iwarp::RequestKind::send;
+}
+
+void store_segments(std::span<iwarp::PostedSegment> to,
+                    std::span<const core::LocalBuffer> buffers) {
+    for (std::size_t i = 0; i < buffers.size(); ++i) {
+        to[i] = {buffers[i].data, buffers[i].length, buffers[i].hold, buffers[i].pages,
+                 buffers[i].offset};
+    }
+}
+
+}  // namespace
+
+Status QueuePair::do_post(const core::WorkRequest& request,
+                          std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
+    if (request.type == core::OperationType::read &&
+        outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
+        return Status::invalid_device_request;
+    }
+    if (send_queue_.cursor.is_full()) return Status::no_more_entries;
+    const std::uint32_t position = send_queue_.cursor.tail_position();
+    iwarp::SendRequest& slot = send_queue_[position];
+    slot = iwarp::SendRequest{};
+    slot.context = request.context;
+    slot.context_is_object = request.context_is_object;
+    slot.remote_address = request.remote_address;
+    slot.remote_token = request.remote_token;
+    slot.length = length;
+    slot.kind = kind_of(request.type);
+    slot.invalidates = request.invalidates;
+    slot.solicits = (request.flags & core::flag::kSendAndSolicitEvent) != 0;
+    slot.is_fenced = (request.flags & core::flag::kReadFence) != 0;
+    slot.is_silent = (request.flags & core::flag::kSilentSuccess) != 0;
+    if ((request.flags & core::flag::kRdmaReadLocalInvalidate) != 0) {
+        slot.invalidates = true;
+        slot.local_token = request.segments.front().token;
+    }
+    if ((request.flags & core::flag::kInline) != 0) {
+        std::byte* to = send_queue_.inline_storage(position).data();
+        std::size_t at = 0;
+        for (const core::Segment& segment : request.segments) {
+            // INLINE: the address is the caller's own and need not be registered.
+            if (segment.length > 0) {
+                std::memcpy(to + at, reinterpret_cast<const void*>(segment.address),
+                            segment.length);
+            }
+            at += segment.length;
+        }
+        slot.segment_count = length > 0 ? 1 : 0;
+        send_queue_.segment_storage(position)[0] = {to, length, nullptr, nullptr, 0};
+    } else {
+        slot.segment_count = static_cast<std::uint16_t>(buffers.size());
+        store_segments(send_queue_.segment_storage(position), buffers);
+    }
+    send_queue_.cursor.publish();
+    return Status::success;
+}
+
+Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
+                                  std::span<const core::LocalBuffer> buffers,
+                                  std::uint32_t length) {
+    if (receive_queue_.cursor.is_full()) return Status::no_more_entries;
+    const std::uint32_t position = receive_queue_.cursor.tail_position();
+    iwarp::ReceiveRequest& slot = receive_queue_[position];
+    slot = iwarp::ReceiveRequest{};
+    slot.context = request.context;
+    slot.context_is_object = request.context_is_object;
+    slot.length = length;
+    slot.segment_count = static_cast<std::uint16_t>(buffers.size());
+    store_segments(receive_queue_.segment_storage(position), buffers);
+    receive_queue_.cursor.publish();
+    // A Send may be waiting for it, or the queue pair is flushed and it ends at once.
+    // A read-modify-write, ordered with the stepper's exchange: we see its wish, or it our receive.
+    if (receives_need_step_.fetch_add(0, std::memory_order_acq_rel) != 0) {
+        step(kReceive, core::Budget::small);
+    }
+    return Status::success;
+}
+
+// ---- requests about memory of this side -----------------------------------------------------
+
+void QueuePair::publish(iwarp::RequestKind kind, const core::MappingRequest& request,
+                        std::uint32_t token, Mapping* mapping) {
+    iwarp::SendRequest& slot = send_queue_[send_queue_.cursor.tail_position()];
+    slot = iwarp::SendRequest{};
+    slot.kind = kind;
+    slot.context = request.context;
+    slot.context_is_object = request.context_is_object;
+    slot.is_fenced = (request.flags & core::flag::kReadFence) != 0;
+    slot.is_silent = (request.flags & core::flag::kSilentSuccess) != 0;
+    slot.local_token = token;
+    slot.operation = mapping;
+    send_queue_.cursor.publish();
+}
+
+Status QueuePair::do_fast_register(const core::FastRegisterRequest& request) {
+    auto* const region = dynamic_cast<FastRegisterMemoryRegion*>(request.region);
+    if (region == nullptr) return Status::invalid_parameter;
+    if (send_queue_.cursor.is_full()) return Status::no_more_entries;
+    Mapping* mapping = nullptr;
+    const Status status = region->mappable().prepare(request, mapping);
+    if (status != Status::success) return status;
+    publish(iwarp::RequestKind::fast_register, request, mapping->token(), mapping);
+    return Status::success;
+}
+
+Status QueuePair::do_bind(const core::BindRequest& request) {
+    auto* const window = dynamic_cast<MemoryWindow*>(request.window);
+    if (window == nullptr) return Status::invalid_parameter;
+    if (send_queue_.cursor.is_full()) return Status::no_more_entries;
+    Mapping* mapping = nullptr;
+    const Status status = window->mappable().prepare(request, mapping);
+    if (status != Status::success) return status;
+    publish(iwarp::RequestKind::bind, request, mapping->token(), mapping);
+    return Status::success;
+}
+
+Status QueuePair::do_invalidate(const core::InvalidateRequest& request) {
+    if (send_queue_.cursor.is_full()) return Status::no_more_entries;
+    const core::Mapped mapped =
+        request.region != nullptr ? request.region->mapped() : request.window->mapped();
+    const core::Tokens& tokens = mapped.tokens;
+    publish(iwarp::RequestKind::invalidate, request,
+            tokens.local != 0 ? tokens.local : tokens.remote, nullptr);
+    return Status::success;
+}
+
+}  // namespace ndv::soft

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// Posting to, taking from, and resizing a shared receive queue.
+#include "providers/soft/shared_receive_queue.hpp"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "providers/soft/queue_pair.hpp"
+
+namespace ndv::soft {
+
+SharedReceiveQueue::SharedReceiveQueue(std::shared_ptr<core::ProtectionDomain> pd,
+                                       const core::SharedReceiveQueueLimits& limits,
+                                       core::RequestContexts* contexts, OnNotify on_notify)
+    : core::SharedReceiveQueue(std::move(pd), limits.max_sge, contexts, std::move(on_notify)),
+      ring_(limits.depth, limits.max_sge),
+      threshold_(limits.notify_threshold),
+      is_armed_(limits.notify_threshold > 0) {}
+
+// NDK leaves open what becomes of receives that nobody took: they end without a completion.
+SharedReceiveQueue::~SharedReceiveQueue() {
+    if (is_foreign()) return;
+    const base::Lock lock(mutex_);
+    for (std::uint32_t i = 0; i < ring_.count; ++i) {
+        const std::size_t at = (ring_.head + i) % ring_.slots.size();
+        const Slot& slot = ring_.slots[at];
+        for (std::uint16_t s = 0; s < slot.segment_count; ++s) {
+            static_cast<core::BufferHold*>(ring_.segments[at * max_sge() + s].owner)->release();
+        }
+        if (slot.context_is_object) contexts()->retire(slot.context);
+    }
+}
+
+Status SharedReceiveQueue::do_receive(const core::ReceiveRequest& request,
+                                      std::span<const core::LocalBuffer> buffers,
+                                      std::uint32_t length) {
+    std::vector<std::weak_ptr<QueuePair>> waiting;
+    {
+        const base::Lock lock(mutex_);
+        if (ring_.count == ring_.slots.size()) return Status::no_more_entries;
+        const std::size_t at = (ring_.head + ring_.count) % ring_.slots.size();
+        ring_.slots[at] = {request.context, length, static_cast<std::uint16_t>(buffers.size()),
+                           request.context_is_object};
+        for (std::size_t i = 0; i < buffers.size(); ++i) {
+            const core::LocalBuffer& from = buffers[i];
+            ring_.segments[at * max_sge() + i] = {from.data, from.length, from.hold, from.pages,
+                                                  from.offset};
+        }
+        ++ring_.count;
+        waiting.swap(waiting_);
+    }
+    for (const auto& weak : waiting) {
+        if (const auto qp = weak.lock()) qp->step(QueuePair::kReceive, core::Budget::small);
+    }
+    return Status::success;
+}
+
+bool SharedReceiveQueue::take(iwarp::ReceiveQueue& into) {
+    if (into.cursor.is_full()) return false;
+    bool is_below = false;
+    {
+        const base::Lock lock(mutex_);
+        if (ring_.count == 0) return false;
+        const std::uint32_t position = into.cursor.tail_position();
+        const Slot& slot = ring_.slots[ring_.head];
+        iwarp::ReceiveRequest& request = into[position];
+        request = iwarp::ReceiveRequest{};
+        request.context = slot.context;
+        request.context_is_object = slot.context_is_object;
+        request.length = slot.length;
+        request.segment_count = slot.segment_count;
+        const auto from = ring_.segments.begin() +
+                          static_cast<std::ptrdiff_t>(ring_.head) * static_cast<int>(max_sge());
+        std::copy_n(from, slot.segment_count, into.segment_storage(position).begin());
+        into.cursor.publish();
+        ring_.head = static_cast<std::uint32_t>((ring_.head + 1) % ring_.slots.size());
+        --ring_.count;
+        if (is_armed_ && ring_.count < threshold_) {
+            is_armed_ = false;
+            is_below = true;
+        }
+    }
+    if (is_below) notify(Status::success);
+    return true;
+}
+
+bool SharedReceiveQueue::is_empty() const {
+    const base::Lock lock(mutex_);
+    return ring_.count == 0;
+}
+
+bool SharedReceiveQueue::wait_for_receive(const std::shared_ptr<QueuePair>& qp) {
+    const base::Lock lock(mutex_);
+    if (ring_.count > 0) return false;
+    const bool is_known = std::ranges::any_of(
+        waiting_, [&qp](const std::weak_ptr<QueuePair>& weak) { return weak.lock() == qp; });
+    if (!is_known) waiting_.push_back(qp);
+    return true;
+}
+
+std::uint32_t SharedReceiveQueue::depth() const {
+    const base::Lock lock(mutex_);
+    return static_cast<std::uint32_t>(ring_.slots.size());
+}
+
+Expected<void> SharedReceiveQueue::do_modify(std::uint32_t depth, std::uint32_t notify_threshold) {
+    bool is_below = false;
+    {
+        const base::Lock lock(mutex_);
+        if (depth != 0 && depth < ring_.count) {
+            return fail(Status::buffer_overflow,
+                        "modify: " + std::to_string(ring_.count) +
+                            " receives are queued, more than the new depth of " +
+                            std::to_string(depth),
+                        "the queue is unchanged; let messages take some first");
+        }
+        if (depth != 0 && depth != ring_.slots.size()) {
+            Ring made(depth, max_sge());
+            for (; made.count < ring_.count; ++made.count) {
+                const std::size_t at = (ring_.head + made.count) % ring_.slots.size();
+                made.slots[made.count] = ring_.slots[at];
+                for (std::size_t i = 0; i < ring_.slots[at].segment_count; ++i) {
+                    made.segments[made.count * max_sge() + i] = ring_.segments[at * max_sge() + i];
+                }
+            }
+            ring_ = std::move(made);
+        }
+        if (notify_threshold != 0) {
+            threshold_ = notify_threshold;
+            is_below = ring_.count < threshold_;
+            is_armed_ = !is_below;
+        }
+    }
+    if (is_below) notify(Status::success);
+    return {};
+}
+
+}  // namespace ndv::soft

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// The soft shared receive queue. Its receives are handed out under a mutex that is held for the
+// copy of one slot; a queue pair that finds none waits, and is stepped by the next receive posted.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/mutex.hpp"
+#include "core/shared_receive_queue.hpp"
+#include "iwarp/work_queue.hpp"
+
+namespace ndv::soft {
+
+class QueuePair;
+
+class SharedReceiveQueue final : public core::SharedReceiveQueue {
+public:
+    SharedReceiveQueue(std::shared_ptr<core::ProtectionDomain> pd,
+                       const core::SharedReceiveQueueLimits& limits,
+                       core::RequestContexts* contexts, OnNotify on_notify);
+    ~SharedReceiveQueue() override;
+
+    // From a stepper: moves the oldest receive into a queue of its own. False: there is none.
+    [[nodiscard]] bool take(iwarp::ReceiveQueue& into);
+    [[nodiscard]] bool is_empty() const;
+    // The next receive steps the queue pair; false: there is one now.
+    [[nodiscard]] bool wait_for_receive(const std::shared_ptr<QueuePair>& qp);
+
+    [[nodiscard]] std::uint32_t depth() const override;
+
+private:
+    struct Slot {
+        std::uint64_t context = 0;
+        std::uint32_t length = 0;
+        std::uint16_t segment_count = 0;
+        bool context_is_object = false;
+    };
+    // A ring of slots with their segments.
+    struct Ring {
+        Ring(std::uint32_t depth, std::uint32_t max_sge)
+            : slots(depth), segments(static_cast<std::size_t>(depth) * max_sge) {}
+        std::vector<Slot> slots;
+        std::vector<iwarp::PostedSegment> segments;
+        std::uint32_t head = 0;
+        std::uint32_t count = 0;
+    };
+
+    [[nodiscard]] Status do_receive(const core::ReceiveRequest& request,
+                                    std::span<const core::LocalBuffer> buffers,
+                                    std::uint32_t length) override;
+    [[nodiscard]] Expected<void> do_modify(std::uint32_t depth,
+                                           std::uint32_t notify_threshold) override;
+
+    mutable base::Mutex mutex_;
+    Ring ring_ NDV_GUARDED_BY(mutex_);
+    std::uint32_t threshold_ NDV_GUARDED_BY(mutex_);
+    bool is_armed_ NDV_GUARDED_BY(mutex_);
+    std::vector<std::weak_ptr<QueuePair>> waiting_ NDV_GUARDED_BY(mutex_);
+};
+
+}  // namespace ndv::soft
