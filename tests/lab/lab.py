@@ -178,7 +178,7 @@ def main():
     if more and arguments.call is not test:
         parser().error(f"unrecognized arguments: {' '.join(more)}")
     arguments.pytest_arguments = more
-    # Ended or interrupted, also as a background job of a shell: machines are ended, reports written.
+    # Ended or interrupted, also as a shell's background job: machines end, reports are written.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:

@@ -42,10 +42,13 @@ DEVIATIONS = [
     *_each(
         [
             "test_flags.py::test_inline_memory_is_free_when_the_call_returns",
+            "test_flags.py::test_silent_requests_that_are_flushed_have_completions",
+            "test_send_receive.py::test_a_ping_pong_of_many_messages_keeps_its_order",
             "test_send_receive.py::test_missing_receive_delays_the_message_until_it_is_posted",
         ],
         SOFT,
         _NO_RECEIVE,
+        runs=False,  # whether the receive comes in time is a matter of luck
     ),
     Deviation(
         "test_remote_access.py::test_write_whose_end_passes_64_bits",
