@@ -74,19 +74,22 @@ def test_receive_without_segments_takes_an_empty_message(ends):
     assert (received.status, received.request_context) == (nd.Status.SUCCESS, 5)
 
 
-def test_message_is_gathered_and_scattered_in_the_order_of_segments(make_ends):
-    limit = 16
+def test_message_is_gathered_and_scattered_in_the_order_of_segments(make_ends, provider):
+    with nd.Adapter.open(provider) as adapter:
+        info = adapter.info
+    limit = min(16, info.max_initiator_request_sge, info.max_receive_request_sge)
+    last = limit - 1
     ends = make_ends(max_initiator_sge=limit, max_receive_sge=limit).connect()
-    ends.near.memory("source", 160, seed=1)
-    ends.far.memory("sink", 160)
-    # Backwards: segment i of the sender holds bytes [10 (15 - i), +10).
+    ends.near.memory("source", 10 * limit, seed=1)
+    ends.far.memory("sink", 10 * limit)
+    # Backwards: segment i of the sender holds bytes [10 (last - i), +10).
     ends.far.receive(*[("sink", 10 * i, 10) for i in range(limit)])
 
-    ends.near.send(*[("source", 10 * (15 - i), 10) for i in range(limit)])
+    ends.near.send(*[("source", 10 * (last - i), 10) for i in range(limit)])
 
-    assert ends.far.received().bytes_transferred == 160
-    source = pattern(160, 1)
-    expected = b"".join(source[10 * (15 - i) : 10 * (15 - i) + 10] for i in range(limit))
+    assert ends.far.received().bytes_transferred == 10 * limit
+    source = pattern(10 * limit, 1)
+    expected = b"".join(source[10 * (last - i) :][:10] for i in range(limit))
     assert ends.far.content("sink") == expected
 
 
