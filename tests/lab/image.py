@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -83,6 +84,7 @@ def _build_base(folder, kernel):
     root.mkdir()
     with _seeds() as seeds:
         _bootstrap(root, seeds, kernel, log=folder / "mmdebstrap.log")
+    _drop_other_identities(root)
     stub = root / "sbin" / "lab-init"
     stub.write_text(recipe.STUB_INIT)
     stub.chmod(0o755)
@@ -108,6 +110,20 @@ def _seeds():
         (seeds / "hook").write_text(recipe.INITRAMFS_HOOK)
         (seeds / "hook").chmod(0o755)
         yield seeds
+
+
+def _drop_other_identities(root):
+    """Take away set-user-id bits.
+
+    Unpacked without root, all files are the builder's, and a set-user-id `mount` would make the
+    guest's root a nobody. Nobody else is there, so nobody needs the bits.
+    """
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(folder, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
+                os.chmod(path, stat.S_IMODE(mode) & ~(stat.S_ISUID | stat.S_ISGID))
 
 
 def _bootstrap(root, seeds, kernel, log):

@@ -16,7 +16,6 @@ def _each(tests, provider, reason, **more):
 _NO_RECEIVE = "siw ends the connection of a Send for which no receive is posted"
 _ONE_SEGMENT = "a Read has one segment on iWARP devices"
 _NO_HALF_CLOSE = "siw closes at once when its peer does, and flushes"
-_SIX_SEGMENTS = "siw takes six segments"
 _OWN_WORDS = "siw reports a length error of its own, and its Terminate another"
 
 DEVIATIONS = [
@@ -27,10 +26,6 @@ DEVIATIONS = [
             (
                 "test_disconnect.py::test_disconnect_times_out_when_the_peer_never_answers",
                 _NO_HALF_CLOSE,
-            ),
-            (
-                "test_send_receive.py::test_message_is_gathered_and_scattered_in_the_order_of_segments",
-                _SIX_SEGMENTS,
             ),
             (
                 "test_send_receive.py::test_receive_too_short_names_its_reason_at_both_ends",
@@ -85,6 +80,7 @@ DEVIATIONS = [
         "test_flags.py::test_plain_send_does_not_satisfy_a_solicited_arm",
         SIW,
         "siw has no interrupt for solicited completions: rather one notification too many",
+        runs=False,  # which may come late enough
     ),
     Deviation(
         "test_read_write.py::test_last_byte_of_a_write_is_written_last",

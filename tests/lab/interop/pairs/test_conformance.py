@@ -7,6 +7,8 @@ are about limits of one provider. test_start_up.py has what they share.
 
 import importlib
 
+from lab.interop.pairs.deviations import DEVIATIONS
+
 _MODULES = [
     "test_disconnect",
     "test_flags",
@@ -38,3 +40,12 @@ for _name in _MODULES:
     for _test_name, _test in _tests_of(importlib.import_module(f"conformance.{_name}")):
         assert _test_name not in globals(), f"two tests are named {_test_name}"
         globals()[_test_name] = _test
+
+
+def test_every_deviation_is_about_a_test_that_exists():
+    tests = {
+        f"{test.__module__.rpartition('.')[2]}.py::{name}"
+        for name, test in globals().items()
+        if name.startswith("test_")
+    }
+    assert {deviation.test for deviation in DEVIATIONS} <= tests
