@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Socket addresses, operations, and the queue of a listener.
+// Socket addresses, operations, what all connectors have, and the queue of a listener.
 #include "core/connection.hpp"
 
 #include <arpa/inet.h>
@@ -150,6 +150,41 @@ Status status_of(int os_error) {
         default:
             return Status::unsuccessful;
     }
+}
+
+Unexpected wrong_connector_state(const char* call, ConnectorState state, const char* hint) {
+    return fail(Status::connection_invalid,
+                std::string(call) + ": the connector is " + connector_state_name(state), hint);
+}
+
+Expected<ConnectionData> Connector::data() const {
+    const base::Lock lock(mutex_);
+    if (!data_) {
+        return fail(Status::connection_invalid, "connection_data: no request or reply has come yet",
+                    "read it after connect(), or on a connector from a listener");
+    }
+    return *data_;
+}
+
+Expected<SocketAddress> Connector::local_address() const {
+    const base::Lock lock(mutex_);
+    if (!local_) {
+        return fail(Status::connection_invalid, "local_address: the connector has no connection");
+    }
+    return *local_;
+}
+
+Expected<SocketAddress> Connector::peer_address() const {
+    const base::Lock lock(mutex_);
+    if (!peer_) {
+        return fail(Status::connection_invalid, "peer_address: the connector has no connection");
+    }
+    return *peer_;
+}
+
+ConnectorState Connector::state() const {
+    const base::Lock lock(mutex_);
+    return state_;
 }
 
 bool ConnectorQueue::is_full() const {

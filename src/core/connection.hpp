@@ -99,6 +99,9 @@ enum class ConnectorState : std::uint8_t {
 };
 
 [[nodiscard]] const char* connector_state_name(ConnectorState state);
+// The error of a call that the connector's state does not allow.
+[[nodiscard]] Unexpected wrong_connector_state(const char* call, ConnectorState state,
+                                               const char* hint);
 
 // NDK's status for an errno of connect, bind or a stream.
 [[nodiscard]] Status status_of(int os_error);
@@ -123,10 +126,20 @@ public:
     // Gives up on a connect, complete_connect or accept that is under way: nothing of it remains.
     virtual void abandon() = 0;
 
-    [[nodiscard]] virtual Expected<ConnectionData> data() const = 0;
-    [[nodiscard]] virtual Expected<SocketAddress> local_address() const = 0;
-    [[nodiscard]] virtual Expected<SocketAddress> peer_address() const = 0;
-    [[nodiscard]] virtual ConnectorState state() const = 0;
+    [[nodiscard]] Expected<ConnectionData> data() const;
+    [[nodiscard]] Expected<SocketAddress> local_address() const;
+    [[nodiscard]] Expected<SocketAddress> peer_address() const;
+    [[nodiscard]] ConnectorState state() const;
+
+protected:
+    // The providers': what every connector has, and the mutex that guards the rest of theirs, too.
+    explicit Connector(ConnectorState state) : state_(state) {}
+
+    mutable base::Mutex mutex_;
+    ConnectorState state_ NDV_GUARDED_BY(mutex_);
+    std::optional<ConnectionData> data_ NDV_GUARDED_BY(mutex_);
+    std::optional<SocketAddress> local_ NDV_GUARDED_BY(mutex_);
+    std::optional<SocketAddress> peer_ NDV_GUARDED_BY(mutex_);
 };
 
 // Requests that wait for whoever takes them: a listener's, of any provider.

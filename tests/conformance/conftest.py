@@ -4,6 +4,7 @@
 import pytest
 from hypothesis import settings
 
+import ndverbs as nd
 from conformance.addresses import addresses_of
 from conformance.deviations import DEVIATIONS
 from conformance.end import LIMIT, End
@@ -174,3 +175,18 @@ def host(provider):
 def host_of_family(request, provider):
     """Give an IPv4 address, then an IPv6 address, that the provider's ends connect through."""
     return getattr(addresses_of(provider), request.param)
+
+
+@pytest.fixture
+def needs_fast_registration(provider):
+    with nd.Adapter.open(provider) as adapter:
+        if "create_fast_register_mr" not in adapter.info.features:
+            pytest.skip("no fast registration")
+
+
+@pytest.fixture
+def far_pages(ends):
+    """The far end has five pages mapped as "pages", and an empty region "region"."""
+    ends.far.map_pages("pages", 5, seed=1)
+    ends.far.create_fast_register_mr("region")
+    return ends

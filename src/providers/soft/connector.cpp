@@ -64,12 +64,13 @@ Unexpected handshake_failure(iwarp::Handshake::Outcome outcome, const std::strin
 
 }  // namespace
 
-Connector::Connector(std::shared_ptr<AdapterParts> parts) : parts_(std::move(parts)) {}
+Connector::Connector(std::shared_ptr<AdapterParts> parts)
+    : core::Connector(State::idle), parts_(std::move(parts)) {}
 
 Connector::Connector(std::shared_ptr<AdapterParts> parts, std::unique_ptr<Link> link,
                      const iwarp::Handshake& handshake)
-    : parts_(std::move(parts)),
-      state_(State::incoming),
+    : core::Connector(State::incoming),
+      parts_(std::move(parts)),
       link_(std::move(link)),
       handshake_(handshake) {
     const auto known = [](std::uint16_t limit, std::uint32_t most) {
@@ -129,8 +130,8 @@ core::Pending Connector::start_connect(std::shared_ptr<core::QueuePair> qp,
         std::min(parameters.outbound_read_limit, info.max_outbound_read_limit);
     const base::Lock lock(mutex_);
     if (state_ != State::idle) {
-        return wrong_connector_state("connect", state_,
-                                     "a connector makes one connection: create another");
+        return core::wrong_connector_state("connect", state_,
+                                           "a connector makes one connection: create another");
     }
     auto claimed = claim(qp, parameters);
     if (!claimed) return Unexpected{claimed.error()};
@@ -318,8 +319,8 @@ core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
     {
         const base::Lock lock(mutex_);
         if (is_closed() || state_ != State::accepted) {
-            return wrong_connector_state("complete_connect", state_,
-                                         "call it once, after connect()");
+            return core::wrong_connector_state("complete_connect", state_,
+                                               "call it once, after connect()");
         }
         if (peer_is_gone()) {
             state_ = State::disconnected;
@@ -363,8 +364,8 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
     {
         const base::Lock lock(mutex_);
         if (is_closed() || state_ != State::incoming) {
-            return wrong_connector_state("accept", state_,
-                                         "accept a connector from Listener, once");
+            return core::wrong_connector_state("accept", state_,
+                                               "accept a connector from Listener, once");
         }
         auto claimed = claim(qp, parameters);
         if (!claimed) return Unexpected{claimed.error()};
@@ -415,8 +416,8 @@ Expected<void> Connector::reject(std::vector<std::byte> private_data) {
     std::shared_ptr<QueuePair> unused;
     const base::Lock lock(mutex_);
     if (is_closed() || (state_ != State::incoming && state_ != State::accepted)) {
-        return wrong_connector_state("reject", state_,
-                                     "reject a request, or an answer to connect()");
+        return core::wrong_connector_state("reject", state_,
+                                           "reject a request, or an answer to connect()");
     }
     const bool is_aborted = peer_is_gone();
     if (state_ == State::incoming && !is_aborted) {
@@ -432,36 +433,6 @@ Expected<void> Connector::reject(std::vector<std::byte> private_data) {
     if (unused) unused->unreserve();
     if (is_aborted) return fail(Status::connection_aborted, "reject: the peer had given up");
     return {};
-}
-
-Expected<core::ConnectionData> Connector::data() const {
-    const base::Lock lock(mutex_);
-    if (!data_) {
-        return fail(Status::connection_invalid, "connection_data: no request or reply has come yet",
-                    "read it after connect(), or on a connector from a listener");
-    }
-    return *data_;
-}
-
-Expected<core::SocketAddress> Connector::local_address() const {
-    const base::Lock lock(mutex_);
-    if (!local_) {
-        return fail(Status::connection_invalid, "local_address: the connector has no connection");
-    }
-    return *local_;
-}
-
-Expected<core::SocketAddress> Connector::peer_address() const {
-    const base::Lock lock(mutex_);
-    if (!peer_) {
-        return fail(Status::connection_invalid, "peer_address: the connector has no connection");
-    }
-    return *peer_;
-}
-
-core::ConnectorState Connector::state() const {
-    const base::Lock lock(mutex_);
-    return state_;
 }
 
 }  // namespace ndv::soft

@@ -18,10 +18,6 @@
 
 namespace ndv::soft {
 
-// The error of a call that the connector's state does not allow.
-[[nodiscard]] Unexpected wrong_connector_state(const char* call, core::ConnectorState state,
-                                               const char* hint);
-
 class Connector final : public core::Connector, public Member, public StreamObserver {
 public:
     explicit Connector(std::shared_ptr<AdapterParts> parts);
@@ -45,10 +41,6 @@ public:
     [[nodiscard]] Expected<void> reject(std::vector<std::byte> private_data) override;
     [[nodiscard]] core::Pending start_disconnect(std::chrono::nanoseconds timeout) override;
     void abandon() override;
-    [[nodiscard]] Expected<core::ConnectionData> data() const override;
-    [[nodiscard]] Expected<core::SocketAddress> local_address() const override;
-    [[nodiscard]] Expected<core::SocketAddress> peer_address() const override;
-    [[nodiscard]] core::ConnectorState state() const override;
 
     // Member.
     void on_ready() override;
@@ -80,8 +72,6 @@ private:
     void complete_operation(Expected<void> outcome);
 
     const std::shared_ptr<AdapterParts> parts_;
-    mutable base::Mutex mutex_;
-    State state_ NDV_GUARDED_BY(mutex_) = State::idle;
     bool is_tcp_connected_ NDV_GUARDED_BY(mutex_) = false;
     std::shared_ptr<Endpoint> endpoint_ NDV_GUARDED_BY(mutex_);  // until it is closed
     std::unique_ptr<Link> link_ NDV_GUARDED_BY(mutex_);          // until the queue pair has it
@@ -89,9 +79,6 @@ private:
     std::shared_ptr<QueuePair> qp_ NDV_GUARDED_BY(mutex_);
     std::shared_ptr<core::Operation> operation_ NDV_GUARDED_BY(mutex_);
     OnDisconnect on_disconnect_ NDV_GUARDED_BY(mutex_);
-    std::optional<core::ConnectionData> data_ NDV_GUARDED_BY(mutex_);
-    std::optional<core::SocketAddress> local_ NDV_GUARDED_BY(mutex_);
-    std::optional<core::SocketAddress> peer_ NDV_GUARDED_BY(mutex_);
     bool peer_closed_ NDV_GUARDED_BY(mutex_) = false;
     bool is_drained_ NDV_GUARDED_BY(mutex_) = false;
     bool is_active_ NDV_GUARDED_BY(mutex_) = false;  // counted as an active connection

@@ -9,12 +9,6 @@
 
 namespace ndv::soft {
 
-Unexpected wrong_connector_state(const char* call, core::ConnectorState state, const char* hint) {
-    return fail(Status::connection_invalid,
-                std::string(call) + ": the connector is " + core::connector_state_name(state),
-                hint);
-}
-
 void Connector::on_deadline() {
     std::shared_ptr<QueuePair> dead;
     std::shared_ptr<core::Operation> done;
@@ -44,8 +38,8 @@ core::Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
     {
         const base::Lock lock(mutex_);
         if (is_closed() || state_ != State::connected) {
-            return wrong_connector_state("disconnect", state_,
-                                         "only a connected connector disconnects");
+            return core::wrong_connector_state("disconnect", state_,
+                                               "only a connected connector disconnects");
         }
         state_ = State::disconnecting;
         on_disconnect_ = nullptr;  // a local disconnect is never indicated locally

@@ -11,8 +11,6 @@
 #include <cstring>
 #include <utility>
 
-#include "providers/verbs/loader.hpp"
-
 namespace ndv::verbs {
 namespace {
 

@@ -41,17 +41,12 @@ int milliseconds_of(std::chrono::nanoseconds time) {
 
 }  // namespace
 
-Unexpected wrong_connector_state(const char* call, core::ConnectorState state, const char* hint) {
-    return fail(Status::connection_invalid,
-                std::string(call) + ": the connector is " + core::connector_state_name(state),
-                hint);
-}
-
-Connector::Connector(std::shared_ptr<AdapterParts> parts) : parts_(std::move(parts)) {}
+Connector::Connector(std::shared_ptr<AdapterParts> parts)
+    : core::Connector(State::idle), parts_(std::move(parts)) {}
 
 Connector::Connector(std::shared_ptr<AdapterParts> parts, std::shared_ptr<CmId> id,
                      const rdma_cm_event& request)
-    : parts_(std::move(parts)), state_(State::incoming), id_(std::move(id)) {
+    : core::Connector(State::incoming), parts_(std::move(parts)), id_(std::move(id)) {
     const core::AdapterInfo& info = parts_->device->info();
     const rdma_conn_param& asked = request.param.conn;
     data_ = core::ConnectionData{
@@ -120,8 +115,8 @@ core::Pending Connector::start_connect(std::shared_ptr<core::QueuePair> qp,
     {
         const base::Lock lock(mutex_);
         if (state_ != State::idle) {
-            return wrong_connector_state("connect", state_,
-                                         "a connector makes one connection: create another");
+            return core::wrong_connector_state("connect", state_,
+                                               "a connector makes one connection: create another");
         }
         auto claimed = claim(qp, parameters, parts_->device->info().max_caller_data);
         if (!claimed) return Unexpected{claimed.error()};
@@ -214,8 +209,8 @@ core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
     {
         const base::Lock lock(mutex_);
         if (is_closed() || state_ != State::accepted) {
-            return wrong_connector_state("complete_connect", state_,
-                                         "call it once, after connect()");
+            return core::wrong_connector_state("complete_connect", state_,
+                                               "call it once, after connect()");
         }
         if (!peer_is_gone_ && !parts_->device->is_iwarp()) {
             ready = qp_->make_ready(id_->get());
@@ -254,8 +249,8 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
     {
         const base::Lock lock(mutex_);
         if (is_closed() || state_ != State::incoming) {
-            return wrong_connector_state("accept", state_,
-                                         "accept a connector from Listener, once");
+            return core::wrong_connector_state("accept", state_,
+                                               "accept a connector from Listener, once");
         }
         auto claimed = claim(qp, parameters, parts_->device->info().max_callee_data);
         if (!claimed) return Unexpected{claimed.error()};
@@ -309,8 +304,8 @@ Expected<void> Connector::reject(std::vector<std::byte> private_data) {
     {
         const base::Lock lock(mutex_);
         if (is_closed() || (state_ != State::incoming && state_ != State::accepted)) {
-            return wrong_connector_state("reject", state_,
-                                         "reject a request, or an answer to connect()");
+            return core::wrong_connector_state("reject", state_,
+                                               "reject a request, or an answer to connect()");
         }
         is_aborted = peer_is_gone_;
         if (!is_aborted && state_ == State::accepted && parts_->device->is_iwarp()) {
@@ -327,36 +322,6 @@ Expected<void> Connector::reject(std::vector<std::byte> private_data) {
     after.run();
     if (is_aborted) return fail(Status::connection_aborted, "reject: the peer had given up");
     return {};
-}
-
-Expected<core::ConnectionData> Connector::data() const {
-    const base::Lock lock(mutex_);
-    if (!data_) {
-        return fail(Status::connection_invalid, "connection_data: no request or reply has come yet",
-                    "read it after connect(), or on a connector from a listener");
-    }
-    return *data_;
-}
-
-Expected<core::SocketAddress> Connector::local_address() const {
-    const base::Lock lock(mutex_);
-    if (!local_) {
-        return fail(Status::connection_invalid, "local_address: the connector has no connection");
-    }
-    return *local_;
-}
-
-Expected<core::SocketAddress> Connector::peer_address() const {
-    const base::Lock lock(mutex_);
-    if (!peer_) {
-        return fail(Status::connection_invalid, "peer_address: the connector has no connection");
-    }
-    return *peer_;
-}
-
-core::ConnectorState Connector::state() const {
-    const base::Lock lock(mutex_);
-    return state_;
 }
 
 }  // namespace ndv::verbs

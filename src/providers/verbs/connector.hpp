@@ -15,10 +15,6 @@
 
 namespace ndv::verbs {
 
-// The error of a call that the connector's state does not allow.
-[[nodiscard]] Unexpected wrong_connector_state(const char* call, core::ConnectorState state,
-                                               const char* hint);
-
 class Connector final : public core::Connector,
                         public Member,
                         public CmObserver,
@@ -39,10 +35,6 @@ public:
     [[nodiscard]] Expected<void> reject(std::vector<std::byte> private_data) override;
     [[nodiscard]] core::Pending start_disconnect(std::chrono::nanoseconds timeout) override;
     void abandon() override;
-    [[nodiscard]] Expected<core::ConnectionData> data() const override;
-    [[nodiscard]] Expected<core::SocketAddress> local_address() const override;
-    [[nodiscard]] Expected<core::SocketAddress> peer_address() const override;
-    [[nodiscard]] core::ConnectorState state() const override;
 
     // Member: deadlines only.
     void on_ready() override {}
@@ -86,16 +78,11 @@ private:
     void do_close() override;
 
     const std::shared_ptr<AdapterParts> parts_;
-    mutable base::Mutex mutex_;
-    State state_ NDV_GUARDED_BY(mutex_) = State::idle;
     std::shared_ptr<CmId> id_ NDV_GUARDED_BY(mutex_);
     std::shared_ptr<QueuePair> qp_ NDV_GUARDED_BY(mutex_);
     core::ConnectParameters parameters_ NDV_GUARDED_BY(mutex_);
     std::shared_ptr<core::Operation> operation_ NDV_GUARDED_BY(mutex_);
     OnDisconnect on_disconnect_ NDV_GUARDED_BY(mutex_);
-    std::optional<core::ConnectionData> data_ NDV_GUARDED_BY(mutex_);
-    std::optional<core::SocketAddress> local_ NDV_GUARDED_BY(mutex_);
-    std::optional<core::SocketAddress> peer_ NDV_GUARDED_BY(mutex_);
     bool peer_is_gone_ NDV_GUARDED_BY(mutex_) = false;  // it gave up, rejected or disconnected
     bool has_left_ NDV_GUARDED_BY(mutex_) = false;      // our own disconnect is out
     bool is_active_ NDV_GUARDED_BY(mutex_) = false;     // counted as an active connection

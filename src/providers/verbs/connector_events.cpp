@@ -207,8 +207,8 @@ core::Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
     {
         const base::Lock lock(mutex_);
         if (is_closed() || state_ != State::connected) {
-            return wrong_connector_state("disconnect", state_,
-                                         "only a connected connector disconnects");
+            return core::wrong_connector_state("disconnect", state_,
+                                               "only a connected connector disconnects");
         }
         state_ = State::disconnecting;
         on_disconnect_ = nullptr;  // a local disconnect is never indicated locally
