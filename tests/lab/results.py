@@ -80,7 +80,10 @@ def _sum_up(phases):
 
 
 class Report:
-    """The results of all sessions, by session and test."""
+    """The results of all sessions, by session and test; sessions may run side by side.
+
+    It is told when they are over.
+    """
 
     def __init__(self):
         self.sessions = {}

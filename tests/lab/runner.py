@@ -45,6 +45,7 @@ class Runner:
         self._console_read = 0
         self._told = 0
         self._boots = 0
+        self._is_stopped = False
         self._runs = {}  # by the name in marks: session and records
 
     def run(self, session):
@@ -70,6 +71,11 @@ class Runner:
         if self._machine.is_running():
             self._machine.run("sync", timeout=60)
         self._end_machine()
+
+    def stop(self):
+        """End the machine, from another thread; a session that runs ends unfinished."""
+        self._is_stopped = True
+        self._machine.down()
 
     # ---- one run of pytest ------------------------------------------------------------------
 
@@ -197,6 +203,8 @@ class Runner:
     def _boot(self, session):
         """Have a machine with the session's siw; return False when there were too many."""
         machine = self._machine
+        if self._is_stopped:
+            return False
         if machine.is_running():
             return True
         self._boots += 1
@@ -205,6 +213,9 @@ class Runner:
             return False
         self._console, self._console_read, self._told = Console(), 0, 0
         machine.up(siw_variant=session.siw)
+        if self._is_stopped:  # meanwhile: stop() may have looked before there was a machine
+            machine.down()
+            return False
         self._say(f"booted in {machine.state['boot_s']} s ({machine.state['accel']})")
         status, said = machine.run(f"cp -r /stage/{self._ours.name} /opt/ndverbs", timeout=300)
         if status:
