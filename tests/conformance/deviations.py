@@ -20,6 +20,7 @@ def _each(tests, provider, reason, *, runs=True):
 
 _NO_THIRD_MESSAGE = "kernel iWARP has no third message: an accept is done with its reply"
 _NO_HALF_CLOSE = "kernel iWARP closes at once when its peer does, and flushes"
+_NO_SOLICITED = "siw has no interrupt for solicited completions: rather one notification too many"
 _NO_RECEIVE = "kernel iWARP ends the connection of a Send for which no receive is posted"
 
 
@@ -81,15 +82,24 @@ DEVIATIONS = [
     Deviation(
         "test_listener.py::test_port_of_a_closed_listener_stays_taken_while_its_connectors_live",
         "verbs:siw0",
-        "siw's connections are sockets of their own, which hold no port",
+        "siw's connections are sockets of their own, which hold no port; the listener's is freed "
+        "on another thread",
+        runs=False,
     ),
     *_each(
         [
             "test_completion_queue.py::test_solicited_arm_ignores_successes_of_the_initiator",
+            "test_completion_queue.py::test_arm_strength_does_not_outlive_its_notification",
             "test_flags.py::test_plain_send_does_not_satisfy_a_solicited_arm",
         ],
         "verbs:siw0",
-        "siw has no interrupt for solicited completions: rather one notification too many",
+        _NO_SOLICITED,
+    ),
+    Deviation(
+        "test_completion_queue.py::test_arms_merge_and_solicited_beats_errors",
+        "verbs:siw0",
+        _NO_SOLICITED,
+        parameters=("2-0", "2-2"),
     ),
     *_each(
         [
@@ -128,6 +138,7 @@ DEVIATIONS = [
             "test_flush.py::test_flush_cancels_requests_that_wait_for_the_peer",
             "test_close.py::test_every_order_of_closing_works_with_requests_pending",
             "test_close.py::test_every_order_of_dropping_works_with_requests_pending",
+            "test_close.py::test_dropping_everything_without_a_close_leaves_nothing",
             "test_send_receive.py::test_missing_receive_delays_the_message_until_it_is_posted",
             "test_send_receive.py::test_a_ping_pong_of_many_messages_keeps_its_order",
         ],
