@@ -289,8 +289,10 @@ def test_adapter_that_is_dropped_in_a_callback_is_closed_elsewhere(provider, cal
     before = native_objects()
     adapter = nd.Adapter.open(provider)
     held = {"adapter": adapter}
+    ready = threading.Event()
 
     def on_connect(connector):
+        assert ready.wait(LIMIT)
         connector.reject()
         held.clear()
         calls.put("dropped")
@@ -299,6 +301,7 @@ def test_adapter_that_is_dropped_in_a_callback_is_closed_elsewhere(provider, cal
     held["knock"] = knock(adapter, held["listener"])
     operation = held["knock"][2]
     del adapter
+    ready.set()
 
     assert calls.get(timeout=LIMIT) == "dropped"
     with pytest.raises(nd.RdmaError):
