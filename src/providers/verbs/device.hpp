@@ -52,6 +52,7 @@ public:
 
 private:
     void read_attributes();
+    void read_optional(const ibv_device_attr& device);
 
     ibv_context* const context_;
     const unsigned made_in_ = base::fork_generation();
