@@ -49,6 +49,7 @@ Quirks quirks_of(std::uint32_t vendor) {
     if (vendor == kVendorRxe) {
         quirks.has_kernel_wc_flags = true;
         quirks.has_length_errors = false;
+        quirks.bounds_windows = false;
     }
     return quirks;
 }

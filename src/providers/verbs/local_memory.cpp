@@ -8,10 +8,6 @@
 namespace ndv::verbs {
 namespace {
 
-// Numbers of ours begin here: common devices count their keys from below.
-constexpr std::uint32_t kFirstNumber = 0xC0000000;
-
-// The device's name for a region is no business of somebody who only knows a number of ours.
 bool contains(const LocalMemory::Region& region, const core::Segment& segment) {
     return segment.length <= region.size && segment.address >= region.address &&
            segment.address - region.address <= region.size - segment.length;
@@ -68,7 +64,7 @@ bool LocalMemory::add(std::uint32_t token, const Region& region) {
 std::uint32_t LocalMemory::unused_number() {
     std::uint32_t number = 0;
     do {
-        number = kFirstNumber + (next_number_++ & ~kFirstNumber);
+        number = lams_->next_number();
     } while (regions_.contains(number) || number == privileged_.load(std::memory_order_relaxed));
     return number;
 }

@@ -62,7 +62,6 @@ private:
     base::Mutex mutex_;
     std::unordered_map<std::uint32_t, Region> regions_ NDV_GUARDED_BY(mutex_);
     std::unordered_map<std::uint32_t, Mapping*> remote_ NDV_GUARDED_BY(mutex_);
-    std::uint32_t next_number_ NDV_GUARDED_BY(mutex_) = 0;
     std::atomic<std::uint32_t> privileged_{0};
 };
 

@@ -4,6 +4,7 @@
 // happens when a request of the domain names it for the first time.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -83,8 +84,16 @@ public:
     [[nodiscard]] std::uint64_t add(std::shared_ptr<LogicalMemory> memory);
     void remove(std::uint64_t first_page);
     [[nodiscard]] std::shared_ptr<LogicalMemory> find(std::uint64_t logical) const;
+    // For local tokens that are no device's: another one for each, in all domains of the adapter.
+    [[nodiscard]] std::uint32_t next_number() {
+        return kFirstNumber + (numbers_.fetch_add(1, std::memory_order_relaxed) & ~kFirstNumber);
+    }
 
 private:
+    // Common devices count their keys from below.
+    static constexpr std::uint32_t kFirstNumber = 0xC0000000;
+
+    std::atomic<std::uint32_t> numbers_{0};
     mutable base::Mutex mutex_;
     std::unordered_map<std::uint64_t, std::shared_ptr<LogicalMemory>> mappings_
         NDV_GUARDED_BY(mutex_);

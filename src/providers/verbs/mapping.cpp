@@ -100,13 +100,17 @@ Status Mappable::add_pages(const core::FastRegisterRequest& request, std::uint32
         done += size;
     }
     const auto& domain = memory_->domain();
+    // The region itself has to end where peers must.
+    const bool is_exact = !domain->device()->quirks().bounds_windows;
     if (is_one_piece) {
         DeviceRegion* const base = memories.front()->region_for(domain);
         if (base == nullptr) return Status::insufficient_resources;
         out = new Mapping(shared_from_this(), window_, data, request.length);
         out->base_ = base;
         out->target_ = base;
-        if (request.base_address == reinterpret_cast<std::uint64_t>(data)) return bindable(out);
+        if (!is_exact && request.base_address == reinterpret_cast<std::uint64_t>(data)) {
+            return bindable(out);
+        }
         out->alias_ = DeviceRegion::create(domain, memories.front()->hold(), data, request.length,
                                            request.base_address);
     } else {
@@ -168,9 +172,23 @@ Status Mappable::post(const core::BindRequest& request, std::uint32_t queue_pair
         mapping->release();
         return Status::access_violation;
     }
+    ibv_mr* target = region->handle();
+    if (!memory_->domain()->device()->quirks().bounds_windows) {
+        core::BufferHold* const hold = region->share_hold();
+        mapping->alias_ =
+            DeviceRegion::create(memory_->domain(), *hold,
+                                 reinterpret_cast<std::byte*>(request.address), request.length,
+                                 request.address);
+        hold->release();
+        if (mapping->alias_ == nullptr) {
+            mapping->release();
+            return Status::insufficient_resources;
+        }
+        target = mapping->alias_->get();
+    }
     const std::uint32_t rights = core::rights_of_flags(request.flags);
     mapping->mapped_ = {request.address, request.length, rights, {}};
-    return fill(*mapping, region->handle(), queue_pair, submit);
+    return fill(*mapping, target, queue_pair, submit);
 }
 
 Status Mappable::fill(Mapping& mapping, ibv_mr* target, std::uint32_t queue_pair,

@@ -70,11 +70,11 @@ private:
     std::uint32_t key_ = 0;         // the device's, with which peers name it
     std::uint32_t queue_pair_ = 0;  // the only one whose peer reaches it
     core::Mapped mapped_;
-    // fast_register, one reference each: pages that follow each other, as registered for all; the
-    // same, or others, as registered for this.
+    // One reference each: pages that follow each other, as registered for all; the same, or others,
+    // as registered for this mapping.
     DeviceRegion* base_ = nullptr;
     DeviceRegion* alias_ = nullptr;
-    const DeviceRegion* target_ = nullptr;  // which of the two the window is over
+    const DeviceRegion* target_ = nullptr;  // which of the two a fast_register is over
     std::shared_ptr<core::MemoryRegion> region_;  // bind: counted there
     // Guarded by the owner's mutex.
     bool is_in_tables_ = false;
