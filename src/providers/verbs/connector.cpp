@@ -169,10 +169,9 @@ Expected<void> Connector::begin_resolving(const core::ConnectParameters& paramet
 Expected<void> Connector::bind_to(const core::SharedEndpoint& endpoint) {
     const auto* const mine = dynamic_cast<const SharedEndpoint*>(&endpoint);
     if (mine == nullptr || mine->parts() != parts_ || mine->is_closed()) {
-        return fail(
-            mine != nullptr && mine->is_closed() ? Status::file_forced_closed
-                                                 : Status::invalid_parameter,
-            "connect: the shared endpoint is closed, or of another adapter");
+        return fail(mine != nullptr && mine->is_closed() ? Status::file_forced_closed
+                                                         : Status::invalid_parameter,
+                    "connect: the shared endpoint is closed, or of another adapter");
     }
     endpoint_ = EndpointUse::begin(mine->share(), peer_->text());
     if (!endpoint_) {

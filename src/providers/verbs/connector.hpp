@@ -72,8 +72,7 @@ private:
         std::uint32_t max_private_data) const;
     [[nodiscard]] Expected<void> begin_resolving(const core::ConnectParameters& parameters)
         NDV_REQUIRES(mutex_);
-    [[nodiscard]] Expected<void> bind_to(const core::SharedEndpoint& endpoint)
-        NDV_REQUIRES(mutex_);
+    [[nodiscard]] Expected<void> bind_to(const core::SharedEndpoint& endpoint) NDV_REQUIRES(mutex_);
     [[nodiscard]] Expected<void> ask_peer() NDV_REQUIRES(mutex_);
     void handle_answer(const rdma_cm_event& event, Aftermath& after) NDV_REQUIRES(mutex_);
     void handle_refusal(const rdma_cm_event& event, Aftermath& after) NDV_REQUIRES(mutex_);

@@ -50,8 +50,8 @@
       (ibv_comp_channel * channel, ibv_cq * *cq, void** owner), (channel, cq, owner))              \
     X(ibverbs, "IBVERBS_1.1", void, ibv_ack_cq_events, (ibv_cq * cq, unsigned count), (cq, count)) \
     X(ibverbs, "IBVERBS_1.1", int, ibv_resize_cq, (ibv_cq * cq, int depth), (cq, depth))           \
-    X(ibverbs, "IBVERBS_1.1", ibv_srq*, ibv_create_srq,                                            \
-      (ibv_pd * pd, ibv_srq_init_attr * wanted), (pd, wanted))                                     \
+    X(ibverbs, "IBVERBS_1.1", ibv_srq*, ibv_create_srq, (ibv_pd * pd, ibv_srq_init_attr * wanted), \
+      (pd, wanted))                                                                                \
     X(ibverbs, "IBVERBS_1.1", int, ibv_modify_srq,                                                 \
       (ibv_srq * srq, ibv_srq_attr * attributes, int mask), (srq, attributes, mask))               \
     X(ibverbs, "IBVERBS_1.1", int, ibv_destroy_srq, (ibv_srq * srq), (srq))                        \

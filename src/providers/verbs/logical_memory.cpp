@@ -45,8 +45,7 @@ DeviceRegion* DeviceRegion::create(std::shared_ptr<OwnedDomain> domain, core::Bu
 }
 
 DeviceRegion::DeviceRegion(std::shared_ptr<OwnedDomain> domain, core::BufferHold& buffer,
-                           std::byte* data, std::uint64_t size, ibv_mr* mr,
-                           bool is_bindable)
+                           std::byte* data, std::uint64_t size, ibv_mr* mr, bool is_bindable)
     : BufferHold(data, size, buffer.is_writable()),
       domain_(std::move(domain)),
       buffer_(buffer),
@@ -128,7 +127,8 @@ Expected<std::shared_ptr<core::LogicalAddressMapping>> LogicalAddressMapping::bu
     const auto memory = std::make_shared<LogicalMemory>(hold);
     if (hold->size() + memory->lead() > kOffsetMask) {
         return fail(Status::implementation_limit,
-                    "build_lam: " + std::to_string(hold->size()) + " bytes; this adapter maps up "
+                    "build_lam: " + std::to_string(hold->size()) +
+                        " bytes; this adapter maps up "
                         "to 1 TiB at once",
                     "map it in parts");
     }

@@ -91,8 +91,8 @@ Status Mappable::add_pages(const core::FastRegisterRequest& request, std::uint32
         }
         if (done == 0) data = at;
         addresses.push_back(memory->page_address(logical));
-        is_one_piece = is_one_piece && at == data + done &&
-                       (memories.empty() || memories.back() == memory);
+        is_one_piece =
+            is_one_piece && at == data + done && (memories.empty() || memories.back() == memory);
         if (memories.empty() || memories.back() != memory) {
             holds.push_back(&memory->hold());
             memories.push_back(std::move(memory));
@@ -175,10 +175,9 @@ Status Mappable::post(const core::BindRequest& request, std::uint32_t queue_pair
     ibv_mr* target = region->handle();
     if (!memory_->domain()->device()->quirks().bounds_windows) {
         core::BufferHold* const hold = region->share_hold();
-        mapping->alias_ =
-            DeviceRegion::create(memory_->domain(), *hold,
-                                 reinterpret_cast<std::byte*>(request.address), request.length,
-                                 request.address);
+        mapping->alias_ = DeviceRegion::create(memory_->domain(), *hold,
+                                               reinterpret_cast<std::byte*>(request.address),
+                                               request.length, request.address);
         hold->release();
         if (mapping->alias_ == nullptr) {
             mapping->release();

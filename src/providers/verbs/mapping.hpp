@@ -26,8 +26,7 @@ class Mappable;
 class Window {
 public:
     [[nodiscard]] static std::shared_ptr<Window> allocate(std::shared_ptr<OwnedDomain> domain);
-    Window(std::shared_ptr<OwnedDomain> domain, ibv_mw* mw)
-        : domain_(std::move(domain)), mw_(mw) {}
+    Window(std::shared_ptr<OwnedDomain> domain, ibv_mw* mw) : domain_(std::move(domain)), mw_(mw) {}
     Window(const Window&) = delete;
     Window& operator=(const Window&) = delete;
     ~Window() { end(); }
@@ -74,7 +73,7 @@ private:
     // as registered for this mapping.
     DeviceRegion* base_ = nullptr;
     DeviceRegion* alias_ = nullptr;
-    const DeviceRegion* target_ = nullptr;  // which of the two a fast_register is over
+    const DeviceRegion* target_ = nullptr;        // which of the two a fast_register is over
     std::shared_ptr<core::MemoryRegion> region_;  // bind: counted there
     // Guarded by the owner's mutex.
     bool is_in_tables_ = false;

@@ -35,9 +35,8 @@ MemoryRegion::MemoryRegion(std::shared_ptr<core::ProtectionDomain> pd,
 Expected<core::Tokens> MemoryRegion::do_register(core::BufferHold& hold, std::uint32_t rights) {
     const OwnedDomain& domain = *memory_->domain();
     const auto address = reinterpret_cast<std::uint64_t>(hold.data());
-    const auto [mr, is_bindable] =
-        register_memory(domain, hold.data(), hold.size(), address,
-                        access_of(rights, domain.device()->is_iwarp()));
+    const auto [mr, is_bindable] = register_memory(domain, hold.data(), hold.size(), address,
+                                                   access_of(rights, domain.device()->is_iwarp()));
     if (mr == nullptr) {
         return verb_failed("register: " + std::to_string(hold.size()) + " bytes", errno);
     }

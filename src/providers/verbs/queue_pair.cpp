@@ -112,9 +112,9 @@ Expected<std::shared_ptr<QueuePair>> QueuePair::create(
     std::shared_ptr<SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
     core::RequestContexts* contexts) {
     if (srq) srq->attach(receive_cq);
-    auto made = std::make_shared<QueuePair>(std::move(pd), std::move(memory), std::move(receive_cq),
-                                            std::move(initiator_cq), std::move(srq), limits,
-                                            contexts);
+    auto made =
+        std::make_shared<QueuePair>(std::move(pd), std::move(memory), std::move(receive_cq),
+                                    std::move(initiator_cq), std::move(srq), limits, contexts);
     auto hardware = made->make_hardware();
     if (!hardware) return Unexpected{hardware.error()};
     made->hardware_ = std::move(*hardware);
@@ -258,7 +258,8 @@ core::Completion QueuePair::judge(bool is_receive, const ibv_wc& done, bool is_f
     if (!is_receive) return out;
     out.bytes_transferred = done.byte_len;
     constexpr unsigned kKernelWithInvalidate = 1U << 2U;
-    const unsigned mark = IBV_WC_WITH_INV | (quirks.has_kernel_wc_flags ? kKernelWithInvalidate : 0U);
+    const unsigned mark =
+        IBV_WC_WITH_INV | (quirks.has_kernel_wc_flags ? kKernelWithInvalidate : 0U);
     if ((done.wc_flags & mark) != 0) {
         out.type = core::OperationType::receive_and_invalidate;
         out.invalidated_token = done.invalidated_rkey;

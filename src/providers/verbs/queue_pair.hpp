@@ -16,8 +16,8 @@
 
 #include "base/mutex.hpp"
 #include "core/queue_pair.hpp"
-#include "providers/verbs/local_memory.hpp"
 #include "providers/verbs/completion_queue.hpp"
+#include "providers/verbs/local_memory.hpp"
 #include "providers/verbs/parts.hpp"
 #include "providers/verbs/shadow_queue.hpp"
 #include "providers/verbs/shared_receive_queue.hpp"

@@ -189,10 +189,9 @@ Status QueuePair::post_reading_invalidate(const core::WorkRequest& request,
             read.next = &invalidation;
         }
         // Of the wrong memory: the request fails at its turn, without reading anything.
-        Shadow& second =
-            fill_slot(request, request.type,
-                      mapping == nullptr ? buffers : std::span<const core::LocalBuffer>(),
-                      invalidation);
+        Shadow& second = fill_slot(
+            request, request.type,
+            mapping == nullptr ? buffers : std::span<const core::LocalBuffer>(), invalidation);
         invalidation.sg_list = nullptr;
         invalidation.num_sge = 0;
         invalidation.send_flags |= IBV_SEND_FENCE;

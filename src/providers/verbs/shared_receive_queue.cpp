@@ -74,9 +74,9 @@ Expected<std::shared_ptr<SharedReceiveQueue>> SharedReceiveQueue::create(
         return Unexpected{created.error()};
     }
     const ibv_srq* const handle = hardware->get();
-    auto made = std::make_shared<SharedReceiveQueue>(std::move(pd), std::move(parts),
-                                                     std::move(hardware), limits, contexts,
-                                                     std::move(on_notify));
+    auto made =
+        std::make_shared<SharedReceiveQueue>(std::move(pd), std::move(parts), std::move(hardware),
+                                             limits, contexts, std::move(on_notify));
     made->parts_->async_events->watch(handle, made);
     return made;
 }
