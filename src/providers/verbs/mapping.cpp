@@ -273,6 +273,8 @@ void Mappable::finish(Mapping& mapping, Effect effect, bool is_success) {
         if (effect == Effect::fill && is_success && !mapping.is_ended_) {
             mapping.add_reference();
             gone = std::exchange(valid_, &mapping);
+            // The device would have refused, had a peer not emptied it before.
+            if (gone != nullptr) end(*gone);
         } else if (effect == Effect::fill && !is_success) {
             // The connection is over, and nobody knows what the device has done before its end.
             mapping.window_->end();
