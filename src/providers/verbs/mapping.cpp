@@ -260,8 +260,11 @@ void Mappable::end(Mapping& mapping) {
 
 Mapping* Mappable::empty() {
     if (window_) window_->end();
-    if (last_ != nullptr) end(*last_);
-    if (valid_ != nullptr) end(*valid_);
+    for (Mapping* const mapping : {last_, valid_}) {
+        if (mapping == nullptr) continue;
+        mapping->window_->end();  // may be an older one
+        end(*mapping);
+    }
     last_ = nullptr;
     return std::exchange(valid_, nullptr);
 }
