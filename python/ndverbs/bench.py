@@ -235,16 +235,17 @@ def _rows(
         values = [figures[label] for figures in ours]
         name = f"{title} {label}".rstrip()
         yield Row(name, statistics.median(values), unit, None, None, _spread(values), command)
-    main_label, unit = ("mean", "us") if run.is_latency else ("", _unit(run))
+    unit = "us" if run.is_latency else _unit(run)
     for name, figures in theirs.items():
         values = [figure.value * (1e6 if run.is_latency else 1) for figure in figures]
+        label = bench_rivals.latency_label(name) if run.is_latency else ""
         # The ratio is that of the pairs: each was taken on the machine as it was at that moment.
         yield Row(
-            f"{title} {main_label}".rstrip() + f" / {name}",
+            f"{title} {label}".rstrip() + f" / {name}",
             statistics.median(values),
             unit,
             statistics.median(
-                each[main_label] / value for each, value in zip(ours, values, strict=True)
+                each[label] / value for each, value in zip(ours, values, strict=True)
             ),
             _target(name, run),
             _spread(values),

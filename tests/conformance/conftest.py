@@ -137,18 +137,22 @@ class SilentServer:
         self.address = self._end.listen()
         self._visitors = []
 
-    def expect_a_visitor(self):
+    def expect_a_visitor(self, timeout=LIMIT):
         """Wait until somebody asks for a connection."""
-        self._visitors.append(self._end.listener.get_connector(LIMIT))
+        self._visitors.append(self._end.listener.get_connector(timeout))
 
     def let_go(self):
         """Close the last visitor's connection."""
         self._visitors.pop().close()
 
-    def drop(self):
-        """Wait until a visitor came, and drop it."""
-        self.expect_a_visitor()
+    def drop(self, timeout):
+        """Drop a visitor; return whether one came in time."""
+        try:
+            self.expect_a_visitor(timeout)
+        except TimeoutError:
+            return False
         self.let_go()
+        return True
 
     def close(self):
         for visitor in self._visitors:

@@ -21,6 +21,7 @@ def _each(tests, provider, reason, *, runs=True):
 _NO_THIRD_MESSAGE = "kernel iWARP has no third message: an accept is done with its reply"
 _NO_HALF_CLOSE = "kernel iWARP closes at once when its peer does, and flushes"
 _NO_RESIZE = "siw cannot resize a completion queue, which the adapter's flags say"
+_NO_SOLICITED = "siw has no interrupt for solicited completions: rather one notification too many"
 _NO_RECEIVE = "kernel iWARP ends the connection of a Send for which no receive is posted"
 
 
@@ -85,10 +86,14 @@ DEVIATIONS = [
     *_each(
         [
             "test_completion_queue.py::test_solicited_arm_ignores_successes_of_the_initiator",
+            "test_completion_queue.py::test_arm_strength_does_not_outlive_its_notification",
+            "test_completion_queue.py::test_arms_merge_and_solicited_beats_errors",
             "test_flags.py::test_plain_send_does_not_satisfy_a_solicited_arm",
+            "test_notification.py::test_solicited_arm_waits_for_a_solicited_message",
         ],
         "verbs:siw0",
-        "siw has no interrupt for solicited completions: rather one notification too many",
+        _NO_SOLICITED,
+        runs=False,  # whether the notification comes in time to be seen is chance
     ),
     *_each(
         [
@@ -127,6 +132,7 @@ DEVIATIONS = [
             "test_flush.py::test_flush_cancels_requests_that_wait_for_the_peer",
             "test_close.py::test_every_order_of_closing_works_with_requests_pending",
             "test_close.py::test_every_order_of_dropping_works_with_requests_pending",
+            "test_close.py::test_dropping_everything_without_a_close_leaves_nothing",
             "test_send_receive.py::test_missing_receive_delays_the_message_until_it_is_posted",
             "test_send_receive.py::test_a_ping_pong_of_many_messages_keeps_its_order",
             "test_shared_receive_queue.py::test_message_waits_for_a_receive_and_is_woken_by_it",

@@ -3,6 +3,7 @@
 
 import select
 from concurrent.futures import ThreadPoolExecutor
+from threading import Semaphore
 
 import numpy as np
 import pytest
@@ -316,9 +317,11 @@ def test_recipe_of_arm_poll_sleep_never_misses_a_completion(connect_pair):
     queue.fileno()
     for i in range(100):
         pair.near.receive(context=i)
+    posted = Semaphore(100)
 
     def send_all():
         for _ in range(count):
+            assert posted.acquire(timeout=LIMIT)
             pair.far.send(flags=nd.Flag.SILENT_SUCCESS)
 
     seen = []
@@ -330,12 +333,13 @@ def test_recipe_of_arm_poll_sleep_never_misses_a_completion(connect_pair):
             if not results:
                 assert is_readable(queue, LIMIT)
                 continue
-            seen += [done.request_context for done in results]
+            seen += [done.status for done in results]
             for _ in results:
                 pair.near.receive(context=100 + len(seen))
+                posted.release()
         sending.result(LIMIT)
 
-    assert len(seen) == count
+    assert seen == [nd.Status.SUCCESS] * count
 
 
 # ---- wait ---------------------------------------------------------------------------------------

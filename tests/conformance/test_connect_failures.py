@@ -73,9 +73,13 @@ def test_attempt_that_timed_out_leaves_no_descriptor(provider, silent_server):
     before = sorted(os.listdir("/proc/self/fd"))
     end = End(provider)
 
-    for _ in range(3):
-        failure(end, silent_server.address, timeout=0.1)
-        silent_server.drop()  # the peer sees the end of the stream
+    dropped, timeout = 0, 0.1
+    while dropped < 3:
+        failure(end, silent_server.address, timeout=timeout)
+        if silent_server.drop(timeout):  # the peer sees the end of the stream
+            dropped += 1
+        else:
+            timeout *= 2  # too short for the request to get out
     end.close()
 
     assert sorted(os.listdir("/proc/self/fd")) == before

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 # This file's own folder would hide the package of its name.
@@ -19,6 +20,7 @@ from lab.runner import Runner, Session  # noqa: E402
 
 SUITES = ["conformance", "interop", "across"]
 EFFORT = 0.1  # an emulated processor repeats less
+JOBS = 2
 
 
 def build(_):
@@ -77,15 +79,30 @@ def test(arguments):
     folder.mkdir(parents=True, exist_ok=True)
     report = Report()
     ours = packages.ours()
-    runner = Runner(Machine(arguments.name), ours, report, say=_say)
-    started = time.monotonic()
-    try:
-        for session in _sessions(arguments):
+    # A list's iterator hands each session to one of the threads that ask.
+    sessions = iter(list(_sessions(arguments)))
+    runners = [
+        Runner(Machine(f"{arguments.name}-{number}"), ours, report, say=_say)
+        for number in range(1, arguments.jobs + 1)
+    ]
+
+    def work(runner):
+        for session in sessions:
             _say(f"== {session.name}")
             runner.run(session)
-            _write(report, folder)
-    finally:
         runner.close()
+
+    started = time.monotonic()
+    try:
+        with ThreadPoolExecutor(len(runners)) as pool:
+            working = [pool.submit(work, runner) for runner in runners]
+            try:
+                for one in as_completed(working):
+                    one.result()
+            finally:
+                for runner in runners:
+                    runner.stop()
+    finally:
         _write(report, folder)
     took = f"{ours.name}, {time.monotonic() - started:.0f} s"
     print(f"\nlab: {took}; every test is in {folder / 'report.txt'}\n")
@@ -156,12 +173,15 @@ def parser():
     sub.add_argument("command")
     sub = add(
         test,
-        "Run the conformance and interoperability tests in a guest of their own; arguments that "
-        "are not named here go to pytest",
+        "Run the conformance and interoperability tests in guests of their own; arguments that are "
+        "not named here go to pytest",
         name="test",
     )
     sub.add_argument("--devices", type=_words, default=list(recipe.DEVICES), metavar="NAME,…")
     sub.add_argument("--suites", type=_words, default=SUITES, metavar="NAME,…")
+    sub.add_argument(
+        "--jobs", type=int, default=JOBS, metavar="N", help="machines side by side (%(default)s)"
+    )
     sub.add_argument(
         "--report", type=Path, metavar="FOLDER", help="where report.txt and junit.xml go"
     )

@@ -8,6 +8,7 @@ import json
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+MOST_DOUBTFUL = 10  # more failures of one session are no accident of an emulated processor
 DEVIATION = "deviation"  # fails as tests/conformance/deviations.py says
 
 
@@ -17,6 +18,7 @@ class Result(NamedTuple):
     outcome: str
     reason: str = ""
     seconds: float = 0.0
+    is_final: bool = False  # whatever a second attempt would say: the kernel or process complained
 
 
 class Records:
@@ -79,8 +81,15 @@ def _sum_up(phases):
     return Result("passed", "", seconds)
 
 
+def _printable(text):
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+
+
 class Report:
-    """The results of all sessions, by session and test."""
+    """The results of all sessions, by session and test; sessions may run side by side.
+
+    It is told when they are over.
+    """
 
     def __init__(self):
         self.sessions = {}
@@ -92,8 +101,35 @@ class Report:
         if before is not None and before.outcome == "failed":
             if result.outcome != "failed" or result.reason in before.reason:
                 return
-            result = before._replace(reason=f"{before.reason}\n{result.reason}")
+            result = before._replace(
+                reason=f"{before.reason}\n{result.reason}",
+                is_final=before.is_final or result.is_final,
+            )
         results[test] = result
+
+    def take_doubtful(self, session):
+        """Forget, and return, failures that a second attempt may clear: few, and none final."""
+        results = self.sessions[session]
+        doubtful = {
+            test: result
+            for test, result in results.items()
+            if result.outcome == "failed" and not result.is_final
+        }
+        if len(doubtful) > MOST_DOUBTFUL:
+            return {}
+        for test in doubtful:
+            del results[test]
+        return doubtful
+
+    def keep_first_attempts(self, session, first):
+        """Tell with the results of second attempts what the first ones said."""
+        results = self.sessions[session]
+        for test, result in first.items():
+            second = results.get(test, result)
+            if second.outcome != "failed":
+                reason = f"at the second attempt; the first one failed:\n{result.reason}"
+                second = second._replace(reason="\n".join(filter(None, (second.reason, reason))))
+            results[test] = second
 
     def count(self, *outcomes):
         return sum(
@@ -113,7 +149,10 @@ class Report:
         """
         lines = []
         for session, results in self.sessions.items():
-            shown = {t: r for t, r in results.items() if all_tests or r.outcome != "passed"}
+            # What passed at the second attempt only has a reason, too.
+            shown = {
+                t: r for t, r in results.items() if all_tests or r.outcome != "passed" or r.reason
+            }
             if not shown:
                 continue
             lines.append(f"== {session}")
@@ -155,9 +194,12 @@ class Report:
                 case = ElementTree.SubElement(
                     suite, "testcase", classname=path, name=name, time=f"{result.seconds:.3f}"
                 )
-                if result.outcome != "passed":
+                if result.outcome == "passed":
+                    if result.reason:
+                        ElementTree.SubElement(case, "system-out").text = _printable(result.reason)
+                else:
                     kind = "failure" if result.outcome == "failed" else "skipped"
-                    reason = "".join(c for c in result.reason if c.isprintable() or c in "\n\t")
+                    reason = _printable(result.reason)
                     first = reason.split("\n", 1)[0]
                     ElementTree.SubElement(case, kind, message=first[:300]).text = reason
         ElementTree.indent(root)

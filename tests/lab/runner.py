@@ -45,13 +45,26 @@ class Runner:
         self._console_read = 0
         self._told = 0
         self._boots = 0
+        self._is_stopped = False
         self._runs = {}  # by the name in marks: session and records
 
     def run(self, session):
-        """Run one session until each of its tests has a result."""
-        results = self._report.sessions.setdefault(session.name, {})
-        self.close()  # a machine of its own: what the session before left in the kernel is gone
+        """Run one session until each of its tests has a result; what failed is tried once more.
+
+        Limits of time are met by chance where a processor is emulated. The report tells of both
+        attempts.
+        """
+        self._report.sessions.setdefault(session.name, {})
         self._log(session).unlink(missing_ok=True)
+        self._run_to_the_end(session)
+        if first := self._report.take_doubtful(session.name):
+            self._say(f"{session.name}: once more {len(first)} of its tests")
+            self._run_to_the_end(session)
+            self._report.keep_first_attempts(session.name, first)
+
+    def _run_to_the_end(self, session):
+        results = self._report.sessions[session.name]
+        self.close()  # a machine of its own: what was left in the kernel is gone
         vain = 0
         finished = len(results)
         while self._run_once(session):
@@ -70,6 +83,11 @@ class Runner:
         if self._machine.is_running():
             self._machine.run("sync", timeout=60)
         self._end_machine()
+
+    def stop(self):
+        """End the machine, from another thread; a session that runs ends unfinished."""
+        self._is_stopped = True
+        self._machine.down()
 
     # ---- one run of pytest ------------------------------------------------------------------
 
@@ -186,7 +204,7 @@ class Runner:
             self._fail(session, "(session)", f"{trouble} while no test ran\n{self._tail(session)}")
 
     def _fail(self, session, test, reason):
-        self._report.put(session.name, test, Result("failed", reason))
+        self._report.put(session.name, test, Result("failed", reason, is_final=True))
         self._say(f"FAILED {session.name} {test}: {reason.splitlines()[0]}")
 
     def _tail(self, session):
@@ -197,6 +215,8 @@ class Runner:
     def _boot(self, session):
         """Have a machine with the session's siw; return False when there were too many."""
         machine = self._machine
+        if self._is_stopped:
+            return False
         if machine.is_running():
             return True
         self._boots += 1
@@ -205,6 +225,9 @@ class Runner:
             return False
         self._console, self._console_read, self._told = Console(), 0, 0
         machine.up(siw_variant=session.siw)
+        if self._is_stopped:  # meanwhile: stop() may have looked before there was a machine
+            machine.down()
+            return False
         self._say(f"booted in {machine.state['boot_s']} s ({machine.state['accel']})")
         status, said = machine.run(f"cp -r /stage/{self._ours.name} /opt/ndverbs", timeout=300)
         if status:
@@ -236,7 +259,7 @@ class Runner:
     def _note(self, incident):
         when = "after" if incident.after else "during"
         if incident.test is None:
-            self._report.put("kernel", "(boot)", Result("failed", incident.text))
+            self._report.put("kernel", "(boot)", Result("failed", incident.text, is_final=True))
             self._say(f"FAILED kernel (boot): {incident.kind}")
             return
         session, records = self._runs[incident.test.split(".")[0]]

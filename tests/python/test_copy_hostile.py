@@ -273,12 +273,13 @@ def steps(client: Client, count: int) -> None:
     """Go so far in the exchange."""
     if count > 0:
         window = client.window(WINDOW + 10)
+    content = b"some bytes".ljust(WINDOW + 10, b"\0")
     if count > 1:
         client.write(window, b"some bytes")
     if count > 2:
-        client.send(Wrote(0, WINDOW, zlib.crc32(bytes(WINDOW))))
+        client.send(Wrote(0, WINDOW, zlib.crc32(content[:WINDOW])))
     if count > 3:
-        client.send(Wrote(WINDOW, 10, zlib.crc32(bytes(WINDOW + 10))))
+        client.send(Wrote(WINDOW, 10, zlib.crc32(content)))
 
 
 @pytest.mark.parametrize("count", range(5))

@@ -125,7 +125,7 @@ STATES = {
         connector = end.adapter.create_connector()
         threading.Thread(target=connector.connect, args=(end.qp, None, silent.address),
                          daemon=True).start()
-        silent.server.accept()
+        accepted = silent.server.accept()  # kept: its end would end the connect first
     """,
     "daemon thread that polls": """
         near, far = ends()

@@ -237,6 +237,49 @@ def test_closing_line_counts_deviations_as_skipped():
     assert text.endswith("\n1 passed, 0 failed, 2 skipped\n")
 
 
+def test_a_failure_is_tried_again_and_both_attempts_are_told():
+    report = Report()
+    report.put("s", "a", Result("failed", "too slow"))
+    report.put("s", "b", Result("failed", "too slow as well"))
+    report.put("s", "c", Result("passed"))
+
+    first = report.take_doubtful("s")
+    report.put("s", "a", Result("passed"))
+    report.put("s", "b", Result("failed", "wrong"))
+    report.keep_first_attempts("s", first)
+
+    assert report.sessions["s"]["a"].outcome == "passed"
+    assert "too slow" in report.text(all_tests=False)
+    assert report.sessions["s"]["b"] == Result("failed", "wrong")
+    assert not report.is_good
+
+
+def test_a_second_attempt_without_a_result_leaves_the_failure():
+    report = Report()
+    report.put("s", "a", Result("failed", "too slow"))
+
+    report.keep_first_attempts("s", report.take_doubtful("s"))
+
+    assert report.sessions["s"]["a"] == Result("failed", "too slow")
+
+
+def test_what_the_kernel_complained_about_is_not_tried_again():
+    report = Report()
+    report.put("s", "a", Result("failed", "the kernel complained", is_final=True))
+
+    assert report.take_doubtful("s") == {}
+    assert not report.is_good
+
+
+def test_many_failures_are_not_tried_again():
+    report = Report()
+    for number in range(11):
+        report.put("s", str(number), Result("failed", "wrong"))
+
+    assert report.take_doubtful("s") == {}
+    assert report.count("failed") == 11
+
+
 def test_a_run_without_a_pass_is_no_success():
     report = Report()
     report.put("a", "1", Result("skipped", "why"))

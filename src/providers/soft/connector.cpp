@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <system_error>
 #include <utility>
 
 namespace ndv::soft {
@@ -194,11 +195,17 @@ Expected<void> Connector::open_socket(const core::ConnectParameters& parameters)
         errno != EINPROGRESS) {
         // EADDRNOTAVAIL: with a bound port this pair of addresses is connected already, without one
         // no port is left.
+        const int os_error = errno;
         const bool is_bound = parameters.local && parameters.local->port() != 0;
-        const Status status = errno != EADDRNOTAVAIL ? status_of(errno)
-                              : is_bound             ? Status::address_already_exists
-                                                     : Status::too_many_addresses;
-        return fail(status, "connect to " + peer + " failed", {}, errno);
+        const Status status = os_error != EADDRNOTAVAIL ? status_of(os_error)
+                              : is_bound                ? Status::address_already_exists
+                                                        : Status::too_many_addresses;
+        return fail(status,
+                    "connect to " + peer + " failed: " + std::generic_category().message(os_error),
+                    status == Status::too_many_addresses
+                        ? "no local port is free; those of ended connections rest for a minute"
+                        : "",
+                    os_error);
     }
     link_ = parts_->make_link(std::move(socket));
     return {};

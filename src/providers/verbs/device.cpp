@@ -3,6 +3,7 @@
 #include "providers/verbs/device.hpp"
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -79,12 +80,15 @@ std::uint32_t below(int value, std::uint32_t most) { return std::min(unsigned_of
 Expected<std::shared_ptr<Device>> open_one(ibv_device* device) {
     ibv_context* const context = ibv_open_device(device);
     if (context != nullptr) return std::make_shared<Device>(context);
-    const int os_error = errno;
+    int os_error = errno;
     const std::string name = ibv_get_device_name(device);
+    // The library looks elsewhere when the file cannot be opened, and leaves that search's errno.
+    const std::string file = std::string("/dev/infiniband/") + device->dev_name;
+    if (::access(file.c_str(), R_OK | W_OK) != 0 && errno != ENOENT) os_error = errno;
     if (os_error == EACCES || os_error == EPERM) {
-        return fail(Status::access_denied, "open: no permission on the device file of " + name,
-                    "allow this user to read and write /dev/infiniband/uverbs* (udev's group is "
-                    "usually rdma); in a container, pass the devices through",
+        return fail(Status::access_denied, "open: no permission on " + file + ", device " + name,
+                    "allow this user to read and write /dev/infiniband/* (udev's group is usually "
+                    "rdma); in a container, pass the devices through",
                     os_error);
     }
     return fail(

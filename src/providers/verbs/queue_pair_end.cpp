@@ -67,6 +67,10 @@ Expected<void> QueuePair::make_ready(rdma_cm_id* id) {
         attributes.qp_state = state;
         int mask = 0;
         if (rdma_init_qp_attr(id, &attributes, &mask) != 0) {
+            // rdma_cm has nothing for an attempt that has ended, although its event is not here.
+            if (errno == EINVAL) {
+                return fail(Status::connection_aborted, "connect: the peer gave up", {}, errno);
+            }
             return verb_failed("rdma_init_qp_attr", errno);
         }
         if ((mask & IBV_QP_MIN_RNR_TIMER) != 0) attributes.min_rnr_timer = kRnrTimer;
