@@ -267,7 +267,13 @@ class AdapterInfo:
     def rdma_technology(self) -> str: ...
     @property
     def features(self) -> frozenset[str]:
-        """Optional functions that this adapter has, by their API name."""
+        """Optional functions that this adapter has, by their API name; and of two what they can.
+
+        ``"fast_register_any_pages"``: pages may be of any memory, in any order; without it those
+        of private memory must follow each other there. ``"fast_register_any_qp"``: a region can
+        be reached through every queue pair of its domain; without it only through the one that
+        registered it.
+        """
     @property
     def addresses(self) -> list[str]:
         """Addresses of this host that listeners and connects of the adapter can use.

@@ -208,7 +208,14 @@ Status QueuePair::invalidate(const InvalidateRequest& request) {
 
 Error QueuePair::explain(Status status, const FastRegisterRequest& request) const {
     Error error = common_error(status, "fast_register", *this);
-    if (status == Status::invalid_parameter) {
+    if (status == Status::not_supported) {
+        error.what =
+            "fast_register: this adapter takes pages of private memory only as they follow each "
+            "other there";
+        error.hint =
+            "without \"fast_register_any_pages\" in adapter.info.features, keep their order, or "
+            "map shared memory: mmap, multiprocessing.shared_memory";
+    } else if (status == Status::invalid_parameter) {
         error.what = "fast_register: flags " + std::to_string(request.flags) + ", " +
                      std::to_string(request.pages.size()) + " pages of a region made for " +
                      std::to_string(request.region->max_pages()) + ", first_byte_offset " +

@@ -64,6 +64,7 @@ struct LocalBuffer {
     BufferHold* hold = nullptr;             // null for inline data
     const base::PageList* pages = nullptr;  // not null: scattered, and `data` is not set
     std::uint64_t offset = 0;               // in `pages`
+    std::uint32_t key = 0;                  // the device's name for it, where there is a device
 };
 
 struct Tokens {

@@ -21,6 +21,14 @@ def is_alive(ends):
     return ends.far.received().status == SUCCESS and ends.near.completion().status == SUCCESS
 
 
+def expect_ended(ends):
+    """The connection is over for the peer of a failed request, too.
+
+    A device tells it by a disconnect: RoCE has no message that says why.
+    """
+    assert ends.near.wait_for_disconnect() == 1
+
+
 def expect_broken(ends):
     """Both ends reach error; requests of both are refused."""
     ends.near.receive()

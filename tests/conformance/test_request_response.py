@@ -85,14 +85,14 @@ class Server:
 
 
 @pytest.mark.slow
-def test_hundred_thousand_requests_are_answered_and_every_token_dies(connect_pair):
+def test_hundred_thousand_requests_are_answered_and_every_token_dies(connect_pair, scaled):
     pair = connect_pair(
         initiator_queue_depth=4 * WINDOW, receive_queue_depth=4 * WINDOW, inline_size=64
     )
     if "create_fast_register_mr" not in pair.adapter.info.features:
         pytest.skip("no fast registration")
     server = Server(pair.far)
-    client = Client(pair.near, 100_000)
+    client = Client(pair.near, scaled(100_000))
     for slot in range(WINDOW):
         client.ask(slot)
 

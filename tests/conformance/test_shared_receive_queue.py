@@ -290,6 +290,25 @@ def test_depth_changes_and_keeps_what_is_queued(make_shared):
     assert [shared.far.received().request_context for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
+def test_depth_grows_to_many_times_what_it_was_or_stays(make_shared):
+    shared = make_shared(depth=4)
+    for i in range(4):
+        shared.receive(i * 8, 8, context=i)
+
+    status = status_of(shared.srq.modify, depth=1000)
+
+    # Not every device can: then the call says so, and nothing has changed.
+    assert status in (SUCCESS, nd.Status.NOT_SUPPORTED)
+    depth = 1000 if status == SUCCESS else 4
+    assert shared.srq.depth == depth
+    for i in range(4, depth):
+        shared.receive(i % 100 * 8, 8, context=i)
+    assert status_of(shared.srq.receive) == nd.Status.NO_MORE_ENTRIES
+    for _ in range(4):
+        shared.send(0, pattern(8, 1))
+    assert [shared.far.received().request_context for _ in range(4)] == [0, 1, 2, 3]
+
+
 def test_shrinking_below_what_is_queued_changes_nothing(shared):
     for _ in range(5):
         shared.srq.receive()

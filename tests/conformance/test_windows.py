@@ -5,6 +5,7 @@ import pytest
 
 import ndverbs as nd
 from conformance.end import ALLOW_ALL, pattern, status_of
+from conformance.mapped_pages import expect_ended
 
 READ = nd.Flag.ALLOW_REMOTE_READ
 WRITE = nd.Flag.ALLOW_REMOTE_WRITE
@@ -145,6 +146,22 @@ def test_token_is_zero_before_the_first_bind_and_new_with_every_other(windowed):
     assert near.completion().status == nd.Status.REMOTE_RESOURCES
 
 
+def test_tokens_of_a_window_do_not_repeat_in_hundreds_of_binds(windowed):
+    near, far = windowed.near, windowed.far
+    tokens = []
+    for _ in range(600):
+        tokens.append(far.bind("window", "base", flags=READ | nd.Flag.SILENT_SUCCESS)[1])
+        far.invalidate("window")
+        assert far.completion().status == SUCCESS
+    assert len(set(tokens)) == 600
+
+    address, token = far.bind("window", "base")
+    near.read((address, token), "local")
+    assert near.completion().status == SUCCESS
+    near.read((address, tokens[0]), "local")
+    assert near.completion().status == nd.Status.REMOTE_RESOURCES
+
+
 def test_bound_window_is_not_bound_again(windowed):
     far = windowed.far
     far.bind("window", "base", context=1)
@@ -154,14 +171,14 @@ def test_bound_window_is_not_bound_again(windowed):
     done = far.completion()
 
     assert (done.status, done.type) == (nd.Status.INVALID_DEVICE_REQUEST, nd.OperationType.BIND)
-    expect_broken(windowed)
+    expect_ended(windowed)
 
 
 def test_unbound_window_cannot_be_invalidated(windowed):
     windowed.far.invalidate("window")
 
     assert windowed.far.completion().status == nd.Status.INVALID_DEVICE_REQUEST
-    expect_broken(windowed)
+    expect_ended(windowed)
 
 
 def test_windows_may_overlap_and_end_one_by_one(windowed):

@@ -49,6 +49,8 @@ core::AdapterInfo soft_info() {
                      "create_shared_endpoint",
                      "build_lam",
                      "create_fast_register_mr",
+                     "fast_register_any_pages",
+                     "fast_register_any_qp",
                      "create_mw",
                      "privileged_token"};
     info.addresses = {"127.0.0.1", "::1"};

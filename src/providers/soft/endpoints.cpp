@@ -1,48 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Claims on local addresses, and sockets bound to them.
+// Sockets bound to local addresses.
 #include "providers/soft/endpoints.hpp"
 
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <string>
 #include <utility>
 
 #include "providers/soft/link.hpp"
 
 namespace ndv::soft {
-namespace {
-
-bool is_wildcard(const core::SocketAddress& address) {
-    if (address.family() == AF_INET) {
-        return reinterpret_cast<const sockaddr_in*>(address.raw())->sin_addr.s_addr == INADDR_ANY;
-    }
-    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(address.raw());
-    return std::memcmp(&v6->sin6_addr, &in6addr_any, sizeof in6addr_any) == 0;
-}
-
-bool overlaps(const core::SocketAddress& one, const core::SocketAddress& other) {
-    if (one.family() != other.family() || one.port() != other.port()) return false;
-    return is_wildcard(one) || is_wildcard(other) || one.host() == other.host();
-}
-
-}  // namespace
-
-std::shared_ptr<Endpoint> EndpointTable::claim(const core::SocketAddress& address) {
-    const base::Lock lock(mutex_);
-    std::erase_if(taken_, [](const auto& weak) { return weak.expired(); });
-    for (const auto& weak : taken_) {
-        const auto taken = weak.lock();
-        if (taken && overlaps(taken->address(), address)) return nullptr;
-    }
-    auto made = std::make_shared<Endpoint>(address);
-    taken_.push_back(made);
-    return made;
-}
-
 // A paused listener does not listen, and keeps a port only that was asked for by its number; so
 // for port 0 a probe finds the number.
 Expected<base::Descriptor> bound_socket(core::SocketAddress address, const char* call) {

@@ -11,8 +11,10 @@
 #include "providers/verbs/cm.hpp"
 #include "providers/verbs/completion_queue.hpp"
 #include "providers/verbs/connector.hpp"
+#include "providers/verbs/endpoints.hpp"
 #include "providers/verbs/listener.hpp"
 #include "providers/verbs/loader.hpp"
+#include "providers/verbs/logical_memory.hpp"
 #include "providers/verbs/memory.hpp"
 
 namespace ndv::verbs {
@@ -68,6 +70,26 @@ Expected<std::shared_ptr<core::Listener>> Adapter::do_create_listener() {
         std::make_shared<Listener>(parts_, weak_from_this_adapter()));
 }
 
+Expected<std::shared_ptr<core::SharedEndpoint>> Adapter::do_create_shared_endpoint(
+    const core::SocketAddress& address) {
+    return SharedEndpoint::create(parts_, address);
+}
+
+Expected<std::shared_ptr<core::LogicalAddressMapping>> Adapter::do_build_lam(
+    core::BufferHold* hold) {
+    return LogicalAddressMapping::build(parts_->lams, hold);
+}
+
+Expected<std::uint64_t> Adapter::address_of(std::uint64_t logical_page) const {
+    const auto memory = parts_->lams->find(logical_page);
+    if (memory == nullptr) {
+        return fail(Status::access_violation,
+                    "fast_register: the first page is of no mapping that is built",
+                    "use pages of a LogicalAddressMapping");
+    }
+    return memory->page_address(logical_page);
+}
+
 std::weak_ptr<core::Adapter> Adapter::weak_from_this_adapter() {
     return std::static_pointer_cast<Adapter>(shared_from_this());
 }
@@ -99,6 +121,7 @@ Expected<std::shared_ptr<core::Adapter>> VerbsProvider::open(
     auto device = Device::open(options.address);
     if (!device) return Unexpected{device.error()};
     auto parts = std::make_shared<AdapterParts>();
+    parts->lams = std::make_shared<LamTable>();
     parts->device = *device;
     parts->async_events = std::make_shared<AsyncEvents>(parts->device);
     if (auto started = parts->async_events->start(*parts->progress); !started) {

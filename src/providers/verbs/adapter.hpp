@@ -20,6 +20,7 @@ public:
 
     [[nodiscard]] const core::AdapterInfo& info() const override { return parts_->device->info(); }
     [[nodiscard]] std::map<std::string, std::uint64_t> stats() const override;
+    [[nodiscard]] Expected<std::uint64_t> address_of(std::uint64_t logical_page) const override;
 
 private:
     [[nodiscard]] Expected<std::shared_ptr<core::ProtectionDomain>> do_create_pd() override;
@@ -27,6 +28,10 @@ private:
         std::uint32_t depth) override;
     [[nodiscard]] Expected<std::shared_ptr<core::Connector>> do_create_connector() override;
     [[nodiscard]] Expected<std::shared_ptr<core::Listener>> do_create_listener() override;
+    [[nodiscard]] Expected<std::shared_ptr<core::SharedEndpoint>> do_create_shared_endpoint(
+        const core::SocketAddress& address) override;
+    [[nodiscard]] Expected<std::shared_ptr<core::LogicalAddressMapping>> do_build_lam(
+        core::BufferHold* hold) override;
     void stop() override;
     [[nodiscard]] std::weak_ptr<core::Adapter> weak_from_this_adapter();
 

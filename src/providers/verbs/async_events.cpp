@@ -11,6 +11,7 @@
 
 #include "providers/verbs/completion_queue.hpp"
 #include "providers/verbs/queue_pair.hpp"
+#include "providers/verbs/shared_receive_queue.hpp"
 
 namespace ndv::verbs {
 
@@ -32,10 +33,16 @@ void AsyncEvents::watch(const ibv_cq* cq, std::weak_ptr<CompletionQueue> owner) 
     queues_[cq] = std::move(owner);
 }
 
+void AsyncEvents::watch(const ibv_srq* srq, std::weak_ptr<SharedReceiveQueue> owner) {
+    const base::Lock lock(mutex_);
+    shared_queues_[srq] = std::move(owner);
+}
+
 void AsyncEvents::forget(const void* handle) {
     const base::Lock lock(mutex_);
     queue_pairs_.erase(handle);
     queues_.erase(handle);
+    shared_queues_.erase(handle);
 }
 
 std::shared_ptr<QueuePair> AsyncEvents::find(const ibv_qp* qp) {
@@ -48,6 +55,12 @@ std::shared_ptr<CompletionQueue> AsyncEvents::find(const ibv_cq* cq) {
     const base::Lock lock(mutex_);
     const auto found = queues_.find(cq);
     return found == queues_.end() ? nullptr : found->second.lock();
+}
+
+std::shared_ptr<SharedReceiveQueue> AsyncEvents::find(const ibv_srq* srq) {
+    const base::Lock lock(mutex_);
+    const auto found = shared_queues_.find(srq);
+    return found == shared_queues_.end() ? nullptr : found->second.lock();
 }
 
 std::uint32_t AsyncEvents::wanted() const { return EPOLLIN; }
@@ -75,6 +88,12 @@ void AsyncEvents::dispatch(const ibv_async_event& event) {
         case IBV_EVENT_COMM_EST:
             if (const auto qp = find(event.element.qp)) qp->hear_peer();
             break;
+        case IBV_EVENT_SRQ_LIMIT_REACHED:
+            if (const auto queue = find(event.element.srq)) queue->handle_limit();
+            break;
+        case IBV_EVENT_SRQ_ERR:
+            if (const auto queue = find(event.element.srq)) queue->break_down();
+            break;
         case IBV_EVENT_DEVICE_FATAL: {
             std::vector<std::shared_ptr<QueuePair>> all;
             {
@@ -93,8 +112,6 @@ void AsyncEvents::dispatch(const ibv_async_event& event) {
         case IBV_EVENT_LID_CHANGE:
         case IBV_EVENT_PKEY_CHANGE:
         case IBV_EVENT_SM_CHANGE:
-        case IBV_EVENT_SRQ_ERR:
-        case IBV_EVENT_SRQ_LIMIT_REACHED:
         case IBV_EVENT_QP_LAST_WQE_REACHED:
         case IBV_EVENT_CLIENT_REREGISTER:
         case IBV_EVENT_GID_CHANGE:

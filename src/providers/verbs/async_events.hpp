@@ -14,6 +14,7 @@ namespace ndv::verbs {
 
 class CompletionQueue;
 class QueuePair;
+class SharedReceiveQueue;
 
 class AsyncEvents final : public core::Member, public std::enable_shared_from_this<AsyncEvents> {
 public:
@@ -24,6 +25,7 @@ public:
     // Who hears of a handle's events; forget() it before it is destroyed.
     void watch(const ibv_qp* qp, std::weak_ptr<QueuePair> owner);
     void watch(const ibv_cq* cq, std::weak_ptr<CompletionQueue> owner);
+    void watch(const ibv_srq* srq, std::weak_ptr<SharedReceiveQueue> owner);
     void forget(const void* handle);
 
     // Member.
@@ -35,11 +37,14 @@ private:
     void dispatch(const ibv_async_event& event);
     [[nodiscard]] std::shared_ptr<QueuePair> find(const ibv_qp* qp);
     [[nodiscard]] std::shared_ptr<CompletionQueue> find(const ibv_cq* cq);
+    [[nodiscard]] std::shared_ptr<SharedReceiveQueue> find(const ibv_srq* srq);
 
     const std::shared_ptr<Device> device_;
     base::Mutex mutex_;
     std::unordered_map<const void*, std::weak_ptr<QueuePair>> queue_pairs_ NDV_GUARDED_BY(mutex_);
     std::unordered_map<const void*, std::weak_ptr<CompletionQueue>> queues_ NDV_GUARDED_BY(mutex_);
+    std::unordered_map<const void*, std::weak_ptr<SharedReceiveQueue>> shared_queues_
+        NDV_GUARDED_BY(mutex_);
 };
 
 }  // namespace ndv::verbs

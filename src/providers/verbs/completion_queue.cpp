@@ -10,11 +10,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <mutex>
 #include <utility>
 
 #include "providers/verbs/async_events.hpp"
 #include "providers/verbs/queue_pair.hpp"
+#include "providers/verbs/shared_receive_queue.hpp"
 
 namespace ndv::verbs {
 namespace {
@@ -113,6 +115,30 @@ void CompletionQueue::remove(std::uint32_t serial) {
     owners_.erase(serial);
 }
 
+void CompletionQueue::add_shared(std::uint32_t qp_number, QueuePair& qp,
+                                 const std::shared_ptr<SharedReceiveQueue>& srq) {
+    const base::Lock lock(mutex_);
+    std::erase_if(shared_queues_, [](const auto& one) { return one.second.expired(); });
+    sharers_[qp_number] = &qp;
+    shared_queues_[srq->serial()] = srq;
+}
+
+void CompletionQueue::remove_shared(std::uint32_t qp_number) {
+    const base::Lock lock(mutex_);
+    sharers_.erase(qp_number);
+}
+
+void CompletionQueue::handle_shared(const WorkId& id, const ibv_wc& done) {
+    const auto sharer = sharers_.find(done.qp_num);
+    if (sharer != sharers_.end()) {
+        sharer->second->handle_shared_receive(id, done);
+        return;
+    }
+    const auto queue = shared_queues_.find(id.serial);
+    if (queue == shared_queues_.end()) return;
+    if (const auto srq = queue->second.lock()) srq->drop(id.position);
+}
+
 std::size_t CompletionQueue::harvest() {
     const base::Lock lock(mutex_);
     return harvest_locked();
@@ -136,6 +162,10 @@ std::size_t CompletionQueue::harvest_locked() {
         for (int i = 0; i < count; ++i) {
             const ibv_wc& done = batch[static_cast<std::size_t>(i)];
             const WorkId id = WorkId::unpack(done.wr_id);
+            if ((id.serial & WorkId::kIsShared) != 0) {
+                handle_shared(id, done);
+                continue;
+            }
             if (owner == nullptr || id.serial != serial) {
                 const auto found = owners_.find(id.serial);
                 // What a queue pair that is gone, or was made anew, left behind.
@@ -149,10 +179,11 @@ std::size_t CompletionQueue::harvest_locked() {
     }
 }
 
-bool CompletionQueue::make_room() {
-    if (outstanding_.load(std::memory_order_relaxed) + 1 < entries_) return true;
+bool CompletionQueue::make_room(std::uint32_t count) {
+    const std::uint32_t entries = entries_.load(std::memory_order_relaxed);
+    if (outstanding_.load(std::memory_order_relaxed) + count < entries) return true;
     static_cast<void>(harvest());
-    return outstanding_.load(std::memory_order_relaxed) + 1 < entries_;
+    return outstanding_.load(std::memory_order_relaxed) + count < entries;
 }
 
 void CompletionQueue::break_down() { mark_dead(Status::buffer_overflow); }
@@ -239,6 +270,33 @@ void CompletionQueue::on_ready() {
 std::uint32_t CompletionQueue::wanted() const {
     const auto open = armed();
     return open && *open != core::Notify::errors ? std::uint32_t{EPOLLIN} : 0U;
+}
+
+Expected<void> CompletionQueue::do_resize(std::uint32_t depth) {
+    const core::AdapterInfo& info = parts_->device->info();
+    if ((info.adapter_flags & core::adapter_flag::kCqResize) == 0) {
+        return core::CompletionQueue::do_resize(depth);
+    }
+    if (depth > info.max_cq_depth) {
+        return fail(Status::invalid_parameter, "resize: depth " + std::to_string(depth) +
+                                                   " exceeds the adapter's " +
+                                                   std::to_string(info.max_cq_depth));
+    }
+    const std::uint32_t wanted = std::min(depth + kHeadroom, parts_->device->max_cq_entries());
+    if (wanted <= entries_.load(std::memory_order_relaxed)) return {};
+    const int failed = std::abs(ibv_resize_cq(hardware_->get(), static_cast<int>(wanted)));
+    if (failed != 0) return verb_failed("resize: ibv_resize_cq", failed);
+    entries_.store(wanted, std::memory_order_relaxed);
+    return {};
+}
+
+void CompletionQueue::set_notify_timer(std::optional<std::chrono::nanoseconds> delay) {
+    if (!delay) {
+        parts_->progress->clear_deadline(*this);
+    } else if (const auto self =
+                   std::static_pointer_cast<CompletionQueue>(weak_from_this().lock())) {
+        parts_->progress->set_deadline(self, now() + *delay);
+    }
 }
 
 void CompletionQueue::wake() noexcept {

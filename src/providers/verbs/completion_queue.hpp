@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 
 #include "base/descriptor.hpp"
@@ -20,14 +21,17 @@
 namespace ndv::verbs {
 
 class QueuePair;
+class SharedReceiveQueue;
 
 // Which request a hardware completion belongs to.
 struct WorkId {
-    std::uint32_t serial = 0;  // of the hardware queue pair
+    // Of the hardware queue pair, or of the shared queue that a receive was taken from.
+    std::uint32_t serial = 0;
     bool is_receive = false;
-    std::uint32_t position = 0;  // of its queue, 31 bits
+    std::uint32_t position = 0;  // of its queue, 31 bits; slot of a shared one
 
     static constexpr std::uint32_t kPositionMask = 0x7FFFFFFF;
+    static constexpr std::uint32_t kIsShared = 0x80000000;  // in `serial`
     [[nodiscard]] std::uint64_t pack() const {
         return (static_cast<std::uint64_t>(serial) << 32U) |
                (static_cast<std::uint64_t>(is_receive) << 31U) | (position & kPositionMask);
@@ -74,6 +78,10 @@ public:
     // Completions with this serial are `qp`'s, until remove().
     void add(std::uint32_t serial, QueuePair& qp);
     void remove(std::uint32_t serial);
+    // Receives that it takes from the shared queue are `qp`'s; until it is removed.
+    void add_shared(std::uint32_t qp_number, QueuePair& qp,
+                    const std::shared_ptr<SharedReceiveQueue>& srq);
+    void remove_shared(std::uint32_t qp_number);
 
     // Moves hardware completions into the ring; returns how many there were. Any thread.
     std::size_t harvest();
@@ -83,8 +91,8 @@ public:
     [[nodiscard]] base::Mutex& harvest_mutex() NDV_THREAD_ATTRIBUTE(lock_returned(mutex_)) {
         return mutex_;
     }
-    // Before each post: false when the hardware queue might overflow.
-    [[nodiscard]] bool make_room();
+    // Before posting: false when the hardware queue might overflow.
+    [[nodiscard]] bool make_room(std::uint32_t count);
     void note_posted() { outstanding_.fetch_add(1, std::memory_order_relaxed); }
     void note_ended(std::uint32_t count) {
         outstanding_.fetch_sub(count, std::memory_order_relaxed);
@@ -94,7 +102,7 @@ public:
 
     // Member: the interrupt, for an arm that nobody sleeps for.
     void on_ready() override;
-    void on_deadline() override {}
+    void on_deadline() override { notify(); }
     [[nodiscard]] std::uint32_t wanted() const override;
     [[nodiscard]] core::Lease lease(Time) const override {
         return waiters_.load(std::memory_order_acquire) > 0 ? core::Lease::held : core::Lease::none;
@@ -108,18 +116,25 @@ private:
     void do_wait(std::chrono::nanoseconds timeout) override;
     void sleep_until(Time until);
     void do_arm(core::Notify kind) override;
+    [[nodiscard]] Expected<void> do_resize(std::uint32_t depth) override;
+    [[nodiscard]] bool has_notify_timer() const override { return true; }
+    void set_notify_timer(std::optional<std::chrono::nanoseconds> delay) override;
     void wake() noexcept override;
     [[nodiscard]] bool spin();
     void request_interrupt(bool is_solicited_only);
     void request_interrupt_for(core::Notify kind);
     std::size_t harvest_locked() NDV_REQUIRES(mutex_);
+    void handle_shared(const WorkId& id, const ibv_wc& done) NDV_REQUIRES(mutex_);
 
     const std::shared_ptr<AdapterParts> parts_;
     const std::shared_ptr<HardwareQueue> hardware_;
-    const std::uint32_t entries_;
+    std::atomic<std::uint32_t> entries_;  // of the hardware queue
     const base::Descriptor wake_;
     base::Mutex mutex_;
     std::unordered_map<std::uint32_t, QueuePair*> owners_ NDV_GUARDED_BY(mutex_);
+    std::unordered_map<std::uint32_t, QueuePair*> sharers_ NDV_GUARDED_BY(mutex_);
+    std::unordered_map<std::uint32_t, std::weak_ptr<SharedReceiveQueue>> shared_queues_
+        NDV_GUARDED_BY(mutex_);
     std::atomic<std::uint32_t> outstanding_{0};
     std::atomic<int> waiters_{0};         // threads that sleep for the interrupt
     std::atomic<bool> spins_{false};      // the last sleep was a short one

@@ -145,6 +145,9 @@ Expected<void> Connector::begin_resolving(const core::ConnectParameters& paramet
                              std::static_pointer_cast<Connector>(shared_from_this()));
     if (!made) return Unexpected{made.error()};
     id_ = *made;
+    if (parameters.endpoint) {
+        if (auto bound = bind_to(*parameters.endpoint); !bound) return bound;
+    }
     core::SocketAddress peer = parameters.peer;
     core::SocketAddress local = parameters.local.value_or(core::SocketAddress{});
     if (rdma_resolve_addr(id_->get(), parameters.local ? local.raw() : nullptr, peer.raw(),
@@ -159,6 +162,31 @@ Expected<void> Connector::begin_resolving(const core::ConnectParameters& paramet
                              : "connect to " + peer.text() + " failed",
                     "name an address of a network interface of " + parts_->device->name(),
                     os_error);
+    }
+    return {};
+}
+
+Expected<void> Connector::bind_to(const core::SharedEndpoint& endpoint) {
+    const auto* const mine = dynamic_cast<const SharedEndpoint*>(&endpoint);
+    if (mine == nullptr || mine->parts() != parts_ || mine->is_closed()) {
+        return fail(mine != nullptr && mine->is_closed() ? Status::file_forced_closed
+                                                         : Status::invalid_parameter,
+                    "connect: the shared endpoint is closed, or of another adapter");
+    }
+    endpoint_ = EndpointUse::begin(mine->share(), peer_->text());
+    if (!endpoint_) {
+        return fail(Status::address_already_exists,
+                    "connect to " + peer_->text() + ": another connector has connected from " +
+                        mine->local_address().text() + " to it",
+                    "one address connects to one peer once: close the other, or use another one");
+    }
+    int on = 1;
+    core::SocketAddress local = mine->local_address();
+    if (rdma_set_option(id_->get(), RDMA_OPTION_ID, RDMA_OPTION_ID_REUSEADDR, &on, sizeof on) !=
+            0 ||
+        rdma_bind_addr(id_->get(), local.raw()) != 0) {
+        return fail(core::status_of(errno), "connect from " + local.text() + ": bind failed", {},
+                    errno);
     }
     return {};
 }

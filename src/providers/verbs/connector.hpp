@@ -10,7 +10,7 @@
 
 #include "base/mutex.hpp"
 #include "core/connection.hpp"
-#include "providers/verbs/cm.hpp"
+#include "providers/verbs/endpoints.hpp"
 #include "providers/verbs/queue_pair.hpp"
 
 namespace ndv::verbs {
@@ -25,6 +25,12 @@ public:
     Connector(std::shared_ptr<AdapterParts> parts, std::shared_ptr<CmId> id,
               const rdma_cm_event& request);
     ~Connector() override;
+
+    // The listener's port, which is taken until this is closed, too.
+    void hold(std::shared_ptr<core::Endpoint> claim) {
+        const base::Lock lock(mutex_);
+        claim_ = std::move(claim);
+    }
 
     [[nodiscard]] core::Pending start_connect(std::shared_ptr<core::QueuePair> qp,
                                               core::ConnectParameters parameters) override;
@@ -66,6 +72,7 @@ private:
         std::uint32_t max_private_data) const;
     [[nodiscard]] Expected<void> begin_resolving(const core::ConnectParameters& parameters)
         NDV_REQUIRES(mutex_);
+    [[nodiscard]] Expected<void> bind_to(const core::SharedEndpoint& endpoint) NDV_REQUIRES(mutex_);
     [[nodiscard]] Expected<void> ask_peer() NDV_REQUIRES(mutex_);
     void handle_answer(const rdma_cm_event& event, Aftermath& after) NDV_REQUIRES(mutex_);
     void handle_refusal(const rdma_cm_event& event, Aftermath& after) NDV_REQUIRES(mutex_);
@@ -80,6 +87,8 @@ private:
     const std::shared_ptr<AdapterParts> parts_;
     std::shared_ptr<CmId> id_ NDV_GUARDED_BY(mutex_);
     std::shared_ptr<QueuePair> qp_ NDV_GUARDED_BY(mutex_);
+    std::shared_ptr<core::Endpoint> claim_ NDV_GUARDED_BY(mutex_);
+    std::unique_ptr<EndpointUse> endpoint_ NDV_GUARDED_BY(mutex_);  // connected from a shared one
     core::ConnectParameters parameters_ NDV_GUARDED_BY(mutex_);
     std::shared_ptr<core::Operation> operation_ NDV_GUARDED_BY(mutex_);
     OnDisconnect on_disconnect_ NDV_GUARDED_BY(mutex_);

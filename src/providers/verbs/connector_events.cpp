@@ -183,6 +183,7 @@ void Connector::fail_connect(Unexpected error, Aftermath& after) {
     parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
     // NDK: a failed attempt leaves connector and queue pair as they were; the rdma_cm_id is spent.
     state_ = State::idle;
+    endpoint_.reset();
     after.id = std::move(id_);
     after.to_unreserve = std::exchange(qp_, nullptr);
     after.operation = std::exchange(operation_, nullptr);
@@ -359,6 +360,8 @@ void Connector::do_close() {
         leave_connected(false);
         on_disconnect_ = nullptr;
         parts_->progress->clear_deadline(*this);
+        claim_.reset();
+        endpoint_.reset();
         if (id_) after.id = std::move(id_);
         if (qp_) (has_connection ? after.to_end : after.to_unreserve) = std::exchange(qp_, nullptr);
         if (operation_) {

@@ -32,6 +32,10 @@ constexpr std::uint32_t kMaxIwarpLength = 0x7FFFFFFF;
 // From here a Read or Write beats a Send into a posted buffer on common devices.
 constexpr std::uint32_t kLargeRequest = 8192;
 
+constexpr std::uint64_t kMaxWindow = std::uint64_t{1} << 31U;  // of common devices
+// NDK: the number of pages with which most regions can be had. Ours cost no pages.
+constexpr std::uint32_t kFastRegisterPages = 256;
+
 constexpr std::uint32_t kVendorSiw = 0x626D74;
 constexpr std::uint32_t kVendorRxe = 0xFFFFFF;
 
@@ -46,6 +50,7 @@ Quirks quirks_of(std::uint32_t vendor) {
     if (vendor == kVendorRxe) {
         quirks.has_kernel_wc_flags = true;
         quirks.has_length_errors = false;
+        quirks.bounds_windows = false;
     }
     return quirks;
 }
@@ -90,6 +95,28 @@ Expected<std::shared_ptr<Device>> open_one(ibv_device* device) {
         Status::device_not_ready,
         "open: device " + name + " cannot be opened: " + std::generic_category().message(os_error),
         "run `ndverbs doctor`", os_error);
+}
+
+// Attributes promise windows, and say nothing of resizing; drivers may lack both.
+struct Abilities {
+    bool has_windows = false;
+    bool resizes_queues = false;
+};
+
+Abilities try_out(ibv_context* context) {
+    Abilities out;
+    if (ibv_pd* const pd = ibv_alloc_pd(context)) {
+        if (ibv_mw* const mw = ibv_alloc_mw(pd, IBV_MW_TYPE_2)) {
+            out.has_windows = true;
+            ibv_dealloc_mw(mw);
+        }
+        ibv_dealloc_pd(pd);
+    }
+    if (ibv_cq* const cq = ibv_create_cq(context, 1, nullptr, nullptr, 0)) {
+        out.resizes_queues = ibv_resize_cq(cq, 64) == 0;
+        ibv_destroy_cq(cq);
+    }
+    return out;
 }
 
 }  // namespace
@@ -202,12 +229,34 @@ void Device::read_attributes() {
     info_.rdma_technology = is_iwarp_                                    ? "iWARP"
                             : port.link_layer == IBV_LINK_LAYER_ETHERNET ? "RoCE"
                                                                          : "InfiniBand";
-    const bool invalidates = (device.device_cap_flags & IBV_DEVICE_MEM_MGT_EXTENSIONS) != 0;
-    if (invalidates && quirks_.invalidates_for_peers) {
-        info_.features.emplace_back("send_and_invalidate");
-    }
-    info_.features.emplace_back("control_connect_events");
+    read_optional(device);
     info_.addresses = addresses_of(name_);
+}
+
+// What NDK leaves to the adapter, and what is ours and needs something of the device.
+void Device::read_optional(const ibv_device_attr& device) {
+    constexpr unsigned kTypes = IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B;
+    const Abilities abilities = try_out(context_);
+    const bool invalidates = (device.device_cap_flags & IBV_DEVICE_MEM_MGT_EXTENSIONS) != 0 &&
+                             quirks_.invalidates_for_peers;
+    const bool has_windows = invalidates && (device.device_cap_flags & kTypes) != 0 &&
+                             device.max_mw > 0 && abilities.has_windows;
+    info_.features = {"control_connect_events", "create_shared_endpoint", "build_lam",
+                      "privileged_token"};
+    if (invalidates) info_.features.emplace_back("send_and_invalidate");
+    if (has_windows) {
+        info_.features.emplace_back("create_mw");
+        info_.max_window_size = std::min(info_.max_registration_size, kMaxWindow);
+    }
+    // Its windows are over memory without remote rights, which no iWARP device reads into.
+    if (has_windows && !is_iwarp_) {
+        info_.features.emplace_back("create_fast_register_mr");
+        info_.frmr_page_count = kFastRegisterPages;
+        info_.adapter_flags |= core::adapter_flag::kRdmaReadLocalInvalidate;
+    }
+    info_.max_srq_depth = device.max_srq > 0 ? unsigned_of(device.max_srq_wr) : 0;
+    info_.adapter_flags |= core::adapter_flag::kCqInterruptModeration;
+    if (abilities.resizes_queues) info_.adapter_flags |= core::adapter_flag::kCqResize;
 }
 
 }  // namespace ndv::verbs

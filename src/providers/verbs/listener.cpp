@@ -29,42 +29,19 @@ Expected<void> Listener::listen(const core::SocketAddress& address) {
         return fail(Status::invalid_device_request,
                     "listen: the listener listens on " + address_->text() + " already");
     }
-    auto made = CmId::create(parts_->channel, parts_->worker, parts_->device,
-                             std::static_pointer_cast<Listener>(shared_from_this()));
-    if (!made) return Unexpected{made.error()};
-    const std::shared_ptr<CmId> id = *made;
-    if (address.family() == AF_INET6) {
-        int on = 1;
-        static_cast<void>(
-            rdma_set_option(id->get(), RDMA_OPTION_ID, RDMA_OPTION_ID_AFONLY, &on, sizeof on));
-    }
-    core::SocketAddress bound = address;
-    if (rdma_bind_addr(id->get(), bound.raw()) != 0) {
-        const int os_error = errno;
-        // No device has the address.
-        const Status status =
-            os_error == ENODEV ? Status::invalid_address : core::status_of(os_error);
-        return fail(status, "listen on " + text + ": bind failed",
-                    os_error == EADDRINUSE
-                        ? "another program has the port: choose another, or 0"
-                        : "name an address of a network interface of " + parts_->device->name(),
-                    os_error);
-    }
-    // A wildcard is bound to no device: requests that come through others are refused.
-    if (id->get()->verbs != nullptr && !id->is_on(*parts_->device)) {
-        return fail(Status::invalid_address,
-                    "listen on " + text + ": the address is not " + parts_->device->name() + "'s",
-                    "name an address of a network interface of the device");
-    }
-    if (rdma_listen(id->get(), kBacklog) != 0) {
+    auto bound = bind_address(parts_, address, "listen on",
+                              std::static_pointer_cast<Listener>(shared_from_this()));
+    if (!bound) return Unexpected{bound.error()};
+    if (rdma_listen(bound->id->get(), kBacklog) != 0) {
         const int os_error = errno;
         return fail(
             core::status_of(os_error), "listen on " + text + " failed",
             os_error == EADDRINUSE ? "another program has the port: choose another, or 0" : "",
             os_error);
     }
-    id_ = id;
-    address_ = id->local_address();
+    id_ = std::move(bound->id);
+    claim_ = std::move(bound->claim);
+    address_ = id_->local_address();
     return {};
 }
 
@@ -90,6 +67,10 @@ void Listener::on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId> inc
     }
     const auto connector = std::make_shared<Connector>(parts_, incoming, event);
     incoming->set_observer(connector);
+    {
+        const base::Lock lock(mutex_);
+        connector->hold(claim_);
+    }
     adapter->adopt(connector);
     static_cast<void>(requests_.push(connector));  // too many: the connector closes, a reject
 }
@@ -108,6 +89,7 @@ void Listener::do_close() {
     {
         const base::Lock lock(mutex_);
         gone = std::move(id_);
+        claim_.reset();
     }
     gone.reset();
     for (const auto& connector : requests_.close()) connector->close();

@@ -8,7 +8,7 @@
 
 #include "base/mutex.hpp"
 #include "core/connection.hpp"
-#include "providers/verbs/cm.hpp"
+#include "providers/verbs/endpoints.hpp"
 
 namespace ndv::verbs {
 
@@ -40,6 +40,8 @@ private:
     core::ConnectorQueue requests_;
     mutable base::Mutex mutex_;
     std::shared_ptr<CmId> id_ NDV_GUARDED_BY(mutex_);
+    // The accepted connectors have it, too: the port is taken until they are closed.
+    std::shared_ptr<core::Endpoint> claim_ NDV_GUARDED_BY(mutex_);
     std::optional<core::SocketAddress> address_ NDV_GUARDED_BY(mutex_);
 };
 

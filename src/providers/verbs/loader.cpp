@@ -13,6 +13,7 @@
 #undef ibv_get_device_list
 #undef ibv_query_port
 #undef ibv_reg_mr
+#undef ibv_reg_mr_iova
 
 // X(library, version, result, name, parameters, arguments)
 #define NDV_VERBS_FUNCTIONS(X)                                                                     \
@@ -33,6 +34,9 @@
     X(ibverbs, "IBVERBS_1.1", int, ibv_dealloc_pd, (ibv_pd * pd), (pd))                            \
     X(ibverbs, "IBVERBS_1.1", ibv_mr*, ibv_reg_mr,                                                 \
       (ibv_pd * pd, void* address, std::size_t length, int access), (pd, address, length, access)) \
+    X(ibverbs, "IBVERBS_1.7", ibv_mr*, ibv_reg_mr_iova,                                            \
+      (ibv_pd * pd, void* address, std::size_t length, std::uint64_t named, int access),           \
+      (pd, address, length, named, access))                                                        \
     X(ibverbs, "IBVERBS_1.1", int, ibv_dereg_mr, (ibv_mr * mr), (mr))                              \
     X(ibverbs, "IBVERBS_1.0", ibv_comp_channel*, ibv_create_comp_channel, (ibv_context * context), \
       (context))                                                                                   \
@@ -45,6 +49,12 @@
     X(ibverbs, "IBVERBS_1.1", int, ibv_get_cq_event,                                               \
       (ibv_comp_channel * channel, ibv_cq * *cq, void** owner), (channel, cq, owner))              \
     X(ibverbs, "IBVERBS_1.1", void, ibv_ack_cq_events, (ibv_cq * cq, unsigned count), (cq, count)) \
+    X(ibverbs, "IBVERBS_1.1", int, ibv_resize_cq, (ibv_cq * cq, int depth), (cq, depth))           \
+    X(ibverbs, "IBVERBS_1.1", ibv_srq*, ibv_create_srq, (ibv_pd * pd, ibv_srq_init_attr * wanted), \
+      (pd, wanted))                                                                                \
+    X(ibverbs, "IBVERBS_1.1", int, ibv_modify_srq,                                                 \
+      (ibv_srq * srq, ibv_srq_attr * attributes, int mask), (srq, attributes, mask))               \
+    X(ibverbs, "IBVERBS_1.1", int, ibv_destroy_srq, (ibv_srq * srq), (srq))                        \
     X(ibverbs, "IBVERBS_1.1", ibv_qp*, ibv_create_qp, (ibv_pd * pd, ibv_qp_init_attr * wanted),    \
       (pd, wanted))                                                                                \
     X(ibverbs, "IBVERBS_1.1", int, ibv_modify_qp,                                                  \
@@ -123,7 +133,7 @@ Expected<void> load_now() {
     if (missing != nullptr) {
         return fail(Status::device_not_ready,
                     "the installed rdma-core is too old: it has no " + std::string(missing),
-                    "version 17 of 2018 or newer is needed");
+                    "version 25 of 2019 or newer is needed");
     }
     // Memory that a device writes must not become a forked child's by copy-on-write. New kernels
     // see to it themselves, and then this does nothing; it fails when somebody registered before.

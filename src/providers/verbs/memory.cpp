@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Registration with a device, and the check of local memory for requests.
+// Registration with a device, and what else a verbs protection domain makes.
 #include "providers/verbs/memory.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
+#include "providers/verbs/logical_memory.hpp"
+#include "providers/verbs/mapping.hpp"
 #include "providers/verbs/queue_pair.hpp"
+#include "providers/verbs/shared_receive_queue.hpp"
 
 namespace ndv::verbs {
 namespace {
@@ -22,106 +26,135 @@ int access_of(std::uint32_t rights, bool is_iwarp) {
     return static_cast<int>(access);
 }
 
-class MemoryRegion final : public core::MemoryRegion {
-public:
-    MemoryRegion(const std::shared_ptr<ProtectionDomain>& pd, std::shared_ptr<Device> device)
-        : core::MemoryRegion(pd), domain_(*pd), device_(std::move(device)) {}
-    ~MemoryRegion() override {
-        if (!is_foreign()) close();
-    }
-
-private:
-    Expected<core::Tokens> do_register(core::BufferHold& hold, std::uint32_t rights) override {
-        // In parentheses: the function itself, not the header's macro, which calls a newer one for
-        // access flags that we do not use.
-        ibv_mr* const mr = (ibv_reg_mr)(domain_.domain()->get(), hold.data(), hold.size(),
-                                        access_of(rights, device_->is_iwarp()));
-        if (mr == nullptr) {
-            return verb_failed("register: " + std::to_string(hold.size()) + " bytes", errno);
-        }
-        mr_ = mr;
-        domain_.add(mr->lkey, hold, rights);
-        const bool is_remote =
-            (rights & (core::access::kRemoteRead | core::access::kRemoteWriteBit)) != 0;
-        return core::Tokens{mr->lkey, is_remote ? mr->rkey : 0};
-    }
-    void do_deregister(const core::Tokens& tokens) override {
-        domain_.remove(tokens.local);
-        ibv_dereg_mr(std::exchange(mr_, nullptr));
-    }
-
-    ProtectionDomain& domain_;  // held by core::MemoryRegion
-    const std::shared_ptr<Device> device_;
-    ibv_mr* mr_ = nullptr;  // guarded by core's mutex of the region
-};
-
 }  // namespace
+
+MemoryRegion::MemoryRegion(std::shared_ptr<core::ProtectionDomain> pd,
+                           std::shared_ptr<LocalMemory> memory)
+    : core::MemoryRegion(std::move(pd)), memory_(std::move(memory)) {}
+
+Expected<core::Tokens> MemoryRegion::do_register(core::BufferHold& hold, std::uint32_t rights) {
+    const OwnedDomain& domain = *memory_->domain();
+    const auto address = reinterpret_cast<std::uint64_t>(hold.data());
+    const auto [mr, is_bindable] = register_memory(domain, hold.data(), hold.size(), address,
+                                                   access_of(rights, domain.device()->is_iwarp()));
+    if (mr == nullptr) {
+        return verb_failed("register: " + std::to_string(hold.size()) + " bytes", errno);
+    }
+    LocalMemory::Region local;
+    local.hold = &hold;
+    local.data = hold.data();
+    local.address = address;
+    local.size = hold.size();
+    local.rights = rights;
+    local.key = mr->lkey;
+    if (!memory_->add(mr->lkey, local)) {
+        ibv_dereg_mr(mr);
+        return fail(Status::insufficient_resources, "register: the device's token is in use",
+                    "try again");
+    }
+    mr_ = mr;
+    is_bindable_ = is_bindable;
+    const bool is_remote =
+        (rights & (core::access::kRemoteRead | core::access::kRemoteWriteBit)) != 0;
+    return core::Tokens{mr->lkey, is_remote ? mr->rkey : 0};
+}
+
+void MemoryRegion::do_deregister(const core::Tokens& tokens) {
+    memory_->remove(tokens.local);
+    ibv_dereg_mr(std::exchange(mr_, nullptr));
+}
 
 Expected<std::shared_ptr<ProtectionDomain>> ProtectionDomain::create(
     std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter) {
     ibv_pd* const pd = ibv_alloc_pd(parts->device->get());
     if (pd == nullptr) return verb_failed("create_pd: ibv_alloc_pd", errno);
-    auto owned = std::make_shared<OwnedDomain>(parts->device, pd);
+    auto memory = std::make_shared<LocalMemory>(std::make_shared<OwnedDomain>(parts->device, pd),
+                                                parts->lams);
     return std::make_shared<ProtectionDomain>(std::move(parts), std::move(adapter),
-                                              std::move(owned));
+                                              std::move(memory));
 }
 
 ProtectionDomain::ProtectionDomain(std::shared_ptr<AdapterParts> parts,
                                    std::weak_ptr<core::Adapter> adapter,
-                                   std::shared_ptr<OwnedDomain> domain)
-    : parts_(std::move(parts)), adapter_(std::move(adapter)), domain_(std::move(domain)) {}
+                                   std::shared_ptr<LocalMemory> memory)
+    : parts_(std::move(parts)), adapter_(std::move(adapter)), memory_(std::move(memory)) {}
 
-Status ProtectionDomain::acquire_local(const core::Segment& segment, std::uint32_t rights,
-                                       core::LocalBuffer& out) {
-    const base::Lock lock(mutex_);
-    const auto found = regions_.find(segment.token);
-    if (found == regions_.end()) return Status::access_violation;
-    const Region& region = found->second;
-    const std::uint64_t base = reinterpret_cast<std::uint64_t>(region.hold->data());
-    const std::uint64_t size = region.hold->size();
-    if ((region.rights & rights) != rights || segment.length > size || segment.address < base ||
-        segment.address - base > size - segment.length) {
-        return Status::access_violation;
-    }
-    region.hold->add_reference();
-    out = {region.hold->data() + (segment.address - base),
-           static_cast<std::uint32_t>(segment.length), region.hold};
-    return Status::success;
-}
-
-void ProtectionDomain::add(std::uint32_t token, core::BufferHold& hold, std::uint32_t rights) {
-    const base::Lock lock(mutex_);
-    regions_[token] = {&hold, rights};
-}
-
-void ProtectionDomain::remove(std::uint32_t token) {
-    const base::Lock lock(mutex_);
-    regions_.erase(token);
+bool ProtectionDomain::has(const char* feature) const {
+    return std::ranges::count(info().features, std::string(feature)) != 0;
 }
 
 Expected<std::shared_ptr<core::MemoryRegion>> ProtectionDomain::do_create_mr() {
-    const auto made = std::make_shared<MemoryRegion>(
-        std::static_pointer_cast<ProtectionDomain>(shared_from_this()), parts_->device);
-    if (const auto adapter = adapter_.lock()) adapter->adopt(made);
-    return std::shared_ptr<core::MemoryRegion>(made);
+    return adopted<core::MemoryRegion>(std::make_shared<MemoryRegion>(self(), memory_));
+}
+
+Expected<std::shared_ptr<core::FastRegisterMemoryRegion>>
+ProtectionDomain::do_create_fast_register_mr(std::uint32_t max_pages, bool remote_access) {
+    if (!has("create_fast_register_mr")) {
+        return core::ProtectionDomain::do_create_fast_register_mr(max_pages, remote_access);
+    }
+    // 256 MiB in pages of 4 KiB, like soft.
+    constexpr std::uint32_t kMostPages = 65536;
+    if (max_pages > kMostPages) {
+        return fail(Status::implementation_limit,
+                    "create_fast_register_mr: " + std::to_string(max_pages) +
+                        " pages; this adapter takes up to " + std::to_string(kMostPages),
+                    "use several regions");
+    }
+    auto mappable = std::make_shared<Mappable>(memory_);
+    if (!mappable->has_window()) {
+        return verb_failed("create_fast_register_mr: ibv_alloc_mw", errno);
+    }
+    return adopted<core::FastRegisterMemoryRegion>(std::make_shared<FastRegisterMemoryRegion>(
+        self(), std::move(mappable), max_pages, remote_access));
+}
+
+Expected<std::shared_ptr<core::MemoryWindow>> ProtectionDomain::do_create_mw() {
+    if (!has("create_mw")) return core::ProtectionDomain::do_create_mw();
+    auto mappable = std::make_shared<Mappable>(memory_);
+    if (!mappable->has_window()) return verb_failed("create_mw: ibv_alloc_mw", errno);
+    return adopted<core::MemoryWindow>(std::make_shared<MemoryWindow>(self(), std::move(mappable)));
+}
+
+Expected<std::shared_ptr<core::SharedReceiveQueue>> ProtectionDomain::do_create_srq(
+    const core::SharedReceiveQueueLimits& limits, core::RequestContexts* contexts,
+    std::function<void(Status)> on_notify) {
+    auto made = SharedReceiveQueue::create(self(), parts_, memory_->domain(), limits, contexts,
+                                           std::move(on_notify));
+    if (!made) return Unexpected{made.error()};
+    return adopted<core::SharedReceiveQueue>(std::move(*made));
+}
+
+Expected<std::shared_ptr<core::QueuePair>> ProtectionDomain::do_create_qp_with_srq(
+    std::shared_ptr<core::CompletionQueue> receive_cq,
+    std::shared_ptr<core::CompletionQueue> initiator_cq,
+    std::shared_ptr<core::SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
+    core::RequestContexts* contexts) {
+    // Of this domain, so it is ours.
+    return make_qp(std::move(receive_cq), std::move(initiator_cq),
+                   std::static_pointer_cast<SharedReceiveQueue>(std::move(srq)), limits, contexts);
 }
 
 Expected<std::shared_ptr<core::QueuePair>> ProtectionDomain::do_create_qp(
     std::shared_ptr<core::CompletionQueue> receive_cq,
     std::shared_ptr<core::CompletionQueue> initiator_cq, const core::QueuePairLimits& limits,
     core::RequestContexts* contexts) {
+    return make_qp(std::move(receive_cq), std::move(initiator_cq), nullptr, limits, contexts);
+}
+
+Expected<std::shared_ptr<core::QueuePair>> ProtectionDomain::make_qp(
+    std::shared_ptr<core::CompletionQueue> receive_cq,
+    std::shared_ptr<core::CompletionQueue> initiator_cq, std::shared_ptr<SharedReceiveQueue> srq,
+    const core::QueuePairLimits& limits, core::RequestContexts* contexts) {
     auto receive = std::dynamic_pointer_cast<CompletionQueue>(std::move(receive_cq));
     auto initiator = std::dynamic_pointer_cast<CompletionQueue>(std::move(initiator_cq));
     if (!receive || !initiator || receive->parts() != parts_ || initiator->parts() != parts_) {
         return fail(Status::invalid_parameter,
                     "create_qp: a completion queue belongs to another adapter");
     }
-    auto made =
-        QueuePair::create(std::static_pointer_cast<ProtectionDomain>(shared_from_this()), domain_,
-                          std::move(receive), std::move(initiator), limits, contexts);
+    auto made = QueuePair::create(self(), memory_, std::move(receive), std::move(initiator),
+                                  std::move(srq), limits, contexts);
     if (!made) return Unexpected{made.error()};
-    if (const auto adapter = adapter_.lock()) adapter->adopt(*made);
-    return std::shared_ptr<core::QueuePair>(std::move(*made));
+    return adopted<core::QueuePair>(std::move(*made));
 }
 
 }  // namespace ndv::verbs

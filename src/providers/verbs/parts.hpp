@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "core/adapter.hpp"
+#include "core/endpoints.hpp"
 #include "core/progress.hpp"
 #include "providers/verbs/device.hpp"
 #include "providers/verbs/worker.hpp"
@@ -21,6 +22,7 @@ using core::Time;
 
 class AsyncEvents;
 class CmChannel;
+class LamTable;
 
 struct AdapterParts {
     std::shared_ptr<Device> device;
@@ -29,6 +31,8 @@ struct AdapterParts {
     std::shared_ptr<AsyncEvents> async_events;
     std::shared_ptr<CmChannel> channel;
     core::ConnectionCounters counters;
+    core::EndpointTable endpoints;
+    std::shared_ptr<LamTable> lams;
     // Names one hardware queue pair in its wr_ids, never reused.
     std::atomic<std::uint32_t> next_serial{1};
 };

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Making hardware queue pairs, posting to them, and taking their completions.
+// Making hardware queue pairs, and taking their completions.
 #include "providers/verbs/queue_pair.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "providers/verbs/async_events.hpp"
@@ -22,6 +21,7 @@ struct Remains {
     std::shared_ptr<OwnedDomain> domain;
     std::shared_ptr<HardwareQueue> receive_queue;
     std::shared_ptr<HardwareQueue> initiator_queue;
+    std::shared_ptr<HardwareSharedQueue> shared_queue;
     ibv_qp* qp = nullptr;
     ibv_mr* region = nullptr;
     std::vector<std::byte> staging;
@@ -37,20 +37,6 @@ struct Remains {
     }
 };
 
-ibv_wr_opcode opcode_of(const core::WorkRequest& request) {
-    if (request.type == core::OperationType::write) return IBV_WR_RDMA_WRITE;
-    if (request.type == core::OperationType::read) return IBV_WR_RDMA_READ;
-    return request.invalidates ? IBV_WR_SEND_WITH_INV : IBV_WR_SEND;
-}
-
-unsigned send_flags_of(std::uint32_t flags) {
-    // Signalled always: a silent success that nobody sees end would keep its buffers.
-    unsigned out = IBV_SEND_SIGNALED;
-    if ((flags & core::flag::kReadFence) != 0) out |= IBV_SEND_FENCE;
-    if ((flags & core::flag::kSendAndSolicitEvent) != 0) out |= IBV_SEND_SOLICITED;
-    return out;
-}
-
 constexpr std::uint64_t kHasFailed = 1ULL << 63U;
 
 }  // namespace
@@ -58,11 +44,13 @@ constexpr std::uint64_t kHasFailed = 1ULL << 63U;
 HardwareQueuePair::HardwareQueuePair(std::shared_ptr<AdapterParts> parts,
                                      std::shared_ptr<OwnedDomain> domain,
                                      std::shared_ptr<HardwareQueue> receive_queue,
-                                     std::shared_ptr<HardwareQueue> initiator_queue)
+                                     std::shared_ptr<HardwareQueue> initiator_queue,
+                                     std::shared_ptr<HardwareSharedQueue> shared_queue)
     : parts_(std::move(parts)),
       domain_(std::move(domain)),
       receive_queue_(std::move(receive_queue)),
       initiator_queue_(std::move(initiator_queue)),
+      shared_queue_(std::move(shared_queue)),
       serial_(parts_->next_serial.fetch_add(1, std::memory_order_relaxed)) {}
 
 HardwareQueuePair::~HardwareQueuePair() {
@@ -72,6 +60,7 @@ HardwareQueuePair::~HardwareQueuePair() {
     remains->domain = domain_;
     remains->receive_queue = receive_queue_;
     remains->initiator_queue = initiator_queue_;
+    remains->shared_queue = shared_queue_;
     remains->qp = qp_;
     remains->region = region_;
     remains->staging = std::move(staging_);
@@ -89,6 +78,7 @@ Expected<void> HardwareQueuePair::create(const core::QueuePairLimits& limits) {
     wanted.cap.max_recv_wr = std::max(1U, limits.receive_queue_depth);
     wanted.cap.max_send_sge = std::max(1U, limits.max_initiator_sge);
     wanted.cap.max_recv_sge = std::max(1U, limits.max_receive_sge);
+    if (shared_queue_) wanted.srq = shared_queue_->get();
     for (const std::uint32_t size : kInlineSizes) {
         if (size > limits.inline_size && size != 0) continue;
         ibv_qp_init_attr asked = wanted;
@@ -117,39 +107,46 @@ Expected<void> HardwareQueuePair::create(const core::QueuePairLimits& limits) {
 }
 
 Expected<std::shared_ptr<QueuePair>> QueuePair::create(
-    std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<OwnedDomain> domain,
+    std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<LocalMemory> memory,
     std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
-    const core::QueuePairLimits& limits, core::RequestContexts* contexts) {
-    auto made = std::make_shared<QueuePair>(std::move(pd), std::move(domain), std::move(receive_cq),
-                                            std::move(initiator_cq), limits, contexts);
+    std::shared_ptr<SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
+    core::RequestContexts* contexts) {
+    if (srq) srq->attach(receive_cq);
+    auto made =
+        std::make_shared<QueuePair>(std::move(pd), std::move(memory), std::move(receive_cq),
+                                    std::move(initiator_cq), std::move(srq), limits, contexts);
     auto hardware = made->make_hardware();
     if (!hardware) return Unexpected{hardware.error()};
     made->hardware_ = std::move(*hardware);
-    made->receive_queue_.add(made->hardware_->serial(), *made);
-    made->initiator_queue_.add(made->hardware_->serial(), *made);
+    made->add_to_queues(*made->hardware_);
     made->parts_->async_events->watch(made->hardware_->get(), made);
     return made;
 }
 
 QueuePair::QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
-                     std::shared_ptr<OwnedDomain> domain,
+                     std::shared_ptr<LocalMemory> memory,
                      std::shared_ptr<CompletionQueue> receive_cq,
                      std::shared_ptr<CompletionQueue> initiator_cq,
-                     const core::QueuePairLimits& limits, core::RequestContexts* contexts)
+                     std::shared_ptr<SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
+                     core::RequestContexts* contexts)
     : core::QueuePair(std::move(pd), receive_cq, initiator_cq, limits, contexts),
       parts_(receive_cq->parts()),
-      domain_(std::move(domain)),
+      memory_(std::move(memory)),
       receive_queue_(*receive_cq),
       initiator_queue_(*initiator_cq),
+      shared_(std::move(srq)),
       can_invalidate_(std::ranges::count(parts_->device->info().features,
                                          std::string("send_and_invalidate")) != 0),
+      can_read_and_invalidate_((parts_->device->info().adapter_flags &
+                                core::adapter_flag::kRdmaReadLocalInvalidate) != 0),
       initiated_(limits.initiator_queue_depth, std::max(1U, limits.max_initiator_sge)),
-      receives_(limits.receive_queue_depth, std::max(1U, limits.max_receive_sge)) {}
+      receives_(limits.receive_queue_depth, std::max(1U, limits.max_receive_sge)) {
+    if (shared_) set_srq(shared_);
+}
 
 QueuePair::~QueuePair() {
     if (is_foreign() || !hardware_) return;
-    receive_queue_.remove(hardware_->serial());
-    initiator_queue_.remove(hardware_->serial());
+    remove_from_queues(*hardware_);
     // What was posted still ends; its buffers stay until the device has let go of them.
     for (const bool is_receive : {false, true}) {
         ShadowQueue& posted = queue(is_receive);
@@ -160,11 +157,28 @@ QueuePair::~QueuePair() {
             end_head(is_receive, cancelled());
         }
     }
+    // The kernel waits for windows when it destroys what they are bound to.
+    for (const auto& [key, weak] : bound_) {
+        if (const auto about = weak.lock()) about->leave(hardware_->serial());
+    }
+}
+
+void QueuePair::add_to_queues(const HardwareQueuePair& hardware) {
+    receive_queue_.add(hardware.serial(), *this);
+    initiator_queue_.add(hardware.serial(), *this);
+    if (shared_) receive_queue_.add_shared(hardware.get()->qp_num, *this, shared_);
+}
+
+void QueuePair::remove_from_queues(const HardwareQueuePair& hardware) {
+    receive_queue_.remove(hardware.serial());
+    initiator_queue_.remove(hardware.serial());
+    if (shared_) receive_queue_.remove_shared(hardware.get()->qp_num);
 }
 
 Expected<std::shared_ptr<HardwareQueuePair>> QueuePair::make_hardware() {
-    auto made = std::make_shared<HardwareQueuePair>(parts_, domain_, receive_queue_.hardware(),
-                                                    initiator_queue_.hardware());
+    auto made = std::make_shared<HardwareQueuePair>(
+        parts_, memory_->domain(), receive_queue_.hardware(), initiator_queue_.hardware(),
+        shared_ ? shared_->hardware() : nullptr);
     if (auto created = made->create(limits()); !created) return Unexpected{created.error()};
     return made;
 }
@@ -174,180 +188,84 @@ std::shared_ptr<HardwareQueuePair> QueuePair::hardware() const {
     return hardware_;
 }
 
-Status QueuePair::do_post(const core::WorkRequest& request,
-                          std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
-    if (request.invalidates && !can_invalidate_) return Status::not_supported;
-    if (request.type == core::OperationType::read &&
-        outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
-        return Status::invalid_device_request;
-    }
-    // Requests that have ended may wait in the hardware queue for somebody to look. Silent ones end
-    // here although nobody ever does.
-    if (initiated_.cursor.is_full()) {
-        static_cast<void>(initiator_queue_.harvest());
-    } else if (silent_.load(std::memory_order_relaxed) > 0) {
-        initiator_queue_.try_harvest();
-    }
-    if (initiated_.cursor.is_full() || !initiator_queue_.make_room()) {
-        return Status::no_more_entries;
-    }
-    const base::Lock lock(initiator_mutex_);
-    if (is_flushed_.load(std::memory_order_relaxed)) return Status::connection_invalid;
-    const std::uint32_t position = initiated_.cursor.tail_position();
-    Shadow& slot = initiated_.fill(request.segments.first(buffers.size()), buffers);
-    slot.type = request.type;
-    slot.context = request.context;
-    slot.context_is_object = request.context_is_object;
-    slot.is_silent = (request.flags & core::flag::kSilentSuccess) != 0;
-
-    ibv_send_wr wr{};
-    wr.wr_id = WorkId{hardware_->serial(), false, position}.pack();
-    wr.opcode = opcode_of(request);
-    wr.send_flags = send_flags_of(request.flags);
-    wr.sg_list = initiated_.pieces(position).data();
-    wr.num_sge = slot.piece_count;
-    wr.wr.rdma.remote_addr = request.remote_address;
-    wr.wr.rdma.rkey = request.remote_token;
-    // Some drivers take the token from here, others from wr.rdma.
-    if (request.invalidates) wr.invalidate_rkey = request.remote_token;
-    // iWARP answers Reads in order, and its kernel devices break on one that is fenced.
-    if (request.type == core::OperationType::read && parts_->device->is_iwarp()) {
-        wr.send_flags &= ~static_cast<unsigned>(IBV_SEND_FENCE);
-    }
-    if ((request.flags & core::flag::kInline) != 0) stage_inline(request, position, length, wr);
-
-    initiator_queue_.note_posted();
-    if (slot.is_silent) silent_.fetch_add(1, std::memory_order_relaxed);
-    initiated_.cursor.publish();
-    ibv_send_wr* refused = nullptr;
-    // Some drivers return errno, others its negative.
-    const int os_error = std::abs(ibv_post_send(hardware_->get(), &wr, &refused));
-    if (os_error == 0) {
-        if (!is_supervised_.load(std::memory_order_relaxed)) begin_supervision();
-        return Status::success;
-    }
-    if (slot.is_silent) silent_.fetch_sub(1, std::memory_order_relaxed);
-    initiated_.cursor.retract();
-    initiator_queue_.note_ended(1);
-    if (os_error == ENOMEM) return Status::no_more_entries;
-    // The connection ends, and nobody has told yet.
-    return os_error == EINVAL ? Status::internal_error : Status::connection_invalid;
-}
-
-// INLINE: the addresses are the caller's own and need not be registered.
-void QueuePair::stage_inline(const core::WorkRequest& request, std::uint32_t position,
-                             std::uint32_t length, ibv_send_wr& wr) {
-    const std::span<ibv_sge> pieces = initiated_.pieces(position);
-    wr.num_sge = 0;
-    if (length == 0) return;
-    if (length <= hardware_->inline_size()) wr.send_flags |= IBV_SEND_INLINE;
-    if (length <= hardware_->inline_size() && request.segments.size() <= pieces.size()) {
-        for (const core::Segment& segment : request.segments) {
-            if (segment.length == 0) continue;
-            pieces[static_cast<std::size_t>(wr.num_sge++)] = {
-                segment.address, static_cast<std::uint32_t>(segment.length), 0};
-        }
-        return;
-    }
-    std::byte* const to = hardware_->staging(position & initiated_.cursor.mask());
-    std::size_t at = 0;
-    for (const core::Segment& segment : request.segments) {
-        std::memcpy(to + at, reinterpret_cast<const void*>(segment.address), segment.length);
-        at += segment.length;
-    }
-    pieces[0] = {reinterpret_cast<std::uint64_t>(to), length, hardware_->staging_key()};
-    wr.num_sge = 1;
-}
-
-Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
-                                  std::span<const core::LocalBuffer> buffers, std::uint32_t) {
-    if (receives_.cursor.is_full()) static_cast<void>(receive_queue_.harvest());
-    if (receives_.cursor.is_full() || !receive_queue_.make_room()) return Status::no_more_entries;
-    bool ends_at_once = false;
-    {
-        const base::Lock lock(receive_mutex_);
-        const std::uint32_t position = receives_.cursor.tail_position();
-        Shadow& slot = receives_.fill(request.segments, buffers);
-        slot.context = request.context;
-        slot.context_is_object = request.context_is_object;
-        receive_queue_.note_posted();
-        receives_.cursor.publish();
-        // NDK takes receives at any time; those of a flushed queue pair end CANCELLED.
-        const bool is_flushed = is_flushed_.load(std::memory_order_relaxed);
-        ends_at_once = is_flushed && is_over_.load(std::memory_order_relaxed);
-        if (!is_flushed && post_receive_to_hardware(position) != 0) {
-            receives_.cursor.retract();
-            receive_queue_.note_ended(1);
-            return Status::no_more_entries;
-        }
-    }
-    if (ends_at_once) with_all_locked([this] { cancel_rest(); });
-    return Status::success;
-}
-
-int QueuePair::post_receive_to_hardware(std::uint32_t position) {
-    const std::span<ibv_sge> pieces = receives_.pieces(position);
-    ibv_recv_wr wr{};
-    wr.wr_id = WorkId{hardware_->serial(), true, position}.pack();
-    wr.sg_list = pieces.data();
-    wr.num_sge = receives_[position].piece_count;
-    if (wr.num_sge == 0 && !parts_->device->quirks().takes_empty_receives) {
-        pieces[0] = {reinterpret_cast<std::uint64_t>(hardware_->staging(0)), 0,
-                     hardware_->staging_key()};
-        wr.num_sge = 1;
-    }
-    ibv_recv_wr* refused = nullptr;
-    return ibv_post_recv(hardware_->get(), &wr, &refused);
-}
-
 void QueuePair::handle_completion(const WorkId& id, const ibv_wc& done) {
     ShadowQueue& posted = queue(id.is_receive);
     const std::uint32_t ahead =
         (id.position - posted.cursor.head_position()) & WorkId::kPositionMask;
     if (ahead >= posted.cursor.size()) return;  // ended already, by a flush that did not wait
-    const bool is_flushed = is_flushed_.load(std::memory_order_acquire);
-    // Kernel siw has another word, too, for requests that a flush ends.
-    const bool is_flush =
-        done.status == IBV_WC_WR_FLUSH_ERR || (done.status == IBV_WC_LOC_QP_OP_ERR && is_flushed);
-    if (is_flush && !is_flushed) {
-        // An attempt to connect that fails takes iWARP's receives along. They are posted again,
-        // unless the queue pair ends, and then they end with it.
-        if (id.is_receive && state() == core::QueuePairState::idle) return;
-        // Whoever polls it finds the queue pair in error.
-        set_state(core::QueuePairState::error);
-        request_tick(kEnd);
+    const bool is_flush = this->is_flush(done);
+    // An attempt to connect that fails takes iWARP's receives along. They are posted again, unless
+    // the queue pair ends, and then they end with it.
+    if (is_flush && id.is_receive && state() == core::QueuePairState::idle &&
+        !is_flushed_.load(std::memory_order_acquire)) {
+        return;
     }
-    if (!is_flush && done.status != IBV_WC_SUCCESS) {
-        std::uint64_t none = 0;
-        failure_.compare_exchange_strong(none, kHasFailed | (std::uint64_t{done.vendor_err} << 8U) |
-                                                   static_cast<std::uint8_t>(done.status));
-        set_state(core::QueuePairState::error);
-        request_tick(kBroken);
-    }
-    core::Completion out = is_flush ? cancelled() : core::Completion{};
+    note_end(done, is_flush);
     // The device works in order: what it left out before has ended like this one.
-    core::Completion earlier = out;
+    core::Completion earlier = is_flush ? cancelled() : core::Completion{};
     if (done.status != IBV_WC_SUCCESS) earlier.status = Status::cancelled;
     for (std::uint32_t i = 0; i < ahead; ++i) end_head(id.is_receive, earlier);
+    end_head(id.is_receive, judge(id.is_receive, done, is_flush));
+}
 
-    out.status = is_flush ? Status::cancelled : status_of(done.status, id.is_receive);
-    if (!is_flush && id.is_receive && done.status == IBV_WC_LOC_QP_OP_ERR &&
-        !parts_->device->quirks().has_length_errors) {
+void QueuePair::handle_shared_receive(const WorkId& id, const ibv_wc& done) {
+    const bool is_flush = this->is_flush(done);
+    note_end(done, is_flush);
+    const SharedReceiveQueue::Receive receive = shared_->take(id.position);
+    core::Completion out = judge(true, done, is_flush);
+    if (out.type != core::OperationType::receive_and_invalidate) {
+        out.type = core::OperationType::receive;
+    }
+    out.context = receive.context;
+    out.context_is_object = receive.context_is_object;
+    push(true, out);
+}
+
+bool QueuePair::is_flush(const ibv_wc& done) const {
+    if (done.status == IBV_WC_WR_FLUSH_ERR) return true;
+    // Kernel siw has another word, too, for requests that a flush ends.
+    return done.status == IBV_WC_LOC_QP_OP_ERR && is_flushed_.load(std::memory_order_acquire);
+}
+
+// Whoever polls the completion finds the queue pair in error.
+void QueuePair::note_end(const ibv_wc& done, bool is_flush) {
+    if (done.status == IBV_WC_SUCCESS) return;
+    if (is_flush) {
+        if (is_flushed_.load(std::memory_order_acquire)) return;
+        set_state(core::QueuePairState::error);
+        request_tick(kEnd);
+        return;
+    }
+    std::uint64_t none = 0;
+    failure_.compare_exchange_strong(none, kHasFailed | (std::uint64_t{done.vendor_err} << 8U) |
+                                               static_cast<std::uint8_t>(done.status));
+    set_state(core::QueuePairState::error);
+    request_tick(kBroken);
+}
+
+core::Completion QueuePair::judge(bool is_receive, const ibv_wc& done, bool is_flush) {
+    if (is_flush) return cancelled();
+    core::Completion out;
+    out.status = status_of(done.status, is_receive);
+    const Quirks& quirks = parts_->device->quirks();
+    if (is_receive && done.status == IBV_WC_LOC_QP_OP_ERR && !quirks.has_length_errors) {
         out.status = Status::buffer_overflow;
     }
-    if (done.status != IBV_WC_SUCCESS && !is_flush) out.detail = detail_of(done);
-    if (id.is_receive && done.status == IBV_WC_SUCCESS) {
-        out.bytes_transferred = done.byte_len;
-        constexpr unsigned kKernelWithInvalidate = 1U << 2U;
-        const unsigned mark =
-            IBV_WC_WITH_INV |
-            (parts_->device->quirks().has_kernel_wc_flags ? kKernelWithInvalidate : 0U);
-        if ((done.wc_flags & mark) != 0) {
-            out.type = core::OperationType::receive_and_invalidate;
-            out.invalidated_token = done.invalidated_rkey;
-        }
+    if (done.status != IBV_WC_SUCCESS) {
+        out.detail = detail_of(done);
+        return out;
     }
-    end_head(id.is_receive, out);
+    if (!is_receive) return out;
+    out.bytes_transferred = done.byte_len;
+    constexpr unsigned kKernelWithInvalidate = 1U << 2U;
+    const unsigned mark =
+        IBV_WC_WITH_INV | (quirks.has_kernel_wc_flags ? kKernelWithInvalidate : 0U);
+    if ((done.wc_flags & mark) != 0) {
+        out.type = core::OperationType::receive_and_invalidate;
+        out.invalidated_token = done.invalidated_rkey;
+        memory_->invalidated_by_peer(done.invalidated_rkey);
+    }
+    return out;
 }
 
 void QueuePair::end_head(bool is_receive, core::Completion done) {
@@ -355,15 +273,30 @@ void QueuePair::end_head(bool is_receive, core::Completion done) {
     const std::uint32_t position = posted.cursor.head_position();
     const Shadow slot = posted[position];
     if (done.type != core::OperationType::receive_and_invalidate) done.type = slot.type;
+    const bool is_success = done.status == Status::success;
+    // Devices have many words for a mapping that was in the wrong state.
+    if (slot.is_local && !is_success && done.status != Status::cancelled) {
+        done.status = Status::invalid_device_request;
+    }
     done.context = slot.context;
     done.context_is_object = slot.context_is_object;
     posted.release(position);
+    if (slot.mapping != nullptr) {
+        slot.mapping->owner().finish(*slot.mapping, slot.effect, is_success);
+        slot.mapping->release();
+    }
     if (slot.is_silent) silent_.fetch_sub(1, std::memory_order_relaxed);
     // The slot is free before the completion shows: whoever polls it may post at once.
     posted.cursor.retire();
     cq(is_receive).note_ended(1);
     ended_.fetch_add(1, std::memory_order_relaxed);
-    if (slot.is_silent && done.status == Status::success) {
+    if (slot.has_second) {
+        posted[position + 1].is_told = !is_success;
+        if (is_success) return;  // the second part reports
+    } else if (slot.is_told) {
+        return;
+    }
+    if (slot.is_silent && is_success) {
         if (slot.context_is_object) contexts()->retire(slot.context);
         return;
     }

@@ -11,13 +11,16 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "base/mutex.hpp"
 #include "core/queue_pair.hpp"
 #include "providers/verbs/completion_queue.hpp"
+#include "providers/verbs/local_memory.hpp"
 #include "providers/verbs/parts.hpp"
 #include "providers/verbs/shadow_queue.hpp"
+#include "providers/verbs/shared_receive_queue.hpp"
 
 namespace ndv::verbs {
 
@@ -40,7 +43,8 @@ class HardwareQueuePair {
 public:
     HardwareQueuePair(std::shared_ptr<AdapterParts> parts, std::shared_ptr<OwnedDomain> domain,
                       std::shared_ptr<HardwareQueue> receive_queue,
-                      std::shared_ptr<HardwareQueue> initiator_queue);
+                      std::shared_ptr<HardwareQueue> initiator_queue,
+                      std::shared_ptr<HardwareSharedQueue> shared_queue);
     HardwareQueuePair(const HardwareQueuePair&) = delete;
     HardwareQueuePair& operator=(const HardwareQueuePair&) = delete;
     ~HardwareQueuePair();
@@ -60,6 +64,7 @@ private:
     const std::shared_ptr<OwnedDomain> domain_;
     const std::shared_ptr<HardwareQueue> receive_queue_;
     const std::shared_ptr<HardwareQueue> initiator_queue_;
+    const std::shared_ptr<HardwareSharedQueue> shared_queue_;  // null: none
     const std::uint32_t serial_;
     ibv_qp* qp_ = nullptr;
     ibv_mr* region_ = nullptr;
@@ -72,12 +77,14 @@ private:
 class QueuePair final : public core::QueuePair, public Member {
 public:
     [[nodiscard]] static Expected<std::shared_ptr<QueuePair>> create(
-        std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<OwnedDomain> domain,
+        std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<LocalMemory> memory,
         std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
-        const core::QueuePairLimits& limits, core::RequestContexts* contexts);
-    QueuePair(std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<OwnedDomain> domain,
+        std::shared_ptr<SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
+        core::RequestContexts* contexts);
+    QueuePair(std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<LocalMemory> memory,
               std::shared_ptr<CompletionQueue> receive_cq,
-              std::shared_ptr<CompletionQueue> initiator_cq, const core::QueuePairLimits& limits,
+              std::shared_ptr<CompletionQueue> initiator_cq,
+              std::shared_ptr<SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
               core::RequestContexts* contexts);
     ~QueuePair() override;
 
@@ -102,6 +109,7 @@ public:
 
     // Under the harvest mutex of the queue that `done` comes from.
     void handle_completion(const WorkId& id, const ibv_wc& done);
+    void handle_shared_receive(const WorkId& id, const ibv_wc& done);
 
     [[nodiscard]] bool transmit(core::Budget) override { return false; }
     void flush() override;
@@ -126,13 +134,37 @@ private:
     [[nodiscard]] Status do_post_receive(const core::ReceiveRequest& request,
                                          std::span<const core::LocalBuffer> buffers,
                                          std::uint32_t length) override;
+    [[nodiscard]] Status do_fast_register(const core::FastRegisterRequest& request) override;
+    [[nodiscard]] Status do_bind(const core::BindRequest& request) override;
+    [[nodiscard]] Status do_invalidate(const core::InvalidateRequest& request) override;
     void do_close() override { flush(); }
+
+    // Places for so many requests; false: the queue is full.
+    [[nodiscard]] bool has_places(std::uint32_t count);
+    [[nodiscard]] Status post_mapping(const core::MappingRequest& request, core::OperationType type,
+                                      const std::shared_ptr<Mappable>& about,
+                                      const std::function<Status(const Mappable::Submit&)>& post);
+    [[nodiscard]] Status post_reading_invalidate(const core::WorkRequest& request,
+                                                 std::span<const core::LocalBuffer> buffers);
+    // Under the initiator mutex: publishes the next slot, and begins the request that goes with it.
+    template <typename Request>
+    Shadow& fill_slot(const Request& request, core::OperationType type,
+                      std::span<const core::LocalBuffer> buffers, ibv_send_wr& wr);
+    void describe(const core::WorkRequest& request, ibv_send_wr& wr) const;
+    // The last slots go to the device; they are taken back when it refuses.
+    [[nodiscard]] Status submit(ibv_send_wr& wr, std::uint32_t count);
+    void add_to_queues(const HardwareQueuePair& hardware);
+    void remove_from_queues(const HardwareQueuePair& hardware);
 
     [[nodiscard]] Expected<std::shared_ptr<HardwareQueuePair>> make_hardware();
     void renew();
     [[nodiscard]] int post_receive_to_hardware(std::uint32_t position);
     void stage_inline(const core::WorkRequest& request, std::uint32_t position,
                       std::uint32_t length, ibv_send_wr& wr);
+    // What a completion means for the queue pair, and for the request.
+    [[nodiscard]] bool is_flush(const ibv_wc& done) const;
+    void note_end(const ibv_wc& done, bool is_flush);
+    [[nodiscard]] core::Completion judge(bool is_receive, const ibv_wc& done, bool is_flush);
     // Under the harvest mutex of the queue.
     void end_head(bool is_receive, core::Completion done);
     void push(bool is_receive, core::Completion& done);
@@ -157,16 +189,22 @@ private:
     [[nodiscard]] std::shared_ptr<QueuePairObserver> observer();
 
     const std::shared_ptr<AdapterParts> parts_;
-    const std::shared_ptr<OwnedDomain> domain_;
+    const std::shared_ptr<LocalMemory> memory_;
     CompletionQueue& receive_queue_;  // held by core::QueuePair
     CompletionQueue& initiator_queue_;
+    const std::shared_ptr<SharedReceiveQueue> shared_;  // null: receives are its own
     const bool can_invalidate_;
+    const bool can_read_and_invalidate_;
 
     // Guard the producer's side and the hardware queue against a flush or a renewal meanwhile.
     base::Mutex initiator_mutex_;
     mutable base::Mutex receive_mutex_;
     // Written with both mutexes held.
     std::shared_ptr<HardwareQueuePair> hardware_;
+    // Whose windows may be bound to the hardware queue pair: guarded by the initiator mutex. They
+    // must let go of it first.
+    std::unordered_map<const Mappable*, std::weak_ptr<Mappable>> bound_;
+    std::size_t prune_at_ = 64;
     // Consumers: under the harvest mutex of the queue.
     ShadowQueue initiated_;
     ShadowQueue receives_;

@@ -105,10 +105,8 @@ void QueuePair::renew() {
         return;
     }
     const std::shared_ptr<HardwareQueuePair> old = hardware();
-    receive_queue_.remove(old->serial());
-    initiator_queue_.remove(old->serial());
-    receive_queue_.add((*fresh)->serial(), *this);
-    initiator_queue_.add((*fresh)->serial(), *this);
+    remove_from_queues(*old);
+    add_to_queues(**fresh);
     parts_->async_events->watch((*fresh)->get(),
                                 std::static_pointer_cast<QueuePair>(shared_from_this()));
     bool is_lost = false;

@@ -13,6 +13,7 @@
 #include "base/ring.hpp"
 #include "core/memory.hpp"
 #include "core/types.hpp"
+#include "providers/verbs/mapping.hpp"
 
 namespace ndv::verbs {
 
@@ -23,6 +24,13 @@ struct Shadow {
     bool is_silent = false;
     std::uint16_t segment_count = 0;  // whose buffers are held
     std::uint16_t piece_count = 0;    // what the device gets: those that are not empty
+    // A request in two parts is reported once: by the first when that fails, else by the second.
+    bool has_second = false;
+    bool is_told = false;
+    bool is_local = false;  // the device does it alone: it can only fail by the state of things
+    // It works on the mapping when its turn comes; one reference.
+    Effect effect = Effect::none;
+    Mapping* mapping = nullptr;
 };
 
 class ShadowQueue {
@@ -49,16 +57,16 @@ public:
     }
     // Fills the next slot; the references that `buffers` carry are its own from now on. The device
     // sees no empty segment: one crashes the kernel that sends it on siw.
-    Shadow& fill(std::span<const core::Segment> wanted,
-                 std::span<const core::LocalBuffer> buffers) {
+    Shadow& fill(std::span<const core::LocalBuffer> buffers) {
         const std::uint32_t position = cursor.tail_position();
         Shadow& slot = (*this)[position] = Shadow{};
         slot.segment_count = static_cast<std::uint16_t>(buffers.size());
         for (std::size_t i = 0; i < buffers.size(); ++i) {
             holds(position)[i] = buffers[i].hold;
-            if (wanted[i].length == 0) continue;
+            if (buffers[i].length == 0) continue;
             pieces(position)[slot.piece_count++] = {
-                wanted[i].address, static_cast<std::uint32_t>(wanted[i].length), wanted[i].token};
+                reinterpret_cast<std::uint64_t>(buffers[i].data), buffers[i].length,
+                buffers[i].key};
         }
         return slot;
     }

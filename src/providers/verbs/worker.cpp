@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include <csignal>
+#include <future>
 #include <system_error>
 #include <utility>
 
@@ -48,6 +49,12 @@ void Worker::run(std::function<void()> task) {
         }
     }
     task();
+}
+
+void Worker::drain() {
+    std::promise<void> reached;
+    run([&reached] { reached.set_value(); });
+    reached.get_future().wait();
 }
 
 void Worker::run_detached(std::function<void()> task) {

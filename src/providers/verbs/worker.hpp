@@ -24,6 +24,8 @@ public:
     void run(std::function<void()> task);
     // On a thread of its own that nobody waits for; what it needs, the task must hold.
     static void run_detached(std::function<void()> task);
+    // Returns when what was asked for so far has run.
+    void drain();
     // Returns when everything has run.
     void stop();
 
