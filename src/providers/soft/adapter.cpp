@@ -51,6 +51,7 @@ core::AdapterInfo soft_info() {
                      "create_fast_register_mr",
                      "create_mw",
                      "privileged_token"};
+    info.extensions = core::extension::kAtomics | core::extension::kImmediate;
     info.addresses = {"127.0.0.1", "::1"};
     return info;
 }
