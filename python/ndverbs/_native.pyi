@@ -1236,7 +1236,8 @@ class QueuePair(_Object):
         requests : array of request_dtype
             One request with at most one segment a row: ``type`` (SEND, READ, WRITE, or RECEIVE with
             no flags; no atomics and no immediates), ``flags``, ``context`` (an integer),
-            ``local_address``, ``local_length``, ``local_token``, ``remote_address``, ``remote_token``.
+            ``local_address``, ``local_length``, ``local_token``, ``remote_address``,
+            ``remote_token``.
 
         Returns
         -------

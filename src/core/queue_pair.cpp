@@ -113,13 +113,12 @@ Status QueuePair::check_extension(const WorkRequest& request, std::uint64_t leng
     const std::uint32_t needed =
         request.has_immediate ? extension::kImmediate : extension::kAtomics;
     if ((pd_->info().extensions & needed) == 0) return Status::not_supported;
-    const bool is_sound = request.has_immediate || (length == kAtomicSize &&
-                                                    request.remote_address % kAtomicSize == 0);
+    const bool is_sound = request.has_immediate ||
+                          (length == kAtomicSize && request.remote_address % kAtomicSize == 0);
     return is_sound ? Status::success : Status::invalid_parameter;
 }
 
-Expected<const extension::Entry*> find_extension(const AdapterInfo& info,
-                                                 const std::string& name) {
+Expected<const extension::Entry*> find_extension(const AdapterInfo& info, const std::string& name) {
     for (const extension::Entry& entry : extension::kList) {
         if (name == entry.name && (info.extensions & entry.bit) != 0) return &entry;
     }
@@ -177,9 +176,9 @@ Error QueuePair::explain(Status status, const WorkRequest& request) const {
             break;
         case Status::invalid_parameter:
             if (is_atomic(request.type) && (request.flags & ~legal_flags(request)) == 0) {
-                error.what = name + ": " + std::to_string(length) + " local bytes and the address " +
-                             std::to_string(request.remote_address) +
-                             " are not those of an aligned word";
+                error.what =
+                    name + ": " + std::to_string(length) + " local bytes and the address " +
+                    std::to_string(request.remote_address) + " are not those of an aligned word";
                 error.hint = "both sides are 8 bytes, the remote address a multiple of 8";
                 break;
             }

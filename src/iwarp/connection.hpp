@@ -202,7 +202,8 @@ private:
     FrameSource message_source_ = FrameSource::request;
     std::uint32_t message_offset_ = 0;
     std::uint32_t request_next_ = 0;  // send queue position of the next request to build
-    bool immediate_is_next_ = false;   // of the message below: its Write is built
+    bool immediate_is_next_ = false;  // of the message below: its Write is built
+    bool extension_sent_ = false;     // something of RFC 7306, which the peer may not know
     std::uint32_t send_msn_ = 1;
     std::uint32_t read_msn_ = 1;        // and of Atomic Requests
     std::uint32_t atomic_msn_ = 1;      // of our Atomic Responses
@@ -279,7 +280,7 @@ private:
     std::uint32_t expected_read_msn_ = 1;
     std::uint32_t expected_atomic_msn_ = 1;
     std::uint32_t write_bytes_ = 0;  // of the Write in progress, or the last one
-    std::uint32_t written_ = 0;      // by the Write that ended since the last message, for immediates
+    std::uint32_t written_ = 0;  // by the Write that ended since the last message, for immediates
     std::uint64_t atomic_value_ = 0;
     std::uint32_t receive_next_ = 0;  // receive queue position of the next message
     bool any_fpdu_in_ = false;

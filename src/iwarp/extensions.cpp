@@ -55,9 +55,8 @@ void Connection::build_immediate(Frame& out) {
     const SendRequest& request = send_queue_[request_next_];
     const std::span<std::byte> bytes(out.bytes);
     UntaggedHeader header;
-    header.control =
-        control_of(request.solicits ? Opcode::immediate_solicited : Opcode::immediate, kHeader, 0,
-                   true);
+    header.control = control_of(request.solicits ? Opcode::immediate_solicited : Opcode::immediate,
+                                kHeader, 0, true);
     header.queue_number = kQueueSend;
     header.msn = send_msn_++;
     header.emit(bytes.first<UntaggedHeader::kSize>());
@@ -67,6 +66,7 @@ void Connection::build_immediate(Frame& out) {
     add_payload(out, kHeader, {}, 0, 0);
     finish_frame(out, {});
     immediate_is_next_ = false;
+    extension_sent_ = true;
     message_open_ = false;
     ++request_next_;
 }
@@ -95,6 +95,7 @@ void Connection::build_atomic_request(Frame& out) {
     body.compare_mask = kAllBits;
     body.emit(bytes.subspan<UntaggedHeader::kSize, AtomicRequestBody::kSize>());
     reads_[read_tail_++ % reads_.size()] = request_next_;
+    extension_sent_ = true;
     out.is_last = true;
     add_payload(out, kHeader, {}, 0, 0);
     finish_frame(out, {});
@@ -207,10 +208,9 @@ bool Connection::begin_atomic_request(std::span<const std::byte> bytes) {
 
 bool Connection::begin_atomic_response(std::span<const std::byte> bytes) {
     const auto header = UntaggedHeader::parse(bytes.first<UntaggedHeader::kSize>());
-    const SendRequest* const request =
-        rtr_read_outstanding_ || read_head_ == read_tail_
-            ? nullptr
-            : &send_queue_[reads_[read_head_ % reads_.size()]];
+    const SendRequest* const request = rtr_read_outstanding_ || read_head_ == read_tail_
+                                           ? nullptr
+                                           : &send_queue_[reads_[read_head_ % reads_.size()]];
     const auto body = AtomicResponseBody::parse(
         bytes.subspan<UntaggedHeader::kSize, AtomicResponseBody::kSize>());
     ErrorCode code = error::kNone;

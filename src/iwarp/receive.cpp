@@ -368,7 +368,9 @@ void Connection::handle_terminate(std::span<const std::byte> bytes) {
         return;
     }
     TerminateBody body;
-    if (!TerminateBody::parse(bytes.subspan(UntaggedHeader::kSize), !any_fpdu_in_, body)) {
+    // An opcode that siw does not know, it refuses with a word that could be one of start-up.
+    const bool is_start_up = !any_fpdu_in_ && !extension_sent_;
+    if (!TerminateBody::parse(bytes.subspan(UntaggedHeader::kSize), is_start_up, body)) {
         fail(error::kLlpLength, false);
         return;
     }

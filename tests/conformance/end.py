@@ -153,10 +153,10 @@ class End:
         self.regions[name] = self.pd.register(array, access)
         return self.regions[name].remote()
 
-    def foreign_memory(self, name, nbytes):
+    def foreign_memory(self, name, nbytes, access=ALL):
         """Register memory in another protection domain."""
         with self.adapter.create_pd() as other:
-            self.regions[name] = other.register(np.zeros(nbytes, np.uint8), ALL)
+            self.regions[name] = other.register(np.zeros(nbytes, np.uint8), access)
         return self.regions[name].remote()
 
     def remote_token(self, name):

@@ -111,9 +111,7 @@ def test_only_a_solicited_number_satisfies_a_solicited_arm(ends):
     ends.far.received()
     assert not ends.far.is_notified("receive")
 
-    ends.near.write_with_immediate(
-        target, 2, "source", flags=nd.Flag.SEND_AND_SOLICIT_EVENT
-    )
+    ends.near.write_with_immediate(target, 2, "source", flags=nd.Flag.SEND_AND_SOLICIT_EVENT)
     assert ends.far.received().immediate == 2
     assert ends.far.is_notified("receive")
 
@@ -135,9 +133,7 @@ def test_a_silent_success_has_no_completion(ends):
     ends.near.memory("source", 8)
     ends.far.receive()
 
-    ends.near.write_with_immediate(
-        target, 1, "source", context=1, flags=nd.Flag.SILENT_SUCCESS
-    )
+    ends.near.write_with_immediate(target, 1, "source", context=1, flags=nd.Flag.SILENT_SUCCESS)
     ends.near.read((0, 0), context=2)
 
     assert ends.near.completion().request_context == 2
@@ -177,10 +173,10 @@ def test_a_write_beyond_the_region_gives_no_number(ends):
     assert ends.far.content("target") == bytes(8)
 
 
-def test_a_shared_receive_queue_takes_numbers(idle_pair):
-    pair = idle_pair
+def test_a_shared_receive_queue_takes_numbers(connect_pair):
+    pair = connect_pair(is_connected=False)
     far = pair.far
-    with far.pd.create_srq(8) as srq:
+    with far.pd.create_srq(8, max_sge=1) as srq:
         far.qp = far.pd.create_qp_with_srq(far.receive_cq, far.initiator_cq, srq)
         srq.receive(context=3)
         pair.connect()

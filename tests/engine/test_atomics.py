@@ -9,9 +9,6 @@ from hypothesis import strategies as st
 
 from engine.pair import (
     FILL,
-    SECOND,
-    WINDOW_OFFSET,
-    WINDOW_SIZE,
     WINDOW_STAG,
     WINDOW_TO,
     Pair,
@@ -26,9 +23,7 @@ from wire.reference import (
     ATOMIC_REQUEST,
     ATOMIC_RESPONSE,
     COMPARE_SWAP,
-    FETCH_ADD,
     READ_RESPONSE,
-    SEND,
 )
 
 # A region of words beside the window: 0x100 bytes, which alone grants atomics.
@@ -271,9 +266,7 @@ def test_reads_and_atomics_are_answered_in_the_order_of_the_requests():
 @pytest.mark.parametrize("size", [8, 0x100])
 def test_a_read_does_not_see_what_a_later_atomic_changes(size):
     solo = Solo()
-    solo.engine.add_region(
-        WORDS_STAG, WORDS_TO, 0x400, 0x400, remote_atomic=True, remote_read=True
-    )
+    solo.engine.add_region(WORDS_STAG, WORDS_TO, 0x400, 0x400, remote_atomic=True, remote_read=True)
     solo.engine.write(0x400, pattern(0x400))
     # Longer than what is copied into a frame, it is read from memory when the link takes it.
     size = 8 if size == 8 else 0x400
@@ -388,7 +381,9 @@ def test_the_requester_learns_which_of_its_requests_was_refused(stag, to, code):
     pair.a.engine.post_compare_swap(3, [(32, 8)], stag, to, 1, 2)
     pair.a.engine.post_send(4, [(0, 4)])
     pair.settle()
-    statuses = dict(zip(pair.a.contexts(receives=False), pair.a.statuses(receives=False)))
+    statuses = dict(
+        zip(pair.a.contexts(receives=False), pair.a.statuses(receives=False), strict=True)
+    )
     assert pair.a.engine.cause == ("peer", *code)
     assert (statuses[3], statuses[4]) == ("remote_resources", "cancelled")
     assert "remote_resources" not in (statuses[1], statuses[2])
@@ -503,4 +498,3 @@ def test_a_disconnect_waits_for_the_answer():
     pair.settle()
     assert "drained" in pair.a.events
     assert result(pair.a, 0) == 1
-

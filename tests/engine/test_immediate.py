@@ -93,9 +93,7 @@ def test_a_solicited_immediate_says_so():
 @pytest.mark.parametrize("size", [0, 10, 700])
 def test_the_message_goes_directly_behind_its_write(size):
     solo = sender(max_fpdu=512)
-    solo.engine.post_write(
-        1, [(0, size)] if size else [], WINDOW_STAG, WINDOW_TO, immediate=VALUE
-    )
+    solo.engine.post_write(1, [(0, size)] if size else [], WINDOW_STAG, WINDOW_TO, immediate=VALUE)
     solo.engine.post_send(2, [(0, 4)])
     solo.step()
     ulpdus = solo.fpdus()

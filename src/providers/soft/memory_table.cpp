@@ -230,7 +230,8 @@ iwarp::AccessResult DomainMemory::invalidate(std::uint32_t stag) {
     const EntryContent& content = entry->content;
     const bool is_ours = content.domain == domain_;
     // A peer has no business with a token that grants it nothing.
-    const bool is_allowed = is_ours && may_end(content) && (content.rights & core::access::kRemote) != 0;
+    const bool is_allowed =
+        is_ours && may_end(content) && (content.rights & core::access::kRemote) != 0;
     MemoryTable::unpin(entry);
     if (!is_ours) return iwarp::AccessResult::not_associated;
     if (!is_allowed) return iwarp::AccessResult::denied;

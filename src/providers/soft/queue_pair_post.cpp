@@ -44,8 +44,7 @@ void store_segments(std::span<iwarp::PostedSegment> to,
 Status QueuePair::do_post(const core::WorkRequest& request,
                           std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
     const iwarp::RequestKind kind = kind_of(request);
-    if (iwarp::is_answered(kind) &&
-        outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
+    if (iwarp::is_answered(kind) && outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
         return Status::invalid_device_request;
     }
     if (send_queue_.cursor.is_full()) return Status::no_more_entries;

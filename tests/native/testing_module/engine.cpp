@@ -188,9 +188,8 @@ public:
                 entry["context"] = request.context;
                 entry["received"] = request.received;
                 entry["is_solicited"] = request.is_solicited;
-                entry["immediate"] = request.has_immediate
-                                         ? py::object(py::int_(request.immediate))
-                                         : py::object(py::none());
+                entry["immediate"] = request.has_immediate ? py::object(py::int_(request.immediate))
+                                                           : py::object(py::none());
                 entry["invalidated"] = request.has_invalidated
                                            ? py::object(py::int_(request.invalidated_stag))
                                            : py::object(py::none());
