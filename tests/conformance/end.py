@@ -232,11 +232,12 @@ class End:
         self.regions[name].array[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
 
     def words(self, name, count, access=nd.Access.REMOTE_ATOMIC, *, values=()):
-        """Register 64-bit words under a name; return how a peer addresses them."""
+        """Register 64-bit words under a name; return how a peer addresses them, if it may."""
         array = np.zeros(count, np.uint64)
         array[: len(values)] = values
-        self.regions[name] = self.pd.register(array, access)
-        return self.regions[name].remote()
+        region = self.pd.register(array, access)
+        self.regions[name] = region
+        return region.remote() if region.remote_token else None
 
     def word(self, name, index=0):
         """Return a word of memory, in this host's byte order."""

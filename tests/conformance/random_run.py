@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 import ndverbs as nd
-from conformance.end import ALL, ALLOW_ALL, LIMIT, PAGE, pattern, status_of
+from conformance.end import ALL, LIMIT, pattern, status_of
 from conformance.pair import Pair
+from conformance.random_mapped import MappedSteps
 from conformance.random_model import DEPTH, PAGES, SIZE, TOP, WORDS, Model, clipped, other
 
 # Requests between two settles; below the depth of the initiator queue.
@@ -27,7 +28,7 @@ def is_request(step):
     return step[0] not in QUIET
 
 
-class Run:
+class Run(MappedSteps):
     """Every method without an underscore that is named in STEPS is a step."""
 
     def __init__(self, provider, *, crc, is_shared):
@@ -132,164 +133,6 @@ class Run:
         )
         self.model.scatter(peer, sinks, data)
 
-    # ---- memory that requests map ------------------------------------------------------------
-
-    def many(self, end, writes):
-        """Writes of one batch."""
-        self.settle()  # so that there is room for all of them
-        peer = other(end)
-        rows = np.zeros(len(writes), nd.request_dtype)
-        region = self.ends[end].regions["all"]
-        for i, (source, length, target) in enumerate(writes):
-            length = min(length, SIZE // 4)
-            source, target = min(source, SIZE - length), min(target, SIZE - length)
-            rows[i] = (
-                nd.OperationType.WRITE,
-                nd.Flag.READ_FENCE | (nd.Flag.DEFER if i % 2 else 0),
-                0,
-                region.address + source,
-                length,
-                region.local_token,
-                self.remote[peer].token,
-                self.remote[peer].address + target,
-            )
-            data = bytes(self.model.memory[end][source : source + length])
-            self.model.memory[peer][target : target + length] = data
-            self.next_context += 2 - self.next_context % 2  # even, so as not to meet context()
-            rows[i]["context"] = self.next_context
-            self.model.initiator[end].append((self.next_context, nd.OperationType.WRITE))
-        self.posted[end] += len(rows)
-        assert self.ends[end].qp.post_many(rows) == len(rows)
-
-    def note_token(self, token):
-        assert token not in self.model.tokens
-        self.model.tokens.add(token)
-
-    def map(self, end, order, first):
-        if self.model.region[end] is not None:
-            return
-        self.model.region[end] = (order, first)
-
-        def post(context, flags):
-            self.mapped[end] = self.ends[end].fast_register(
-                "region",
-                "pages",
-                order,
-                first_byte_offset=first,
-                context=context,
-                flags=flags | ALLOW_ALL,
-            )
-
-        self.begin(end, post, nd.OperationType.FAST_REGISTER, False)
-        self.note_token(self.mapped[end][1])
-        self.settle()  # the peer may use it only when it knows that it is there
-
-    def bind(self, end, offset, length):
-        if self.model.window[end] is not None:
-            return
-        length = max(1, min(length, SIZE))
-        offset = min(offset, SIZE - length)
-        self.model.window[end] = (offset, length)
-
-        def post(context, flags):
-            self.bound[end] = self.ends[end].bind(
-                "window", "all", offset, length, context=context, flags=flags | ALLOW_ALL
-            )
-
-        self.begin(end, post, nd.OperationType.BIND, False)
-        self.note_token(self.bound[end][1])
-        self.settle()
-
-    def unmap(self, end, what, by_peer):
-        valid = self.model.region if what == "region" else self.model.window
-        if valid[end] is None:
-            return
-        valid[end] = None
-        _, token = (self.mapped if what == "region" else self.bound)[end]
-        if not by_peer:
-            self.begin(
-                end,
-                lambda context, flags: self.ends[end].invalidate(
-                    what, context=context, flags=flags
-                ),
-                nd.OperationType.INVALIDATE,
-                False,
-            )
-            return
-        self.settle()
-        self.receive(end, [], "invalidated")
-        self.ends[other(end)].send_and_invalidate(token, flags=nd.Flag.SILENT_SUCCESS)
-        done = self.ends[end].received()
-        assert (done.status, done.invalidated_token) == (nd.Status.SUCCESS, token)
-
-    def mapped_range(self, peer, offset, length):
-        _, first = self.model.region[peer]
-        room = PAGES * PAGE - first
-        length = min(length, room)
-        return min(offset, room - length), length
-
-    def mapped_write(self, end, source, length, offset):
-        peer = other(end)
-        if self.model.region[peer] is None:
-            return
-        offset, length = self.mapped_range(peer, offset, length)
-        source = min(source, SIZE - length)
-        address, token = self.mapped[peer]
-        self.begin(
-            end,
-            lambda context, flags: self.ends[end].write(
-                (address + offset, token), ("all", source, length), context=context, flags=flags
-            ),
-            nd.OperationType.WRITE,
-            False,
-        )
-        data = self.model.memory[end][source : source + length]
-        self.model.pages[peer][self.model.mapped(peer, offset, length)] = np.frombuffer(
-            data, np.uint8
-        )
-
-    def mapped_read(self, end, sink, length, offset):
-        peer = other(end)
-        if self.model.region[peer] is None:
-            return
-        offset, length = self.mapped_range(peer, offset, length)
-        sink = min(sink, SIZE - length)
-        address, token = self.mapped[peer]
-        self.begin(
-            end,
-            lambda context, flags: self.ends[end].read(
-                (address + offset, token), ("all", sink, length), context=context, flags=flags
-            ),
-            nd.OperationType.READ,
-            False,
-        )
-        data = self.model.pages[peer][self.model.mapped(peer, offset, length)].tobytes()
-        self.model.memory[end][sink : sink + length] = data
-
-    def window_write(self, end, source, length):
-        """Fill the beginning of the peer's window."""
-        peer = other(end)
-        if self.model.window[peer] is None:
-            return
-        begin, size = self.model.window[peer]
-        length = min(length, size)
-        source = min(source, SIZE - length)
-        self.begin(
-            end,
-            lambda context, flags: self.ends[end].write(
-                self.bound[peer], ("all", source, length), context=context, flags=flags
-            ),
-            nd.OperationType.WRITE,
-            False,
-        )
-        self.model.memory[peer][begin : begin + length] = self.model.memory[end][
-            source : source + length
-        ]
-
-    def resize(self, end, depth):
-        for cq in (self.ends[end].initiator_cq, self.ends[end].receive_cq):
-            cq.resize(max(depth, 1024))
-
     # ---- what both ends do -------------------------------------------------------------------
 
     def remote_range(self, peer, offset, length):
@@ -311,6 +154,21 @@ class Run:
             defers,
         )
         self.model.memory[peer][offset : offset + len(data)] = data
+
+    def read(self, end, spans, offset, is_silent):
+        spans = self.shortened(spans)
+        peer = other(end)
+        offset, remote = self.remote_range(peer, offset, sum(size for _, size in spans))
+        self.begin(
+            end,
+            lambda context, flags: self.ends[end].read(
+                remote, *[("all", *span) for span in spans], context=context, flags=flags
+            ),
+            nd.OperationType.READ,
+            is_silent,
+        )
+        data = bytes(self.model.memory[peer][offset:])
+        self.model.scatter(end, spans, data)
 
     def immediate(self, end, spans, offset, value, is_silent):
         if "immediate" not in self.extensions:
@@ -417,6 +275,7 @@ class Run:
 
     def reconnect(self, first):
         """Disconnect, `first` being the first to do so, and connect other queue pairs."""
+        self.settle()  # what writes to a window must be done before it goes
         for end in self.ends:
             self.unmap(end, "window", False)  # it is of the queue pair
         self.settle()
@@ -438,29 +297,15 @@ class Run:
     def reject(self, data):
         """A second connection is asked for, and refused."""
         near, far = self.ends.values()
-        with near.adapter.create_connector() as visitor, near.create_qp() as qp:
-            with ThreadPoolExecutor(1) as thread:
-                asked = thread.submit(
-                    status_of, visitor.connect, qp, None, far.listen(), timeout=LIMIT
-                )
-                far.take_request()
-                far.reject(data)
-                assert asked.result(LIMIT) == nd.Status.CONNECTION_REFUSED
-
-    def read(self, end, spans, offset, is_silent):
-        spans = self.shortened(spans)
-        peer = other(end)
-        offset, remote = self.remote_range(peer, offset, sum(size for _, size in spans))
-        self.begin(
-            end,
-            lambda context, flags: self.ends[end].read(
-                remote, *[("all", *span) for span in spans], context=context, flags=flags
-            ),
-            nd.OperationType.READ,
-            is_silent,
-        )
-        data = bytes(self.model.memory[peer][offset:])
-        self.model.scatter(end, spans, data)
+        with (
+            near.adapter.create_connector() as visitor,
+            near.create_qp() as qp,
+            ThreadPoolExecutor(1) as thread,
+        ):
+            asked = thread.submit(status_of, visitor.connect, qp, None, far.listen(), timeout=LIMIT)
+            far.take_request()
+            far.reject(data)
+            assert asked.result(LIMIT) == nd.Status.CONNECTION_REFUSED
 
     @staticmethod
     def shortened(spans):
@@ -481,7 +326,7 @@ class Run:
             "inline": lambda: endpoint.qp.send(bytes(257), flags=nd.Flag.INLINE),
             "atomic": lambda: endpoint.fetch_add((4, 1), 1, ("old", 0, 8)),
             "immediate": lambda: endpoint.write_with_immediate((0, 0), 1 << 32),
-            "registered": lambda: endpoint.regions["all"].register(np.zeros(1, np.uint8)),
+            "registered": lambda: endpoint.regions["all"].register(np.zeros(1, np.uint8), ALL),
             "bound": lambda: endpoint.bind("window", "all", SIZE, 1),
         }[how]
         try:
@@ -503,7 +348,7 @@ class Run:
         for name, end in self.ends.items():
             for context, kind in self.model.initiator[name]:
                 done = end.completion()
-                assert (done.status, done.type) == (nd.Status.SUCCESS, kind)
+                assert (done.status, done.type) == (nd.Status.SUCCESS, kind), done
                 assert done.request_context == context
             for context, length, immediate in self.model.receive[name]:
                 done = end.received()
