@@ -110,6 +110,8 @@ class Flag(enum.IntFlag):
     RDMA_READ_SINK = 0x080
     RDMA_READ_LOCAL_INVALIDATE = 0x100
     DEFER = 0x200
+    ALLOW_REMOTE_ATOMIC = 0x10000
+    """Beyond NDK; gives local write, too."""
 
 class Access(enum.IntFlag):
     """Rights of a registration with NDK's values; local read is always granted."""
@@ -122,6 +124,8 @@ class Access(enum.IntFlag):
     """Contains LOCAL_WRITE."""
     RDMA_READ_SINK = 8
     """Accepted and without effect where the adapter's flags say that it is not required."""
+    REMOTE_ATOMIC = 0x81
+    """Beyond NDK, for the extension "atomics". Contains LOCAL_WRITE, and no other remote right."""
 
 class Notify(enum.IntEnum):
     """What satisfies an arm."""
@@ -143,6 +147,9 @@ class OperationType(enum.IntEnum):
     READ = 32
     WRITE = 64
     RECEIVE_AND_INVALIDATE = 0x8001
+    FETCH_ADD = 0x10000
+    """Beyond NDK, as the next."""
+    COMPARE_SWAP = 0x20000
 
 @final
 class Result(tuple[Any, ...]):
@@ -265,6 +272,9 @@ class AdapterInfo:
         """NDK_ADAPTER_FLAG_* bits."""
     @property
     def rdma_technology(self) -> str: ...
+    @property
+    def extensions(self) -> frozenset[str]:
+        """What `QueuePair.query_extension` finds: "atomics", "immediate"."""
     @property
     def features(self) -> frozenset[str]:
         """Optional functions that this adapter has, by their API name; and of two what they can.
@@ -415,8 +425,23 @@ class Adapter(_Object):
         ----------
         NdkCreateSharedEndpoint.
         """
-    def query_extension(self, name: str) -> None:
-        """Look for an extension: raises NOT_SUPPORTED, because there is none so far.
+    def query_extension(self, name: str) -> tuple[str, ...]:
+        """Look for an extension of this project beyond NDK.
+
+        Parameters
+        ----------
+        name : str
+            "atomics" or "immediate" (RFC 7306).
+
+        Returns
+        -------
+        tuple of str
+            The names of the `QueuePair` calls that it is about.
+
+        Raises
+        ------
+        RdmaError
+            NOT_SUPPORTED: the name is not in ``info.extensions``.
 
         References
         ----------
@@ -1104,6 +1129,111 @@ class QueuePair(_Object):
         ----------
         NdkWrite; RFC 5040 section 5.1.
         """
+    def write_with_immediate(
+        self,
+        segments: _Segments,
+        remote: _RemoteLike,
+        immediate: int,
+        *,
+        context: object = None,
+        flags: int = 0,
+    ) -> None:
+        """Write into the peer's memory, and complete one of its receives with a number.
+
+        Parameters
+        ----------
+        segments, remote, context
+            As `write`.
+        immediate : int
+            32 bits; the peer finds them in ``Result.immediate``. Its receive ends as RECEIVE, its
+            memory untouched, with the bytes of the write as ``bytes_transferred``.
+        flags : Flag
+            SILENT_SUCCESS, READ_FENCE, SEND_AND_SOLICIT_EVENT, INLINE.
+
+        Raises
+        ------
+        RdmaError
+            NOT_SUPPORTED: ``info.extensions`` lacks "immediate".
+
+        Notes
+        -----
+        The data is there when the peer sees the receive. Success here means what it means for a
+        write. A peer that does not know RFC 7306 ends the connection.
+
+        References
+        ----------
+        RFC 7306 section 6.
+        """
+    def fetch_add(
+        self,
+        local: _Segments,
+        remote: _RemoteLike,
+        value: int,
+        *,
+        context: object = None,
+        flags: int = 0,
+    ) -> None:
+        """Add to a 64-bit word of the peer's, and fetch what it was before.
+
+        Parameters
+        ----------
+        local
+            8 bytes that are registered with LOCAL_WRITE: the old value, in this host's byte order.
+        remote
+            The word, registered with REMOTE_ATOMIC, at an address that is a multiple of 8.
+        value : int
+            -2**63 to 2**64 - 1; the sum is taken modulo 2**64.
+        context : object
+            Comes back in the Result.
+        flags : Flag
+            SILENT_SUCCESS, READ_FENCE.
+
+        Raises
+        ------
+        RdmaError
+            NOT_SUPPORTED: ``info.extensions`` lacks "atomics".
+        RdmaError
+            INVALID_PARAMETER, a ValueError: other than 8 local bytes, or an address that is not a
+            multiple of 8.
+        RdmaError
+            INVALID_DEVICE_REQUEST: the connection's outbound read limit is 0.
+
+        Notes
+        -----
+        Atomic towards all connections of the peer, and towards atomic operations of its CPUs.
+        Counts like a read: for the read limits, and for READ_FENCE. Of reads and atomics of one
+        queue pair each takes effect after those before it; requests of other kinds behind it may
+        take effect earlier, unless they are fenced.
+
+        References
+        ----------
+        RFC 7306 section 5.
+        """
+    def compare_swap(
+        self,
+        local: _Segments,
+        remote: _RemoteLike,
+        expected: int,
+        new: int,
+        *,
+        context: object = None,
+        flags: int = 0,
+    ) -> None:
+        """Replace a 64-bit word of the peer's if it is as expected, and fetch what it was before.
+
+        Parameters
+        ----------
+        local, remote, context, flags
+            As `fetch_add`. It was replaced when the old value is `expected`.
+        expected : int
+            -2**63 to 2**64 - 1.
+        new : int
+            -2**63 to 2**64 - 1.
+
+        References
+        ----------
+        RFC 7306 section 5.
+        """
     def post_many(self, requests: NDArray[np.void]) -> int:
         """Post the requests of an array, in order, by one call.
 
@@ -1111,8 +1241,9 @@ class QueuePair(_Object):
         ----------
         requests : array of request_dtype
             One request with at most one segment a row: ``type`` (SEND, READ, WRITE, or RECEIVE with
-            no flags), ``flags``, ``context`` (an integer), ``local_address``, ``local_length``,
-            ``local_token``, ``remote_address``, ``remote_token``.
+            no flags; no atomics and no immediates), ``flags``, ``context`` (an integer),
+            ``local_address``, ``local_length``, ``local_token``, ``remote_address``,
+            ``remote_token``.
 
         Returns
         -------
@@ -1163,8 +1294,8 @@ class QueuePair(_Object):
         context : object
             Comes back in the Result.
         flags : Flag
-            ALLOW_LOCAL_WRITE, ALLOW_REMOTE_READ, ALLOW_REMOTE_WRITE, RDMA_READ_SINK,
-            SILENT_SUCCESS, READ_FENCE, DEFER.
+            ALLOW_LOCAL_WRITE, ALLOW_REMOTE_READ, ALLOW_REMOTE_WRITE, ALLOW_REMOTE_ATOMIC,
+            RDMA_READ_SINK, SILENT_SUCCESS, READ_FENCE, DEFER.
 
         Raises
         ------
@@ -1193,8 +1324,8 @@ class QueuePair(_Object):
         window : MemoryWindow
             Must be unbound by the request's turn; otherwise it ends INVALID_DEVICE_REQUEST.
         region : MemoryRegion
-            With LOCAL_WRITE for a window that grants ALLOW_REMOTE_WRITE; no remote right of its
-            own is needed. It cannot be deregistered while windows are bound to it.
+            With LOCAL_WRITE for a window that grants more than ALLOW_REMOTE_READ; no remote right
+            of its own is needed. It cannot be deregistered while windows are bound to it.
         address : int, optional
             Of the first byte; the region's when omitted. The peer names it so, too.
         nbytes : int, optional
@@ -1202,7 +1333,8 @@ class QueuePair(_Object):
         context : object
             Comes back in the Result.
         flags : Flag
-            ALLOW_REMOTE_READ, ALLOW_REMOTE_WRITE or both; SILENT_SUCCESS, READ_FENCE, DEFER.
+            One or more of ALLOW_REMOTE_READ, ALLOW_REMOTE_WRITE and ALLOW_REMOTE_ATOMIC;
+            SILENT_SUCCESS, READ_FENCE, DEFER.
 
         Raises
         ------
@@ -1247,7 +1379,7 @@ class QueuePair(_Object):
         ----------
         NdkFlush.
         """
-    def query_extension(self, name: str) -> None:
+    def query_extension(self, name: str) -> tuple[str, ...]:
         """As `Adapter.query_extension`."""
     @property
     def state(self) -> str:

@@ -42,7 +42,7 @@ _HEADER = struct.Struct("<4sBBBBQQII")
 _MAX_DIMENSIONS = 64  # NumPy's own limit
 _MAX_DTYPE = 65535
 _BYTE = np.dtype(np.uint8)
-_ACCESS_BITS = 0xF
+_ACCESS_BITS = 0xF | int(Access.REMOTE_ATOMIC)
 # dtype.str: byte order, kind, size, and the unit of times.
 _TYPE = re.compile(r"[<>|][biufcmMSUV][0-9]+(\[[0-9]*[A-Za-z]+\])?")
 

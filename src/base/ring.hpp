@@ -144,14 +144,11 @@ public:
         const std::uint64_t position = head_.load(std::memory_order_relaxed);
         Segment* segment = consumer_.load(std::memory_order_relaxed);
         Slot* slot = ready_slot(*segment, position);
-        if (slot == nullptr) {
-            // acquire: pairs with resize().
-            Segment* const next = segment->next.load(std::memory_order_acquire);
-            if (next == nullptr || next->begin != position) return false;
-            segment = next;
+        while (slot == nullptr) {
+            segment = next_segment(*segment, position);
+            if (segment == nullptr) return false;
             consumer_.store(segment, std::memory_order_release);
             slot = ready_slot(*segment, position);
-            if (slot == nullptr) return false;
         }
         out = slot->value;
         // release: pairs with the acquire in push(): the slot is free for the next lap.
@@ -170,10 +167,11 @@ public:
     // Consumer side, or a snapshot elsewhere.
     [[nodiscard]] bool is_empty() const {
         const std::uint64_t position = head_.load(std::memory_order_acquire);
-        Segment& segment = *consumer_.load(std::memory_order_acquire);
-        if (ready_slot(segment, position) != nullptr) return false;
-        Segment* const next = segment.next.load(std::memory_order_acquire);
-        return next == nullptr || next->begin != position || ready_slot(*next, position) == nullptr;
+        const Segment* segment = consumer_.load(std::memory_order_acquire);
+        while (segment != nullptr && ready_slot(*segment, position) == nullptr) {
+            segment = next_segment(*segment, position);
+        }
+        return segment == nullptr;
     }
 
     // A snapshot.
@@ -212,6 +210,14 @@ private:
         Slot& slot = segment.slots[local & segment.mask];
         // acquire: pairs with the release in push().
         return slot.sequence.load(std::memory_order_acquire) == local + 1 ? &slot : nullptr;
+    }
+
+    // Null: the position is not behind this segment, as far as anybody knows. One that nothing was
+    // pushed into, between two resizes, begins where it ends.
+    static Segment* next_segment(const Segment& segment, std::uint64_t position) {
+        // acquire: pairs with resize().
+        Segment* const next = segment.next.load(std::memory_order_acquire);
+        return next == nullptr || next->begin != position ? nullptr : next;
     }
 
     std::atomic<std::uint32_t> depth_;

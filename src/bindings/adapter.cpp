@@ -11,6 +11,7 @@
 #include "bindings/adapter_state.hpp"
 #include "bindings/completion_queue.hpp"
 #include "bindings/connection.hpp"
+#include "bindings/enums.hpp"
 #include "bindings/errors.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/memory.hpp"
@@ -106,6 +107,16 @@ void bind_info(py::module_& module) {
         .def_property_readonly(
             "features",
             [](const AdapterInfo& self) { return py::frozenset(py::cast(self.features)); })
+        .def_property_readonly("extensions",
+                               [](const AdapterInfo& self) {
+                                   py::set names;
+                                   for (const auto& entry : core::extension::kList) {
+                                       if ((self.extensions & entry.bit) != 0) {
+                                           names.add(entry.name);
+                                       }
+                                   }
+                                   return py::frozenset(names);
+                               })
         .def_readonly("addresses", &AdapterInfo::addresses)
         .def("__repr__", [](const AdapterInfo& self) {
             return "<AdapterInfo " + self.name + ": " + self.rdma_technology + " by " +
@@ -158,7 +169,7 @@ void bind_creation(py::class_<Adapter>& cls) {
         .def(
             "query_extension",
             [](const Adapter& self, const std::string& name) {
-                check_or_raise(self.state->get()->query_extension(name));
+                return call_names(*value_or_raise(self.state->get()->query_extension(name)));
             },
             py::arg("name"), "Look for an extension.")
         .def(

@@ -44,6 +44,15 @@ std::uint64_t to_unsigned64(PyObject* object, const char* name) {
     return value;
 }
 
+std::uint64_t to_word64(PyObject* object, const char* name) {
+    int overflow = 0;
+    // Any other mistake is made, and reported, once more below.
+    const long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
+    if (PyErr_Occurred() == nullptr && overflow == 0) return static_cast<std::uint64_t>(value);
+    PyErr_Clear();
+    return to_unsigned64(object, name);
+}
+
 std::uint32_t to_unsigned32(PyObject* object, const char* name) {
     const std::uint64_t value = to_unsigned64(object, name);
     if (value > std::numeric_limits<std::uint32_t>::max()) {

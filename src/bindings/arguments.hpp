@@ -70,5 +70,7 @@ std::array<PyObject*, kCount> parse(const Parameters<kCount>& parameters, PyObje
 // Integers of a call; `name` is for the message. What is no integer raises TypeError.
 [[nodiscard]] std::uint64_t to_unsigned64(PyObject* object, const char* name);
 [[nodiscard]] std::uint32_t to_unsigned32(PyObject* object, const char* name);
+// Also a negative integer, as two's complement.
+[[nodiscard]] std::uint64_t to_word64(PyObject* object, const char* name);
 
 }  // namespace ndv::bindings

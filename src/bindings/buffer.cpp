@@ -135,8 +135,8 @@ core::BufferHold* export_whole(const char* call, const py::object& object, bool 
 
 core::BufferHold* export_for_registration(const py::object& object, std::uint32_t rights) {
     // Both contain local write (NDK's REMOTE_WRITE is 5).
-    const bool is_written =
-        (rights & (core::access::kLocalWrite | core::access::kRemoteWriteBit)) != 0;
+    const bool is_written = (rights & (core::access::kLocalWrite | core::access::kRemoteWriteBit |
+                                       core::access::kRemoteAtomicBit)) != 0;
     return export_whole("register", object, is_written);
 }
 

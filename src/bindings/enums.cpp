@@ -28,6 +28,7 @@ constexpr std::array kOperationTypes = {
     OperationType::fast_register, OperationType::bind,
     OperationType::invalidate,    OperationType::read,
     OperationType::write,         OperationType::receive_and_invalidate,
+    OperationType::fetch_add,     OperationType::compare_swap,
 };
 
 // Members by the position of their value above; never released.
@@ -63,6 +64,7 @@ void bind_enums(py::module_& module) {
         .value("RDMA_READ_SINK", Flag::rdma_read_sink)
         .value("RDMA_READ_LOCAL_INVALIDATE", Flag::rdma_read_local_invalidate)
         .value("DEFER", Flag::defer)
+        .value("ALLOW_REMOTE_ATOMIC", Flag::allow_remote_atomic)
         .finalize();
     py::native_enum<Access>(module, "Access", "enum.IntFlag",
                             "Rights of a registration with NDK's values.")
@@ -71,6 +73,7 @@ void bind_enums(py::module_& module) {
         .value("REMOTE_READ", Access::remote_read)
         .value("REMOTE_WRITE", Access::remote_write)
         .value("RDMA_READ_SINK", Access::rdma_read_sink)
+        .value("REMOTE_ATOMIC", Access::remote_atomic)
         .finalize();
     py::native_enum<Notify>(module, "Notify", "enum.IntEnum", "What an arm waits for.")
         .value("ERRORS", Notify::errors)
@@ -87,6 +90,8 @@ void bind_enums(py::module_& module) {
         .value("READ", OperationType::read)
         .value("WRITE", OperationType::write)
         .value("RECEIVE_AND_INVALIDATE", OperationType::receive_and_invalidate)
+        .value("FETCH_ADD", OperationType::fetch_add)
+        .value("COMPARE_SWAP", OperationType::compare_swap)
         .finalize();
 
     for (std::size_t i = 0; i < kStatuses.size(); ++i) {
@@ -110,6 +115,14 @@ PyObject* operation_type_member(core::OperationType type) {
     if (found == kOperationTypes.end()) return PyLong_FromUnsignedLong(static_cast<unsigned>(type));
     return Py_NewRef(
         operation_type_members[static_cast<std::size_t>(found - kOperationTypes.begin())]);
+}
+
+py::tuple call_names(const core::extension::Entry& entry) {
+    py::list names;
+    for (const char* const call : entry.calls) {
+        if (call != nullptr) names.append(call);
+    }
+    return py::tuple(names);
 }
 
 py::object access_member(std::uint32_t rights) { return py::handle(access_type)(rights); }

@@ -22,6 +22,7 @@ enum class Flag : std::uint32_t {
     rdma_read_sink = core::flag::kRdmaReadSink,
     rdma_read_local_invalidate = core::flag::kRdmaReadLocalInvalidate,
     defer = core::flag::kDefer,
+    allow_remote_atomic = core::flag::kAllowRemoteAtomic,
 };
 
 enum class Access : std::uint32_t {
@@ -30,11 +31,15 @@ enum class Access : std::uint32_t {
     remote_read = core::access::kRemoteRead,
     remote_write = core::access::kRemoteWrite,
     rdma_read_sink = core::access::kRdmaReadSink,
+    remote_atomic = core::access::kRemoteAtomic,
 };
 
 // New references to the members.
 [[nodiscard]] PyObject* status_member(Status status);
 [[nodiscard]] PyObject* operation_type_member(core::OperationType type);
 [[nodiscard]] py::object access_member(std::uint32_t rights);
+
+// The names of the calls of an extension, as query_extension() returns them.
+[[nodiscard]] py::tuple call_names(const core::extension::Entry& entry);
 
 }  // namespace ndv::bindings

@@ -37,19 +37,12 @@ constinit Parameters<1> poll_parameters{"poll", 1, 0, {"limit"}};
 constinit Parameters<1> poll_into_parameters{"poll_into", 1, 1, {"results"}};
 constinit PyObject* dtype_name = nullptr;
 
-// What a request was given; null where nothing was.
-struct Given {
-    PyObject* segments = nullptr;
-    PyObject* remote = nullptr;  // read and write
-    PyObject* context = nullptr;
-    PyObject* flags = nullptr;
-};
+}  // namespace
 
-PyObject* post(PyObject* self, core::WorkRequest request, const Given& given) {
+PyObject* post_request(PyObject* self, core::WorkRequest request, const Given& given) {
     auto& handle = usable<QueuePair>(self);
     if (given.flags != nullptr) request.flags = to_unsigned32(given.flags, "flags");
-    const std::uint32_t rights = request.type == OperationType::read ? handle.peek()->sink_rights()
-                                                                     : core::access::kLocalRead;
+    const std::uint32_t rights = handle.peek()->local_rights(request.type);
     SegmentList segments(handle, rights, (request.flags & core::flag::kInline) != 0);
     if (given.segments != nullptr) segments.add_all(given.segments);
     request.segments = segments.get();
@@ -66,9 +59,11 @@ PyObject* post(PyObject* self, core::WorkRequest request, const Given& given) {
     Py_RETURN_NONE;
 }
 
+namespace {
+
 PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
     const auto [segments, context, flags] = parse(send_parameters, args, count, keywords);
-    return post(self, {}, {segments, nullptr, context, flags});
+    return post_request(self, {}, {segments, nullptr, context, flags});
 }
 
 PyObject* send_and_invalidate(PyObject* self, PyObject* const* args, Py_ssize_t count,
@@ -78,21 +73,21 @@ PyObject* send_and_invalidate(PyObject* self, PyObject* const* args, Py_ssize_t 
     core::WorkRequest request;
     request.invalidates = true;
     request.remote_token = to_unsigned32(token, "remote_token");
-    return post(self, request, {segments, nullptr, context, flags});
+    return post_request(self, request, {segments, nullptr, context, flags});
 }
 
 PyObject* read(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
     const auto [segments, remote, context, flags] = parse(read_parameters, args, count, keywords);
     core::WorkRequest request;
     request.type = OperationType::read;
-    return post(self, request, {segments, remote, context, flags});
+    return post_request(self, request, {segments, remote, context, flags});
 }
 
 PyObject* write(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
     const auto [segments, remote, context, flags] = parse(write_parameters, args, count, keywords);
     core::WorkRequest request;
     request.type = OperationType::write;
-    return post(self, request, {segments, remote, context, flags});
+    return post_request(self, request, {segments, remote, context, flags});
 }
 
 PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {

@@ -51,6 +51,17 @@ inline void transmit_unless_deferred(QueuePair& handle, std::uint32_t flags) {
         transmit(handle);
 }
 
+// What a request was given; null where nothing was.
+struct Given {
+    PyObject* segments = nullptr;
+    PyObject* remote = nullptr;  // all but sends
+    PyObject* context = nullptr;
+    PyObject* flags = nullptr;
+};
+
+// The rest of a posting call whose own arguments are in `request` already. In hot.cpp.
+PyObject* post_request(PyObject* self, core::WorkRequest request, const Given& given);
+
 using Call = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*);
 
 // What the interpreter calls: no C++ exception gets past it.

@@ -91,6 +91,8 @@ bool is_known(const RequestRow& row) {
         case OperationType::bind:
         case OperationType::invalidate:
         case OperationType::receive_and_invalidate:
+        case OperationType::fetch_add:
+        case OperationType::compare_swap:
             break;
     }
     return false;

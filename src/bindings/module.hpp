@@ -36,6 +36,7 @@ void bind_create_qp(py::class_<ProtectionDomain>& domain);
 void attach_hot_queue_pair_calls(const py::handle& cls);
 void attach_hot_mapping_calls(const py::handle& cls);
 void attach_hot_batch_calls(const py::handle& cls);
+void attach_hot_extension_calls(const py::handle& cls);
 // request_dtype.
 void bind_batch(py::module_& module);
 void attach_hot_completion_queue_calls(const py::handle& cls);

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "bindings/completion_queue.hpp"
+#include "bindings/enums.hpp"
 #include "bindings/errors.hpp"
 #include "bindings/module.hpp"
 #include "bindings/shared_receive_queue.hpp"
@@ -101,7 +102,7 @@ void bind_queue_pair(py::module_& module) {
         .def(
             "query_extension",
             [](const QueuePair& self, const std::string& name) {
-                check_or_raise(self.get().query_extension(name));
+                return call_names(*value_or_raise(self.get().query_extension(name)));
             },
             py::arg("name"), "Look for an extension.")
         .def_property_readonly("state",
@@ -114,6 +115,7 @@ void bind_queue_pair(py::module_& module) {
     attach_hot_queue_pair_calls(cls);
     attach_hot_mapping_calls(cls);
     attach_hot_batch_calls(cls);
+    attach_hot_extension_calls(cls);
 }
 
 }  // namespace ndv::bindings

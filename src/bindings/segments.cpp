@@ -45,9 +45,15 @@ py::object optional_attribute(PyObject* object, PyObject* name) {
 
 void check_rights(const core::WorkRequest& request, std::uint32_t rights) {
     const bool is_read = request.type == core::OperationType::read;
-    const std::uint32_t needed =
-        is_read ? core::access::kRemoteRead : core::access::kRemoteWriteBit;
+    const bool is_atomic = core::is_atomic(request.type);
+    const std::uint32_t needed = is_read     ? core::access::kRemoteRead
+                                 : is_atomic ? core::access::kRemoteAtomicBit
+                                             : core::access::kRemoteWriteBit;
     if ((rights & needed) != 0) return;
+    if (is_atomic) {
+        raise(Status::access_denied, "atomic: the remote buffer does not grant REMOTE_ATOMIC",
+              "its owner must register it with that access");
+    }
     raise(Status::access_denied,
           is_read ? "read: the remote buffer does not grant REMOTE_READ"
                   : "write: the remote buffer does not grant REMOTE_WRITE",

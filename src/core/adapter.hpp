@@ -57,6 +57,10 @@ class Adapter : public Object, base::Live<base::LiveKind::adapter> {
 public:
     [[nodiscard]] virtual const AdapterInfo& info() const = 0;
     [[nodiscard]] virtual std::map<std::string, std::uint64_t> stats() const = 0;
+    // NDK's way to what a provider has beyond NDK: the extension of that name, with its calls.
+    [[nodiscard]] Expected<const extension::Entry*> query_extension(const std::string& name) const {
+        return find_extension(info(), name);
+    }
 
     [[nodiscard]] Expected<std::shared_ptr<ProtectionDomain>> create_pd();
     [[nodiscard]] Expected<std::shared_ptr<CompletionQueue>> create_cq(std::uint32_t depth);

@@ -16,11 +16,10 @@ namespace {
 constexpr std::uint32_t kCommonFlags = flag::kSilentSuccess | flag::kReadFence | flag::kDefer;
 constexpr std::uint32_t kFastRegisterFlags = kCommonFlags | flag::kAllowRemoteRead |
                                              flag::kAllowLocalWrite | flag::kAllowRemoteWrite |
-                                             flag::kRdmaReadSink;
-constexpr std::uint32_t kBindFlags =
-    kCommonFlags | flag::kAllowRemoteRead | flag::kAllowRemoteWrite;
-
-constexpr std::uint32_t kRemoteRights = access::kRemoteRead | access::kRemoteWriteBit;
+                                             flag::kRdmaReadSink | flag::kAllowRemoteAtomic;
+constexpr std::uint32_t kBindRights =
+    flag::kAllowRemoteRead | flag::kAllowRemoteWrite | flag::kAllowRemoteAtomic;
+constexpr std::uint32_t kBindFlags = kCommonFlags | kBindRights;
 
 // Of ALLOW_REMOTE_WRITE the bit of its own, without the local write that it contains.
 constexpr std::uint32_t kRemoteWriteOnly = flag::kAllowRemoteWrite & ~flag::kAllowLocalWrite;
@@ -28,6 +27,10 @@ constexpr std::uint32_t kRemoteWriteOnly = flag::kAllowRemoteWrite & ~flag::kAll
 Expected<void> absent(const char* what) {
     return fail(Status::not_supported, std::string(what) + ": the adapter cannot do it",
                 "adapter.info.features tells what it can");
+}
+
+bool can_grant(std::uint32_t flags, const AdapterInfo& info) {
+    return (flags & flag::kAllowRemoteAtomic) == 0 || (info.extensions & extension::kAtomics) != 0;
 }
 
 bool has_alone(std::uint32_t flags, std::uint32_t bit, std::uint32_t with) {
@@ -49,7 +52,7 @@ Error common_error(Status status, const std::string& name, const QueuePair& qp) 
         error.hint = "poll completions first, or create_qp(initiator_queue_depth=...)";
     } else if (status == Status::not_supported) {
         error.what = name + ": the adapter cannot do it";
-        error.hint = "adapter.info.features tells what it can";
+        error.hint = "adapter.info.features and .extensions tell what it can";
     } else if (status == Status::insufficient_resources) {
         error.what = name + ": the adapter's table of regions is full";
         error.hint = "close regions that are no longer used";
@@ -72,6 +75,7 @@ std::uint32_t rights_of_flags(std::uint32_t flags) {
     if ((flags & flag::kAllowRemoteRead) != 0) rights |= access::kRemoteRead;
     if ((flags & kRemoteWriteOnly) != 0) rights |= access::kRemoteWrite | access::kRdmaReadSink;
     if ((flags & flag::kRdmaReadSink) != 0) rights |= access::kRdmaReadSink;
+    if ((flags & flag::kAllowRemoteAtomic) != 0) rights |= access::kRemoteAtomic;
     return rights;
 }
 
@@ -162,9 +166,10 @@ Status QueuePair::fast_register(const FastRegisterRequest& request) {
     if (!is_sound || has_alone(request.flags, kRemoteWriteOnly, flag::kAllowRemoteWrite)) {
         return Status::invalid_parameter;
     }
-    if ((rights_of_flags(request.flags) & kRemoteRights) != 0 && !region.allows_remote()) {
+    if ((rights_of_flags(request.flags) & access::kRemote) != 0 && !region.allows_remote()) {
         return Status::access_violation;
     }
+    if (!can_grant(request.flags, pd_->info())) return Status::not_supported;
     if (state() != QueuePairState::connected) return Status::connection_invalid;
     return do_fast_register(request);
 }
@@ -173,7 +178,7 @@ Status QueuePair::bind(const BindRequest& request) {
     if (is_closed() || request.window->is_closed() || request.region->is_closed()) {
         return Status::file_forced_closed;
     }
-    const std::uint32_t rights = request.flags & (flag::kAllowRemoteRead | flag::kAllowRemoteWrite);
+    const std::uint32_t rights = request.flags & kBindRights;
     // Of the two write bits both or none; and a window that allows nothing is a mistake.
     const std::uint32_t writes = rights & flag::kAllowRemoteWrite;
     if ((request.flags & ~kBindFlags) != 0 || rights == 0 ||
@@ -187,9 +192,11 @@ Status QueuePair::bind(const BindRequest& request) {
     const std::uint64_t size = request.region->size();
     if (request.address < begin || request.length > size ||
         request.address - begin > size - request.length ||
-        (writes != 0 && (request.region->rights() & access::kLocalWrite) == 0)) {
+        (rights != flag::kAllowRemoteRead &&
+         (request.region->rights() & access::kLocalWrite) == 0)) {
         return Status::access_violation;
     }
+    if (!can_grant(request.flags, pd_->info())) return Status::not_supported;
     if (state() != QueuePairState::connected) return Status::connection_invalid;
     return do_bind(request);
 }
@@ -246,7 +253,7 @@ Error QueuePair::explain(Status status, const BindRequest& request) const {
         error.what = "bind: flags " + std::to_string(request.flags) + " or length " +
                      std::to_string(request.length) +
                      " cannot be, or window and region are of another protection domain";
-        error.hint = "a window grants ALLOW_REMOTE_READ, ALLOW_REMOTE_WRITE or both";
+        error.hint = "a window grants one or more of the rights ALLOW_REMOTE_...";
     } else if (status == Status::access_violation) {
         error.what =
             "bind: the range is not inside the region, or the window would grant "

@@ -31,6 +31,13 @@ Expected<void> MemoryRegion::register_buffer(BufferHold* hold, std::uint32_t rig
     }
     // Remote write contains local write; the bare bit would be a right without its foundation.
     if ((rights & access::kRemoteWriteBit) != 0) rights |= access::kRemoteWrite;
+    if ((rights & access::kRemoteAtomicBit) != 0) {
+        rights |= access::kRemoteAtomic;
+        if ((pd_->info().extensions & extension::kAtomics) == 0) {
+            return refuse(fail(Status::not_supported, "register: the adapter has no atomics",
+                               "adapter.info.extensions names what there is"));
+        }
+    }
     if (hold->size() == 0) {
         return refuse(fail(Status::invalid_parameter, "register: the buffer is empty"));
     }

@@ -24,11 +24,6 @@ public:
         if (!closed_.exchange(true, std::memory_order_acq_rel)) do_close();
     }
     [[nodiscard]] bool is_closed() const { return closed_.load(std::memory_order_acquire); }
-    // NDK's way to what a provider has beyond NDK. No provider has any so far.
-    [[nodiscard]] virtual Expected<void> query_extension(const std::string& name) const {
-        return fail(Status::not_supported, "query_extension: there is no \"" + name + "\"",
-                    "adapter.info.features names what is optional");
-    }
     // Made by another process: this one may only drop references.
     [[nodiscard]] bool is_foreign() const { return fork_generation_ != base::fork_generation(); }
 

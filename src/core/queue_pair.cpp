@@ -13,15 +13,19 @@ namespace {
 
 constexpr std::uint32_t kCommonFlags = flag::kSilentSuccess | flag::kReadFence | flag::kDefer;
 
-std::uint32_t legal_flags(OperationType type) {
-    switch (type) {
+std::uint32_t legal_flags(const WorkRequest& request) {
+    switch (request.type) {
         case OperationType::send:
             return kCommonFlags | flag::kSendAndSolicitEvent | flag::kInline;
         case OperationType::write:
-            return kCommonFlags | flag::kInline;
+            return kCommonFlags | flag::kInline |
+                   (request.has_immediate ? flag::kSendAndSolicitEvent : 0);
         case OperationType::read:
             // Ignored where the adapter lacks it, as NDK says.
             return kCommonFlags | flag::kRdmaReadLocalInvalidate;
+        case OperationType::fetch_add:
+        case OperationType::compare_swap:
+            return kCommonFlags;
         case OperationType::receive:
         case OperationType::fast_register:
         case OperationType::bind:
@@ -37,9 +41,13 @@ const char* operation_name(const WorkRequest& request) {
         case OperationType::send:
             return request.invalidates ? "send_and_invalidate" : "send";
         case OperationType::write:
-            return "write";
+            return request.has_immediate ? "write_with_immediate" : "write";
         case OperationType::read:
             return "read";
+        case OperationType::fetch_add:
+            return "fetch_add";
+        case OperationType::compare_swap:
+            return "compare_swap";
         case OperationType::receive:
         case OperationType::fast_register:
         case OperationType::bind:
@@ -75,11 +83,15 @@ QueuePair::~QueuePair() {
 
 Status QueuePair::check(const WorkRequest& request, std::uint64_t& length) const {
     if (is_closed()) return Status::file_forced_closed;
-    if ((request.flags & ~legal_flags(request.type)) != 0) return Status::invalid_parameter;
+    if ((request.flags & ~legal_flags(request)) != 0) return Status::invalid_parameter;
     length = total_length(request.segments);
     // Nothing is the first segment's token that such a read ends.
     if ((request.flags & flag::kRdmaReadLocalInvalidate) != 0 && request.segments.empty()) {
         return Status::invalid_parameter;
+    }
+    if (request.has_immediate || is_atomic(request.type)) [[unlikely]] {
+        const Status status = check_extension(request, length);
+        if (status != Status::success) return status;
     }
     const AdapterInfo& info = pd_->info();
     if ((request.flags & flag::kInline) != 0) {
@@ -97,9 +109,31 @@ Status QueuePair::check(const WorkRequest& request, std::uint64_t& length) const
     return Status::success;
 }
 
+Status QueuePair::check_extension(const WorkRequest& request, std::uint64_t length) const {
+    const std::uint32_t needed =
+        request.has_immediate ? extension::kImmediate : extension::kAtomics;
+    if ((pd_->info().extensions & needed) == 0) return Status::not_supported;
+    const bool is_sound = request.has_immediate ||
+                          (length == kAtomicSize && request.remote_address % kAtomicSize == 0);
+    return is_sound ? Status::success : Status::invalid_parameter;
+}
+
+Expected<const extension::Entry*> find_extension(const AdapterInfo& info, const std::string& name) {
+    for (const extension::Entry& entry : extension::kList) {
+        if (name == entry.name && (info.extensions & entry.bit) != 0) return &entry;
+    }
+    return fail(Status::not_supported, "query_extension: there is no \"" + name + "\"",
+                "adapter.info.extensions names what there is");
+}
+
 std::uint32_t QueuePair::sink_rights() const {
     const bool is_free = (pd_->info().adapter_flags & adapter_flag::kRdmaReadSinkNotRequired) != 0;
     return is_free ? access::kLocalWrite : access::kLocalWrite | access::kRdmaReadSink;
+}
+
+std::uint32_t QueuePair::local_rights(OperationType type) const {
+    if (type == OperationType::read) return sink_rights();
+    return is_atomic(type) ? access::kLocalWrite : access::kLocalRead;
 }
 
 Status QueuePair::post(const WorkRequest& request) {
@@ -110,9 +144,7 @@ Status QueuePair::post(const WorkRequest& request) {
         return do_post(request, {}, static_cast<std::uint32_t>(length));
     }
     Buffers buffers;
-    const std::uint32_t rights =
-        request.type == OperationType::read ? sink_rights() : access::kLocalRead;
-    const Status local = buffers.acquire(*pd_, request.segments, rights);
+    const Status local = buffers.acquire(*pd_, request.segments, local_rights(request.type));
     if (local != Status::success) return local;
     const Status posted = do_post(request, buffers.get(), static_cast<std::uint32_t>(length));
     if (posted == Status::success) buffers.handed_over();
@@ -143,6 +175,13 @@ Error QueuePair::explain(Status status, const WorkRequest& request) const {
             error.what = name + ": the queue pair is closed";
             break;
         case Status::invalid_parameter:
+            if (is_atomic(request.type) && (request.flags & ~legal_flags(request)) == 0) {
+                error.what =
+                    name + ": " + std::to_string(length) + " local bytes and the address " +
+                    std::to_string(request.remote_address) + " are not those of an aligned word";
+                error.hint = "both sides are 8 bytes, the remote address a multiple of 8";
+                break;
+            }
             error.what = name + ": flags " + std::to_string(request.flags) +
                          " contain a bit that " + name + " does not take";
             error.hint = "see Flag; rights are flags of bind and fast_register";
@@ -186,7 +225,7 @@ Error QueuePair::explain(Status status, const WorkRequest& request) const {
             break;
         case Status::not_supported:
             error.what = name + ": the adapter cannot do it";
-            error.hint = "adapter.info.features tells what it can";
+            error.hint = "adapter.info.features and .extensions tell what it can";
             break;
         case Status::internal_error:
             error.what = name + ": the device did not take the request";

@@ -22,6 +22,10 @@ namespace ndv::core {
 
 enum class QueuePairState : std::uint8_t { idle, connected, error };
 
+// NOT_SUPPORTED where the adapter has no extension of that name.
+[[nodiscard]] Expected<const extension::Entry*> find_extension(const AdapterInfo& info,
+                                                               const std::string& name);
+
 class QueuePair : public Object, base::Live<base::LiveKind::queue_pair> {
 public:
     QueuePair(std::shared_ptr<ProtectionDomain> pd, std::shared_ptr<CompletionQueue> receive_cq,
@@ -47,6 +51,11 @@ public:
     [[nodiscard]] Error explain(Status status, const BindRequest& request) const;
     [[nodiscard]] Error explain(Status status, const InvalidateRequest& request) const;
 
+    // As the adapter's.
+    [[nodiscard]] Expected<const extension::Entry*> query_extension(const std::string& name) const {
+        return find_extension(pd_->info(), name);
+    }
+
     // Cancels everything posted; terminal. Asynchronous: completions follow.
     virtual void flush() = 0;
 
@@ -59,6 +68,8 @@ public:
     // The rights that local memory needs as the target of a Read: iWARP devices place a response
     // through a token that is writable from remote, and want it to be told so (READ_SINK).
     [[nodiscard]] std::uint32_t sink_rights() const;
+    // The rights that the local memory of a request needs.
+    [[nodiscard]] std::uint32_t local_rights(OperationType type) const;
     [[nodiscard]] const QueuePairLimits& limits() const { return limits_; }
     [[nodiscard]] RequestContexts* contexts() const { return contexts_; }
     // Null: receives are posted to the queue pair itself.
@@ -89,6 +100,7 @@ protected:
 
 private:
     [[nodiscard]] Status check(const WorkRequest& request, std::uint64_t& length) const;
+    [[nodiscard]] Status check_extension(const WorkRequest& request, std::uint64_t length) const;
 
     const std::shared_ptr<ProtectionDomain> pd_;
     const std::shared_ptr<CompletionQueue> receive_cq_;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // NDK's vocabulary as values: flags, access rights, requests, completions, adapter limits.
-// Numbers are NDKPI's.
+// Numbers are NDKPI's; those of what is beyond NDK are chosen far from them.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -21,6 +22,8 @@ enum class OperationType : std::uint32_t {
     read = 32,
     write = 64,
     receive_and_invalidate = 0x8001,
+    fetch_add = 0x10000,  // beyond NDK, as the next
+    compare_swap = 0x20000,
 };
 
 namespace flag {
@@ -34,6 +37,7 @@ inline constexpr std::uint32_t kInline = 0x040;
 inline constexpr std::uint32_t kRdmaReadSink = 0x080;
 inline constexpr std::uint32_t kRdmaReadLocalInvalidate = 0x100;
 inline constexpr std::uint32_t kDefer = 0x200;
+inline constexpr std::uint32_t kAllowRemoteAtomic = 0x10000;  // beyond NDK
 }  // namespace flag
 
 namespace access {
@@ -43,7 +47,11 @@ inline constexpr std::uint32_t kRemoteRead = 2;
 inline constexpr std::uint32_t kRemoteWrite = 5;  // contains local write
 inline constexpr std::uint32_t kRemoteWriteBit = 4;
 inline constexpr std::uint32_t kRdmaReadSink = 8;
-inline constexpr std::uint32_t kAll = 15;
+inline constexpr std::uint32_t kRemoteAtomicBit = 0x80;  // beyond NDK
+inline constexpr std::uint32_t kRemoteAtomic = kRemoteAtomicBit | kLocalWrite;
+// What makes a token worth to be told to a peer.
+inline constexpr std::uint32_t kRemote = kRemoteRead | kRemoteWriteBit | kRemoteAtomicBit;
+inline constexpr std::uint32_t kAll = 15 | kRemoteAtomicBit;
 }  // namespace access
 
 enum class Notify : std::uint32_t { errors = 0, any = 1, solicited = 2 };
@@ -109,8 +117,18 @@ struct WorkRequest {
     std::uint32_t remote_token = 0;  // also: the token that send_and_invalidate names
     bool invalidates = false;        // type send: Send with Invalidate
     bool context_is_object = false;
+    bool has_immediate = false;  // type write: a write with immediate
     std::uint64_t context = 0;
+    std::uint64_t operand = 0;  // the immediate; of an atomic, what is added or stored
+    std::uint64_t compare = 0;  // compare_swap: what must be there
 };
+
+// An atomic works on a word of this many bytes, aligned to as many.
+inline constexpr std::uint32_t kAtomicSize = 8;
+
+[[nodiscard]] constexpr bool is_atomic(OperationType type) {
+    return type >= OperationType::fetch_add;
+}
 
 struct ReceiveRequest {
     std::span<const Segment> segments;
@@ -135,6 +153,22 @@ inline constexpr std::uint32_t kRdmaReadLocalInvalidate = 0x010;
 inline constexpr std::uint32_t kCqResize = 0x100;
 inline constexpr std::uint32_t kLoopbackConnections = 0x10000;
 }  // namespace adapter_flag
+
+// What query_extension() finds: the project's own, and which calls of a queue pair it is about.
+namespace extension {
+inline constexpr std::uint32_t kAtomics = 1;
+inline constexpr std::uint32_t kImmediate = 2;
+
+struct Entry {
+    std::uint32_t bit;
+    const char* name;
+    std::array<const char*, 2> calls;  // null: none
+};
+inline constexpr std::array<Entry, 2> kList = {{
+    {kAtomics, "atomics", {"fetch_add", "compare_swap"}},
+    {kImmediate, "immediate", {"write_with_immediate", nullptr}},
+}};
+}  // namespace extension
 
 // NDK_ADAPTER_INFO, in its order, behind the name under which the adapter is opened.
 struct AdapterInfo {
@@ -164,6 +198,7 @@ struct AdapterInfo {
     std::uint32_t adapter_flags = 0;
     std::string rdma_technology;
     std::vector<std::string> features;  // optional functions present, by their API name
+    std::uint32_t extensions = 0;       // extension::k*
     // Of this host, for listeners and for connects from here; the first serves two ends of one
     // host.
     std::vector<std::string> addresses;

@@ -156,6 +156,7 @@ void Connection::blame_for_terminate(const TerminateBody& body) {
             }
         }
     }
+    if (blame_atomic(body)) return;
     // DDP refuses what carries payload, which a Read Request does not.
     const bool is_ddp = body.error.layer == static_cast<std::uint8_t>(Layer::ddp);
     const bool is_open = message_open_ && message_source_ == FrameSource::request;
@@ -163,7 +164,7 @@ void Connection::blame_for_terminate(const TerminateBody& body) {
     for (std::uint32_t i = send_queue_.cursor.head_position(); i != end; ++i) {
         const SendRequest& request = send_queue_[i];
         if (request.progress == SendRequest::Progress::done) continue;
-        if (is_ddp && request.kind == RequestKind::read) continue;
+        if (is_ddp && is_answered(request.kind)) continue;
         blame_request(i, Status::remote_resources);
         return;
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One RDMAP stream after its MPA start-up: DDP and RDMAP of RFC 5040 and 5041 over RFC 5044
+// One RDMAP stream after its MPA start-up: DDP and RDMAP of RFC 5040, 5041 and 7306 over RFC 5044
 // framing. Sans-IO: bytes, requests and the time go in; gather lists, placements, completions,
 // events and a deadline come out. No socket, thread, clock or lock.
 //
@@ -12,7 +12,8 @@
 //   end_step(): no pointer into a peer-named region is kept beyond it
 //
 // connection.cpp holds life and death of a stream, receive.cpp what comes in, transmit.cpp what
-// goes out, local.cpp requests that change this side's memory.
+// goes out, extensions.cpp atomics and immediate data in both directions, local.cpp requests that
+// change this side's memory.
 #pragma once
 
 #include <sys/uio.h>
@@ -75,6 +76,9 @@ struct StreamCounters {
     std::uint64_t bytes_in = 0;
     std::uint64_t bytes_out = 0;
 };
+
+// What a Terminate says of a Read or Atomic Request that is refused: RFC 5040 section 7.1.
+[[nodiscard]] ErrorCode read_error(AccessResult result);
 
 class Connection {
 public:
@@ -148,11 +152,13 @@ private:
         [[nodiscard]] std::size_t size() const { return head_size + payload_size + tail_size; }
     };
 
-    // A peer's Read Request that waits for its response or is being answered.
-    struct ReadJob {
+    // A peer's Read or Atomic Request that waits for its response or is being answered.
+    struct Job {
         std::uint32_t msn = 0;
-        ReadRequestBody body;
-        std::uint32_t built = 0;  // bytes put into frames
+        bool is_atomic = false;
+        std::uint32_t built = 0;   // read: bytes put into frames
+        ReadRequestBody body;      // read; else its size is 0
+        AtomicRequestBody atomic;  // read: not set
     };
 
     [[nodiscard]] Frame& frame(std::uint32_t index) { return frames_[index % kFrameCount]; }
@@ -165,8 +171,15 @@ private:
     void let_pins_go();
     void take_pins_again();
     void build_request_frame();
+    void build_immediate(Frame& out);
+    void build_atomic_request(Frame& out);
+    void begin_frame(Frame& out, FrameSource source, std::uint32_t position);
+    [[nodiscard]] bool has_response() const;
     [[nodiscard]] bool build_response_frame();
-    void fail_read(const ReadJob& job, std::uint32_t done, AccessResult result);
+    [[nodiscard]] bool build_atomic_response();
+    [[nodiscard]] AccessResult run_atomic(const AtomicRequestBody& request, std::uint64_t& value,
+                                          bool& is_aligned);
+    void fail_read(const Job& job, std::uint32_t done, AccessResult result);
     void add_payload(Frame& out, std::size_t header, std::span<const PostedSegment> segments,
                      std::uint32_t offset, std::uint32_t size, const Pin* pin = nullptr);
     void finish_frame(Frame& out, std::span<const PostedSegment> segments,
@@ -189,15 +202,19 @@ private:
     FrameSource message_source_ = FrameSource::request;
     std::uint32_t message_offset_ = 0;
     std::uint32_t request_next_ = 0;  // send queue position of the next request to build
+    bool immediate_is_next_ = false;  // of the message below: its Write is built
+    bool extension_sent_ = false;     // something of RFC 7306, which the peer may not know
     std::uint32_t send_msn_ = 1;
-    std::uint32_t read_msn_ = 1;
+    std::uint32_t read_msn_ = 1;        // and of Atomic Requests
+    std::uint32_t atomic_msn_ = 1;      // of our Atomic Responses
+    std::uint32_t gathered_reads_ = 0;  // response frames that still read from memory
     bool is_held_ = false;
     bool rtr_pending_ = false;
     bool response_turn_ = false;  // alternate between own requests and responses
     bool terminate_pending_ = false;
     TerminateBody terminate_;
 
-    // Own reads that wait for their response, oldest first: send queue positions.
+    // Own reads and atomics that wait for their response, oldest first: send queue positions.
     std::vector<std::uint32_t> reads_;
     std::uint32_t read_head_ = 0;
     std::uint32_t read_tail_ = 0;
@@ -225,6 +242,14 @@ private:
     [[nodiscard]] bool begin_read_response(std::span<const std::byte> bytes);
     [[nodiscard]] bool begin_send(std::span<const std::byte> bytes, Time now);
     [[nodiscard]] bool begin_read_request(std::span<const std::byte> bytes);
+    [[nodiscard]] bool check_send_order(const UntaggedHeader& header);
+    [[nodiscard]] bool take_receive(Time now);
+    [[nodiscard]] bool begin_immediate(std::span<const std::byte> bytes, Time now);
+    [[nodiscard]] bool begin_atomic_request(std::span<const std::byte> bytes);
+    [[nodiscard]] bool begin_atomic_response(std::span<const std::byte> bytes);
+    void end_immediate();
+    void end_atomic_response();
+    [[nodiscard]] ErrorCode check_request(const UntaggedHeader& header) const;
     void handle_terminate(std::span<const std::byte> bytes);
     [[nodiscard]] bool place_payload();
     void end_fpdu();
@@ -253,11 +278,15 @@ private:
     std::uint32_t empty_segments_ = 0;
     std::uint32_t expected_send_msn_ = 1;
     std::uint32_t expected_read_msn_ = 1;
+    std::uint32_t expected_atomic_msn_ = 1;
+    std::uint32_t write_bytes_ = 0;  // of the Write in progress, or the last one
+    std::uint32_t written_ = 0;  // by the Write that ended since the last message, for immediates
+    std::uint64_t atomic_value_ = 0;
     std::uint32_t receive_next_ = 0;  // receive queue position of the next message
     bool any_fpdu_in_ = false;
     bool is_paused_ = false;  // a Send waits for a receive
     Time pause_deadline_{};
-    std::vector<ReadJob> jobs_;
+    std::vector<Job> jobs_;
     std::uint32_t job_head_ = 0;  // oldest not fully sent
     std::uint32_t job_next_ = 0;  // next to build
     std::uint32_t job_tail_ = 0;
@@ -268,6 +297,7 @@ private:
     void fail(const ErrorCode& code, bool with_header, BuiltFrames built = BuiltFrames::drop);
     void go_over();
     void blame_for_terminate(const TerminateBody& body);
+    [[nodiscard]] bool blame_atomic(const TerminateBody& body);
     void blame_request(std::uint32_t position, Status status);
     void check_drained();
 

@@ -80,4 +80,46 @@ void ReadRequestBody::emit(std::span<std::byte, kSize> bytes) const {
     store_be(bytes.data() + 20, source_to);
 }
 
+ImmediateBody ImmediateBody::parse(std::span<const std::byte, kSize> bytes) {
+    return {load_be<std::uint32_t>(bytes.data()), load_be<std::uint32_t>(bytes.data() + 4)};
+}
+
+void ImmediateBody::emit(std::span<std::byte, kSize> bytes) const {
+    store_be(bytes.data(), value);
+    store_be(bytes.data() + 4, rest);
+}
+
+AtomicRequestBody AtomicRequestBody::parse(std::span<const std::byte, kSize> bytes) {
+    AtomicRequestBody out;
+    out.operation = static_cast<std::uint8_t>(load_be<std::uint32_t>(bytes.data()) & 0x0FU);
+    out.request_id = load_be<std::uint32_t>(bytes.data() + 4);
+    out.stag = load_be<std::uint32_t>(bytes.data() + 8);
+    out.to = load_be<std::uint64_t>(bytes.data() + 12);
+    out.operand = load_be<std::uint64_t>(bytes.data() + 20);
+    out.operand_mask = load_be<std::uint64_t>(bytes.data() + 28);
+    out.compare = load_be<std::uint64_t>(bytes.data() + 36);
+    out.compare_mask = load_be<std::uint64_t>(bytes.data() + 44);
+    return out;
+}
+
+void AtomicRequestBody::emit(std::span<std::byte, kSize> bytes) const {
+    store_be(bytes.data(), static_cast<std::uint32_t>(operation & 0x0FU));
+    store_be(bytes.data() + 4, request_id);
+    store_be(bytes.data() + 8, stag);
+    store_be(bytes.data() + 12, to);
+    store_be(bytes.data() + 20, operand);
+    store_be(bytes.data() + 28, operand_mask);
+    store_be(bytes.data() + 36, compare);
+    store_be(bytes.data() + 44, compare_mask);
+}
+
+AtomicResponseBody AtomicResponseBody::parse(std::span<const std::byte, kSize> bytes) {
+    return {load_be<std::uint32_t>(bytes.data()), load_be<std::uint64_t>(bytes.data() + 4)};
+}
+
+void AtomicResponseBody::emit(std::span<std::byte, kSize> bytes) const {
+    store_be(bytes.data(), request_id);
+    store_be(bytes.data() + 4, value);
+}
+
 }  // namespace ndv::iwarp

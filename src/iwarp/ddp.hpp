@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // FPDU, DDP and RDMAP headers as values: RFC 5044 section 4, RFC 5041 section 4, RFC 5040
-// section 4. Offsets count from ULPDU_Length, which every header here includes.
+// section 4, RFC 7306 sections 5 and 6. Offsets count from ULPDU_Length, which every header here
+// includes.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +11,7 @@
 
 namespace ndv::iwarp {
 
-// RFC 5040 section 4.1 and RFC 6580.
+// RFC 5040 section 4.1, RFC 7306 section 4 and RFC 6580.
 enum class Opcode : std::uint8_t {
     write = 0,
     read_request = 1,
@@ -20,8 +21,12 @@ enum class Opcode : std::uint8_t {
     send_solicited = 5,
     send_solicited_invalidate = 6,
     terminate = 7,
+    immediate = 8,
+    immediate_solicited = 9,
+    atomic_request = 10,
+    atomic_response = 11,
 };
-inline constexpr std::uint8_t kOpcodeCount = 8;
+inline constexpr std::uint8_t kOpcodeCount = 12;
 
 [[nodiscard]] constexpr bool is_send(Opcode opcode) {
     return opcode >= Opcode::send && opcode <= Opcode::send_solicited_invalidate;
@@ -33,7 +38,8 @@ inline constexpr std::uint8_t kOpcodeCount = 8;
     return opcode == Opcode::send_invalidate || opcode == Opcode::send_solicited_invalidate;
 }
 [[nodiscard]] constexpr bool solicits(Opcode opcode) {
-    return opcode == Opcode::send_solicited || opcode == Opcode::send_solicited_invalidate;
+    return opcode == Opcode::send_solicited || opcode == Opcode::send_solicited_invalidate ||
+           opcode == Opcode::immediate_solicited;
 }
 
 inline constexpr std::size_t kLengthSize = 2;  // ULPDU_Length
@@ -44,6 +50,7 @@ inline constexpr std::size_t kMaxFpdu = 65544;
 inline constexpr std::uint32_t kQueueSend = 0;  // DDP queue numbers, RFC 5040 section 5.1
 inline constexpr std::uint32_t kQueueReadRequest = 1;
 inline constexpr std::uint32_t kQueueTerminate = 2;
+inline constexpr std::uint32_t kQueueAtomicResponse = 3;  // RFC 7306 section 5
 
 // Pad bytes that make ULPDU_Length + ULPDU a multiple of four.
 [[nodiscard]] constexpr std::size_t pad_size(std::size_t ulpdu_length) {
@@ -109,10 +116,81 @@ struct ReadRequestBody {
     friend bool operator==(const ReadRequestBody&, const ReadRequestBody&) = default;
 };
 
-// Bytes from ULPDU_Length to the payload.
+// The eight bytes of Immediate Data, RFC 7306 section 6, which says nothing about a shorter value:
+// the 32 bits of a write with immediate come first, zeros follow.
+struct ImmediateBody {
+    static constexpr std::size_t kSize = 8;
+    std::uint32_t value = 0;
+    std::uint32_t rest = 0;
+
+    [[nodiscard]] static ImmediateBody parse(std::span<const std::byte, kSize> bytes);
+    void emit(std::span<std::byte, kSize> bytes) const;
+    friend bool operator==(const ImmediateBody&, const ImmediateBody&) = default;
+};
+
+enum class AtomicOperation : std::uint8_t { fetch_add = 0, compare_swap = 2 };
+
+// The body of an Atomic Request, RFC 7306 section 5; it follows an UntaggedHeader.
+struct AtomicRequestBody {
+    static constexpr std::size_t kSize = 52;
+    std::uint8_t operation = 0;  // raw, four bits: may be none of AtomicOperation
+    std::uint32_t request_id = 0;
+    std::uint32_t stag = 0;
+    std::uint64_t to = 0;
+    std::uint64_t operand = 0;  // what is added, or stored
+    std::uint64_t operand_mask = 0;
+    std::uint64_t compare = 0;
+    std::uint64_t compare_mask = 0;
+
+    [[nodiscard]] static AtomicRequestBody parse(std::span<const std::byte, kSize> bytes);
+    void emit(std::span<std::byte, kSize> bytes) const;
+    friend bool operator==(const AtomicRequestBody&, const AtomicRequestBody&) = default;
+};
+
+// The body of an Atomic Response.
+struct AtomicResponseBody {
+    static constexpr std::size_t kSize = 12;
+    std::uint32_t request_id = 0;
+    std::uint64_t value = 0;  // of the word, before the operation
+
+    [[nodiscard]] static AtomicResponseBody parse(std::span<const std::byte, kSize> bytes);
+    void emit(std::span<std::byte, kSize> bytes) const;
+    friend bool operator==(const AtomicResponseBody&, const AtomicResponseBody&) = default;
+};
+
+// Of a segment with `header` bytes from ULPDU_Length to the payload.
+[[nodiscard]] constexpr Control control_of(Opcode opcode, std::size_t header, std::uint32_t payload,
+                                           bool last) {
+    Control out;
+    out.ulpdu_length = static_cast<std::uint16_t>(header - kLengthSize + payload);
+    out.tagged = is_tagged(opcode);
+    out.last = last;
+    out.opcode = static_cast<std::uint8_t>(opcode);
+    return out;
+}
+
+// Bytes from ULPDU_Length to the payload; what has a fixed body has no payload.
 [[nodiscard]] constexpr std::size_t header_size(Opcode opcode) {
-    if (is_tagged(opcode)) return TaggedHeader::kSize;
-    if (opcode == Opcode::read_request) return UntaggedHeader::kSize + ReadRequestBody::kSize;
+    switch (opcode) {
+        case Opcode::write:
+        case Opcode::read_response:
+            return TaggedHeader::kSize;
+        case Opcode::read_request:
+            return UntaggedHeader::kSize + ReadRequestBody::kSize;
+        case Opcode::immediate:
+        case Opcode::immediate_solicited:
+            return UntaggedHeader::kSize + ImmediateBody::kSize;
+        case Opcode::atomic_request:
+            return UntaggedHeader::kSize + AtomicRequestBody::kSize;
+        case Opcode::atomic_response:
+            return UntaggedHeader::kSize + AtomicResponseBody::kSize;
+        case Opcode::send:
+        case Opcode::send_invalidate:
+        case Opcode::send_solicited:
+        case Opcode::send_solicited_invalidate:
+        case Opcode::terminate:
+            break;
+    }
     return UntaggedHeader::kSize;
 }
 

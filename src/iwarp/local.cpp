@@ -17,7 +17,7 @@ void Connection::take_pins_again() {
         Frame& left = frame(i);
         if (left.source != FrameSource::response || left.payload_size == 0) continue;
         if (left.pin.entry != nullptr) continue;
-        const ReadJob& job = jobs_[left.position % jobs_.size()];
+        const Job& job = jobs_[left.position % jobs_.size()];
         const AccessResult result =
             memory_.pin(job.body.source_stag, job.body.source_to + left.payload_offset,
                         left.payload_size, RemoteRight::read, left.pin);

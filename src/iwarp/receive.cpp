@@ -195,6 +195,16 @@ bool Connection::begin_fpdu(Time now) {
         case Opcode::read_request:
             is_taken = begin_read_request(bytes);
             break;
+        case Opcode::immediate:
+        case Opcode::immediate_solicited:
+            is_taken = begin_immediate(bytes, now);
+            break;
+        case Opcode::atomic_request:
+            is_taken = begin_atomic_request(bytes);
+            break;
+        case Opcode::atomic_response:
+            is_taken = begin_atomic_response(bytes);
+            break;
         case Opcode::terminate:
             handle_terminate(bytes);
             break;
@@ -217,7 +227,10 @@ bool Connection::begin_write(std::span<const std::byte> bytes) {
                  true);
             return false;
         }
+    } else {
+        write_bytes_ = 0;
     }
+    write_bytes_ += payload_size_;
     tagged_ = {true, Opcode::write, header.stag, header.to, 0, 0};
     // RFC 5040 section 5.1: a zero-length Write is not checked.
     if (payload_size_ == 0) return true;
@@ -245,7 +258,8 @@ bool Connection::begin_read_response(std::span<const std::byte> bytes) {
         position = reads_[read_head_ % reads_.size()];
         const SendRequest& request = send_queue_[position];
         // Nobody can answer a request that is not fully out.
-        if (request.progress != SendRequest::Progress::transmitted) {
+        if (request.kind != RequestKind::read ||
+            request.progress != SendRequest::Progress::transmitted) {
             fail(error::kUnexpectedOpcode, true);
             return false;
         }
@@ -268,14 +282,7 @@ bool Connection::begin_read_response(std::span<const std::byte> bytes) {
 
 bool Connection::begin_send(std::span<const std::byte> bytes, Time now) {
     const auto header = UntaggedHeader::parse(bytes.first<UntaggedHeader::kSize>());
-    if (header.queue_number != kQueueSend) {
-        fail(error::kUntaggedQueue, true);
-        return false;
-    }
-    if (header.msn != expected_send_msn_) {
-        fail(error::kUntaggedMsn, true);
-        return false;
-    }
+    if (!check_send_order(header)) return false;
     if (untagged_.is_active) {
         if (opcode_ != untagged_.opcode || header.invalidate_stag != untagged_.invalidate_stag) {
             fail(error::kUnexpectedOpcode, true);
@@ -288,18 +295,7 @@ bool Connection::begin_send(std::span<const std::byte> bytes, Time now) {
     }
     const bool is_rtr = config_.rtr == RtrKind::send && !config_.is_initiator && !any_fpdu_in_ &&
                         payload_size_ == 0 && control_.last;
-    if (!untagged_.is_active && !is_rtr) {
-        if (!has_receive()) {
-            // Not an error yet: reading stops, TCP holds the peer back, a receive may come.
-            is_paused_ = true;
-            pause_deadline_ = now + config_.receive_wait;
-            return false;
-        }
-        ReceiveRequest& receive = receive_queue_[receive_next_];
-        receive.received = 0;
-        receive.status = Status::success;
-        receive.is_solicited = receive.has_invalidated = false;
-    }
+    if (!untagged_.is_active && !is_rtr && !take_receive(now)) return false;
     if (!is_rtr) {
         ReceiveRequest& receive = receive_queue_[receive_next_];
         if (std::uint64_t{header.mo} + payload_size_ > receive.length) {
@@ -312,29 +308,57 @@ bool Connection::begin_send(std::span<const std::byte> bytes, Time now) {
     return true;
 }
 
+// Sends and immediates share a queue and its numbers.
+bool Connection::check_send_order(const UntaggedHeader& header) {
+    if (header.queue_number != kQueueSend) {
+        fail(error::kUntaggedQueue, true);
+        return false;
+    }
+    if (header.msn != expected_send_msn_) {
+        fail(error::kUntaggedMsn, true);
+        return false;
+    }
+    return true;
+}
+
+// The receive of a message that begins.
+bool Connection::take_receive(Time now) {
+    if (!has_receive()) {
+        // Not an error yet: reading stops, TCP holds the peer back, a receive may come.
+        is_paused_ = true;
+        pause_deadline_ = now + config_.receive_wait;
+        return false;
+    }
+    ReceiveRequest& receive = receive_queue_[receive_next_];
+    receive.received = 0;
+    receive.status = Status::success;
+    receive.is_solicited = receive.has_invalidated = receive.has_immediate = false;
+    return true;
+}
+
+// Reads and atomics share a queue, its numbers, and the places for requests that wait for answers.
+ErrorCode Connection::check_request(const UntaggedHeader& header) const {
+    if (header.queue_number != kQueueReadRequest) return error::kUntaggedQueue;
+    if (header.msn != expected_read_msn_) return error::kUntaggedMsn;
+    if (header.mo != 0) return error::kUntaggedMo;
+    if (payload_size_ != 0 || !control_.last) return error::kUnexpectedOpcode;
+    if (job_tail_ - job_head_ >= jobs_.size()) return error::kStreamCatastrophic;
+    return error::kNone;
+}
+
 bool Connection::begin_read_request(std::span<const std::byte> bytes) {
     const auto header = UntaggedHeader::parse(bytes.first<UntaggedHeader::kSize>());
-    ErrorCode code{};
-    if (header.queue_number != kQueueReadRequest) {
-        code = error::kUntaggedQueue;
-    } else if (header.msn != expected_read_msn_) {
-        code = error::kUntaggedMsn;
-    } else if (header.mo != 0) {
-        code = error::kUntaggedMo;
-    } else if (payload_size_ != 0 || !control_.last) {
-        code = error::kUnexpectedOpcode;
-    } else if (job_tail_ - job_head_ >= jobs_.size()) {
-        code = error::kStreamCatastrophic;
-    } else {
-        ReadJob& job = jobs_[job_tail_ % jobs_.size()];
-        job.msn = header.msn;
-        job.body =
-            ReadRequestBody::parse(bytes.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
-        job.built = 0;
-        return true;
+    if (const ErrorCode code = check_request(header); code != error::kNone) {
+        fail(code, true);
+        return false;
     }
-    fail(code, true);
-    return false;
+    Job& job = jobs_[job_tail_ % jobs_.size()];
+    job.msn = header.msn;
+    job.is_atomic = false;
+    job.body =
+        ReadRequestBody::parse(bytes.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
+    job.built = 0;
+    return true;
 }
 
 void Connection::handle_terminate(std::span<const std::byte> bytes) {
@@ -344,7 +368,9 @@ void Connection::handle_terminate(std::span<const std::byte> bytes) {
         return;
     }
     TerminateBody body;
-    if (!TerminateBody::parse(bytes.subspan(UntaggedHeader::kSize), !any_fpdu_in_, body)) {
+    // An opcode that siw does not know, it refuses with a word that could be one of start-up.
+    const bool is_start_up = !any_fpdu_in_ && !extension_sent_;
+    if (!TerminateBody::parse(bytes.subspan(UntaggedHeader::kSize), is_start_up, body)) {
         fail(error::kLlpLength, false);
         return;
     }
@@ -431,6 +457,7 @@ void Connection::end_fpdu() {
     switch (opcode_) {
         case Opcode::write:
             tagged_.is_active = false;
+            written_ = write_bytes_;
             break;
         case Opcode::read_response:
             tagged_.is_active = false;
@@ -445,8 +472,16 @@ void Connection::end_fpdu() {
             check_drained();
             break;
         case Opcode::read_request:
+        case Opcode::atomic_request:
             ++expected_read_msn_;
             ++job_tail_;
+            break;
+        case Opcode::immediate:
+        case Opcode::immediate_solicited:
+            end_immediate();
+            break;
+        case Opcode::atomic_response:
+            end_atomic_response();
             break;
         case Opcode::terminate:
             break;
@@ -463,6 +498,7 @@ void Connection::end_send() {
     const bool is_rtr = config_.rtr == RtrKind::send && !config_.is_initiator &&
                         expected_send_msn_ == 1 && untagged_.offset == 0 && counters_.fpdus_in == 1;
     untagged_.is_active = false;
+    written_ = 0;
     ++expected_send_msn_;
     if (is_rtr) return;
     ReceiveRequest& receive = receive_queue_[receive_next_];

@@ -32,7 +32,7 @@ struct Pin {
 
 struct SendRequest;
 
-enum class RemoteRight : std::uint8_t { read, write };
+enum class RemoteRight : std::uint8_t { read, write, atomic };
 
 class RemoteMemory {
 public:

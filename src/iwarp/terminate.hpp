@@ -23,6 +23,8 @@ struct ErrorCode {
 };
 
 namespace error {
+// No entry of the tables: what checks return when all is well.
+inline constexpr ErrorCode kNone{0xFF, 0xFF, 0xFF};
 // RDMAP, RFC 5040 section 4.8.
 inline constexpr ErrorCode kLocalCatastrophic{0, 0, 0x00};
 inline constexpr ErrorCode kReadInvalidStag{0, 1, 0x00};

@@ -24,12 +24,7 @@ Opcode send_opcode(const SendRequest& request) {
     return request.solicits ? Opcode::send_solicited : Opcode::send;
 }
 
-Control control_of(Opcode opcode, std::size_t header, std::uint32_t payload, bool last) {
-    return {.ulpdu_length = static_cast<std::uint16_t>(header - kLengthSize + payload),
-            .tagged = is_tagged(opcode),
-            .last = last,
-            .opcode = static_cast<std::uint8_t>(opcode)};
-}
+}  // namespace
 
 ErrorCode read_error(AccessResult result) {
     switch (result) {
@@ -48,13 +43,11 @@ ErrorCode read_error(AccessResult result) {
     return error::kReadInvalidStag;
 }
 
-}  // namespace
-
 bool Connection::wants_write() {
     if (state_ == State::over) return false;
     if (frame_head_ != frame_tail_ || terminate_pending_) return true;
     if (state_ != State::open || is_held_) return false;
-    return rtr_pending_ || message_open_ || job_next_ != job_tail_ || can_start_request();
+    return rtr_pending_ || message_open_ || has_response() || can_start_request();
 }
 
 bool Connection::has_large_backlog(std::size_t threshold) {
@@ -66,10 +59,10 @@ bool Connection::has_large_backlog(std::size_t threshold) {
     }
     const std::uint32_t published = send_queue_.cursor.published();
     for (std::uint32_t i = waiting; i != published && bytes <= threshold; ++i) {
-        if (send_queue_[i].kind != RequestKind::read) bytes += send_queue_[i].length;
+        if (!is_answered(send_queue_[i].kind)) bytes += send_queue_[i].length;
     }
     for (std::uint32_t i = job_next_; i != job_tail_ && bytes <= threshold; ++i) {
-        const ReadJob& job = jobs_[i % jobs_.size()];
+        const Job& job = jobs_[i % jobs_.size()];
         bytes += job.body.size - job.built;
     }
     return bytes > threshold;
@@ -141,6 +134,7 @@ void Connection::handle_sent(std::size_t size) {
 
 void Connection::frame_sent(Frame& sent) {
     unpin(sent);
+    if (sent.source == FrameSource::response && sent.payload_size > 0) --gathered_reads_;
     if (sent.is_terminate) {
         go_over();
         return;
@@ -149,8 +143,8 @@ void Connection::frame_sent(Frame& sent) {
     if (sent.source == FrameSource::request) {
         SendRequest& request = send_queue_[sent.position];
         // The last byte is with TCP: the buffer may be reused, and no more than that is promised.
-        request.progress = request.kind == RequestKind::read ? SendRequest::Progress::transmitted
-                                                             : SendRequest::Progress::done;
+        request.progress = is_answered(request.kind) ? SendRequest::Progress::transmitted
+                                                     : SendRequest::Progress::done;
     } else if (sent.source == FrameSource::response) {
         ++job_head_;
     }
@@ -175,10 +169,16 @@ bool Connection::can_start_request() {
     if (request_next_ == send_queue_.cursor.published()) return false;
     const SendRequest& request = send_queue_[request_next_];
     if (request.is_fenced && outstanding_reads() > 0) return false;
-    if (request.kind == RequestKind::read) {
+    if (is_answered(request.kind)) {
         return outstanding_reads() < config_.ord && read_tail_ - read_head_ < reads_.size();
     }
     return true;
+}
+
+// An atomic changes memory: not while a response to an earlier read is still to be read from it.
+bool Connection::has_response() const {
+    if (job_next_ == job_tail_) return false;
+    return gathered_reads_ == 0 || !jobs_[job_next_ % jobs_.size()].is_atomic;
 }
 
 bool Connection::build_next_frame() {
@@ -192,21 +192,21 @@ bool Connection::build_next_frame() {
         return true;
     }
     if (!message_open_) {
-        const bool has_response = job_next_ != job_tail_;
+        const bool has_answer = has_response();
         const bool has_request = can_start_request();
         if (has_request && is_local(send_queue_[request_next_].kind)) {
             execute_local_request();
             return true;  // no frame, but what is behind it may have one
         }
-        if (!has_response && !has_request) return false;
-        const bool is_response = has_response && (response_turn_ || !has_request);
+        if (!has_answer && !has_request) return false;
+        const bool is_response = has_answer && (response_turn_ || !has_request);
         response_turn_ = !is_response;
         message_source_ = is_response ? FrameSource::response : FrameSource::request;
         message_offset_ = 0;
         message_open_ = true;
     }
     if (message_source_ == FrameSource::response) return build_response_frame();
-    if (peer_closed_ && send_queue_[request_next_].kind == RequestKind::read) {
+    if (peer_closed_ && is_answered(send_queue_[request_next_].kind)) {
         // Nobody is left to answer it.
         cause_ = {Cause::Source::local, error::kLlpClosed, 0};
         blame_request(request_next_, Status::io_timeout);
@@ -261,13 +261,17 @@ void Connection::build_terminate() {
     finish_frame(out, {});
 }
 
+void Connection::begin_frame(Frame& out, FrameSource source, std::uint32_t position) {
+    out.source = source;
+    out.position = position;
+    out.is_terminate = false;
+    out.pin = Pin{};
+}
+
 void Connection::build_request_frame() {
     SendRequest& request = send_queue_[request_next_];
     Frame& out = frame(frame_tail_);
-    out.source = FrameSource::request;
-    out.position = request_next_;
-    out.is_terminate = false;
-    out.pin = Pin{};
+    begin_frame(out, FrameSource::request, request_next_);
     std::span<std::byte> bytes(out.bytes);
     const auto segments = send_queue_.segments(request_next_);
     std::uint32_t size = 0;
@@ -292,12 +296,17 @@ void Connection::build_request_frame() {
             out.is_last = true;
             break;
         }
+        case RequestKind::write_immediate:
+            if (immediate_is_next_) return build_immediate(out);
+            [[fallthrough]];
         case RequestKind::write: {
             header = TaggedHeader::kSize;
             size = std::min(request.length - message_offset_, segment_limit(max_fpdu_, header));
-            out.is_last = message_offset_ + size == request.length;
+            const bool is_last = message_offset_ + size == request.length;
+            immediate_is_next_ = is_last && request.kind == RequestKind::write_immediate;
+            out.is_last = is_last && !immediate_is_next_;
             TaggedHeader tagged;
-            tagged.control = control_of(Opcode::write, header, size, out.is_last);
+            tagged.control = control_of(Opcode::write, header, size, is_last);
             tagged.stag = request.remote_token;
             tagged.to = request.remote_address + message_offset_;
             tagged.emit(bytes.first<TaggedHeader::kSize>());
@@ -317,6 +326,9 @@ void Connection::build_request_frame() {
             if (out.is_last) ++send_msn_;
             break;
         }
+        case RequestKind::fetch_add:
+        case RequestKind::compare_swap:
+            return build_atomic_request(out);
         case RequestKind::bind:
         case RequestKind::fast_register:
         case RequestKind::invalidate:
@@ -334,12 +346,10 @@ void Connection::build_request_frame() {
 
 // False: the source is gone or was never granted; a Terminate takes the frame's place.
 bool Connection::build_response_frame() {
-    ReadJob& job = jobs_[job_next_ % jobs_.size()];
+    Job& job = jobs_[job_next_ % jobs_.size()];
+    if (job.is_atomic) return build_atomic_response();
     Frame& out = frame(frame_tail_);
-    out.source = FrameSource::response;
-    out.position = job_next_;
-    out.is_terminate = false;
-    out.pin = Pin{};
+    begin_frame(out, FrameSource::response, job_next_);
     const std::uint32_t size =
         std::min(job.body.size - job.built, segment_limit(max_fpdu_, TaggedHeader::kSize));
     Pin pin;
@@ -363,7 +373,11 @@ bool Connection::build_response_frame() {
     finish_frame(out, {}, &pin);
     out.payload_offset = job.built;
     out.pin = pin;
-    if (out.payload_size == 0) unpin(out);  // copied
+    if (out.payload_size == 0) {
+        unpin(out);  // copied
+    } else {
+        ++gathered_reads_;
+    }
     job.built += size;
     if (out.is_last) {
         message_open_ = false;
@@ -373,7 +387,7 @@ bool Connection::build_response_frame() {
 }
 
 // The culprit is the Read Request, advanced by the `done` bytes that went out already.
-void Connection::fail_read(const ReadJob& job, std::uint32_t done, AccessResult result) {
+void Connection::fail_read(const Job& job, std::uint32_t done, AccessResult result) {
     opcode_ = Opcode::read_request;
     control_ =
         control_of(Opcode::read_request, UntaggedHeader::kSize + ReadRequestBody::kSize, 0, true);

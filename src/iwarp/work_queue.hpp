@@ -29,9 +29,26 @@ struct PostedSegment {
 };
 
 // The last three put nothing on the wire: they change memory when their turn comes.
-enum class RequestKind : std::uint8_t { send, write, read, bind, fast_register, invalidate };
+enum class RequestKind : std::uint8_t {
+    send,
+    write,
+    write_immediate,
+    read,
+    fetch_add,
+    compare_swap,
+    bind,
+    fast_register,
+    invalidate,
+};
 
 [[nodiscard]] constexpr bool is_local(RequestKind kind) { return kind >= RequestKind::bind; }
+// Is done when the peer has answered, and takes one of its places for that (IRD, ORD).
+[[nodiscard]] constexpr bool is_answered(RequestKind kind) {
+    return kind >= RequestKind::read && kind <= RequestKind::compare_swap;
+}
+[[nodiscard]] constexpr bool is_atomic(RequestKind kind) {
+    return kind == RequestKind::fetch_add || kind == RequestKind::compare_swap;
+}
 
 // One slot of the send queue (NDK: initiator queue).
 struct SendRequest {
@@ -43,7 +60,12 @@ struct SendRequest {
     std::uint32_t remote_token = 0;  // send: the STag to invalidate
     // invalidate, and a read that invalidates: a token of this side. bind, fast_register: theirs.
     std::uint32_t local_token = 0;
-    void* operation = nullptr;  // bind and fast_register: what RemoteMemory::execute() needs
+    // write_immediate: its value. Atomics: what is added, or stored.
+    std::uint64_t operand = 0;
+    union {
+        void* operation = nullptr;  // bind and fast_register: what RemoteMemory::execute() needs
+        std::uint64_t compare;      // compare_swap: what must be there
+    };
     std::uint32_t length = 0;
     std::uint16_t segment_count = 0;
     RequestKind kind = RequestKind::send;
@@ -55,9 +77,10 @@ struct SendRequest {
 
     // The engine's.
     Progress progress = Progress::posted;
-    std::uint32_t sink_stag = 0;
-    std::uint32_t received = 0;  // reads: bytes of the response placed
+    std::uint32_t sink_stag = 0;  // atomics: the request identifier
+    std::uint32_t received = 0;   // reads: bytes of the response placed
 };
+static_assert(sizeof(SendRequest) == 64);  // one cache line
 
 struct ReceiveRequest {
     // Filled by the poster.
@@ -69,8 +92,10 @@ struct ReceiveRequest {
     // The engine's.
     bool is_solicited = false;
     bool has_invalidated = false;
+    bool has_immediate = false;
     std::uint32_t invalidated_stag = 0;
-    std::uint32_t received = 0;
+    std::uint32_t immediate = 0;
+    std::uint32_t received = 0;  // bytes; with an immediate, those of the Write before it
     Status status = Status::success;
 };
 

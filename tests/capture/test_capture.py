@@ -29,6 +29,7 @@ OF_REVISION_2 = {
 WRITE, READ_REQUEST, READ_RESPONSE, SEND = "0x00", "0x01", "0x02", "0x03"
 SEND_INVALIDATE, SEND_SOLICITED = "0x04", "0x05"
 TERMINATE = "0x07"
+ATOMIC_REQUEST, ATOMIC_RESPONSE = "0x0a", "0x0b"
 BIG = 1 << 18
 
 
@@ -188,6 +189,41 @@ def test_a_dissector_decodes_every_message_that_was_moved(tmp_path, host, crc, p
 def words(data):
     """The enhanced data, which tshark shows as private data."""
     return data[:4]
+
+
+@pytest.mark.parametrize("crc", [False, True], ids=["plain", "crc"])
+def test_a_dissector_reads_atomics_field_by_field(tmp_path, crc):
+    path = tmp_path / "atomics.pcap"
+    with ends(path) as (near, far):
+        near_port, far_port = connect(near, far, "127.0.0.1", {"crc": crc})
+        words_there = far.words("words", 2, values=[40, 5])
+        near.words("old", 2)
+        near.fetch_add(words_there, 2, ("old", 0, 8))
+        near.compare_swap((words_there.address + 8, words_there.token), 5, 9, ("old", 8, 8))
+        assert len(near.completions("initiator", 2)) == 2
+    found = Reading(path)
+    assert found.is_clean()
+    # Behind the two start-up frames there is nothing to warn of.
+    assert found.warnings == dict.fromkeys(OF_REVISION_2, 2)
+    assert found.last[near_port][ATOMIC_REQUEST] == 2
+    assert found.last[far_port][ATOMIC_RESPONSE] == 2
+
+    def of_requests(name):
+        rows = tshark(path, f"iwarp_rdma.atomic.{name}", only=f"tcp.srcport == {near_port}")
+        return [int(value, 0) for (values,) in rows for value in values]
+
+    assert of_requests("opcode") == [0, 2]
+    assert of_requests("remote_stag") == [words_there.token] * 2
+    assert of_requests("remote_tagged_offset") == [words_there.address, words_there.address + 8]
+    assert of_requests("add_data") == [2]
+    assert of_requests("swap_data") == [9]
+    assert of_requests("compare_data") == [0, 5] or of_requests("compare_data") == [5]
+    answers = tshark(
+        path,
+        "iwarp_rdma.atomic.original_remote_data_value",
+        only=f"tcp.srcport == {far_port}",
+    )
+    assert [int(value, 0) for (values,) in answers for value in values] == [40, 5]
 
 
 def test_both_ends_of_one_adapter_are_in_the_file_once(tmp_path):

@@ -194,3 +194,19 @@ def far_pages(ends):
     ends.far.map_pages("pages", 5, seed=1)
     ends.far.create_fast_register_mr("region")
     return ends
+
+
+@pytest.fixture
+def needs_atomics(provider):
+    _needs_extension(provider, "atomics")
+
+
+@pytest.fixture
+def needs_immediate(provider):
+    _needs_extension(provider, "immediate")
+
+
+def _needs_extension(provider, name):
+    with nd.Adapter.open(provider) as adapter:
+        if name not in adapter.info.extensions:
+            pytest.skip(f"no extension {name}: test_extensions.py has the refusal")

@@ -153,10 +153,10 @@ class End:
         self.regions[name] = self.pd.register(array, access)
         return self.regions[name].remote()
 
-    def foreign_memory(self, name, nbytes):
+    def foreign_memory(self, name, nbytes, access=ALL):
         """Register memory in another protection domain."""
         with self.adapter.create_pd() as other:
-            self.regions[name] = other.register(np.zeros(nbytes, np.uint8), ALL)
+            self.regions[name] = other.register(np.zeros(nbytes, np.uint8), access)
         return self.regions[name].remote()
 
     def remote_token(self, name):
@@ -231,6 +231,18 @@ class End:
     def store(self, name, data, offset=0):
         self.regions[name].array[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
 
+    def words(self, name, count, access=nd.Access.REMOTE_ATOMIC, *, values=()):
+        """Register 64-bit words under a name; return how a peer addresses them, if it may."""
+        array = np.zeros(count, np.uint64)
+        array[: len(values)] = values
+        region = self.pd.register(array, access)
+        self.regions[name] = region
+        return region.remote() if region.remote_token else None
+
+    def word(self, name, index=0):
+        """Return a word of memory, in this host's byte order."""
+        return int(self.regions[name].array.view(np.uint64)[index])
+
     def deregister(self, name):
         self.regions[name].deregister()
 
@@ -253,6 +265,19 @@ class End:
 
     def read(self, remote, *spans, context=None, flags=0):
         self.qp.read(self.local(spans), remote, context=context, flags=flags)
+
+    def write_with_immediate(self, remote, immediate, *spans, context=None, flags=0):
+        self.qp.write_with_immediate(
+            self.local(spans), remote, immediate, context=context, flags=flags
+        )
+
+    def fetch_add(self, remote, value, span, *, context=None, flags=0):
+        self.qp.fetch_add(self.local([span]), remote, value, context=context, flags=flags)
+
+    def compare_swap(self, remote, expected, new, span, *, context=None, flags=0):
+        self.qp.compare_swap(
+            self.local([span]), remote, expected, new, context=context, flags=flags
+        )
 
     def flush(self):
         self.qp.flush()

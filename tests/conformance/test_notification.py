@@ -194,6 +194,16 @@ def test_resize_makes_room_for_more(connect_pair):
     assert len(pair.far.completions("receive", 6)) == 6
 
 
+def test_wait_sees_what_comes_after_several_resizes_of_an_empty_queue(pair):
+    for depth in (2000, 5000, 10_000, 20_000):
+        pair.near.initiator_cq.resize(depth)
+
+    pair.near.read((0, 0), context=1)
+
+    assert pair.near.initiator_cq.wait(LIMIT)
+    assert [done.request_context for done in pair.near.waiting()] == [1]
+
+
 def test_resize_below_what_waits_changes_nothing(pair):
     for _ in range(5):
         pair.far.receive()

@@ -180,8 +180,3 @@ def test_port_of_a_closed_listener_is_free_when_its_last_connector_is(provider):
     active.end_connection()
     passive.close()
     active.close()
-
-
-def test_there_are_no_extensions(pair):
-    for call in (pair.adapter.query_extension, pair.near.qp.query_extension):
-        assert status_of(call, "anything") == nd.Status.NOT_SUPPORTED

@@ -220,7 +220,7 @@ REFUSALS += [
         (0, 2, 6),
         NOTHING,
     )
-    for opcode in range(8, 16)
+    for opcode in range(12, 16)
 ]
 all_refusals = pytest.mark.parametrize(
     ("incoming", "code", "attached"),

@@ -8,7 +8,8 @@
 //              of five bytes
 //   0x80-0xbf  the next (command & 3) * 256 + first byte bytes are a ULPDU: its length, pad and a
 //              good CRC are put around it, and with 0x20 ten thousand bytes behind it
-//   0xc0-0xff  one of the local inputs below; 0x20 tells a slow link from a fast one
+//   0xc0-0xff  one of the local inputs below; 0x20 tells a slow link from a fast one, 0x10 requests
+//              of RFC 7306 from the rest
 #include <array>
 #include <cstdint>
 #include <cstdio>
@@ -54,8 +55,8 @@ public:
                                                     .start_position = 0xFFFFFFFD}) {
         std::fill(engine_.arena().begin(), engine_.arena().end(), kFill);
         FakeMemory& memory = engine_.memory();
-        memory.add(
-            {kWindow, kWindowTo, at(kWindowRange), kWindowRange.length, true, true, false, 1});
+        memory.add({kWindow, kWindowTo, at(kWindowRange), kWindowRange.length, true, true, false, 1,
+                    0, true});
         memory.add({0x2200, 0, at({30000, 0}), 64, true, false, false, 1});  // read only
         memory.add({0x3300, 0, at({30100, 0}), 64, true, true, false, 2});   // another domain
         memory.add({0x4400, 0, at({30200, 0}), 64, false, false, true, 1});  // revocable
@@ -74,6 +75,7 @@ public:
 
     void command(std::uint8_t command) {
         link_limit_ = (command & 0x20U) != 0 ? 300 : kEverything;
+        if ((command & 0x10U) != 0) return post_extension(command & 0x03U);
         switch (command & 0x0FU) {
             case 0:
                 return post_receive();
@@ -172,6 +174,21 @@ private:
         request.kind = iwarp::RequestKind::read;
         post(request, Range{kSinkRange.offset, length});
     }
+    void post_extension(unsigned which) {
+        iwarp::SendRequest request;
+        request.operand = 0x0102030405060708;
+        if (which < 2) {
+            request.kind = iwarp::RequestKind::write_immediate;
+            return post(request, Range{2048, which == 0 ? 0U : 700U});
+        }
+        request.kind = iwarp::RequestKind::fetch_add;
+        if (which == 3) {
+            request.kind = iwarp::RequestKind::compare_swap;
+            request.compare = 0xEEEEEEEEEEEEEEEE;
+        }
+        // Not aligned: the place of the old value need not be.
+        post(request, Range{kSinkRange.offset + 1, 8});
+    }
     void post(iwarp::RequestKind kind, std::uint32_t length) {
         iwarp::SendRequest request;
         request.kind = kind;
@@ -192,7 +209,9 @@ private:
             if (completion.is_receive) {
                 const auto& request = engine_.receive_queue()[completion.position];
                 require(request.context == next_receive_++, "receives complete in order, once");
-                require(request.received <= request.length, "a receive is not overfilled");
+                // With an immediate it is the length of a Write, elsewhere.
+                require(request.has_immediate || request.received <= request.length,
+                        "a receive is not overfilled");
             } else {
                 const auto& request = engine_.send_queue()[completion.position];
                 require(request.context == next_++, "requests complete in order, once");

@@ -69,6 +69,36 @@ def connection_inputs():
         terminate = reference.untagged(
             reference.TERMINATE, 2, 1, payload=bytes.fromhex("20020000"), crc=crc
         )
+        atomics = b"".join(
+            reference.atomic_request(
+                msn, 7, WINDOW, WINDOW_TO + 8, 5, operation=operation, operand_mask=mask, crc=crc
+            )
+            for msn, operation, mask in ((1, 0, 0), (2, 2, reference.ALL_BITS), (3, 0, 1 << 31))
+        )
+        yield f"{label}-atomics", bytes([settings | 0x10]) + fed(atomics)
+        yield (
+            f"{label}-atomic-not-aligned",
+            bytes([settings])
+            + fed(reference.atomic_request(1, 7, WINDOW, WINDOW_TO + 4, 5, crc=crc)),
+        )
+        yield (
+            f"{label}-immediate",
+            bytes([settings]) + fed(write + reference.immediate(9, 1, crc=crc)),
+        )
+        yield (
+            f"{label}-immediate-parts",
+            bytes([settings])
+            + fed(
+                parts + reference.immediate(9, 1, opcode=reference.IMMEDIATE_SOLICITED, crc=crc), 1
+            ),
+        )
+        answers = response + reference.atomic_response(sink_stags(2)[1], 42, crc=crc)
+        for command in (0xD2, 0xD3):
+            yield (
+                f"{label}-atomic-response-{command:x}",
+                bytes([settings | INITIATOR, command, 0xC9]) + fed(answers) + b"\xc9",
+            )
+        yield f"{label}-send-immediates", bytes([settings | INITIATOR]) + b"\xd0\xf1\xe9\xe9\xc9"
         for cut in range(2):
             yield f"{label}-write-{cut}", bytes([settings]) + fed(write, cut)
             yield f"{label}-send-{cut}", bytes([settings]) + fed(send, cut)

@@ -235,7 +235,7 @@ REFUSALS |= {
         (0, 2, 6),
         NOTHING,
     )
-    for opcode in range(8, 16)
+    for opcode in range(12, 16)
 }
 both_crc = pytest.mark.parametrize("crc", [False, True], ids=["plain", "crc"])
 

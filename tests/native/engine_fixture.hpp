@@ -37,6 +37,7 @@ public:
         // Not 0: the region is made of pages of this size, a power of two, the last one first:
         // page i of n lies at data + (n - 1 - i) * page.
         std::uint32_t page = 0;
+        bool remote_atomic = false;
     };
 
     void add(const Region& region) { regions_.push_back(region); }
@@ -53,8 +54,9 @@ public:
         const Region* region = find(stag);
         if (region == nullptr) return AccessResult::invalid_stag;
         if (region->pd != kOwnPd) return AccessResult::not_associated;
-        const bool is_granted =
-            right == iwarp::RemoteRight::read ? region->remote_read : region->remote_write;
+        const bool is_granted = right == iwarp::RemoteRight::read    ? region->remote_read
+                                : right == iwarp::RemoteRight::write ? region->remote_write
+                                                                     : region->remote_atomic;
         if (!is_granted) return AccessResult::denied;
         if (length > 0 && to + (length - 1) < to) return AccessResult::wrap;
         if (to < region->to || to - region->to > region->length ||

@@ -175,6 +175,21 @@ void test_resizing_keeps_what_waits_and_its_order(Checks& checks) {
     checks.check(popped == pushed && ring.is_empty(), "all came out");
 }
 
+void test_resizes_with_nothing_in_between(Checks& checks) {
+    MpscRing<Item> ring(2);
+    Item out;
+    std::uint64_t value = 0;
+    for (std::uint32_t depth = 4; depth <= 4096; depth *= 8) {
+        // Two growths in a row leave a segment that nothing was ever pushed into.
+        checks.check(ring.resize(depth) && ring.resize(2 * depth) && ring.resize(4 * depth),
+                     "an empty ring grows");
+        checks.check(ring.is_empty() && !ring.pop(out), "and is empty");
+        checks.check(ring.push({0, value, value}) && !ring.is_empty(), "what comes then shows");
+        checks.check(ring.pop(out) && out.value == value && ring.is_empty(), "and comes out");
+        ++value;
+    }
+}
+
 void test_resizing_beside_producers_and_a_consumer(Checks& checks, std::uint32_t producers,
                                                    std::uint64_t count) {
     MpscRing<Item> ring(1);
@@ -221,6 +236,7 @@ int main(int argc, char** argv) {
     }
     test_racing_producers_overrun_at_the_depth(checks, 4, 37, 100);
     test_resizing_keeps_what_waits_and_its_order(checks);
+    test_resizes_with_nothing_in_between(checks);
     test_resizing_beside_producers_and_a_consumer(checks, 3, count / 3);
     return checks.finish();
 }

@@ -249,7 +249,7 @@ def header(**changes):
         (header() + b"\x01" + bytes(7) + b"'|O8'", "the dtype b\"'|O8'\" is none"),
         (header() + b"\x01" + bytes(7) + b"[[]]]", "is none"),
         (header() + b"\x02" + bytes(7) + b"'<i8'", "are not an array of shape"),
-        (header(access=0x80) + b"\x01" + bytes(7) + b"'<i8'", "access 0x80 has unknown bits"),
+        (header(access=0x40) + b"\x01" + bytes(7) + b"'<i8'", "access 0x40 has unknown bits"),
         (header(dtype_length=6) + b"\x01" + bytes(7) + b" '<i8'", "is not in its own form"),
     ],
     ids=itertools.count(),

@@ -2,7 +2,8 @@
 """FPDUs built by an independent reading of the RFCs, to compare the C++ against.
 
 Nothing here calls ndverbs. The CRC is the bit-by-bit definition of CRC-32C; headers are put
-together with struct from RFC 5044 section 4, RFC 5041 section 4 and RFC 5040 section 4.
+together with struct from RFC 5044 section 4, RFC 5041 section 4, RFC 5040 section 4 and RFC 7306
+sections 5 and 6.
 """
 
 import json
@@ -13,7 +14,10 @@ VECTORS = Path(__file__).parent / "vectors"
 
 WRITE, READ_REQUEST, READ_RESPONSE, SEND = 0, 1, 2, 3
 SEND_INVALIDATE, SEND_SOLICITED, SEND_SOLICITED_INVALIDATE, TERMINATE = 4, 5, 6, 7
+IMMEDIATE, IMMEDIATE_SOLICITED, ATOMIC_REQUEST, ATOMIC_RESPONSE = 8, 9, 10, 11
 TAGGED_OPCODES = (WRITE, READ_RESPONSE)
+FETCH_ADD, COMPARE_SWAP = 0, 2
+ALL_BITS = 2**64 - 1
 
 
 def load_vectors(name):
@@ -64,6 +68,35 @@ def untagged(opcode, queue, msn, mo=0, payload=b"", *, last=True, reserved=0, cr
 def read_request(msn, sink_stag, sink_to, size, source_stag, source_to, *, crc=True):
     body = struct.pack(">IQIIQ", sink_stag, sink_to, size, source_stag, source_to)
     return untagged(READ_REQUEST, 1, msn, payload=body, crc=crc)
+
+
+def immediate(value, msn, *, opcode=IMMEDIATE, crc=True):
+    return untagged(opcode, 0, msn, payload=struct.pack(">II", value, 0), crc=crc)
+
+
+def atomic_request(
+    msn,
+    request_id,
+    stag,
+    to,
+    operand,
+    *,
+    operation=FETCH_ADD,
+    operand_mask=0,
+    compare=0,
+    compare_mask=ALL_BITS,
+    crc=True,
+):
+    body = struct.pack(
+        ">IIIQQQQQ", operation, request_id, stag, to, operand, operand_mask, compare, compare_mask
+    )
+    return untagged(ATOMIC_REQUEST, 1, msn, payload=body, crc=crc)
+
+
+def atomic_response(request_id, value, msn=1, *, queue=3, crc=True):
+    return untagged(
+        ATOMIC_RESPONSE, queue, msn, payload=struct.pack(">IQ", request_id, value), crc=crc
+    )
 
 
 def split_fpdus(stream):

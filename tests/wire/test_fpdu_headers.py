@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FPDU, DDP and RDMAP headers as values: RFC 5044, 5041 and 5040, section 4 of each."""
+"""FPDU, DDP and RDMAP headers as values: RFC 5044, 5041 and 5040 section 4, RFC 7306."""
 
 import pytest
 from hypothesis import given
@@ -37,10 +37,27 @@ STRUCTS = {
         "source_stag": u32,
         "source_to": u64,
     },
+    "immediate_body": {"value": u32, "rest": u32},
+    "atomic_request_body": {
+        "operation": st.integers(0, 15),
+        "request_id": u32,
+        "stag": u32,
+        "to": u64,
+        "operand": u64,
+        "operand_mask": u64,
+        "compare": u64,
+        "compare_mask": u64,
+    },
+    "atomic_response_body": {"request_id": u32, "value": u64},
+}
+# Bodies of a fixed size behind an untagged header, by their names in the vectors.
+BODIES = {
+    name.removesuffix("_body"): dict.fromkeys(fields, 0)
+    for name, fields in STRUCTS.items()
+    if name.endswith("_body")
 }
 CONTROL = {"tagged": False, "last": False, "ddp_version": 1, "rdmap_version": 1}
 UNTAGGED = {**CONTROL, "invalidate_stag": 0, "queue_number": 0, "msn": 0, "mo": 0}
-READ_REQUEST = {"sink_stag": 0, "sink_to": 0, "size": 0, "source_stag": 0, "source_to": 0}
 all_structs = pytest.mark.parametrize("struct", STRUCTS)
 
 
@@ -76,12 +93,18 @@ def test_golden_fields_emit_the_header(vector):
     assert emit(**header) == bytes.fromhex(vector["bytes"])[:size]
 
 
-@by_name([vector for vector in VECTORS if "read_request" in vector])
-def test_golden_read_requests_parse_and_emit_their_body(vector):
-    body = {**READ_REQUEST, **vector["read_request"]}
-    wire = bytes.fromhex(vector["bytes"])[20:]
-    assert _testing.parse_read_request_body(wire) == body
-    assert _testing.emit_read_request_body(**body) == wire
+def body_of(vector):
+    return next((name for name in BODIES if name in vector), None)
+
+
+@by_name([vector for vector in VECTORS if body_of(vector)])
+def test_golden_bodies_parse_to_their_fields_and_back(vector):
+    name = body_of(vector)
+    parse, emit, size = functions(f"{name}_body")
+    body = {**BODIES[name], **vector[name]}
+    wire = bytes.fromhex(vector["bytes"])[20 : 20 + size]
+    assert parse(wire) == body
+    assert emit(**body) == wire
 
 
 @by_name(COMPLETE)
@@ -89,8 +112,9 @@ def test_golden_fpdus_are_header_payload_zero_pad_and_crc(vector):
     struct, header = expected_header(vector)
     _, emit, _ = functions(struct)
     body = b""
-    if "read_request" in vector:
-        body = _testing.emit_read_request_body(**vector["read_request"])
+    if name := body_of(vector):
+        _, emit_body, _ = functions(f"{name}_body")
+        body = emit_body(**vector[name])
     length = header["ulpdu_length"]
     framed = emit(**header) + body + bytes.fromhex(vector["payload"])
     assert len(framed) == 2 + length

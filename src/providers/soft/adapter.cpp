@@ -53,6 +53,7 @@ core::AdapterInfo soft_info() {
                      "fast_register_any_qp",
                      "create_mw",
                      "privileged_token"};
+    info.extensions = core::extension::kAtomics | core::extension::kImmediate;
     info.addresses = {"127.0.0.1", "::1"};
     return info;
 }

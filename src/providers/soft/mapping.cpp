@@ -10,7 +10,6 @@ namespace ndv::soft {
 namespace {
 
 constexpr std::uint64_t kLamEntrySize = std::uint64_t{1} << 32U;
-constexpr std::uint32_t kRemoteRights = core::access::kRemoteRead | core::access::kRemoteWriteBit;
 
 std::uint32_t token_of(std::uint64_t logical) { return static_cast<std::uint32_t>(logical >> 32U); }
 std::uint64_t offset_of(std::uint64_t logical) { return logical & (kLamEntrySize - 1); }
@@ -212,7 +211,7 @@ Status Mappable::prepare(const core::BindRequest& request, Mapping*& out) {
 
 void Mappable::set_mapped(const Mapping& mapping, std::uint32_t rights) {
     const base::Lock lock(mutex_);
-    const bool is_remote = (rights & kRemoteRights) != 0;
+    const bool is_remote = (rights & core::access::kRemote) != 0;
     const bool is_window = mapping.content_.kind == EntryKind::window;
     mapped_ = {mapping.content_.address,
                mapping.content_.size,

@@ -16,6 +16,18 @@ namespace {
 constexpr std::uint64_t kValid = 1ULL << 63U;
 constexpr std::uint64_t kPinMask = 0xFFFFFFFFULL;
 
+constexpr std::uint32_t right_bit(iwarp::RemoteRight right) {
+    switch (right) {
+        case iwarp::RemoteRight::read:
+            break;
+        case iwarp::RemoteRight::write:
+            return core::access::kRemoteWriteBit;
+        case iwarp::RemoteRight::atomic:
+            return core::access::kRemoteAtomicBit;
+    }
+    return core::access::kRemoteRead;
+}
+
 constexpr std::uint64_t live_word(std::uint32_t generation) {
     return kValid | (static_cast<std::uint64_t>(generation) << 32U);
 }
@@ -170,8 +182,7 @@ iwarp::AccessResult DomainMemory::pin(std::uint32_t stag, std::uint64_t to, std:
     MemoryTable::Entry* entry = table_.pin(stag);
     if (entry == nullptr) return AccessResult::invalid_stag;
     const EntryContent& content = entry->content;
-    const std::uint32_t wanted = right == iwarp::RemoteRight::write ? core::access::kRemoteWriteBit
-                                                                    : core::access::kRemoteRead;
+    const std::uint32_t wanted = right_bit(right);
     AccessResult result = AccessResult::granted;
     if (content.domain != domain_ ||
         (content.queue_pair != queue_pair_ && content.kind == EntryKind::window)) {
@@ -216,11 +227,11 @@ bool DomainMemory::may_end(const EntryContent& content) const {
 iwarp::AccessResult DomainMemory::invalidate(std::uint32_t stag) {
     MemoryTable::Entry* entry = table_.pin(stag);
     if (entry == nullptr) return iwarp::AccessResult::invalid_stag;
-    constexpr std::uint32_t kRemote = core::access::kRemoteRead | core::access::kRemoteWriteBit;
     const EntryContent& content = entry->content;
     const bool is_ours = content.domain == domain_;
     // A peer has no business with a token that grants it nothing.
-    const bool is_allowed = is_ours && may_end(content) && (content.rights & kRemote) != 0;
+    const bool is_allowed =
+        is_ours && may_end(content) && (content.rights & core::access::kRemote) != 0;
     MemoryTable::unpin(entry);
     if (!is_ours) return iwarp::AccessResult::not_associated;
     if (!is_allowed) return iwarp::AccessResult::denied;

@@ -38,8 +38,7 @@ private:
                         "register: the adapter's table of regions is full",
                         "deregister regions that are no longer used");
         }
-        const bool is_remote =
-            (rights & (core::access::kRemoteRead | core::access::kRemoteWriteBit)) != 0;
+        const bool is_remote = (rights & core::access::kRemote) != 0;
         return core::Tokens{token, is_remote ? token : 0};
     }
     void do_deregister(const core::Tokens& tokens) override { table_->remove(tokens.local); }

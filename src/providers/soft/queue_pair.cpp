@@ -35,9 +35,14 @@ core::OperationType type_of(iwarp::RequestKind kind) {
         case iwarp::RequestKind::send:
             return core::OperationType::send;
         case iwarp::RequestKind::write:
+        case iwarp::RequestKind::write_immediate:
             return core::OperationType::write;
         case iwarp::RequestKind::read:
             return core::OperationType::read;
+        case iwarp::RequestKind::fetch_add:
+            return core::OperationType::fetch_add;
+        case iwarp::RequestKind::compare_swap:
+            return core::OperationType::compare_swap;
         case iwarp::RequestKind::bind:
             return core::OperationType::bind;
         case iwarp::RequestKind::fast_register:
@@ -317,6 +322,10 @@ void QueuePair::complete(const iwarp::StreamCompletion& done) {
             out.type = core::OperationType::receive_and_invalidate;
             out.invalidated_token = request.invalidated_stag;
         }
+        if (request.has_immediate && done.status == Status::success) {
+            out.has_immediate = true;
+            out.immediate = request.immediate;
+        }
         out.context = request.context;
         out.context_is_object = request.context_is_object;
         out.is_solicited = request.is_solicited;
@@ -329,7 +338,9 @@ void QueuePair::complete(const iwarp::StreamCompletion& done) {
         out.context_is_object = request.context_is_object;
         is_silent = request.is_silent && done.status == Status::success;
         release_segments(send_queue_.segments(done.position));
-        if (request.operation != nullptr) static_cast<Mapping*>(request.operation)->release();
+        if (iwarp::is_local(request.kind) && request.operation != nullptr) {
+            static_cast<Mapping*>(request.operation)->release();
+        }
     }
     // The slot is free before the completion shows: whoever polls it may post at once.
     if (connection_) {

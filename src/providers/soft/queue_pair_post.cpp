@@ -9,9 +9,25 @@
 namespace ndv::soft {
 namespace {
 
-iwarp::RequestKind kind_of(core::OperationType type) {
-    if (type == core::OperationType::write) return iwarp::RequestKind::write;
-    if (type == core::OperationType::read) return iwarp::RequestKind::read;
+iwarp::RequestKind kind_of(const core::WorkRequest& request) {
+    switch (request.type) {
+        case core::OperationType::write:
+            return request.has_immediate ? iwarp::RequestKind::write_immediate
+                                         : iwarp::RequestKind::write;
+        case core::OperationType::read:
+            return iwarp::RequestKind::read;
+        case core::OperationType::fetch_add:
+            return iwarp::RequestKind::fetch_add;
+        case core::OperationType::compare_swap:
+            return iwarp::RequestKind::compare_swap;
+        case core::OperationType::send:
+        case core::OperationType::receive:
+        case core::OperationType::fast_register:
+        case core::OperationType::bind:
+        case core::OperationType::invalidate:
+        case core::OperationType::receive_and_invalidate:
+            break;  // the last five are not posted here
+    }
     return iwarp::RequestKind::send;
 }
 
@@ -27,8 +43,8 @@ void store_segments(std::span<iwarp::PostedSegment> to,
 
 Status QueuePair::do_post(const core::WorkRequest& request,
                           std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
-    if (request.type == core::OperationType::read &&
-        outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
+    const iwarp::RequestKind kind = kind_of(request);
+    if (iwarp::is_answered(kind) && outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
         return Status::invalid_device_request;
     }
     if (send_queue_.cursor.is_full()) return Status::no_more_entries;
@@ -40,7 +56,9 @@ Status QueuePair::do_post(const core::WorkRequest& request,
     slot.remote_address = request.remote_address;
     slot.remote_token = request.remote_token;
     slot.length = length;
-    slot.kind = kind_of(request.type);
+    slot.kind = kind;
+    slot.operand = request.operand;
+    if (kind == iwarp::RequestKind::compare_swap) slot.compare = request.compare;
     slot.invalidates = request.invalidates;
     slot.solicits = (request.flags & core::flag::kSendAndSolicitEvent) != 0;
     slot.is_fenced = (request.flags & core::flag::kReadFence) != 0;

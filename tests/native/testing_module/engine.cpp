@@ -87,13 +87,14 @@ public:
     }
 
     void add_region(std::uint32_t stag, std::uint64_t to, std::size_t offset, std::uint64_t length,
-                    bool remote_read, bool remote_write, bool is_revocable, std::uint32_t pd,
-                    std::uint32_t page, bool is_waiting) {
+                    bool remote_read, bool remote_write, bool remote_atomic, bool is_revocable,
+                    std::uint32_t pd, std::uint32_t page, bool is_waiting) {
         check_range(offset, length);
         if (page != 0 && length % page != 0) throw py::value_error("not whole pages");
         const FakeMemory::Region region{stag,         to,          engine_->arena().data() + offset,
                                         length,       remote_read, remote_write,
-                                        is_revocable, pd,          page};
+                                        is_revocable, pd,          page,
+                                        remote_atomic};
         is_waiting ? engine_->memory().prepare(region) : engine_->memory().add(region);
     }
     // A bind, fast_register or invalidate: the first two make what add_region() left waiting.
@@ -121,12 +122,37 @@ public:
         return engine_->post(request, checked(ranges));
     }
     bool post_write(std::uint64_t context, const Ranges& ranges, std::uint32_t stag,
-                    std::uint64_t to, bool fenced) {
-        return post_tagged(RequestKind::write, context, ranges, stag, to, fenced);
+                    std::uint64_t to, bool fenced, std::optional<std::uint32_t> immediate,
+                    bool solicited) {
+        SendRequest request;
+        request.kind = immediate ? RequestKind::write_immediate : RequestKind::write;
+        request.operand = immediate.value_or(0);
+        request.solicits = solicited;
+        return post_remote(request, context, ranges, stag, to, fenced);
+    }
+    bool post_fetch_add(std::uint64_t context, const Ranges& ranges, std::uint32_t stag,
+                        std::uint64_t to, std::uint64_t value, bool fenced) {
+        SendRequest request;
+        request.kind = RequestKind::fetch_add;
+        request.operand = value;
+        return post_remote(request, context, ranges, stag, to, fenced);
+    }
+    bool post_compare_swap(std::uint64_t context, const Ranges& ranges, std::uint32_t stag,
+                           std::uint64_t to, std::uint64_t expected, std::uint64_t replacement,
+                           bool fenced) {
+        SendRequest request;
+        request.kind = RequestKind::compare_swap;
+        request.operand = replacement;
+        request.compare = expected;
+        return post_remote(request, context, ranges, stag, to, fenced);
     }
     bool post_read(std::uint64_t context, const Ranges& ranges, std::uint32_t stag,
                    std::uint64_t to, bool fenced, std::optional<std::uint32_t> invalidate) {
-        return post_tagged(RequestKind::read, context, ranges, stag, to, fenced, invalidate);
+        SendRequest request;
+        request.kind = RequestKind::read;
+        request.invalidates = invalidate.has_value();
+        request.local_token = invalidate.value_or(0);
+        return post_remote(request, context, ranges, stag, to, fenced);
     }
     bool post_receive(std::uint64_t context, const Ranges& ranges) {
         return engine_->post_receive(context, checked(ranges));
@@ -162,6 +188,8 @@ public:
                 entry["context"] = request.context;
                 entry["received"] = request.received;
                 entry["is_solicited"] = request.is_solicited;
+                entry["immediate"] = request.has_immediate ? py::object(py::int_(request.immediate))
+                                                           : py::object(py::none());
                 entry["invalidated"] = request.has_invalidated
                                            ? py::object(py::int_(request.invalidated_stag))
                                            : py::object(py::none());
@@ -219,13 +247,8 @@ private:
         if (out.size() > kMaxRanges) throw py::index_error("too many segments");
         return out;
     }
-    bool post_tagged(RequestKind kind, std::uint64_t context, const Ranges& ranges,
-                     std::uint32_t stag, std::uint64_t to, bool fenced,
-                     std::optional<std::uint32_t> invalidate = std::nullopt) {
-        SendRequest request;
-        request.kind = kind;
-        request.invalidates = invalidate.has_value();
-        request.local_token = invalidate.value_or(0);
+    bool post_remote(SendRequest& request, std::uint64_t context, const Ranges& ranges,
+                     std::uint32_t stag, std::uint64_t to, bool fenced) {
         request.context = context;
         request.remote_token = stag;
         request.remote_address = to;
@@ -274,8 +297,9 @@ void add_engine_class(py::module_& module) {
              py::arg("arena_size") = 64 * 1024, py::arg("start_position") = 0)
         .def("add_region", &PyEngine::add_region, py::arg("stag"), py::arg("to"), py::arg("offset"),
              py::arg("length"), py::kw_only(), py::arg("remote_read") = false,
-             py::arg("remote_write") = false, py::arg("is_revocable") = false, py::arg("pd") = 1,
-             py::arg("page") = 0, py::arg("is_waiting") = false)
+             py::arg("remote_write") = false, py::arg("remote_atomic") = false,
+             py::arg("is_revocable") = false, py::arg("pd") = 1, py::arg("page") = 0,
+             py::arg("is_waiting") = false)
         .def("remove_region",
              [](PyEngine& self, std::uint32_t stag) { return self.engine().memory().remove(stag); })
         .def("has_region",
@@ -284,7 +308,14 @@ void add_engine_class(py::module_& module) {
              py::kw_only(), py::arg("solicited") = false, py::arg("fenced") = false,
              py::arg("invalidate") = py::none())
         .def("post_write", &PyEngine::post_write, py::arg("context"), py::arg("ranges"),
-             py::arg("stag"), py::arg("to"), py::kw_only(), py::arg("fenced") = false)
+             py::arg("stag"), py::arg("to"), py::kw_only(), py::arg("fenced") = false,
+             py::arg("immediate") = py::none(), py::arg("solicited") = false)
+        .def("post_fetch_add", &PyEngine::post_fetch_add, py::arg("context"), py::arg("ranges"),
+             py::arg("stag"), py::arg("to"), py::arg("value"), py::kw_only(),
+             py::arg("fenced") = false)
+        .def("post_compare_swap", &PyEngine::post_compare_swap, py::arg("context"),
+             py::arg("ranges"), py::arg("stag"), py::arg("to"), py::arg("expected"),
+             py::arg("replacement"), py::kw_only(), py::arg("fenced") = false)
         .def("post_read", &PyEngine::post_read, py::arg("context"), py::arg("ranges"),
              py::arg("stag"), py::arg("to"), py::kw_only(), py::arg("fenced") = false,
              py::arg("invalidate") = py::none())

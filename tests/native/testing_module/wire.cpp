@@ -93,6 +93,30 @@ void visit(V&& v, ReadRequestBody& h) {
     v("source_to", h.source_to);
 }
 
+template <typename V>
+void visit(V&& v, ImmediateBody& h) {
+    v("value", h.value);
+    v("rest", h.rest);
+}
+
+template <typename V>
+void visit(V&& v, AtomicRequestBody& h) {
+    v("operation", h.operation);
+    v("request_id", h.request_id);
+    v("stag", h.stag);
+    v("to", h.to);
+    v("operand", h.operand);
+    v("operand_mask", h.operand_mask);
+    v("compare", h.compare);
+    v("compare_mask", h.compare_mask);
+}
+
+template <typename V>
+void visit(V&& v, AtomicResponseBody& h) {
+    v("request_id", h.request_id);
+    v("value", h.value);
+}
+
 struct ToDict {
     py::dict& out;
     template <typename T>
@@ -238,6 +262,9 @@ void add_wire(py::module_& module) {
     add_struct<TaggedHeader>(module, "tagged_header");
     add_struct<UntaggedHeader>(module, "untagged_header");
     add_struct<ReadRequestBody>(module, "read_request_body");
+    add_struct<ImmediateBody>(module, "immediate_body");
+    add_struct<AtomicRequestBody>(module, "atomic_request_body");
+    add_struct<AtomicResponseBody>(module, "atomic_response_body");
     module.def("parse_terminate_body", &parse_terminate, py::arg("data"),
                py::arg("before_first_fpdu") = false);
     module.def("emit_terminate_body", &emit_terminate);
