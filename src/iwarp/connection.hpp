@@ -12,8 +12,8 @@
 //   end_step(): no pointer into a peer-named region is kept beyond it
 //
 // connection.cpp holds life and death of a stream, receive.cpp what comes in, transmit.cpp what
-// goes out, extensions.cpp atomics and immediate data in both directions, local.cpp requests that
-// change this side's memory.
+// goes out, untagged.cpp the order of what comes in untagged, extensions.cpp atomics and immediate
+// data in both directions, local.cpp requests that change this side's memory.
 #pragma once
 
 #include <sys/uio.h>

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// What untagged messages share on their way in: the order of their queues (RFC 5041 section 7.1),
+// and the receives that Sends and immediates take.
+#include "iwarp/connection.hpp"
+
+namespace ndv::iwarp {
+
+bool Connection::can_resume() const {
+    return is_paused_ && (receive_queue_.cursor.published() != receive_next_ ||
+                          (supply_ != nullptr && supply_->can_refill()));
+}
+
+bool Connection::has_receive() {
+    return receive_queue_.cursor.published() != receive_next_ ||
+           (supply_ != nullptr && supply_->refill());
+}
+
+// Sends and immediates share a queue and its numbers.
+bool Connection::check_send_order(const UntaggedHeader& header) {
+    if (header.queue_number != kQueueSend) {
+        fail(error::kUntaggedQueue, true);
+        return false;
+    }
+    if (header.msn != expected_send_msn_) {
+        fail(error::kUntaggedMsn, true);
+        return false;
+    }
+    return true;
+}
+
+// The receive of a message that begins.
+bool Connection::take_receive(Time now) {
+    if (!has_receive()) {
+        // Not an error yet: reading stops, TCP holds the peer back, a receive may come.
+        is_paused_ = true;
+        pause_deadline_ = now + config_.receive_wait;
+        return false;
+    }
+    ReceiveRequest& receive = receive_queue_[receive_next_];
+    receive.received = 0;
+    receive.status = Status::success;
+    receive.is_solicited = receive.has_invalidated = receive.has_immediate = false;
+    return true;
+}
+
+// Reads and atomics share a queue, its numbers, and the places for requests that wait for answers.
+ErrorCode Connection::check_request(const UntaggedHeader& header) const {
+    if (header.queue_number != kQueueReadRequest) return error::kUntaggedQueue;
+    if (header.msn != expected_read_msn_) return error::kUntaggedMsn;
+    if (header.mo != 0) return error::kUntaggedMo;
+    if (payload_size_ != 0 || !control_.last) return error::kUnexpectedOpcode;
+    if (job_tail_ - job_head_ >= jobs_.size()) return error::kStreamCatastrophic;
+    return error::kNone;
+}
+
+}  // namespace ndv::iwarp
