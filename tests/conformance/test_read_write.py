@@ -101,6 +101,26 @@ def test_write_gathers_segments(ends):
     assert ends.far.content("target") == source[20:] + source[:20]
 
 
+def test_read_completes_before_what_is_posted_behind_it(ends, scaled):
+    near, far = ends.near, ends.far
+    near.memory("sink", 4096)
+    near.memory("data", 8)
+    target = far.memory("target", 8)
+    for i in range(scaled(200)):
+        source = far.memory(f"source {i}", 4096, seed=1 + i)
+        far.receive()
+
+        near.read(source, "sink", context=1)
+        near.write(target, "data", context=2)
+        near.send(context=3)
+
+        assert near.completion().request_context == 1
+        assert near.content("sink") == pattern(4096, 1 + i)
+        assert [done.request_context for done in near.completions("initiator", 2)] == [2, 3]
+        assert far.received().status == nd.Status.SUCCESS
+        far.close_region(f"source {i}")
+
+
 def test_read_scatters_into_segments(ends):
     target = ends.far.memory("target", 30, seed=6)
     ends.near.memory("sink", 30)

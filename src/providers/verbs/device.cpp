@@ -45,6 +45,7 @@ Quirks quirks_of(std::uint32_t vendor) {
         quirks.takes_empty_receives = false;
         quirks.invalidates_for_peers = false;
         quirks.has_query_qp = false;
+        quirks.completes_in_order = false;
         quirks.has_solicited_interrupts = false;
     }
     if (vendor == kVendorRxe) {

@@ -24,7 +24,8 @@ struct Quirks {
     bool has_query_qp = true;
     // Interrupts for solicited completions and errors only.
     bool has_solicited_interrupts = true;
-    bool has_length_errors = true;  // a message that is longer than its receive is told so
+    bool completes_in_order = true;  // else a Send or Write may overtake a Read before it
+    bool has_length_errors = true;   // a message that is longer than its receive is told so
     // A window reaches no further than it was bound, though its region does.
     bool bounds_windows = true;
     bool has_kernel_wc_flags = false;  // a receive's WITH_INV shows as the kernel's own bit

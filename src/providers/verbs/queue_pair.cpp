@@ -201,11 +201,19 @@ void QueuePair::handle_completion(const WorkId& id, const ibv_wc& done) {
         return;
     }
     note_end(done, is_flush);
+    if (!id.is_receive && ahead > 0 && done.status == IBV_WC_SUCCESS &&
+        !parts_->device->quirks().completes_in_order) {
+        posted[id.position].is_done = true;
+        return;
+    }
     // The device works in order: what it left out before has ended like this one.
     core::Completion earlier = is_flush ? cancelled() : core::Completion{};
     if (done.status != IBV_WC_SUCCESS) earlier.status = Status::cancelled;
     for (std::uint32_t i = 0; i < ahead; ++i) end_head(id.is_receive, earlier);
     end_head(id.is_receive, judge(id.is_receive, done, is_flush));
+    while (!posted.is_empty() && posted[posted.cursor.head_position()].is_done) {
+        end_head(id.is_receive, core::Completion{});
+    }
 }
 
 void QueuePair::handle_shared_receive(const WorkId& id, const ibv_wc& done) {
@@ -272,6 +280,7 @@ void QueuePair::end_head(bool is_receive, core::Completion done) {
     ShadowQueue& posted = queue(is_receive);
     const std::uint32_t position = posted.cursor.head_position();
     const Shadow slot = posted[position];
+    if (slot.is_done) done = core::Completion{};
     if (done.type != core::OperationType::receive_and_invalidate) done.type = slot.type;
     const bool is_success = done.status == Status::success;
     // Devices have many words for a mapping that was in the wrong state.
