@@ -280,7 +280,6 @@ void QueuePair::end_head(bool is_receive, core::Completion done) {
     ShadowQueue& posted = queue(is_receive);
     const std::uint32_t position = posted.cursor.head_position();
     const Shadow slot = posted[position];
-    if (slot.is_done) done = core::Completion{};
     if (done.type != core::OperationType::receive_and_invalidate) done.type = slot.type;
     const bool is_success = done.status == Status::success;
     // Devices have many words for a mapping that was in the wrong state.

@@ -27,7 +27,8 @@ struct Shadow {
     // A request in two parts is reported once: by the first when that fails, else by the second.
     bool has_second = false;
     bool is_told = false;
-    // It has succeeded, and waits for those before it: completions keep the order of posting.
+    // It has succeeded, and waits for those before it: completions keep the order of posting, and
+    // nothing behind a failure counts as a success.
     bool is_done = false;
     bool is_local = false;  // the device does it alone: it can only fail by the state of things
     // It works on the mapping when its turn comes; one reference.
