@@ -308,6 +308,21 @@ class _Object:
     @property
     def closed(self) -> bool:
         """Whether it, or its adapter, is closed."""
+    @property
+    def raw_handle(self) -> int:
+        """Address of the object of libibverbs behind it, for code that calls the library itself.
+
+        Of an adapter the ``ibv_context``, else ``ibv_pd``, ``ibv_cq``, ``ibv_srq``, ``ibv_qp`` or
+        ``ibv_mr``. It is valid until the object is closed; that of a queue pair may change until it
+        is connected. Requests that are posted beside `ndverbs` end beside it, too: give them a
+        completion queue of their own.
+
+        Raises
+        ------
+        RdmaError
+            NOT_SUPPORTED: there is none; ``"raw_handles"`` in ``info.extensions`` tells of the
+            adapter.
+        """
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -431,12 +446,12 @@ class Adapter(_Object):
         Parameters
         ----------
         name : str
-            "atomics" or "immediate" (RFC 7306).
+            "atomics", "immediate" (RFC 7306) or "raw_handles".
 
         Returns
         -------
         tuple of str
-            The names of the `QueuePair` calls that it is about.
+            The names of the `QueuePair` calls and properties that it is about.
 
         Raises
         ------

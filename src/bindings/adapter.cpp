@@ -201,6 +201,8 @@ void bind_adapter(py::module_& module) {
         .def("close", [](const Adapter& self) { self.state->close(); })
         .def_property_readonly("closed",
                                [](const Adapter& self) { return self.state->is_closed(); })
+        .def_property_readonly(
+            "raw_handle", [](const Adapter& self) { return raw_handle_of(*self.state->get()); })
         .def("__enter__",
              [](py::object self) {
                  static_cast<void>(self.cast<Adapter&>().state->get());

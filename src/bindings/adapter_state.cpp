@@ -37,6 +37,13 @@ void close_native(std::shared_ptr<core::Adapter> native, CallbackLoop& loop) {
 
 }  // namespace
 
+std::uintptr_t raw_handle_of(const core::Object& native) {
+    const std::uintptr_t handle = native.raw_handle();
+    if (handle != 0) return handle;
+    raise(Status::not_supported, "raw_handle: there is none",
+          "\"raw_handles\" in adapter.info.extensions says whether the provider has any");
+}
+
 void raise_unusable(const char* noun, const AdapterState& adapter, bool is_foreign) {
     if (is_foreign || adapter.is_foreign()) {
         raise(Status::invalid_device_state,

@@ -33,6 +33,9 @@ void leak(std::shared_ptr<T> native) {
 // Whether close() of a native object may wait, for microseconds, for who steps a connection.
 enum class CloseWaits : bool { no, yes };
 
+// Raises NOT_SUPPORTED where there is none. Cold.
+[[nodiscard]] std::uintptr_t raw_handle_of(const core::Object& native);
+
 template <typename Native, CloseWaits kCloseWaits = CloseWaits::no>
 class Handle : Dependent {
 public:
@@ -118,6 +121,8 @@ void bind_handle(Class& cls) {
     using Value = typename Class::type;
     cls.def("close", &Value::close)
         .def_property_readonly("closed", &Value::is_closed)
+        .def_property_readonly("raw_handle",
+                               [](const Value& self) { return raw_handle_of(self.get()); })
         .def("__enter__",
              [](py::object self) {
                  static_cast<void>(self.cast<Value&>().get());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -26,6 +27,10 @@ public:
     [[nodiscard]] bool is_closed() const { return closed_.load(std::memory_order_acquire); }
     // Made by another process: this one may only drop references.
     [[nodiscard]] bool is_foreign() const { return fork_generation_ != base::fork_generation(); }
+
+    // Address of the device library's own object, for programs that call the library beside us;
+    // 0: there is none, or not at the moment.
+    [[nodiscard]] virtual std::uintptr_t raw_handle() const { return 0; }
 
 protected:
     virtual void do_close() = 0;

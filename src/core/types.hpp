@@ -158,15 +158,17 @@ inline constexpr std::uint32_t kLoopbackConnections = 0x10000;
 namespace extension {
 inline constexpr std::uint32_t kAtomics = 1;
 inline constexpr std::uint32_t kImmediate = 2;
+inline constexpr std::uint32_t kRawHandles = 4;
 
 struct Entry {
     std::uint32_t bit;
     const char* name;
     std::array<const char*, 2> calls;  // null: none
 };
-inline constexpr std::array<Entry, 2> kList = {{
+inline constexpr std::array<Entry, 3> kList = {{
     {kAtomics, "atomics", {"fetch_add", "compare_swap"}},
     {kImmediate, "immediate", {"write_with_immediate", nullptr}},
+    {kRawHandles, "raw_handles", {"raw_handle", nullptr}},
 }};
 }  // namespace extension
 

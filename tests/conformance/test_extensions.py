@@ -10,6 +10,7 @@ from conformance.end import status_of
 CALLS = {
     "atomics": ("fetch_add", "compare_swap"),
     "immediate": ("write_with_immediate",),
+    "raw_handles": ("raw_handle",),
 }
 all_extensions = pytest.mark.parametrize("name", CALLS)
 
@@ -46,11 +47,30 @@ def test_extension_is_found_exactly_when_it_is_listed(connected, name):
             assert status_of(query, name) == nd.Status.NOT_SUPPORTED
 
 
-@all_extensions
+@pytest.mark.parametrize("name", ["atomics", "immediate"])
 def test_calls_of_an_extension_are_taken_exactly_when_it_is_listed(connected, name):
     is_listed = name in connected.adapter.info.extensions
     expected = nd.Status.SUCCESS if is_listed else nd.Status.NOT_SUPPORTED
     assert call(connected, CALLS[name][0]) == expected
+
+
+def test_objects_have_raw_handles_exactly_when_they_are_listed(pair):
+    is_listed = "raw_handles" in pair.adapter.info.extensions
+    near = pair.near
+    region = near.memory("region", 8)
+    assert region
+    for each in (pair.adapter, near.pd, near.receive_cq, near.qp, near.regions["region"]):
+        if is_listed:
+            assert each.raw_handle > 0
+        else:
+            assert status_of(getattr, each, "raw_handle") == nd.Status.NOT_SUPPORTED
+
+
+def test_closed_object_has_no_raw_handle(pair):
+    near = pair.near
+    near.qp.close()
+
+    assert status_of(getattr, near.qp, "raw_handle") == nd.Status.FILE_FORCED_CLOSED
 
 
 def test_registering_for_atomics_is_taken_exactly_when_they_are_listed(pair):

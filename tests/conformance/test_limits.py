@@ -67,7 +67,8 @@ def test_queues_hold_exactly_their_depth(connect_pair, depth):
 
     assert refusal(pair.near.receive) == nd.Status.NO_MORE_ENTRIES
     pair.near.flush()
-    assert [done.request_context for done in pair.near.waiting("receive")] == [*range(depth)]
+    done = pair.near.completions("receive", depth)
+    assert [each.request_context for each in done] == [*range(depth)]
 
 
 @pytest.mark.parametrize("operation", ["send", "write", "read"])

@@ -19,6 +19,9 @@ public:
     ~Adapter() override;
 
     [[nodiscard]] const core::AdapterInfo& info() const override { return parts_->device->info(); }
+    [[nodiscard]] std::uintptr_t raw_handle() const override {
+        return reinterpret_cast<std::uintptr_t>(parts_->device->get());
+    }
     [[nodiscard]] std::map<std::string, std::uint64_t> stats() const override;
     [[nodiscard]] Expected<std::uint64_t> address_of(std::uint64_t logical_page) const override;
 

@@ -73,6 +73,9 @@ public:
     ~CompletionQueue() override;
 
     [[nodiscard]] const std::shared_ptr<HardwareQueue>& hardware() const { return hardware_; }
+    [[nodiscard]] std::uintptr_t raw_handle() const override {
+        return reinterpret_cast<std::uintptr_t>(hardware_->get());
+    }
     [[nodiscard]] const std::shared_ptr<AdapterParts>& parts() const { return parts_; }
 
     // Completions with this serial are `qp`'s, until remove().

@@ -255,6 +255,12 @@ void Device::read_optional(const ibv_device_attr& device) {
         info_.frmr_page_count = kFastRegisterPages;
         info_.adapter_flags |= core::adapter_flag::kRdmaReadLocalInvalidate;
     }
+    info_.extensions = core::extension::kRawHandles;
+    // RFC 7306 has both for iWARP, but its devices' drivers do not.
+    if (!is_iwarp_) info_.extensions |= core::extension::kImmediate;
+    if (!is_iwarp_ && device.atomic_cap != IBV_ATOMIC_NONE) {
+        info_.extensions |= core::extension::kAtomics;
+    }
     info_.max_srq_depth = device.max_srq > 0 ? unsigned_of(device.max_srq_wr) : 0;
     info_.adapter_flags |= core::adapter_flag::kCqInterruptModeration;
     if (abilities.resizes_queues) info_.adapter_flags |= core::adapter_flag::kCqResize;

@@ -14,12 +14,11 @@
 namespace ndv::verbs {
 namespace {
 
-constexpr std::uint32_t kRemoteRights = core::access::kRemoteRead | core::access::kRemoteWriteBit;
-
 unsigned window_access(std::uint32_t rights) {
     unsigned access = 0;
     if ((rights & core::access::kRemoteRead) != 0) access |= IBV_ACCESS_REMOTE_READ;
     if ((rights & core::access::kRemoteWriteBit) != 0) access |= IBV_ACCESS_REMOTE_WRITE;
+    if ((rights & core::access::kRemoteAtomicBit) != 0) access |= IBV_ACCESS_REMOTE_ATOMIC;
     return access;
 }
 
@@ -195,7 +194,7 @@ Status Mappable::fill(Mapping& mapping, ibv_mr* target, std::uint32_t queue_pair
     const std::uint32_t rights = mapping.mapped_.rights;
     ibv_mw* const mw = window_->get();
     mapping.key_ = ibv_inc_rkey(mw->rkey);
-    if ((rights & kRemoteRights) != 0) mapping.mapped_.tokens.remote = mapping.key_;
+    if ((rights & core::access::kRemote) != 0) mapping.mapped_.tokens.remote = mapping.key_;
     mapping.queue_pair_ = queue_pair;
     mapping.is_in_tables_ = true;
     memory_->add_remote(mapping.key_, mapping);

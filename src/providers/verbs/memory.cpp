@@ -19,6 +19,7 @@ int access_of(std::uint32_t rights, bool is_iwarp) {
     if ((rights & core::access::kLocalWrite) != 0) access |= IBV_ACCESS_LOCAL_WRITE;
     if ((rights & core::access::kRemoteRead) != 0) access |= IBV_ACCESS_REMOTE_READ;
     if ((rights & core::access::kRemoteWriteBit) != 0) access |= IBV_ACCESS_REMOTE_WRITE;
+    if ((rights & core::access::kRemoteAtomicBit) != 0) access |= IBV_ACCESS_REMOTE_ATOMIC;
     // iWARP places a response to a Read through a token that peers may write through.
     if (is_iwarp && (rights & core::access::kRdmaReadSink) != 0) {
         access |= IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;

@@ -22,6 +22,9 @@ public:
     // While a window is counted at the region.
     [[nodiscard]] ibv_mr* handle() const { return mr_; }
     [[nodiscard]] bool is_bindable() const { return is_bindable_; }
+    [[nodiscard]] std::uintptr_t raw_handle() const override {
+        return reinterpret_cast<std::uintptr_t>(mr_);
+    }
 
 private:
     [[nodiscard]] Expected<core::Tokens> do_register(core::BufferHold& hold,
@@ -42,6 +45,9 @@ public:
                      std::shared_ptr<LocalMemory> memory);
 
     [[nodiscard]] const core::AdapterInfo& info() const override { return parts_->device->info(); }
+    [[nodiscard]] std::uintptr_t raw_handle() const override {
+        return reinterpret_cast<std::uintptr_t>(memory_->domain()->get());
+    }
     [[nodiscard]] Status acquire_local(const core::Segment& segment, std::uint32_t rights,
                                        core::LocalBuffer& out) override {
         return memory_->acquire(segment, rights, out);

@@ -2,6 +2,8 @@
 // Making hardware queue pairs, and taking their completions.
 #include "providers/verbs/queue_pair.hpp"
 
+#include <endian.h>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -265,6 +267,10 @@ core::Completion QueuePair::judge(bool is_receive, const ibv_wc& done, bool is_f
     }
     if (!is_receive) return out;
     out.bytes_transferred = done.byte_len;
+    if ((done.wc_flags & IBV_WC_WITH_IMM) != 0) {
+        out.has_immediate = true;
+        out.immediate = be32toh(done.imm_data);
+    }
     constexpr unsigned kKernelWithInvalidate = 1U << 2U;
     const unsigned mark =
         IBV_WC_WITH_INV | (quirks.has_kernel_wc_flags ? kKernelWithInvalidate : 0U);

@@ -93,6 +93,10 @@ public:
     // A failed attempt leaves the queue pair as it was; on iWARP that takes a new ibv_qp.
     void unreserve();
     [[nodiscard]] std::shared_ptr<HardwareQueuePair> hardware() const;
+    // On iWARP another one after a refused attempt to connect.
+    [[nodiscard]] std::uintptr_t raw_handle() const override {
+        return reinterpret_cast<std::uintptr_t>(hardware()->get());
+    }
     // INIT, RTR, RTS, as rdma_cm wants them.
     [[nodiscard]] Expected<void> make_ready(rdma_cm_id* id);
     void attach(std::weak_ptr<QueuePairObserver> observer, std::uint32_t outbound_read_limit);

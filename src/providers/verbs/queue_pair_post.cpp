@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Posting to the hardware queue pair.
+#include <endian.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
@@ -12,8 +14,23 @@ namespace ndv::verbs {
 namespace {
 
 ibv_wr_opcode opcode_of(const core::WorkRequest& request) {
-    if (request.type == core::OperationType::write) return IBV_WR_RDMA_WRITE;
-    if (request.type == core::OperationType::read) return IBV_WR_RDMA_READ;
+    switch (request.type) {
+        case core::OperationType::write:
+            return request.has_immediate ? IBV_WR_RDMA_WRITE_WITH_IMM : IBV_WR_RDMA_WRITE;
+        case core::OperationType::read:
+            return IBV_WR_RDMA_READ;
+        case core::OperationType::fetch_add:
+            return IBV_WR_ATOMIC_FETCH_AND_ADD;
+        case core::OperationType::compare_swap:
+            return IBV_WR_ATOMIC_CMP_AND_SWP;
+        case core::OperationType::send:
+        case core::OperationType::receive:
+        case core::OperationType::fast_register:
+        case core::OperationType::bind:
+        case core::OperationType::invalidate:
+        case core::OperationType::receive_and_invalidate:
+            break;  // all but the first are not posted here
+    }
     return request.invalidates ? IBV_WR_SEND_WITH_INV : IBV_WR_SEND;
 }
 
@@ -33,7 +50,7 @@ constexpr std::uint32_t kNoKey = 0xFF;
 Status QueuePair::do_post(const core::WorkRequest& request,
                           std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
     if (request.invalidates && !can_invalidate_) return Status::not_supported;
-    if (request.type == core::OperationType::read &&
+    if ((request.type == core::OperationType::read || core::is_atomic(request.type)) &&
         outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
         return Status::invalid_device_request;
     }
@@ -86,8 +103,17 @@ Shadow& QueuePair::fill_slot(const Request& request, core::OperationType type,
 
 void QueuePair::describe(const core::WorkRequest& request, ibv_send_wr& wr) const {
     wr.opcode = opcode_of(request);
+    if (core::is_atomic(request.type)) {
+        const bool adds = request.type == core::OperationType::fetch_add;
+        wr.wr.atomic.remote_addr = request.remote_address;
+        wr.wr.atomic.rkey = request.remote_token;
+        wr.wr.atomic.compare_add = adds ? request.operand : request.compare;
+        wr.wr.atomic.swap = request.operand;
+        return;
+    }
     wr.wr.rdma.remote_addr = request.remote_address;
     wr.wr.rdma.rkey = request.remote_token;
+    if (request.has_immediate) wr.imm_data = htobe32(static_cast<std::uint32_t>(request.operand));
     // Some drivers take the token from here, others from wr.rdma.
     if (request.invalidates) wr.invalidate_rkey = request.remote_token;
     // iWARP answers Reads in order, and its kernel devices break on one that is fenced.

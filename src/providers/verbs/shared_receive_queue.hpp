@@ -65,6 +65,9 @@ public:
     ~SharedReceiveQueue() override;
 
     [[nodiscard]] const std::shared_ptr<HardwareSharedQueue>& hardware() const { return hardware_; }
+    [[nodiscard]] std::uintptr_t raw_handle() const override {
+        return reinterpret_cast<std::uintptr_t>(hardware_->get());
+    }
     [[nodiscard]] std::uint32_t serial() const { return serial_; }
     // Completions of receives come to this queue, too.
     void attach(std::weak_ptr<CompletionQueue> queue);
