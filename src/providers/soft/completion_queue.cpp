@@ -110,8 +110,17 @@ bool CompletionQueue::do_progress(core::Budget budget) {
 
 CompletionQueue::Ready CompletionQueue::step_ready(int timeout_ms, core::Budget budget) {
     std::array<epoll_event, 32> events;
-    const int count =
-        ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
+    int count = 0;
+    if (timeout_ms == 0) {
+        count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), 0);
+    } else {
+        // Another thread may step one of the connections meanwhile, and push what this one waits
+        // for.
+        const Sleeper sleeper(*this);
+        if (!is_empty() || is_failure(status())) return Ready::done;
+        count =
+            ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
+    }
     if (count < 0) return Ready::interrupted;
     bool is_more = false;
     for (int i = 0; i < count; ++i) {
