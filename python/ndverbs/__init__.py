@@ -44,6 +44,7 @@ from ndverbs._native import (
 )
 from ndverbs.errors import (
     ClosedError,
+    RdmaBrokenPipeError,
     RdmaBufferError,
     RdmaConnectionAbortedError,
     RdmaConnectionRefusedError,
@@ -54,6 +55,7 @@ from ndverbs.errors import (
     RdmaValueError,
 )
 from ndverbs.remote import RemoteBuffer
+from ndverbs.socket import Socket, create_connection, create_server
 
 __all__ = [
     "Access",
@@ -74,6 +76,7 @@ __all__ = [
     "OperationType",
     "ProtectionDomain",
     "QueuePair",
+    "RdmaBrokenPipeError",
     "RdmaBufferError",
     "RdmaConnectionAbortedError",
     "RdmaConnectionRefusedError",
@@ -87,11 +90,16 @@ __all__ = [
     "Segment",
     "SharedEndpoint",
     "SharedReceiveQueue",
+    "Socket",
     "Status",
     "__version__",
     "adapters",
+    "create_connection",
+    "create_server",
+    "open_connection",
     "request_dtype",
     "result_dtype",
+    "start_server",
 ]
 
 __version__: str
@@ -100,7 +108,12 @@ logging.getLogger("ndverbs").addHandler(logging.NullHandler())
 _aio.attach()
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> object:
+    # asyncio is slow to import, too.
+    if name in ("open_connection", "start_server"):
+        from ndverbs import stream_aio
+
+        return getattr(stream_aio, name)
     # importlib.metadata is slow to import, and hardly anybody asks.
     if name == "__version__":
         from importlib.metadata import version
