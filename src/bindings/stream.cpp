@@ -177,7 +177,14 @@ std::unique_ptr<StreamView> take(const Stream& self, std::uint32_t most) {
     const auto native = self.share();
     const wsk::View view = value_or_raise(native->take(most));
     if (view.length == 0) return nullptr;
-    return std::make_unique<StreamView>(native, view, self.adapter());
+    return std::make_unique<StreamView>(native, view, self.adapter(), true);
+}
+
+std::unique_ptr<StreamView> look(const Stream& self, std::uint32_t most) {
+    const auto native = self.share();
+    const wsk::View view = native->look(most);
+    if (view.length == 0) return nullptr;
+    return std::make_unique<StreamView>(native, view, self.adapter(), false);
 }
 
 // Runs on the callback thread; None takes it off.
@@ -194,6 +201,13 @@ void set_event_callback(const Stream& self, const py::object& function) {
     });
 }
 
+// On the callback thread, as an event without a bit.
+void call_soon(const std::shared_ptr<AdapterState>& adapter, const py::object& function) {
+    queue_callback(adapter->with_callbacks(), [shared = SharedObject::make(function)] {
+        call_and_report(shared->get(), py::int_(0));
+    });
+}
+
 void bind_views(py::module_& module) {
     py::class_<StreamView>(module, "StreamView", py::is_final(), py::buffer_protocol(),
                            "Received bytes that stay in the ring.")
@@ -203,7 +217,9 @@ void bind_views(py::module_& module) {
                                    {static_cast<py::ssize_t>(self.size())}, {py::ssize_t{1}}, true);
         })
         .def("release", &StreamView::release, "Give the memory back; once.")
-        .def_property_readonly("released", &StreamView::is_released)
+        .def("take", &StreamView::take, "Keep what was looked at.")
+        .def("consume", &StreamView::consume, py::arg("length"), "Be done with the first bytes.")
+        .def_property_readonly("is_taken", &StreamView::is_taken)
         .def("__len__", &StreamView::size);
     py::class_<StreamTransfer>(module, "StreamTransfer", py::is_final(),
                                "A send or receive under way.")
@@ -284,6 +300,12 @@ void bind_listener_class(py::module_& module) {
                return std::make_unique<Stream>(std::move(stream), self.adapter());
            },
            py::arg("timeout"), "Take a connection; None when none came in time.")
+        .def(
+            "_call_soon",
+            [](const StreamListener& self, const py::object& function) {
+                call_soon(self.adapter(), function);
+            },
+            py::arg("function"))
         .def("fileno",
              [](const StreamListener& self) { return value_or_raise(self.get().descriptor()); })
         .def(
@@ -323,6 +345,15 @@ void bind_options(py::module_& module) {
 }
 
 }  // namespace
+
+void StreamView::take() {
+    if (is_taken_) return;
+    const wsk::View taken = value_or_raise(stream_->take(view_.length));
+    is_taken_ = taken.length == view_.length;
+    if (is_taken_) return;
+    if (taken.length > 0) stream_->release(taken);
+    raise(Status::invalid_device_state, "retain: somebody else received the data meanwhile");
+}
 
 std::shared_ptr<wsk::Transfer> transfer_for(PyObject* object, bool is_written, const char* call) {
     Py_buffer view;
@@ -430,8 +461,15 @@ void bind_stream(py::module_& module) {
             py::arg("buffer"), py::kw_only(), py::arg("is_all") = false,
             py::arg("is_drain") = false, "Receive into the caller's memory.")
         .def("take", take, py::arg("most"), "Take received bytes without a copy, or None.")
+        .def("look", look, py::arg("most"), "Look at received bytes, or None.")
         .def("fileno", [](const Stream& self) { return value_or_raise(self.get().descriptor()); })
         .def("set_event_callback", set_event_callback, py::arg("function").none(true))
+        .def(
+            "_call_soon",
+            [](const Stream& self, const py::object& function) {
+                call_soon(self.adapter(), function);
+            },
+            py::arg("function"))
         .def(
             "set_keepalive",
             [](const Stream& self, double interval) { self.get().set_keepalive(interval); },
@@ -462,6 +500,10 @@ void bind_stream(py::module_& module) {
                                [](const Stream& self) { return self.get().ideal_send_backlog(); })
         .def_property_readonly("send_backlog",
                                [](const Stream& self) { return self.get().send_backlog(); })
+        .def_property_readonly("is_short_of_memory",
+                               [](const Stream& self) { return self.get().is_short_of_memory(); })
+        .def_property_readonly("inspect_id",
+                               [](const Stream& self) { return self.get().inspect_id(); })
         .def_property_readonly("memory_use",
                                [](const Stream& self) { return self.get().memory_use(); })
         .def("__repr__", [](const Stream& self) -> std::string {

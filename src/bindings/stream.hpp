@@ -38,21 +38,28 @@ struct StreamTransfer {
     std::shared_ptr<AdapterState> adapter;
 };
 
-// Received bytes in the ring. They stay there until release(), or until nobody refers to this.
+// Received bytes in the ring: looked at, until take() or consume() decides; taken ones stay there
+// until release(), or until nobody refers to this.
 class StreamView {
 public:
     StreamView(std::shared_ptr<wsk::Stream> stream, const wsk::View& view,
-               std::shared_ptr<AdapterState> adapter)
-        : stream_(std::move(stream)), view_(view), adapter_(std::move(adapter)) {}
+               std::shared_ptr<AdapterState> adapter, bool is_taken)
+        : stream_(std::move(stream)),
+          view_(view),
+          adapter_(std::move(adapter)),
+          is_taken_(is_taken) {}
     StreamView(const StreamView&) = delete;
     StreamView& operator=(const StreamView&) = delete;
     ~StreamView() { release(); }
 
     void release() {
-        if (!is_released_ && !stream_->is_foreign()) stream_->release(view_);
-        is_released_ = true;
+        if (std::exchange(is_taken_, false) && !stream_->is_foreign()) stream_->release(view_);
     }
-    [[nodiscard]] bool is_released() const { return is_released_; }
+    void take();
+    void consume(std::uint32_t length) {
+        if (!is_taken_) stream_->consume(length);
+    }
+    [[nodiscard]] bool is_taken() const { return is_taken_; }
     [[nodiscard]] std::size_t size() const { return view_.length; }
     [[nodiscard]] const std::byte* data() const { return stream_->data_of(view_); }
 
@@ -60,7 +67,7 @@ private:
     const std::shared_ptr<wsk::Stream> stream_;
     const wsk::View view_;
     const std::shared_ptr<AdapterState> adapter_;
-    bool is_released_ = false;
+    bool is_taken_;
 };
 
 // The export of a caller's object for as long as a request names its memory.

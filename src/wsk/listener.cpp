@@ -125,6 +125,7 @@ void StreamListener::make(const std::shared_ptr<core::Connector>& connector, std
         making_[key] = {stream, id};
     }
     adapter->adopt(stream);
+    stream->inspect_id_.store(id, std::memory_order_relaxed);
     stream->set_on_event([weak = std::weak_ptr(shared_from_this()), key](std::uint32_t events) {
         const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
         if (self) self->on_made(key, events);

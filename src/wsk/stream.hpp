@@ -110,6 +110,10 @@ public:
     // Received bytes that stay in the ring until release(); the oldest, in one piece.
     [[nodiscard]] Expected<View> take(std::uint32_t most);
     void release(const View& view);
+    // The oldest bytes in one piece, which stay where they are; then consume() part of them, or
+    // take() them. Meanwhile nobody else receives.
+    [[nodiscard]] View look(std::uint32_t most);
+    void consume(std::uint32_t length);
     [[nodiscard]] const std::byte* data_of(const View& view) const;
 
     // ---- waiting: true when it is so, or never will be ----
@@ -141,6 +145,12 @@ public:
     // close() drops what was not sent, as SO_LINGER with 0 s does.
     void set_aborts_on_close(bool aborts) {
         aborts_on_close_.store(aborts, std::memory_order_relaxed);
+    }
+    // The peer could write more if received data were released.
+    [[nodiscard]] bool is_short_of_memory() const;
+    // Of the inspection that it was accepted by; 0: none.
+    [[nodiscard]] std::uint64_t inspect_id() const {
+        return inspect_id_.load(std::memory_order_relaxed);
     }
     // Memory of this stream's, registered or not.
     [[nodiscard]] std::uint64_t memory_use() const;
@@ -225,6 +235,7 @@ private:
     std::atomic<Phase> phase_{Phase::fresh};
     std::atomic<std::uint32_t> signals_{0};
     std::atomic<double> keepalive_s_{0};
+    std::atomic<std::uint64_t> inspect_id_{0};
 
     mutable Gate gate_;
     std::unique_ptr<Device> device_;
@@ -244,7 +255,6 @@ private:
     bool owes_transmit_ = false;
     bool was_writable_ = false;
     std::uint64_t told_backlog_ = 0;
-    std::uint64_t added_segments_ = 0;
 
     // Positions in the staged stream: [free_, posted_) is on its way, [posted_, head_) waits.
     std::uint64_t head_ = 0;

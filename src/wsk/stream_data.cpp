@@ -258,6 +258,21 @@ Expected<View> Stream::take(std::uint32_t most) {
     return view;
 }
 
+View Stream::look(std::uint32_t most) {
+    const Entered entered(*this);
+    if (is_live() && !has_leader_) take_completions();
+    if (!engine_ || is_read_shut_ || !receives_.empty()) return {};
+    View view = engine_->front();
+    view.length = std::min(view.length, most);
+    return view;
+}
+
+void Stream::consume(std::uint32_t length) {
+    const Entered entered(*this);
+    engine_->consume(std::min(length, engine_->front().length));
+    if (is_live()) serve(core::Budget::small);
+}
+
 void Stream::release(const View& view) {
     const Entered entered(*this);
     engine_->release(view);
@@ -324,6 +339,13 @@ std::uint64_t Stream::send_backlog() const {
     auto& self = const_cast<Stream&>(*this);
     const Entered entered(self);
     return (head_ - free_) + transfer_backlog_;
+}
+
+bool Stream::is_short_of_memory() const {
+    auto& self = const_cast<Stream&>(*this);
+    const Entered entered(self);
+    return engine_ && device_ && engine_->wants_segment() &&
+           engine_->segment_count() >= device_->max_segments();
 }
 
 std::uint64_t Stream::memory_use() const {
