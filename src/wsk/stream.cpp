@@ -62,7 +62,10 @@ Expected<void> Stream::prepare() {
     records_.resize(depth + 1);
     device_->cq().set_on_notify([weak = std::weak_ptr(shared_from_this())](Status) {
         const auto self = std::static_pointer_cast<Stream>(weak.lock());
-        if (self) self->signal(0);
+        if (!self) return;
+        // release: pairs with rearm(), which runs at the end of the round that this asks for.
+        self->is_armed_.store(false, std::memory_order_release);
+        self->signal(0);
     });
     return {};
 }
@@ -225,7 +228,10 @@ Expected<void> Stream::shutdown(How how) {
         return fail(Status::connection_invalid, "shutdown: the socket is not connected", {},
                     ENOTCONN);
     }
-    if (how != How::write) is_read_shut_ = true;
+    if (how != How::write) {
+        is_read_shut_ = true;
+        for (const auto& transfer : std::exchange(receives_, {})) finish(transfer, {});
+    }
     if (how != How::read && ending_ == Ending::none) ending_ = Ending::shutdown;
     // Nothing is wanted in either direction any more.
     if (is_read_shut_ && ending_ != Ending::none) ending_ = Ending::disconnect;

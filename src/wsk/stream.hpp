@@ -199,6 +199,7 @@ private:
     // With the gate.
     [[nodiscard]] Expected<void> prepare();
     void pump();
+    void rearm();
     void handle_signals(std::uint32_t signals);
     void take_completions();
     void handle_completion(const core::Completion& done);
@@ -234,6 +235,7 @@ private:
     std::atomic<bool> aborts_on_close_{false};
     std::atomic<Phase> phase_{Phase::fresh};
     std::atomic<std::uint32_t> signals_{0};
+    std::atomic<bool> is_armed_{false};  // the completion queue will tell
     std::atomic<double> keepalive_s_{0};
     std::atomic<std::uint64_t> inspect_id_{0};
 

@@ -214,10 +214,20 @@ Expected<Received> Stream::receive(std::byte* to, std::size_t length, core::Budg
 Expected<void> Stream::submit_receive(const std::shared_ptr<Transfer>& transfer) {
     const Entered entered(*this);
     if (is_live() && !has_leader_) take_completions();
+    if (is_closing_) return fail(Status::cancelled, "receive: the socket is closed");
     if (auto refusal = receive_refusal()) return Unexpected{std::move(*refusal)};
+    if (is_read_shut_) {
+        finish(transfer, {});
+        return {};
+    }
     receives_.push_back(transfer);
     fill_receives();
-    if (is_live()) serve(core::Budget::large);
+    if (is_live()) {
+        serve(core::Budget::large);
+    } else {
+        // The connection is over: nothing more will come.
+        for (const auto& waiting : std::exchange(receives_, {})) finish(waiting, {});
+    }
     return {};
 }
 

@@ -59,7 +59,14 @@ void Stream::pump() {
     if (!is_live()) return;
     serve(core::Budget::large);
     // What came meanwhile is told by arm() itself, which requests another round.
-    if (is_live()) device_->cq().arm(core::Notify::any);
+    rearm();
+}
+
+// The next completion that nobody waits for is told. arm() itself may tell what is there.
+void Stream::rearm() {
+    if (is_live() && !is_armed_.exchange(true, std::memory_order_acq_rel)) {
+        device_->cq().arm(core::Notify::any);
+    }
 }
 
 void Stream::handle_signals(std::uint32_t signals) {
@@ -291,7 +298,10 @@ bool Stream::wait_until(Ready ready, std::chrono::nanoseconds timeout) {
                 take_completions();
                 if (is_live()) serve(core::Budget::large);
             }
-            if (ready()) return true;
+            if (ready()) {
+                rearm();
+                return true;
+            }
             leads = is_live() && !has_leader_ && phase() == Phase::connected;
             if (leads) {
                 has_leader_ = true;
@@ -318,7 +328,7 @@ bool Stream::wait_until(Ready ready, std::chrono::nanoseconds timeout) {
         if (is_live()) serve(core::Budget::large);
         const bool is_ready = ready();
         if (is_ready || !has_any) {
-            if (is_live()) device_->cq().arm(core::Notify::any);
+            rearm();
             return is_ready;
         }
     }
