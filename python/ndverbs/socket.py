@@ -21,7 +21,7 @@ from ndverbs._native import Adapter
 from ndverbs.sharing import adapter_for
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
+    from typing_extensions import Buffer
 
 Address = str | tuple[Any, ...]
 
@@ -217,7 +217,7 @@ class Socket:
             raise
 
     def _check_second_connect(self) -> None:
-        """A connect of a socket that had one: done, under way, or over."""
+        """Refuse a second connect, unless the first one failed."""
         assert self._stream is not None
         phase = self._stream.phase
         if phase == "connecting":
@@ -362,7 +362,12 @@ class Socket:
         return self.recv_into(buffer, nbytes, flags), None
 
     def sendmsg(
-        self, buffers: Iterable[Buffer], ancdata: Iterable[Any] = (), flags: int = 0, address: None = None, /
+        self,
+        buffers: Iterable[Buffer],
+        ancdata: Iterable[Any] = (),
+        flags: int = 0,
+        address: None = None,
+        /,
     ) -> int:
         """Send several buffers, one behind the other; there is no ancillary data."""
         if list(ancdata) or address is not None:
@@ -404,7 +409,9 @@ class Socket:
 
     def makefile(self, mode: str = "r", buffering: int | None = None, **options: Any) -> IO[Any]:
         """Make a file of it, as socket.socket.makefile does."""
-        return _socket.socket.makefile(self, mode, buffering, **options)  # type: ignore[arg-type]
+        helper: Any = _socket.socket
+        made: IO[Any] = helper.makefile(self, mode, buffering, **options)
+        return made
 
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
         """Send a file, by send()."""
@@ -454,7 +461,7 @@ class Socket:
 
 def create_connection(
     address: Address,
-    timeout: float | None | object = ...,
+    timeout: float | object | None = ...,
     source_address: Address | None = None,
     *,
     adapter: Adapter | str | None = None,

@@ -53,7 +53,7 @@ async def open_connection(
         await loop.sock_connect(sock, (name, number))  # type: ignore[arg-type]
         if options.get("ssl") and "server_hostname" not in options and isinstance(host, str):
             options["server_hostname"] = host if port is not None else _address.split(host)[0]
-        reader, writer = await asyncio.open_connection(sock=sock, limit=limit, **options)  # type: ignore[call-overload]
+        reader, writer = await asyncio.open_connection(sock=sock, limit=limit, **options)
     except BaseException:
         sock.close()
         raise
@@ -78,7 +78,7 @@ async def start_server(
     Without a host it listens on loopback, because RDMA connections have neither encryption nor
     authentication of their own.
     """
-    name, number = await _resolved(host or "127.0.0.1", port if host is None or port else port)
+    name, number = await _resolved(host or "127.0.0.1", port or 0 if host is None else port)
     sock = Socket(_family(name), adapter=adapter)
 
     def connected(
@@ -98,7 +98,11 @@ async def start_server(
         sock.bind((name, number))
         callback: Any = connected_async if is_async else connected
         return await asyncio.start_server(
-            callback, sock=sock, backlog=backlog, limit=limit, **options  # type: ignore[arg-type]
+            callback,
+            sock=sock,
+            backlog=backlog,
+            limit=limit,
+            **options,
         )
     except BaseException:
         sock.close()

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Self
 
+from ndverbs import wsk_socket
 from ndverbs._native import Adapter, Status
 from ndverbs.errors import ClosedError, RdmaError, error
 from ndverbs.sharing import adapter_for
@@ -24,7 +25,6 @@ from ndverbs.wsk_names import (
 )
 from ndverbs.wsk_request import Promise, Request, weakly
 from ndverbs.wsk_socket import Socket, _as_bind_failure, option
-from ndverbs import wsk_socket
 
 OnAccept = Callable[["ListeningSocket", Socket, tuple[str, int], tuple[str, int]], "Status | None"]
 OnInspect = Callable[
@@ -127,7 +127,8 @@ class ListeningSocket:
         events = EventMask(mask & ~int(EventMask.DISABLE))
         if int(events) & ~int(EventMask.ACCEPT | CONNECTION_EVENTS) or not events:
             raise error(
-                Status.INVALID_PARAMETER, f"set_event_callbacks: {mask:#x} is no event of a listener"
+                Status.INVALID_PARAMETER,
+                f"set_event_callbacks: {mask:#x} is no event of a listener",
             )
         if mask & EventMask.DISABLE:
             if events != EventMask.ACCEPT:
@@ -147,7 +148,8 @@ class ListeningSocket:
         self._check_open()
         if action not in (InspectAction.ACCEPT, InspectAction.REJECT):
             raise error(
-                Status.INVALID_PARAMETER, f"inspect_complete: {action!r} is neither accept nor reject"
+                Status.INVALID_PARAMETER,
+                f"inspect_complete: {action!r} is neither accept nor reject",
             )
         self._native.inspect_complete(inspect_id, action == InspectAction.ACCEPT)
 

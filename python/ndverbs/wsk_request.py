@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests of WSK: what an IRP is there. Each completes exactly once, whatever its call returned."""
+"""Requests of WSK, its IRPs: each completes exactly once, whatever its call returned."""
 
 from __future__ import annotations
 
@@ -122,8 +122,10 @@ class Request:
         if not self.done():
             return Status.PENDING
         failure = self.exception()
-        return failure.status if isinstance(failure, RdmaError) else (
-            Status.SUCCESS if failure is None else Status.UNSUCCESSFUL
+        return (
+            failure.status
+            if isinstance(failure, RdmaError)
+            else (Status.SUCCESS if failure is None else Status.UNSUCCESSFUL)
         )
 
     @property
@@ -191,9 +193,13 @@ class Request:
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
 
+        def settle() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
         def report(_: Request) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(lambda: woken.done() or woken.set_result(None))
+                loop.call_soon_threadsafe(settle)
 
         self.add_done_callback(report)
         try:

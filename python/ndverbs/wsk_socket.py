@@ -28,7 +28,7 @@ from ndverbs.wsk_names import (
 from ndverbs.wsk_request import Promise, Request, weakly
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
+    from typing_extensions import Buffer
 
 Address = str | tuple[Any, ...]
 OnReceive = Callable[["Socket", "list[DataIndication]", Flag], "Status | int | None"]
@@ -57,7 +57,8 @@ class DataIndication:
 
     def __init__(self, view: _native.StreamView) -> None:
         self._view = view
-        array = np.frombuffer(view, np.uint8)
+        exporter: Any = view
+        array = np.frombuffer(exporter, np.uint8)
         array.flags.writeable = False
         self.array: npt.NDArray[np.uint8] = array
 
@@ -197,7 +198,9 @@ class Socket:
             failure = request.exception()
             if failure is None and first.nbytes:
                 try:
-                    self.send(first).add_done_callback(lambda sent: promise.settle(sent.exception()))
+                    self.send(first).add_done_callback(
+                        lambda sent: promise.settle(sent.exception())
+                    )
                 except RdmaError as refused:
                     promise.settle(refused)
             else:
@@ -232,7 +235,7 @@ class Socket:
 
     # ---- data -------------------------------------------------------------------------------
 
-    def send(self, buffer: Buffer | Sequence[Buffer], flags: int = 0) -> Request:
+    def send(self, buffer: Buffer, flags: int = 0) -> Request:
         """WskSend: send from the caller's memory; done when the device has sent all of it.
 
         Parameters
@@ -330,9 +333,7 @@ class Socket:
         given = [indications] if isinstance(indications, DataIndication) else list(indications)
         for one in given:
             if not isinstance(one, DataIndication) or not one.is_retained:
-                raise error(
-                    Status.INVALID_PARAMETER, "release: not an indication that is retained"
-                )
+                raise error(Status.INVALID_PARAMETER, "release: not an indication that is retained")
         for one in given:
             one.release()
 
@@ -428,9 +429,7 @@ class Socket:
             return self._stream.readable
         if code == Ioctl.SIO_WSK_QUERY_INSPECT_ID:
             if not self._stream.inspect_id:
-                raise error(
-                    Status.INVALID_DEVICE_REQUEST, "control: the socket was not inspected"
-                )
+                raise error(Status.INVALID_DEVICE_REQUEST, "control: the socket was not inspected")
             return self._stream.inspect_id
         if code == Ioctl.SIO_ADDRESS_LIST_QUERY:
             return list(self._adapter.info.addresses)

@@ -78,3 +78,13 @@ def read_exactly(sock, count):
         assert piece, f"the stream ended after {len(data)} of {count} bytes"
         data += piece
     return bytes(data)
+
+
+def fill(sock):
+    """Send on a socket that never waits until there is no more room; return how much went."""
+    sent = 0
+    try:
+        while True:
+            sent += sock.send(bytes(4096))
+    except BlockingIOError:
+        return sent

@@ -75,9 +75,7 @@ def http_connection(address, adapter):
         yield connection
 
 
-@pytest.mark.parametrize(
-    "server_class", [http.server.HTTPServer, http.server.ThreadingHTTPServer]
-)
+@pytest.mark.parametrize("server_class", [http.server.HTTPServer, http.server.ThreadingHTTPServer])
 def test_http_server_and_client_talk_over_one_kept_connection(adapter, host, server_class):
     server = over_rdma(server_class, adapter)((host, 0), Pages)
     body = random.Random(1).randbytes(2_000_000)
@@ -111,17 +109,17 @@ class Upper(socketserver.StreamRequestHandler):
             self.wfile.write(line.upper())
 
 
-@pytest.mark.parametrize(
-    "server_class", [socketserver.TCPServer, socketserver.ThreadingTCPServer]
-)
+@pytest.mark.parametrize("server_class", [socketserver.TCPServer, socketserver.ThreadingTCPServer])
 def test_socketserver_handles_requests(adapter, host, server_class):
     server = over_rdma(server_class, adapter)((host, 0), Upper)
-    with served(server) as address:
-        with nd.create_connection(address, LIMIT, adapter=adapter) as sock:
-            sock.sendall(b"some\nlines\n")
-            sock.shutdown(socket.SHUT_WR)
-            with sock.makefile("rb") as file:
-                assert file.read() == b"SOME\nLINES\n"
+    with (
+        served(server) as address,
+        nd.create_connection(address, LIMIT, adapter=adapter) as sock,
+    ):
+        sock.sendall(b"some\nlines\n")
+        sock.shutdown(socket.SHUT_WR)
+        with sock.makefile("rb") as file:
+            assert file.read() == b"SOME\nLINES\n"
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import threading
 import pytest
 
 import ndverbs as nd
-from stream.sockets import LIMIT, Background, connected, read_to_end
+from stream.sockets import LIMIT, Background, connected, fill, read_to_end
 
 
 def test_both_ends_know_both_addresses(ends):
@@ -75,10 +75,8 @@ def test_connecting_to_what_is_no_stream_fails(adapter, host):
 def _accept_plainly(adapter, listener):
     with listener.get_connector(LIMIT) as connector, adapter.create_cq(16) as cq:
         qp = adapter.create_pd().create_qp(cq, cq)
-        with pytest.raises(nd.RdmaError):
+        with contextlib.suppress(nd.RdmaError):  # the socket may have gone already
             connector.accept(qp, private_data=b"no stream", timeout=LIMIT)
-            cq.wait(LIMIT)
-            raise nd.RdmaError(nd.Status.CANCELLED, "the connection ended")
 
 
 def test_a_peer_that_is_no_stream_is_rejected(adapter, server):
@@ -258,9 +256,7 @@ def test_selectors_see_what_a_socket_can_do(small_ends, kind):
         _wait_for(selector, selectors.EVENT_READ | selectors.EVENT_WRITE)
         assert near.recv(10) == b"x"
         assert _events(selector) == selectors.EVENT_WRITE
-        with pytest.raises(BlockingIOError):
-            while True:
-                near.send(bytes(4096))
+        fill(near)
         assert _events(selector) == 0
         far.recv(1 << 20)
         _wait_for(selector, selectors.EVENT_WRITE)
@@ -294,7 +290,7 @@ def test_a_closed_socket_has_no_descriptor(adapter):
     sock = nd.Socket(adapter=adapter)
     sock.close()
     assert sock.fileno() == -1
-    with pytest.raises(OSError, match="[Bb]ad file"):
+    with pytest.raises(OSError, match=r"[Bb]ad file"):
         sock.bind(("127.0.0.1", 0))
 
 
@@ -430,7 +426,5 @@ def test_a_hundred_connections_are_served_in_turn(server, adapter):
 def test_memory_of_a_connection_is_bounded_by_its_buffers(adapter, host):
     with connected(adapter, host, SO_RCVBUF=65536, SO_SNDBUF=16384) as (near, far):
         near.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            while True:
-                near.send(bytes(4096))
+        fill(near)
         assert far._stream.memory_use <= 65536 + 16384

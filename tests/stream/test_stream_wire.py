@@ -84,9 +84,7 @@ def test_a_descriptor_survives_a_round_trip(range_, is_swapped):
 @given(RANGES)
 def test_a_swapped_descriptor_has_each_field_reversed(range_):
     plain = _testing.emit_descriptor(range_, False)
-    assert _testing.emit_descriptor(range_, True) == (
-        plain[7::-1] + plain[11:7:-1] + plain[:11:-1]
-    )
+    assert _testing.emit_descriptor(range_, True) == (plain[7::-1] + plain[11:7:-1] + plain[:11:-1])
 
 
 def test_bytes_behind_the_connection_data_are_ignored():

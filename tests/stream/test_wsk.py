@@ -348,9 +348,7 @@ def test_inspection_decides_before_a_connection_is_made(adapter, host):
             wsk.socket_connect((host, 0), listening.local_address, adapter),
             listening.accept(LIMIT) as far,
         ):
-            assert far.control(
-                wsk.RequestType.IOCTL, wsk.Ioctl.SIO_WSK_QUERY_INSPECT_ID
-            )
+            assert far.control(wsk.RequestType.IOCTL, wsk.Ioctl.SIO_WSK_QUERY_INSPECT_ID)
 
 
 @pytest.mark.parametrize("action", [wsk.InspectAction.ACCEPT, wsk.InspectAction.REJECT])
@@ -538,19 +536,21 @@ def test_release_as_soon_as_possible_is_asked_for_when_memory_is_short(adapter, 
 
     with wsk.listen((host, 0), adapter=adapter) as listening:
         listening.control(wsk.RequestType.SET_OPTION, wsk.Option.SO_RCVBUF, 8192)
-        with wsk.socket_connect((host, 0), listening.local_address, adapter) as near:
-            with listening.accept(LIMIT) as far:
-                far.on_receive = on_receive
-                far.set_event_callbacks(RECEIVE)
-                near.send(bytes(8192))
-                seen, asked, kept = 0, False, []
-                while seen < 8192:
-                    one, flags = flags_seen.get(timeout=LIMIT)
-                    kept.append(one)
-                    seen += len(one)
-                    asked = asked or bool(flags & wsk.Flag.RELEASE_ASAP)
-                assert asked
-                kept.clear()
+        with (
+            wsk.socket_connect((host, 0), listening.local_address, adapter) as near,
+            listening.accept(LIMIT) as far,
+        ):
+            far.on_receive = on_receive
+            far.set_event_callbacks(RECEIVE)
+            near.send(bytes(8192))
+            seen, asked, kept = 0, False, []
+            while seen < 8192:
+                one, flags = flags_seen.get(timeout=LIMIT)
+                kept.append(one)
+                seen += len(one)
+                asked = asked or bool(flags & wsk.Flag.RELEASE_ASAP)
+            assert asked
+            kept.clear()
 
 
 def test_a_disconnect_event_comes_behind_the_data(make_ends):
@@ -665,10 +665,12 @@ def test_options_are_set_and_got_and_inherited(adapter, host):
     with wsk.listen((host, 0), adapter=adapter) as listening:
         listening.control(set_, wsk.Option.SO_RCVBUF, 100_000)
         listening.control(set_, wsk.Option.SO_KEEPALIVE, 1)
-        with wsk.socket_connect((host, 0), listening.local_address, adapter):
-            with listening.accept(LIMIT) as far:
-                assert far.control(get, wsk.Option.SO_RCVBUF) == 100_000
-                assert far.control(get, wsk.Option.SO_KEEPALIVE) == 1
+        with (
+            wsk.socket_connect((host, 0), listening.local_address, adapter),
+            listening.accept(LIMIT) as far,
+        ):
+            assert far.control(get, wsk.Option.SO_RCVBUF) == 100_000
+            assert far.control(get, wsk.Option.SO_KEEPALIVE) == 1
         assert listening.control(get, wsk.Option.SO_CONDITIONAL_ACCEPT) == 0
         with pytest.raises(nd.RdmaError, match="before the socket is bound"):
             listening.control(set_, wsk.Option.SO_CONDITIONAL_ACCEPT, 1)
