@@ -13,6 +13,7 @@ if sys.platform != "linux":
     raise ImportError(f"ndverbs runs on Linux only; this is {sys.platform}.")
 
 import logging
+from typing import TYPE_CHECKING
 
 from ndverbs import aio as _aio
 from ndverbs._native import (
@@ -55,7 +56,10 @@ from ndverbs.errors import (
     RdmaValueError,
 )
 from ndverbs.remote import RemoteBuffer
-from ndverbs.socket import Socket, create_connection, create_server
+
+if TYPE_CHECKING:
+    from ndverbs.socket import Socket, create_connection, create_server
+    from ndverbs.stream_aio import open_connection, start_server
 
 __all__ = [
     "Access",
@@ -108,12 +112,23 @@ logging.getLogger("ndverbs").addHandler(logging.NullHandler())
 _aio.attach()
 
 
-def __getattr__(name: str) -> object:
-    # asyncio is slow to import, too.
-    if name in ("open_connection", "start_server"):
-        from ndverbs import stream_aio
+# Streams are loaded when they are used: what they stand on is slow to import.
+_LAZY = {
+    "Socket": "ndverbs.socket",
+    "create_connection": "ndverbs.socket",
+    "create_server": "ndverbs.socket",
+    "open_connection": "ndverbs.stream_aio",
+    "start_server": "ndverbs.stream_aio",
+}
 
-        return getattr(stream_aio, name)
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        from importlib import import_module
+
+        found: object = getattr(import_module(_LAZY[name]), name)
+        globals()[name] = found
+        return found
     # importlib.metadata is slow to import, and hardly anybody asks.
     if name == "__version__":
         from importlib.metadata import version

@@ -21,7 +21,7 @@ from ndverbs._native import Adapter
 from ndverbs.sharing import adapter_for
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from ndverbs._native import _Memory as Buffer
 
 Address = str | tuple[Any, ...]
 

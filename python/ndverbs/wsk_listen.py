@@ -23,8 +23,9 @@ from ndverbs.wsk_names import (
     Option,
     RequestType,
 )
+from ndverbs.wsk_options import as_bind_failure, option
 from ndverbs.wsk_request import Promise, Request, weakly
-from ndverbs.wsk_socket import Socket, _as_bind_failure, option
+from ndverbs.wsk_socket import Socket
 
 OnAccept = Callable[["ListeningSocket", Socket, tuple[str, int], tuple[str, int]], "Status | None"]
 OnInspect = Callable[
@@ -71,7 +72,7 @@ class ListeningSocket:
                 on_ready=weakly(self._deliver),
             )
         except RdmaError as failure:
-            raise _as_bind_failure(failure) from failure
+            raise as_bind_failure(failure) from failure
 
     def __repr__(self) -> str:
         """Return where it listens."""

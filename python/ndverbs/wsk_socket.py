@@ -8,15 +8,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from ndverbs import _native
 from ndverbs import address as _address
 from ndverbs._native import Adapter, Status
 from ndverbs.errors import ClosedError, RdmaError, error
 from ndverbs.sharing import adapter_for
 from ndverbs.socket_options import Options
+from ndverbs.wsk_indication import DataIndication
 from ndverbs.wsk_names import (
     CONNECTION_EVENTS,
     EventMask,
@@ -25,10 +23,11 @@ from ndverbs.wsk_names import (
     Option,
     RequestType,
 )
+from ndverbs.wsk_options import as_bind_failure, option
 from ndverbs.wsk_request import Promise, Request, weakly
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from ndverbs._native import _Memory as Buffer
 
 Address = str | tuple[Any, ...]
 OnReceive = Callable[["Socket", "list[DataIndication]", Flag], "Status | int | None"]
@@ -44,48 +43,6 @@ _LARGEST_FIRST_DATA = 65535
 
 # Switched on for every socket that is made later; see set_static_event_callbacks().
 static_events = EventMask(0)
-
-
-class DataIndication:
-    """Received bytes in the registered ring.
-
-    Attributes
-    ----------
-    array : ndarray of uint8, read-only
-        The bytes, not a copy. After `release` the peer may write there again.
-    """
-
-    def __init__(self, view: _native.StreamView) -> None:
-        self._view = view
-        exporter: Any = view
-        array = np.frombuffer(exporter, np.uint8)
-        array.flags.writeable = False
-        self.array: npt.NDArray[np.uint8] = array
-
-    def __len__(self) -> int:
-        """Return how many bytes it shows."""
-        return len(self._view)
-
-    def __enter__(self) -> Self:
-        """Return it; it is released at the end."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Release it."""
-        self.release()
-
-    @property
-    def is_retained(self) -> bool:
-        """Whether its memory is kept from the peer."""
-        return self._view.is_taken
-
-    def retain(self) -> None:
-        """Keep the memory until `release`: inside a receive event, as returning PENDING does."""
-        self._view.take()
-
-    def release(self) -> None:
-        """Give the memory back; in any order, once, or by forgetting the object."""
-        self._view.release()
 
 
 class Socket:
@@ -154,7 +111,7 @@ class Socket:
             try:
                 self._endpoint = self._adapter.create_shared_endpoint((host, port))
             except RdmaError as failure:
-                raise _as_bind_failure(failure) from failure
+                raise as_bind_failure(failure) from failure
             host, port = self._endpoint.local_address
         self._local = host, port
 
@@ -594,46 +551,3 @@ class Socket:
                 f"{what}: the socket is not connected",
                 hint="connect it first, and wait for the request",
             )
-
-
-def option(
-    owner: Any, options: Options, is_set: bool, code: int, value: Any, level: int
-) -> int | None:
-    """Set or get an option of a socket of either kind."""
-    if code == Option.SO_WSK_SECURITY:
-        raise error(Status.NOT_SUPPORTED, "control: there are no security descriptors here")
-    if code == Option.SO_EXCLUSIVEADDRUSE:
-        # Addresses are never shared, so both answers hold.
-        if not is_set:
-            return int(owner._is_exclusive)
-        owner._is_exclusive = int(bool(value))
-        return None
-    names = {
-        Option.SO_KEEPALIVE: _socket.SO_KEEPALIVE,
-        Option.SO_RCVBUF: _socket.SO_RCVBUF,
-        Option.SO_REUSEADDR: _socket.SO_REUSEADDR,
-    }
-    name = names.get(Option(code)) if level == _socket.SOL_SOCKET and code in list(Option) else code
-    if name is None or (level == _socket.SOL_SOCKET and code not in list(Option)):
-        raise error(Status.NOT_SUPPORTED, f"control: there is no option {code:#x}")
-    try:
-        if not is_set:
-            return int(options.get(level, name))
-        options.set(level, name, value)
-    except OSError as refused:
-        raise error(
-            Status.NOT_SUPPORTED, f"control: option {code} of level {level}: {refused}"
-        ) from refused
-    stream = getattr(owner, "_stream", None)
-    if stream is not None:
-        options.apply(stream)
-    return None
-
-
-def _as_bind_failure(failure: RdmaError) -> RdmaError:
-    """WSK's status for an address that is taken."""
-    if failure.status != Status.SHARING_VIOLATION:
-        return failure
-    return error(
-        Status.ADDRESS_ALREADY_EXISTS, failure.what, hint=failure.hint, os_error=failure.errno or 0
-    )
