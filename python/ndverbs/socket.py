@@ -12,7 +12,7 @@ import socket as _socket
 import sys
 import warnings
 from collections.abc import Iterable
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, Any, Self
 
 from ndverbs import _native
 from ndverbs import address as _address
@@ -20,10 +20,8 @@ from ndverbs import socket_options as _options
 from ndverbs._native import Adapter
 from ndverbs.sharing import adapter_for
 
-if TYPE_CHECKING:
-    from ndverbs._native import _Memory as Buffer
-
 Address = str | tuple[Any, ...]
+Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
 
 # How long an attempt without a timeout goes on, as long as TCP tries by default.
 _CONNECT_S = 127.0

@@ -17,6 +17,7 @@ from typing import Any
 from ndverbs import wsk_socket as _sockets
 from ndverbs._native import Adapter, Status, adapters
 from ndverbs.errors import RdmaError, error
+from ndverbs.wsk_indication import DataIndication
 from ndverbs.wsk_listen import ListeningSocket
 from ndverbs.wsk_names import (
     CONNECTION_EVENTS,
@@ -29,7 +30,7 @@ from ndverbs.wsk_names import (
     RequestType,
 )
 from ndverbs.wsk_request import Promise, Request
-from ndverbs.wsk_socket import Address, DataIndication, Socket
+from ndverbs.wsk_socket import Address, Socket
 
 __all__ = [
     "CONNECTION_EVENTS",

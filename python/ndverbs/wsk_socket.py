@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket as _socket
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from ndverbs import _native
 from ndverbs import address as _address
@@ -26,10 +26,8 @@ from ndverbs.wsk_names import (
 from ndverbs.wsk_options import as_bind_failure, option
 from ndverbs.wsk_request import Promise, Request, weakly
 
-if TYPE_CHECKING:
-    from ndverbs._native import _Memory as Buffer
-
 Address = str | tuple[Any, ...]
+Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
 OnReceive = Callable[["Socket", "list[DataIndication]", Flag], "Status | int | None"]
 OnDisconnect = Callable[["Socket", Flag], object]
 OnSendBacklog = Callable[["Socket", int], object]
