@@ -511,6 +511,7 @@ void bind_stream(py::module_& module) {
             return std::string("<Stream ") + phase_name(self.get().phase()) + ">";
         });
     attach_hot_stream_calls(cls);
+    bind_bench_stream(cls);
     bind_listener_class(module);
 }
 

@@ -83,5 +83,6 @@ private:
 
 void bind_stream(py::module_& module);
 void attach_hot_stream_calls(const py::handle& cls);
+void bind_bench_stream(py::class_<Stream>& cls);
 
 }  // namespace ndv::bindings
