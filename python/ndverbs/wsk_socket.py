@@ -133,7 +133,7 @@ class Socket:
         except RdmaError as failure:
             self._connecting = None
             promise.settle(failure)
-        return Request("connect", promise=promise, on_cancel=self._abandon)
+        return Request("connect", promise=promise, on_cancel=self._stream.abort)
 
     def connect_ex(
         self, remote: Address, data: Buffer | None = None, flags: int = 0, *, timeout: float = 10
@@ -163,11 +163,8 @@ class Socket:
 
         self.connect(remote, timeout=timeout).add_done_callback(connected)
         return Request(
-            "connect_ex", promise=promise, on_cancel=self._abandon, information=first.nbytes
+            "connect_ex", promise=promise, on_cancel=self._stream.abort, information=first.nbytes
         )
-
-    def _abandon(self) -> None:
-        self._stream.abort()
 
     @property
     def local_address(self) -> tuple[str, int]:
