@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mutual exclusion that a callback may ask for on the very thread that holds it: request() never
-// waits, but leaves the holder with one more round to do before it can leave.
+// waits, but leaves the holder with one more round to do before it can leave. clang's analysis has
+// no words for that, so what a gate guards is said in comments.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 
-#include "base/mutex.hpp"
-
 namespace ndv::wsk {
 
-class NDV_THREAD_ATTRIBUTE(capability("gate")) Gate {
+class Gate {
 public:
     // Waits for the holder, which holds it for microseconds.
-    void enter() NDV_THREAD_ATTRIBUTE(acquire_capability()) {
+    void enter() {
         std::uint32_t seen = kFree;
         // acquire: pairs with the release in try_leave().
         while (!word_.compare_exchange_weak(seen, kHeld, std::memory_order_acquire,
@@ -28,7 +27,7 @@ public:
     }
 
     // True: entered. False: the holder will see to it, because it cannot leave before.
-    [[nodiscard]] bool request() NDV_THREAD_ATTRIBUTE(try_acquire_capability(true)) {
+    [[nodiscard]] bool request() {
         std::uint32_t seen = word_.load(std::memory_order_relaxed);
         while (true) {
             const bool is_free = seen == kFree;
@@ -41,7 +40,7 @@ public:
     }
 
     // True: left. False: something was requested; do it and try again.
-    [[nodiscard]] bool try_leave() NDV_THREAD_ATTRIBUTE(try_release_capability(true)) {
+    [[nodiscard]] bool try_leave() {
         std::uint32_t expected = kHeld;
         if (word_.compare_exchange_strong(expected, kFree, std::memory_order_seq_cst,
                                           std::memory_order_acquire)) {
