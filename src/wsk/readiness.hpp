@@ -28,7 +28,7 @@ public:
         Readiness made;
         made.shown_ = base::Descriptor(pair[0]);
         made.other_ = base::Descriptor(pair[1]);
-        // The smallest that the kernel gives; one packet of kFill then leaves no room.
+        // The smallest that the kernel gives (4608); one packet of kFill leaves no room in it.
         const int smallest = 0;
         static_cast<void>(::setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &smallest, sizeof smallest));
         made.is_writable_ = true;
@@ -42,7 +42,7 @@ public:
         if (is_readable != is_readable_) {
             is_readable_ = is_readable;
             if (is_readable) {
-                static_cast<void>(push(other_.get(), 1));
+                push(other_.get(), 1);
             } else {
                 drain(shown_.get());
             }
@@ -52,26 +52,22 @@ public:
             if (is_writable) {
                 drain(other_.get());
             } else {
-                fill();
+                push(shown_.get(), kFill);
             }
         }
     }
 
 private:
-    static constexpr std::size_t kFill = 1024;
+    static constexpr std::size_t kFill = 4096;
 
-    static bool push(int fd, std::size_t size) {
+    // One packet is in a queue, or none; what does not fit a byte is dropped with the packet.
+    static void push(int fd, std::size_t size) {
         static constexpr std::array<std::byte, kFill> bytes{};
-        return ::send(fd, bytes.data(), size, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+        static_cast<void>(!::send(fd, bytes.data(), size, MSG_DONTWAIT | MSG_NOSIGNAL));
     }
     static void drain(int fd) {
         std::array<std::byte, 1> byte;
-        while (::recv(fd, byte.data(), byte.size(), MSG_DONTWAIT) > 0) {
-        }
-    }
-    void fill() {
-        while (push(shown_.get(), kFill)) {
-        }
+        static_cast<void>(!::recv(fd, byte.data(), byte.size(), MSG_DONTWAIT));
     }
 
     base::Descriptor shown_;

@@ -32,6 +32,8 @@ Stream::~Stream() {
         static_cast<void>(device_.release());
         return;
     }
+    // Nobody can wait for what was not sent any more.
+    set_aborts_on_close(true);
     close();
     if (device_) device_->close();
     if (connector_) connector_->close();

@@ -53,8 +53,10 @@ void Stream::leave() {
 }
 
 void Stream::pump() {
+    // A leader sleeps over the queue until it holds something: what comes is left to it.
+    if (has_leader_) return;
     handle_signals(signals_.exchange(0, std::memory_order_acquire));
-    if (!is_live() || has_leader_) return;
+    if (!is_live()) return;
     take_completions();
     if (!is_live()) return;
     serve(core::Budget::large);
