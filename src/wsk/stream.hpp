@@ -67,7 +67,7 @@ struct Transfer {
     Transfer(const Transfer&) = delete;
     Transfer& operator=(const Transfer&) = delete;
     ~Transfer() {
-        if (region) region->close();
+        if (region && !region->is_foreign()) region->close();
         if (hold != nullptr) hold->release();
     }
 };
