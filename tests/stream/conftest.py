@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder's own: property tests draw the same examples in every run and have no deadline."""
 
+import resource
+
 import pytest
 from hypothesis import settings
 
@@ -9,6 +11,15 @@ from stream.sockets import connected, listening
 
 settings.register_profile("ndverbs", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("ndverbs")
+
+
+@pytest.fixture
+def many_descriptors():
+    """Let the test open up to 20000 descriptors, as far as the system allows."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, min(most, 20_000)), most))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
 @pytest.fixture

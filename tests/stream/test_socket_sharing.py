@@ -45,6 +45,7 @@ def test_a_large_transfer_does_not_starve_another_stream(adapter, host, scaled):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("many_descriptors")
 def test_a_thousand_sockets_are_connected_at_once(adapter, host, scaled):
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(nd.Socket(adapter=adapter))

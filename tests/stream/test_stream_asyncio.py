@@ -222,6 +222,7 @@ def test_sock_calls_of_the_loop_work_on_sockets(adapter, server):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("many_descriptors")
 def test_a_thousand_clients_are_echoed(adapter, host, scaled):
     count = scaled(1000)
 
