@@ -73,6 +73,10 @@ void Stream::rearm() {
 
 void Stream::handle_signals(std::uint32_t signals) {
     if (signals == 0 || is_released_) return;
+    // The peer had accepted before it went, and we are told of that a little later.
+    if ((signals & kPeerClosed) != 0 && phase() == Phase::connecting && engine_->is_started()) {
+        signals |= kEstablished;
+    }
     if ((signals & kEstablished) != 0 && !is_releasing_ &&
         (phase() == Phase::connecting || phase() == Phase::accepting)) {
         phase_.store(Phase::connected, std::memory_order_release);
