@@ -24,7 +24,7 @@ USES = {
     "providers/verbs": {"core", "base"},
     "providers/builtin": {"core", "base", "providers/soft", "providers/verbs"},
     "wsk": {"core", "base"},
-    "bench": {"core", "base"},
+    "bench": {"wsk", "core", "base"},
     "bindings": {"core", "wsk", "bench", "providers/builtin", "base"},
 }
 PROVIDER_NAMES = {"soft", "verbs"}

@@ -13,6 +13,7 @@ if sys.platform != "linux":
     raise ImportError(f"ndverbs runs on Linux only; this is {sys.platform}.")
 
 import logging
+from typing import TYPE_CHECKING
 
 from ndverbs import aio as _aio
 from ndverbs._native import (
@@ -44,6 +45,7 @@ from ndverbs._native import (
 )
 from ndverbs.errors import (
     ClosedError,
+    RdmaBrokenPipeError,
     RdmaBufferError,
     RdmaConnectionAbortedError,
     RdmaConnectionRefusedError,
@@ -54,6 +56,10 @@ from ndverbs.errors import (
     RdmaValueError,
 )
 from ndverbs.remote import RemoteBuffer
+
+if TYPE_CHECKING:
+    from ndverbs.socket import Socket, create_connection, create_server
+    from ndverbs.stream_aio import open_connection, start_server
 
 __all__ = [
     "Access",
@@ -74,6 +80,7 @@ __all__ = [
     "OperationType",
     "ProtectionDomain",
     "QueuePair",
+    "RdmaBrokenPipeError",
     "RdmaBufferError",
     "RdmaConnectionAbortedError",
     "RdmaConnectionRefusedError",
@@ -87,11 +94,16 @@ __all__ = [
     "Segment",
     "SharedEndpoint",
     "SharedReceiveQueue",
+    "Socket",
     "Status",
     "__version__",
     "adapters",
+    "create_connection",
+    "create_server",
+    "open_connection",
     "request_dtype",
     "result_dtype",
+    "start_server",
 ]
 
 __version__: str
@@ -100,7 +112,23 @@ logging.getLogger("ndverbs").addHandler(logging.NullHandler())
 _aio.attach()
 
 
-def __getattr__(name: str) -> str:
+# Streams are loaded when they are used: what they stand on is slow to import.
+_LAZY = {
+    "Socket": "ndverbs.socket",
+    "create_connection": "ndverbs.socket",
+    "create_server": "ndverbs.socket",
+    "open_connection": "ndverbs.stream_aio",
+    "start_server": "ndverbs.stream_aio",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        from importlib import import_module
+
+        found: object = getattr(import_module(_LAZY[name]), name)
+        globals()[name] = found
+        return found
     # importlib.metadata is slow to import, and hardly anybody asks.
     if name == "__version__":
         from importlib.metadata import version

@@ -481,6 +481,17 @@ class Adapter(_Object):
         ----------
         NdkBuildLam.
         """
+    def _create_stream(self, options: StreamOptions) -> Stream: ...
+    def _create_stream_listener(
+        self,
+        address: _Address,
+        options: StreamOptions,
+        backlog: int,
+        *,
+        on_inspect: Callable[[Any], object] | None = None,
+        on_abort: Callable[[int], object] | None = None,
+        on_ready: Callable[[], object] | None = None,
+    ) -> StreamListener: ...
     def stats(self) -> dict[str, int]:
         """Return the counters of the adapter since it was opened, by name."""
 
@@ -1804,6 +1815,160 @@ __version__: Final[str]
 
 def _diagnose() -> list[tuple[str, str, bool, str, str]]:
     """Look at what each provider needs: provider, check, whether it is good, what, remedy."""
+
+@final
+class StreamOptions:
+    """Sizes of a stream socket, for connections that are made later."""
+
+    receive_buffer: int
+    """Bytes that received data may take until it is consumed or released; 1 MiB. A quarter is one
+    registered segment; two exist from the start, the others when they are needed."""
+    send_buffer: int
+    """Bytes of data taken over and not sent; 256 KiB."""
+    receive_queue_depth: int
+    """Messages that the peer may send before it hears of us; 64."""
+    send_queue_depth: int
+    """Requests of the queue pair; a message takes up to two; 128."""
+    inline_size: int
+    """A send up to this is copied into its request; 64."""
+    keepalive: float
+    """Seconds between keepalives, 0 for none."""
+    def __init__(self, other: StreamOptions = ...) -> None: ...
+
+@final
+class StreamView:
+    """Received bytes in the ring; a read-only buffer."""
+
+    def take(self) -> None:
+        """Keep what was looked at until `release`."""
+    def consume(self, length: int) -> None:
+        """Be done with the first bytes of what was looked at."""
+    def release(self) -> None:
+        """Give the memory back; once."""
+    @property
+    def is_taken(self) -> bool:
+        """Whether the memory is kept."""
+    def __len__(self) -> int: ...
+
+@final
+class StreamTransfer:
+    """A send or receive of a stream under way."""
+
+    @property
+    def bytes_transferred(self) -> int:
+        """How much it moved, once it is done."""
+    @property
+    def operation(self) -> Operation:
+        """What completes when it is done."""
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until it is done; return whether it is."""
+    def cancel(self) -> None:
+        """End it early: with CANCELLED, unless part of it is done."""
+
+@final
+class Stream(_Object):
+    """A stream socket's connection; `ndverbs.Socket` and `ndverbs.wsk` stand on it."""
+
+    timeout: float | None
+    def _start_connect(
+        self, local: _Address | SharedEndpoint | None, peer: _Address, timeout: float | None
+    ) -> None: ...
+    def _start_disconnect(self) -> Operation: ...
+    def _call_soon(self, function: Callable[[int], object]) -> None: ...
+    def wait_connected(self, timeout: float | None) -> bool:
+        """Wait until it is connected, or will never be; return whether that is so."""
+    def wait_readable(self, timeout: float | None) -> bool:
+        """Wait until a receive would not wait."""
+    def wait_writable(self, timeout: float | None) -> bool:
+        """Wait until a send would not wait."""
+    def send(self, data: _Memory, flags: int = 0, /) -> int:
+        """Send what there is room for and return its length."""
+    def sendall(self, data: _Memory, flags: int = 0, /) -> None:
+        """Send all of it."""
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """Receive up to ``bufsize`` bytes; none is the end of the stream."""
+    def recv_into(self, buffer: _Memory, nbytes: int = 0, flags: int = 0) -> int:
+        """Receive into a buffer and return how much."""
+    def submit_send(self, buffer: _Memory) -> StreamTransfer:
+        """Send from the caller's memory."""
+    def submit_receive(
+        self, buffer: _Memory | None, *, is_all: bool = False, is_drain: bool = False
+    ) -> StreamTransfer:
+        """Receive into the caller's memory."""
+    def take(self, most: int) -> StreamView | None:
+        """Take received bytes without a copy; None when there are none."""
+    def look(self, most: int) -> StreamView | None:
+        """Look at received bytes, which then are taken or consumed; None when there are none."""
+    def shutdown(self, how: int) -> None:
+        """End one direction or both; numbers as of socket.SHUT_RD."""
+    def abort(self) -> None:
+        """End the connection at once: the peer sees a reset."""
+    def fileno(self) -> int:
+        """Return a descriptor that is readable and writable as the stream is."""
+    def set_event_callback(self, function: Callable[[int], object] | None) -> None:
+        """Have the callback thread call ``function(bits)`` when something happened."""
+    def set_keepalive(self, interval: float) -> None:
+        """Send a keepalive every so many seconds; 0 stops it."""
+    def set_aborts_on_close(self, aborts: bool) -> None:
+        """Let close() reset the connection, as SO_LINGER with 0 s does."""
+    def raise_failure(self) -> None:
+        """Raise what broke the stream, if anything did."""
+    def _bench_source(self, size: int, total: int) -> float: ...
+    def _bench_sink(self, total: int) -> None: ...
+    def _bench_ping(self, size: int, count: int) -> list[float]: ...
+    def _bench_echo(self, size: int, count: int) -> None: ...
+    @property
+    def phase(self) -> str:
+        """One of "fresh", "connecting", "accepting", "connected" and "over"."""
+    @property
+    def error(self) -> int:
+        """The errno of what broke the stream, or 0."""
+    @property
+    def readable(self) -> int:
+        """Bytes received and not consumed."""
+    @property
+    def is_peer_shut(self) -> bool:
+        """Whether the peer has ended its direction."""
+    @property
+    def is_short_of_memory(self) -> bool:
+        """Whether the peer could write more if received data were released."""
+    @property
+    def inspect_id(self) -> int:
+        """The inspection that it was accepted by, or 0."""
+    @property
+    def local_address(self) -> tuple[str, int]:
+        """Where this end is."""
+    @property
+    def peer_address(self) -> tuple[str, int]:
+        """The other end's address."""
+    @property
+    def ideal_send_backlog(self) -> int:
+        """How many bytes to keep under way."""
+    @property
+    def send_backlog(self) -> int:
+        """Bytes taken over and not sent."""
+    @property
+    def memory_use(self) -> int:
+        """Bytes of registered buffers."""
+
+@final
+class StreamListener(_Object):
+    """A listening stream socket."""
+
+    def _call_soon(self, function: Callable[[int], object]) -> None: ...
+    def accept(self, timeout: float | None) -> Stream | None:
+        """Take a connection; None when none came in time."""
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when a connection waits."""
+    def inspect_complete(self, id: int, accepts: bool) -> None:
+        """Answer a request that was inspected."""
+    def set_options(self, options: StreamOptions) -> None:
+        """Set the sizes of connections that come from now on."""
+    def set_backlog(self, backlog: int) -> None:
+        """Change how many connections wait to be accepted."""
+    @property
+    def local_address(self) -> tuple[str, int]:
+        """Where it listens."""
 
 def _live_objects() -> dict[str, int]:
     """Count the native objects that exist, by kind; for tests."""

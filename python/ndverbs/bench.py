@@ -35,7 +35,8 @@ Sizes take K, M and G (powers of 1024); GB/s is 10^9 bytes per second. Latency o
 half of a round trip, of read the whole. Figures are medians over --runs; "spread" is (highest -
 lowest) / median. A row of --against is the tool's figure; its ratio is ours / theirs: above 1 is
 good for bandwidth and rate, below 1 for latency, where means are compared, because means are what
-tools print. Bandwidth ends when the peer has answered a Send behind the last byte.
+tools print. Bandwidth ends when the peer has answered a Send behind the last byte. stream:
+sockets over the adapter, --bw and --lat (whole round trips), against iperf3 and socket.
 """
 
 
@@ -93,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("operation", choices=("write", "read", "send"), help="what to time")
+    add("operation", choices=("write", "read", "send", "stream"), help="what to time")
     add("--lat", action="store_true", help="latency: median, 99th percentile, lowest, mean")
     add("--bw", action="store_true", help="bandwidth in GB/s")
     add("--rate", action="store_true", help="requests per second; without a choice, all three")
@@ -145,14 +146,20 @@ def _bench(args: argparse.Namespace) -> int:
     for text in lacking:
         print(f"ndverbs bench: not compared with {text}", file=sys.stderr)
     rivals = [name for name in args.against if bench_rivals.missing(name) is None]
-    runs = list(_runs(args))
     rows: list[Row] = []
     machine = describe_machine()
-    with Adapter.open(args.adapter) as adapter, Peer() as peer:
-        for run in runs:
-            _check(adapter, run)
-        for run in runs:
-            rows += _rows(adapter, peer, run, args.runs, rivals)
+    if args.operation == "stream":
+        from ndverbs import bench_stream
+
+        args.against = rivals
+        rows = [Row(**row) for row in bench_stream.rows(args)]
+    else:
+        runs = list(_runs(args))
+        with Adapter.open(args.adapter) as adapter, Peer() as peer:
+            for run in runs:
+                _check(adapter, run)
+            for run in runs:
+                rows += _rows(adapter, peer, run, args.runs, rivals)
     report = {
         "rows": [dataclasses.asdict(row) for row in rows],
         "machine": machine,

@@ -8,6 +8,7 @@ catch: ``except TimeoutError`` and ``except ndverbs.RdmaError`` both see a timeo
 from __future__ import annotations
 
 import builtins
+import errno as _errno
 from typing import TYPE_CHECKING, Any
 
 from ndverbs._native import Status
@@ -112,6 +113,10 @@ class RdmaConnectionAbortedError(RdmaError, builtins.ConnectionAbortedError):
     """The connection ended before it was made, or this side gave it up."""
 
 
+class RdmaBrokenPipeError(RdmaError, builtins.BrokenPipeError):
+    """The sending direction of a stream was shut down."""
+
+
 class RdmaTimeoutError(RdmaError, builtins.TimeoutError):
     """The time was over; what was posted goes on, what was connecting is abandoned."""
 
@@ -145,6 +150,15 @@ _CLASSES: dict[Status, type[RdmaError]] = {
     Status.INVALID_BUFFER_SIZE: RdmaValueError,
     Status.DATA_OVERRUN: RdmaValueError,
     Status.NOINTERFACE: RdmaValueError,
+}
+
+
+# Where the status alone does not tell.
+_CLASSES_BY_ERRNO: dict[int, type[RdmaError]] = {
+    _errno.EPIPE: RdmaBrokenPipeError,
+    _errno.ECONNRESET: RdmaConnectionResetError,
+    _errno.ECONNABORTED: RdmaConnectionAbortedError,
+    _errno.ECONNREFUSED: RdmaConnectionRefusedError,
 }
 
 
@@ -193,6 +207,8 @@ def error_from_result(result: Result) -> RdmaError:
 def from_core(status: int, what: str, hint: str, os_error: int, is_buffer: bool) -> RdmaError:
     """Make the exception for an error of the C++ core, which calls this."""
     kind = RdmaBufferError if is_buffer else error_class(status)
+    if kind is RdmaError:
+        kind = _CLASSES_BY_ERRNO.get(os_error, kind)
     return kind(status, what, hint=hint or None, os_error=os_error)
 
 

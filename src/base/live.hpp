@@ -24,6 +24,8 @@ enum class LiveKind : std::size_t {
     memory_window,
     shared_receive_queue,
     shared_endpoint,
+    stream,
+    stream_listener,
     count_
 };
 
@@ -42,7 +44,9 @@ inline constexpr std::array<const char*, static_cast<std::size_t>(LiveKind::coun
                       "fast_register_memory_region",
                       "memory_window",
                       "shared_receive_queue",
-                      "shared_endpoint"};
+                      "shared_endpoint",
+                      "stream",
+                      "stream_listener"};
 
 inline constinit std::array<std::atomic<long>, static_cast<std::size_t>(LiveKind::count_)>
     live_counts{};

@@ -16,6 +16,7 @@
 #include "bindings/gil.hpp"
 #include "bindings/memory.hpp"
 #include "bindings/module.hpp"
+#include "bindings/stream.hpp"
 #include "providers/builtin/builtin.hpp"
 
 namespace ndv::bindings {
@@ -225,6 +226,23 @@ void bind_adapter(py::module_& module) {
             return "<Adapter " + self.state->get()->info().name + ">";
         });
     bind_creation(cls);
+    cls.def(
+           "_create_stream",
+           [](const Adapter& self, const wsk::StreamOptions& options) {
+               return create_stream(self.state, options);
+           },
+           py::arg("options"))
+        .def(
+            "_create_stream_listener",
+            [](const Adapter& self, const py::object& address, const wsk::StreamOptions& options,
+               std::uint32_t backlog, const py::object& on_inspect, const py::object& on_abort,
+               const py::object& on_ready) {
+                return create_stream_listener(self.state, address, options, backlog, on_inspect,
+                                              on_abort, on_ready);
+            },
+            py::arg("address"), py::arg("options"), py::arg("backlog"), py::kw_only(),
+            py::arg("on_inspect") = py::none(), py::arg("on_abort") = py::none(),
+            py::arg("on_ready") = py::none());
 }
 
 }  // namespace ndv::bindings

@@ -12,6 +12,7 @@
 #include "bindings/deferred.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/segments.hpp"
+#include "bindings/stream.hpp"
 
 namespace ndv::bindings {
 namespace {
@@ -50,6 +51,7 @@ PYBIND11_MODULE(_native, module) {
     bind_operation(module);
     bind_connector(module);
     bind_listener(module);
+    bind_stream(module);
     bind_adapter(module);
     bind_bench(module);
     module.def("_live_objects", live_objects, "Count the native objects that exist, by kind.");

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the seed corpora of the fuzz targets from the golden bytes in tests/wire/vectors.
+"""Writes the seed corpora of the fuzz targets from the golden bytes of the tests.
 
 Run with tests/ and the built package on the path after a target's input format has changed:
 ``PYTHONPATH=tests python tests/fuzz/make_corpus.py``.
 """
 
+import json
 import struct
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ndverbs import _testing
 from wire import reference
 
 CORPUS = Path(__file__).parent / "corpus"
+STREAM_VECTORS = Path(__file__).parent.parent / "stream" / "vectors"
 WINDOW, WINDOW_TO = 0x1100, 0x1000
 INITIATOR, CRC, RTR_READ, ESTABLISHED = 0x01, 0x02, 0x0C, 0x40
 
@@ -167,7 +169,30 @@ def connection_inputs():
         yield f"vector-{vector['name']}", bytes([ESTABLISHED | CRC]) + fed(stream)
 
 
+def stream_inputs():
+    """Connection data, then commands of stream.cpp as words: message, descriptor, send, ..."""
+    vectors = json.loads((STREAM_VECTORS / "rsockets.json").read_text())
+    words = [bytes.fromhex(vector["bytes"]) for vector in vectors["message_words"]]
+    (second_half,) = (bytes.fromhex(vector["bytes"]) for vector in vectors["descriptors"])
+
+    def command(code, argument=0):
+        return struct.pack("=I", argument << 4 | code)
+
+    for vector in vectors["connection_data"]:
+        for settings in (command(15, 7), command(14, 7)):
+            start = settings + bytes.fromhex(vector["bytes"])
+            data = command(4) + command(0) + words[0] + command(5, 3) + command(6, 9)
+            granted = command(10) + second_half + command(1) + words[1] + command(3, 50)
+            end = command(7) + command(0) + words[3] + command(7, 1) + command(4)
+            name = f"{vector['name']}-{settings[0]:02x}"
+            yield f"{name}-data", start + data
+            yield f"{name}-granted", start + granted + data
+            yield f"{name}-end", start + data + end
+
+
 def main():
+    for name, data in stream_inputs():
+        save("stream", name, data)
     for name, data in connection_inputs():
         save("connection", name, data)
     for vector in reference.load_vectors("mpa")["vectors"]:

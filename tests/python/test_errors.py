@@ -115,5 +115,5 @@ def test_every_class_derives_from_rdma_error_and_has_a_docstring():
         for value in vars(errors).values()
         if isinstance(value, type) and issubclass(value, BaseException)
     ]
-    assert len(classes) == 9
+    assert len(classes) == 10
     assert all(issubclass(cls, RdmaError) and cls.__doc__ for cls in classes)

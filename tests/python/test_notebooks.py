@@ -9,6 +9,7 @@ from markdown_examples import ROOT, clean_environment, programs
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIRST_WRITE = ROOT / "notebooks" / "01_first_write.ipynb"
+SOCKETS = ROOT / "notebooks" / "02_sockets.ipynb"
 # Of one cell; only means failure.
 CELL_LIMIT_S = 30
 
@@ -95,6 +96,14 @@ def test_first_write_tells_its_figures_without_matplotlib(tmp_path):
     lines = texts_of(executed(notebook, tmp_path))["plot"].splitlines()
     assert [line.split()[0] for line in lines] == ["8", "64", "512", "4096", "16384", "65536"]
     assert all(line.endswith("µs") for line in lines)
+
+
+def test_sockets_show_what_the_text_says(tmp_path):
+    texts = texts_of(executed(nbformat.read(SOCKETS, as_version=4), tmp_path))
+    assert texts["pair"] == "socket b'hello'\nSocket b'hello'\n"
+    assert "'RDMA':" in texts["time"]
+    assert texts["end"] == "b''\n"
+    assert texts["indications"] == "[1 2 3 4 5 6 7 8 9] False\n"
 
 
 def test_readme_example_runs_in_a_cell(tmp_path):

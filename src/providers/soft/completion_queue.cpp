@@ -24,6 +24,8 @@ constexpr std::uint64_t kWakeId = 0;
 // begins with it: in a ping-pong, and in a stream that is never idle for long.
 constexpr Time kSpinTime = std::chrono::microseconds(20);
 constexpr Time kShortSleep = std::chrono::microseconds(100);
+constexpr std::uint32_t kVainSpins = 4;
+constexpr std::uint32_t kSpinTrial = 64;
 
 }  // namespace
 
@@ -110,8 +112,17 @@ bool CompletionQueue::do_progress(core::Budget budget) {
 
 CompletionQueue::Ready CompletionQueue::step_ready(int timeout_ms, core::Budget budget) {
     std::array<epoll_event, 32> events;
-    const int count =
-        ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
+    int count = 0;
+    if (timeout_ms == 0) {
+        count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), 0);
+    } else {
+        // Another thread may step one of the connections meanwhile, and push what this one waits
+        // for.
+        const Sleeper sleeper(*this);
+        if (!is_empty() || is_failure(status())) return Ready::done;
+        count =
+            ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
+    }
     if (count < 0) return Ready::interrupted;
     bool is_more = false;
     for (int i = 0; i < count; ++i) {
@@ -144,6 +155,19 @@ bool CompletionQueue::spin() {
     return false;
 }
 
+// On one processor with the peer, spinning only keeps the peer from running: after a few in vain it
+// is tried now and then.
+bool CompletionQueue::spin_if_worth() {
+    const std::uint32_t vain = vain_spins_.load(std::memory_order_relaxed);
+    if (vain >= kVainSpins && vain % kSpinTrial != 0) {
+        vain_spins_.store(vain + 1, std::memory_order_relaxed);
+        return false;
+    }
+    const bool is_worth = spin();
+    vain_spins_.store(is_worth ? 0 : vain + 1, std::memory_order_relaxed);
+    return is_worth;
+}
+
 void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
     holders_.fetch_add(1, std::memory_order_acq_rel);
     const Time until = now() + timeout;
@@ -151,7 +175,7 @@ void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
     while (ready != Ready::interrupted && is_empty() && !is_failure(status())) {
         const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - now()).count();
         if (left <= 0) break;
-        if (spins_.load(std::memory_order_relaxed) && spin()) break;
+        if (spins_.load(std::memory_order_relaxed) && spin_if_worth()) break;
         const int wait_ms =
             ready == Ready::more ? 0 : static_cast<int>(std::min<std::int64_t>(left, 1'000'000));
         const Time began = now();

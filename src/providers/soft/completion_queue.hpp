@@ -43,6 +43,7 @@ private:
     friend class NotifyTimer;
     // Steps the only connection for a moment; true: the queue holds something now.
     [[nodiscard]] bool spin();
+    [[nodiscard]] bool spin_if_worth();
     enum class Ready : std::uint8_t { done, more, interrupted };
     // Steps what is ready within `timeout_ms`; more: work is left for a large budget.
     [[nodiscard]] Ready step_ready(int timeout_ms, core::Budget budget);
@@ -57,6 +58,7 @@ private:
     std::atomic<std::int64_t> lease_until_{0};  // ns of the steady clock
     std::atomic<int> holders_{0};               // threads that sleep over the connections
     std::atomic<bool> spins_{false};            // the last sleep was a short one
+    std::atomic<std::uint32_t> vain_spins_{0};  // since one found something
 };
 
 }  // namespace ndv::soft

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Winsock Kernel's connection-oriented sockets over RDMA.
+
+Names, flags, statuses and rules are WSK's; `docs/wsk.md` maps every function. Calls that WSK
+completes through an IRP return a `Request`, which can be waited for, awaited, or called back from.
+Event callbacks run on the adapter's callback thread, one at a time for a socket, and are off until
+`set_event_callbacks` switches them on.
+"""
+
+from __future__ import annotations
+
+import socket as _socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ndverbs import wsk_socket as _sockets
+from ndverbs._native import Adapter, Status, adapters
+from ndverbs.errors import RdmaError, error
+from ndverbs.wsk_indication import DataIndication
+from ndverbs.wsk_listen import ListeningSocket
+from ndverbs.wsk_names import (
+    CONNECTION_EVENTS,
+    ClientControl,
+    EventMask,
+    Flag,
+    InspectAction,
+    Ioctl,
+    Option,
+    RequestType,
+)
+from ndverbs.wsk_request import Promise, Request
+from ndverbs.wsk_socket import Address, Socket
+
+__all__ = [
+    "CONNECTION_EVENTS",
+    "VERSION",
+    "ClientControl",
+    "DataIndication",
+    "EventMask",
+    "Flag",
+    "InspectAction",
+    "Ioctl",
+    "ListeningSocket",
+    "Option",
+    "Request",
+    "RequestType",
+    "Socket",
+    "control_client",
+    "get_address_info",
+    "get_name_info",
+    "listen",
+    "set_static_event_callbacks",
+    "socket",
+    "socket_connect",
+]
+
+VERSION = (1, 0)
+
+_resolver: ThreadPoolExecutor | None = None
+_has_sockets = False
+
+
+def socket(
+    adapter: Adapter | str | None = None,
+    *,
+    on_receive: _sockets.OnReceive | None = None,
+    on_disconnect: _sockets.OnDisconnect | None = None,
+    on_send_backlog: _sockets.OnSendBacklog | None = None,
+) -> Socket:
+    """WskSocket: make an unbound connection socket.
+
+    Parameters
+    ----------
+    adapter : Adapter, str or None
+        What it runs over; a name is opened once and shared by the process.
+    on_receive : callable, optional
+        ``on_receive(socket, indications, flags)`` for received data. It returns None or SUCCESS
+        for all of it, an integer for its first bytes, DATA_NOT_ACCEPTED for none of it, or PENDING
+        to retain the indications until they are released. After less than all, indications stop
+        until a `Socket.receive` completes.
+    on_disconnect : callable, optional
+        ``on_disconnect(socket, flags)`` when the peer has ended; ABORTIVE in flags: for good.
+    on_send_backlog : callable, optional
+        ``on_send_backlog(socket, size)`` when the ideal send backlog has changed.
+    """
+    _note_socket()
+    return Socket(
+        adapter,
+        on_receive=on_receive,
+        on_disconnect=on_disconnect,
+        on_send_backlog=on_send_backlog,
+    )
+
+
+def socket_connect(
+    local: Address,
+    remote: Address,
+    adapter: Adapter | str | None = None,
+    *,
+    timeout: float | None = 10,
+    **callbacks: Any,
+) -> Socket:
+    """WskSocketConnect: make, bind and connect a socket; returns when it is connected."""
+    made = socket(adapter, **callbacks)
+    try:
+        made.bind(local)
+        made.connect(remote, timeout=timeout).result(None if timeout is None else timeout + 1)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def listen(
+    address: Address,
+    *,
+    adapter: Adapter | str | None = None,
+    backlog: int = 128,
+    on_accept: Callable[..., Any] | None = None,
+    on_inspect: Callable[..., Any] | None = None,
+    on_abort: Callable[..., Any] | None = None,
+) -> ListeningSocket:
+    """WskBind of a listening socket, or WskListen of a stream socket: listen at an address.
+
+    Parameters
+    ----------
+    address
+        Port 0 lets the system choose.
+    adapter : Adapter, str or None
+        As of `socket`.
+    backlog : int
+        How many connections wait to be accepted; more requests wait unanswered.
+    on_accept : callable, optional
+        ``on_accept(listening, socket, local, remote)``, once ACCEPT is switched on and no accept
+        request waits; REQUEST_NOT_ACCEPTED closes the socket.
+    on_inspect : callable, optional
+        ``on_inspect(listening, id, local, remote)`` before a connection is made: conditional
+        accept. It returns an `InspectAction`; after PEND, `ListeningSocket.inspect_complete`
+        answers.
+    on_abort : callable, optional
+        ``on_abort(listening, id)`` when an inspected request vanished before its connection was
+        made.
+    """
+    _note_socket()
+    return ListeningSocket(
+        address,
+        adapter=adapter,
+        backlog=backlog,
+        on_accept=on_accept,
+        on_inspect=on_inspect,
+        on_abort=on_abort,
+    )
+
+
+def _note_socket() -> None:
+    global _has_sockets
+    _has_sockets = True
+
+
+def set_static_event_callbacks(mask: int) -> None:
+    """WSK_SET_STATIC_EVENT_CALLBACKS: switch events on in every socket, for good.
+
+    Raises
+    ------
+    RdmaError
+        INVALID_DEVICE_STATE: a socket was made before; INVALID_PARAMETER: not an event.
+    """
+    if mask & ~int(CONNECTION_EVENTS | EventMask.ACCEPT):
+        raise error(Status.INVALID_PARAMETER, f"static callbacks: {mask:#x} is no event")
+    if _has_sockets:
+        raise error(
+            Status.INVALID_DEVICE_STATE, "static callbacks are chosen before the first socket"
+        )
+    _sockets.static_events = EventMask(mask)
+
+
+def control_client(code: int, value: Any = None) -> Any:
+    """WskControlClient: what concerns no single socket.
+
+    TRANSPORT_LIST_QUERY gives a row for each adapter and address family; codes that are about
+    security descriptors and TDI say NOT_SUPPORTED.
+    """
+    if code == ClientControl.TRANSPORT_LIST_QUERY:
+        return [
+            {
+                "adapter": info.name,
+                "version": VERSION,
+                "socket_type": int(_socket.SOCK_STREAM),
+                "protocol": int(_socket.IPPROTO_TCP),
+                "address_family": int(family),
+            }
+            for info in adapters()
+            for family in (_socket.AF_INET, _socket.AF_INET6)
+        ]
+    if code == ClientControl.SET_STATIC_EVENT_CALLBACKS:
+        set_static_event_callbacks(value)
+        return None
+    if code in list(ClientControl):
+        raise error(
+            Status.NOT_SUPPORTED, f"control_client: {ClientControl(code).name} means nothing here"
+        )
+    raise error(Status.INVALID_PARAMETER, f"control_client: there is no code {code}")
+
+
+def get_address_info(
+    node: str | None = None,
+    service: str | int | None = None,
+    *,
+    family: int = 0,
+    flags: int = 0,
+) -> Request:
+    """WskGetAddressInfo: a request whose information is what socket.getaddrinfo returns.
+
+    WskFreeAddressInfo has nothing to do: Python frees the list.
+    """
+    if not node and service in (None, ""):
+        raise error(Status.INVALID_PARAMETER, "get_address_info: give a node or a service")
+    return _resolve(
+        "get_address_info",
+        lambda: _socket.getaddrinfo(node, service, family, _socket.SOCK_STREAM, 0, flags),
+    )
+
+
+def get_name_info(address: tuple[Any, ...], flags: int = 0) -> Request:
+    """WskGetNameInfo: a request whose information is the pair (node, service)."""
+    if not address:
+        raise error(Status.INVALID_PARAMETER, "get_name_info: the address is empty")
+    return _resolve("get_name_info", lambda: _socket.getnameinfo(address, flags))
+
+
+def _resolve(what: str, look_up: Callable[[], Any]) -> Request:
+    global _resolver
+    if _resolver is None:
+        _resolver = ThreadPoolExecutor(4, thread_name_prefix="ndverbs names")
+    promise = Promise()
+    request = Request(what, promise=promise)
+
+    def run() -> None:
+        failure: RdmaError | None = None
+        try:
+            request._information = look_up()
+        except OSError as refused:
+            failure = error(Status.NO_MATCH, f"{what}: {refused}")
+        promise.settle(failure)
+
+    _resolver.submit(run)
+    return request

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The timed loops behind `ndverbs bench stream`, over a connected stream; both ends run one.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "base/expected.hpp"
+#include "wsk/stream.hpp"
+
+namespace ndv::bench {
+
+using StreamClock = std::chrono::steady_clock;
+// Asked a few times a second while a loop waits; true ends it.
+using StreamInterrupt = std::function<bool()>;
+
+// Sends `total` bytes in messages of `size`, then waits for the byte with which the sink says that
+// all has arrived; returns how long that took.
+[[nodiscard]] Expected<StreamClock::duration> stream_source(wsk::Stream& stream, std::size_t size,
+                                                            std::uint64_t total,
+                                                            const StreamInterrupt& is_interrupted);
+[[nodiscard]] Expected<void> stream_sink(wsk::Stream& stream, std::uint64_t total,
+                                         const StreamInterrupt& is_interrupted);
+// `count` round trips of `size` bytes, each timed.
+[[nodiscard]] Expected<std::vector<StreamClock::duration>> stream_ping(
+    wsk::Stream& stream, std::size_t size, std::uint64_t count,
+    const StreamInterrupt& is_interrupted);
+[[nodiscard]] Expected<void> stream_echo(wsk::Stream& stream, std::size_t size, std::uint64_t count,
+                                         const StreamInterrupt& is_interrupted);
+
+}  // namespace ndv::bench

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+// The data calls of streams: send, sendall, recv, recv_into. Small ones keep the GIL; what copies
+// or moves more gives it up first.
+#include <pybind11/pybind11.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "bindings/arguments.hpp"
+#include "bindings/buffer.hpp"
+#include "bindings/errors.hpp"
+#include "bindings/gil.hpp"
+#include "bindings/hot.hpp"
+#include "bindings/stream.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+constinit Parameters<2> send_parameters{"send", 2, 1, {"data", "flags"}};
+constinit Parameters<2> sendall_parameters{"sendall", 2, 1, {"data", "flags"}};
+constinit Parameters<2> recv_parameters{"recv", 2, 1, {"bufsize", "flags"}};
+constinit Parameters<3> recv_into_parameters{"recv_into", 3, 1, {"buffer", "nbytes", "flags"}};
+
+constexpr int kKnownFlags = MSG_PEEK | MSG_WAITALL | MSG_DONTWAIT | MSG_NOSIGNAL;
+// A copy up to this is shorter than giving the GIL up and taking it again.
+constexpr std::size_t kSmallCopy = 16 * 1024;
+// From here on a blocking send leaves from the caller's memory.
+constexpr std::size_t kDirectSend = 128 * 1024;
+
+// The export of a buffer for the length of a call.
+class Exported {
+public:
+    Exported(const char* call, PyObject* object, bool is_written) {
+        export_or_raise(call, object, is_written, view_);
+    }
+    ~Exported() { PyBuffer_Release(&view_); }
+    Exported(const Exported&) = delete;
+    Exported& operator=(const Exported&) = delete;
+    [[nodiscard]] std::byte* data() const { return static_cast<std::byte*>(view_.buf); }
+    [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(view_.len); }
+
+private:
+    Py_buffer view_;
+};
+
+int to_flags(PyObject* object, const char* call) {
+    if (object == nullptr) return 0;
+    const long flags = PyLong_AsLong(object);
+    if (flags == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if ((flags & ~static_cast<long>(kKnownFlags)) != 0) {
+        raise(Error{Status::not_supported,
+                    std::string(call) + ": flags " + std::to_string(flags) +
+                        " contain one that streams do not have",
+                    "MSG_PEEK, MSG_WAITALL and MSG_DONTWAIT are", EOPNOTSUPP});
+    }
+    return static_cast<int>(flags);
+}
+
+std::size_t to_size(PyObject* object, const char* name) {
+    const Py_ssize_t size = PyNumber_AsSsize_t(object, PyExc_OverflowError);
+    if (size == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if (size < 0) throw py::value_error(std::string("negative ") + name);
+    return static_cast<std::size_t>(size);
+}
+
+[[noreturn]] void raise_would_block() {
+    errno = EAGAIN;
+    PyErr_SetFromErrno(PyExc_OSError);
+    throw py::error_already_set();
+}
+
+[[noreturn]] void raise_timeout(const char* call, const std::optional<double>& timeout) {
+    raise(Error{Status::io_timeout,
+                std::string(call) + ": timed out after " + seconds_text(timeout.value_or(0)),
+                {},
+                0});
+}
+
+// A call's patience: the socket's timeout, counted from the first wait.
+class Patience {
+public:
+    Patience(const Stream& handle, int flags, const char* call)
+        : timeout_((flags & MSG_DONTWAIT) != 0 ? std::optional(0.0) : handle.timeout),
+          call_(call) {}
+
+    [[nodiscard]] bool never_waits() const { return timeout_ && *timeout_ == 0; }
+    template <typename Wait>
+    void wait(Wait attempt) {
+        if (never_waits()) raise_would_block();
+        if (!deadline_) deadline_.emplace(timeout_);
+        if (!wait_in_slices(*deadline_, attempt)) raise_timeout(call_, timeout_);
+    }
+
+private:
+    const std::optional<double> timeout_;
+    const char* const call_;
+    std::optional<Deadline> deadline_;
+};
+
+[[nodiscard]] std::size_t send_some(wsk::Stream& stream, const std::byte* data,
+                                    std::size_t length) {
+    if (length <= core::kSmallStep) {
+        return value_or_raise(stream.send(data, length, core::Budget::small));
+    }
+    std::optional<Expected<std::size_t>> sent;
+    {
+        const Released released;
+        sent = stream.send(data, length, core::Budget::large);
+    }
+    return value_or_raise(std::move(*sent));
+}
+
+// Sends from the caller's memory and waits until the device is done with it. What a timeout or a
+// signal leaves is how much of it was posted.
+std::size_t send_directly(const std::shared_ptr<wsk::Stream>& stream, PyObject* data,
+                          Patience& patience, const char* call) {
+    const std::shared_ptr<wsk::Transfer> transfer = transfer_for(data, false, call);
+    std::optional<Expected<void>> started;
+    {
+        const Released released;
+        started = stream->submit_send(transfer);
+    }
+    check_or_raise(*started);
+    try {
+        patience.wait([&](auto slice) {
+            return stream->wait_done(*transfer->operation, slice) &&
+                   transfer->operation->wait(slice);
+        });
+    } catch (...) {
+        const Released released;
+        stream->cancel(transfer);
+        throw;
+    }
+    check_or_raise(transfer->operation->outcome());
+    return static_cast<std::size_t>(transfer->length);
+}
+
+PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [data, flags_object] = parse(send_parameters, args, count, keywords);
+    auto& handle = usable<Stream>(self);
+    const int flags = to_flags(flags_object, "send");
+    Patience patience(handle, flags, "send");
+    const Exported given("send", data, false);
+    const std::shared_ptr<wsk::Stream> stream = handle.share();
+    if (given.size() >= kDirectSend && !patience.never_waits()) {
+        return PyLong_FromSize_t(send_directly(stream, data, patience, "send"));
+    }
+    while (true) {
+        const std::size_t sent = send_some(*stream, given.data(), given.size());
+        if (sent > 0 || given.size() == 0) return PyLong_FromSize_t(sent);
+        patience.wait([&](auto slice) { return stream->wait_writable(slice); });
+    }
+}
+
+PyObject* sendall(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [data, flags_object] = parse(sendall_parameters, args, count, keywords);
+    auto& handle = usable<Stream>(self);
+    const int flags = to_flags(flags_object, "sendall");
+    Patience patience(handle, flags, "sendall");
+    const Exported given("sendall", data, false);
+    const std::shared_ptr<wsk::Stream> stream = handle.share();
+    if (given.size() >= kDirectSend && !patience.never_waits()) {
+        static_cast<void>(send_directly(stream, data, patience, "sendall"));
+        Py_RETURN_NONE;
+    }
+    std::size_t done = 0;
+    while (true) {
+        done += send_some(*stream, given.data() + done, given.size() - done);
+        if (done == given.size()) Py_RETURN_NONE;
+        patience.wait([&](auto slice) { return stream->wait_writable(slice); });
+    }
+}
+
+[[nodiscard]] wsk::Received receive_some(wsk::Stream& stream, std::byte* to, std::size_t length,
+                                         bool peeks) {
+    if (length <= kSmallCopy) {
+        return value_or_raise(stream.receive(to, length, core::Budget::small, peeks));
+    }
+    std::optional<Expected<wsk::Received>> received;
+    {
+        const Released released;
+        received = stream.receive(to, length, core::Budget::large, peeks);
+    }
+    return value_or_raise(std::move(*received));
+}
+
+// Fills `to` as recv does: what is there, or with MSG_WAITALL all of it; waits for the first byte.
+std::size_t receive(const std::shared_ptr<wsk::Stream>& stream, std::byte* to, std::size_t length,
+                    int flags, Patience& patience) {
+    const bool peeks = (flags & MSG_PEEK) != 0;
+    const bool is_all = (flags & MSG_WAITALL) != 0 && !peeks;
+    std::size_t done = 0;
+    while (true) {
+        const wsk::Received got = receive_some(*stream, to + done, length - done, peeks);
+        done += got.bytes;
+        if (got.is_end || length == 0 || done == length || (done > 0 && !is_all)) return done;
+        if (done > 0 && patience.never_waits()) return done;
+        patience.wait([&](auto slice) { return stream->wait_readable(slice); });
+    }
+}
+
+PyObject* recv(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [size_object, flags_object] = parse(recv_parameters, args, count, keywords);
+    auto& handle = usable<Stream>(self);
+    const std::size_t most = to_size(size_object, "buffersize in recv");
+    const int flags = to_flags(flags_object, "recv");
+    Patience patience(handle, flags, "recv");
+    const std::shared_ptr<wsk::Stream> stream = handle.share();
+    std::size_t available = 0;
+    if (most > 0 && (flags & MSG_WAITALL) == 0) {
+        while ((available = stream->available()) == 0) {
+            const wsk::Received got = receive_some(*stream, nullptr, 0, false);
+            if (got.is_end) return PyBytes_FromStringAndSize(nullptr, 0);
+            patience.wait([&](auto slice) { return stream->wait_readable(slice); });
+        }
+    }
+    const std::size_t size = available == 0 ? most : std::min(most, available);
+    PyObject* bytes = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size));
+    if (bytes == nullptr) return nullptr;
+    try {
+        auto* const to = reinterpret_cast<std::byte*>(PyBytes_AS_STRING(bytes));
+        const std::size_t got = receive(stream, to, size, flags, patience);
+        if (got < size && _PyBytes_Resize(&bytes, static_cast<Py_ssize_t>(got)) != 0) {
+            return nullptr;
+        }
+    } catch (...) {
+        Py_DECREF(bytes);
+        throw;
+    }
+    return bytes;
+}
+
+PyObject* recv_into(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    const auto [buffer, size_object, flags_object] =
+        parse(recv_into_parameters, args, count, keywords);
+    auto& handle = usable<Stream>(self);
+    const Exported given("recv_into", buffer, true);
+    std::size_t most = size_object == nullptr ? 0 : to_size(size_object, "buffersize in recv_into");
+    if (most > given.size()) {
+        throw py::value_error("buffer too small for requested bytes");
+    }
+    if (most == 0) most = given.size();
+    const int flags = to_flags(flags_object, "recv_into");
+    Patience patience(handle, flags, "recv_into");
+    const std::shared_ptr<wsk::Stream> stream = handle.share();
+    return PyLong_FromSize_t(receive(stream, given.data(), most, flags, patience));
+}
+
+}  // namespace
+
+void attach_hot_stream_calls(const py::handle& cls) {
+    send_parameters.intern();
+    sendall_parameters.intern();
+    recv_parameters.intern();
+    recv_into_parameters.intern();
+    static std::array definitions = {
+        method<send>("send",
+                     "send($self, data, flags=0, /)\n--\n\n"
+                     "Send what there is room for and return its length."),
+        method<sendall>("sendall",
+                        "sendall($self, data, flags=0, /)\n--\n\n"
+                        "Send all of it."),
+        method<recv>("recv",
+                     "recv($self, bufsize, flags=0, /)\n--\n\n"
+                     "Receive up to `bufsize` bytes; none is the end of the stream."),
+        method<recv_into>("recv_into",
+                          "recv_into($self, buffer, nbytes=0, flags=0)\n--\n\n"
+                          "Receive into a buffer and return how much."),
+    };
+    for (PyMethodDef& definition : definitions) attach(cls, definition);
+}
+
+}  // namespace ndv::bindings

@@ -1,0 +1,518 @@
+// SPDX-License-Identifier: Apache-2.0
+// Streams: their making, their cold calls, and what an adapter's end does to them.
+#include "bindings/stream.hpp"
+
+#include <pybind11/stl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/buffer.hpp"
+#include "bindings/errors.hpp"
+#include "bindings/module.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+// The streams of one adapter. Guarded by the GIL.
+struct Domain {
+    std::shared_ptr<wsk::Worker> worker = std::make_shared<wsk::Worker>();
+    std::vector<std::weak_ptr<wsk::Stream>> streams;
+    std::size_t prune_at = 64;
+    std::weak_ptr<core::Adapter> adapter;
+    const pid_t owner = ::getpid();
+};
+
+// Reachable for good: the exit handler is not the last to run.
+std::map<const AdapterState*, std::shared_ptr<Domain>>& domains() {
+    static auto* const all = new std::map<const AdapterState*, std::shared_ptr<Domain>>;
+    return *all;
+}
+
+// What was sent before the adapter closes still arrives, as far as the peers take it.
+void end_domain(const AdapterState* key) {
+    const auto found = domains().find(key);
+    if (found == domains().end()) return;
+    const std::shared_ptr<Domain> domain = std::move(found->second);
+    domains().erase(found);
+    const Released released;
+    for (const auto& weak : domain->streams) {
+        if (const auto stream = weak.lock()) stream->close();
+    }
+    domain->worker->wait_for_kept(wsk::Stream::kLingerTime);
+    domain->worker->stop();
+}
+
+std::shared_ptr<Domain> domain_of(const std::shared_ptr<AdapterState>& adapter) {
+    static_cast<void>(adapter->get());
+    std::shared_ptr<Domain>& domain = domains()[adapter.get()];
+    if (domain && domain->owner != ::getpid()) leak(std::exchange(domain, nullptr));
+    if (domain) {
+        if (domain->adapter.lock() == adapter->get()) return domain;
+        // Of an adapter that ended inside a callback of its own.
+        domain->worker->stop();
+    }
+    domain = std::make_shared<Domain>();
+    domain->adapter = adapter->get();
+    adapter->on_close(domain, [key = adapter.get()] { end_domain(key); });
+    return domain;
+}
+
+void remember(Domain& domain, const std::shared_ptr<wsk::Stream>& stream) {
+    if (domain.streams.size() >= domain.prune_at) {
+        std::erase_if(domain.streams, [](const auto& weak) { return weak.expired(); });
+        domain.prune_at = std::max<std::size_t>(64, 2 * domain.streams.size());
+    }
+    domain.streams.push_back(stream);
+}
+
+class CallBuffer final : public core::BufferHold, Deferred {
+public:
+    explicit CallBuffer(const Py_buffer& view)
+        : BufferHold(static_cast<std::byte*>(view.buf), static_cast<std::uint64_t>(view.len),
+                     view.readonly == 0),
+          view_(view) {}
+
+private:
+    friend std::default_delete<CallBuffer>;
+    ~CallBuffer() override = default;
+    void give_back() noexcept override { defer(*this); }
+    void run() noexcept override {
+        const std::unique_ptr<CallBuffer> self(this);
+        PyBuffer_Release(&view_);
+    }
+
+    Py_buffer view_;
+};
+
+py::tuple to_pair(const core::SocketAddress& address) {
+    if (address.length == 0) return py::make_tuple("", 0);
+    return py::make_tuple(address.host(), address.port());
+}
+
+const char* phase_name(wsk::Phase phase) {
+    switch (phase) {
+        case wsk::Phase::fresh:
+            return "fresh";
+        case wsk::Phase::connecting:
+            return "connecting";
+        case wsk::Phase::accepting:
+            return "accepting";
+        case wsk::Phase::connected:
+            return "connected";
+        case wsk::Phase::over:
+            return "over";
+    }
+    return "unknown";
+}
+
+void start_connect(const Stream& self, const py::object& local, const py::object& peer,
+                   std::optional<double> timeout) {
+    core::ConnectParameters parameters;
+    if (py::isinstance<SharedEndpoint>(local)) {
+        parameters.endpoint = local.cast<const SharedEndpoint&>().share();
+    } else if (!local.is_none()) {
+        parameters.local = resolve_address(local);
+    }
+    parameters.peer = resolve_address(peer);
+    parameters.timeout = timeout_duration(timeout);
+    const auto native = self.share();
+    std::optional<Expected<void>> outcome;
+    {
+        const Released released;
+        outcome = native->start_connect(std::move(parameters));
+    }
+    check_or_raise(*outcome);
+}
+
+template <typename Call>
+bool wait(const Stream& self, std::optional<double> timeout, Call call) {
+    const auto native = self.share();
+    return wait_in_slices(Deadline(timeout), [&](auto slice) { return call(*native, slice); });
+}
+
+void raise_failure(const Stream& self) {
+    if (const auto failure = self.get().failure()) raise(*failure);
+}
+
+std::unique_ptr<StreamTransfer> submit(const Stream& self, const py::object& buffer, bool is_send,
+                                       bool is_all, bool is_drain) {
+    const auto native = self.share();
+    std::shared_ptr<wsk::Transfer> transfer =
+        is_drain ? std::make_shared<wsk::Transfer>()
+                 : transfer_for(buffer.ptr(), !is_send, is_send ? "send" : "receive");
+    transfer->is_all = is_all;
+    transfer->is_drain = is_drain;
+    std::optional<Expected<void>> outcome;
+    {
+        const Released released;
+        outcome = is_send ? native->submit_send(transfer) : native->submit_receive(transfer);
+    }
+    check_or_raise(*outcome);
+    return std::make_unique<StreamTransfer>(
+        StreamTransfer{native, std::move(transfer), self.adapter()});
+}
+
+std::unique_ptr<Operation> operation_of(const std::shared_ptr<core::Operation>& native,
+                                        const std::shared_ptr<AdapterState>& adapter,
+                                        std::function<void()> abandon) {
+    return std::make_unique<Operation>(native, adapter, std::move(abandon));
+}
+
+std::unique_ptr<Operation> start_disconnect(const Stream& self) {
+    const auto native = self.share();
+    std::optional<Expected<std::shared_ptr<core::Operation>>> started;
+    {
+        const Released released;
+        started = native->start_disconnect();
+    }
+    return operation_of(value_or_raise(std::move(*started)), self.adapter(), [] {});
+}
+
+std::unique_ptr<StreamView> take(const Stream& self, std::uint32_t most) {
+    const auto native = self.share();
+    const wsk::View view = value_or_raise(native->take(most));
+    if (view.length == 0) return nullptr;
+    return std::make_unique<StreamView>(native, view, self.adapter(), true);
+}
+
+std::unique_ptr<StreamView> look(const Stream& self, std::uint32_t most) {
+    const auto native = self.share();
+    const wsk::View view = native->look(most);
+    if (view.length == 0) return nullptr;
+    return std::make_unique<StreamView>(native, view, self.adapter(), false);
+}
+
+// Runs on the callback thread; None takes it off.
+void set_event_callback(const Stream& self, const py::object& function) {
+    const auto native = self.share();
+    if (function.is_none()) {
+        native->set_on_event({});
+        return;
+    }
+    native->set_on_event([callbacks = self.adapter()->with_callbacks(),
+                          shared = SharedObject::make(function)](std::uint32_t events) {
+        queue_callback(callbacks,
+                       [shared, events] { call_and_report(shared->get(), py::int_(events)); });
+    });
+}
+
+// On the callback thread, as an event without a bit.
+void call_soon(const std::shared_ptr<AdapterState>& adapter, const py::object& function) {
+    queue_callback(adapter->with_callbacks(), [shared = SharedObject::make(function)] {
+        call_and_report(shared->get(), py::int_(0));
+    });
+}
+
+void bind_views(py::module_& module) {
+    py::class_<StreamView>(module, "StreamView", py::is_final(), py::buffer_protocol(),
+                           "Received bytes that stay in the ring.")
+        .def_buffer([](StreamView& self) {
+            return py::buffer_info(const_cast<std::byte*>(self.data()), 1,
+                                   py::format_descriptor<std::uint8_t>::format(), 1,
+                                   {static_cast<py::ssize_t>(self.size())}, {py::ssize_t{1}}, true);
+        })
+        .def("release", &StreamView::release, "Give the memory back; once.")
+        .def("take", &StreamView::take, "Keep what was looked at.")
+        .def("consume", &StreamView::consume, py::arg("length"), "Be done with the first bytes.")
+        .def_property_readonly("is_taken", &StreamView::is_taken)
+        .def("__len__", &StreamView::size);
+    py::class_<StreamTransfer>(module, "StreamTransfer", py::is_final(),
+                               "A send or receive under way.")
+        .def_property_readonly("bytes_transferred",
+                               [](const StreamTransfer& self) {
+                                   return self.transfer->result.load(std::memory_order_acquire);
+                               })
+        .def_property_readonly(
+            "operation",
+            [](const StreamTransfer& self) {
+                return operation_of(
+                    self.transfer->operation, self.adapter,
+                    [stream = self.stream, transfer = self.transfer] { stream->cancel(transfer); });
+            })
+        .def(
+            "wait",
+            [](const StreamTransfer& self, std::optional<double> timeout) {
+                const auto transfer = self.transfer;
+                const auto stream = self.stream;
+                return wait_in_slices(Deadline(timeout), [&](auto slice) {
+                    return stream->wait_done(*transfer->operation, slice) &&
+                           transfer->operation->wait(slice);
+                });
+            },
+            py::arg("timeout"), "Wait until it is done; return whether it is.")
+        .def(
+            "cancel",
+            [](const StreamTransfer& self) {
+                const auto keep = self;
+                const Released released;
+                keep.stream->cancel(keep.transfer);
+            },
+            "End it early.");
+}
+
+void bind_waits(py::class_<Stream>& cls) {
+    using Native = wsk::Stream;
+    cls.def(
+           "wait_connected",
+           [](const Stream& self, std::optional<double> timeout) {
+               return wait(self, timeout,
+                           [](Native& native, auto slice) { return native.wait_connected(slice); });
+           },
+           py::arg("timeout"), "Wait until it is connected, or will never be.")
+        .def(
+            "wait_readable",
+            [](const Stream& self, std::optional<double> timeout) {
+                return wait(self, timeout,
+                            [](Native& native, auto slice) { return native.wait_readable(slice); });
+            },
+            py::arg("timeout"), "Wait until a receive would not.")
+        .def(
+            "wait_writable",
+            [](const Stream& self, std::optional<double> timeout) {
+                return wait(self, timeout,
+                            [](Native& native, auto slice) { return native.wait_writable(slice); });
+            },
+            py::arg("timeout"), "Wait until a send would not.");
+}
+
+void bind_listener_class(py::module_& module) {
+    py::class_<StreamListener> cls(module, "StreamListener", py::is_final(),
+                                   "A listening stream socket.");
+    bind_handle(cls);
+    cls.def(
+           "accept",
+           [](const StreamListener& self,
+              std::optional<double> timeout) -> std::unique_ptr<Stream> {
+               const auto native = self.share();
+               std::optional<Expected<std::shared_ptr<wsk::Stream>>> taken;
+               static_cast<void>(wait_in_slices(Deadline(timeout), [&](auto slice) {
+                   taken = native->accept(slice);
+                   return !*taken || **taken != nullptr;
+               }));
+               auto stream = value_or_raise(std::move(*taken));
+               if (stream == nullptr) return nullptr;
+               remember(*domain_of(self.adapter()), stream);
+               return std::make_unique<Stream>(std::move(stream), self.adapter());
+           },
+           py::arg("timeout"), "Take a connection; None when none came in time.")
+        .def(
+            "_call_soon",
+            [](const StreamListener& self, const py::object& function) {
+                call_soon(self.adapter(), function);
+            },
+            py::arg("function"))
+        .def("fileno",
+             [](const StreamListener& self) { return value_or_raise(self.get().descriptor()); })
+        .def(
+            "inspect_complete",
+            [](const StreamListener& self, std::uint64_t id, bool accepts) {
+                self.get().inspect_complete(id, accepts);
+            },
+            py::arg("id"), py::arg("accepts"), "Answer a request that was inspected.")
+        .def(
+            "set_options",
+            [](const StreamListener& self, const wsk::StreamOptions& options) {
+                self.get().set_options(options);
+            },
+            py::arg("options"), "Of connections that come from now on.")
+        .def(
+            "set_backlog",
+            [](const StreamListener& self, std::uint32_t backlog) {
+                self.get().set_backlog(backlog);
+            },
+            py::arg("backlog"), "Change how many connections wait to be accepted.")
+        .def_property_readonly("local_address", [](const StreamListener& self) {
+            return to_pair(value_or_raise(self.get().local_address()));
+        });
+}
+
+void bind_options(py::module_& module) {
+    using wsk::StreamOptions;
+    py::class_<StreamOptions>(module, "StreamOptions", py::is_final(), "Sizes of a stream socket.")
+        .def(py::init<>())
+        .def(py::init<const StreamOptions&>(), py::arg("other"))
+        .def_readwrite("receive_buffer", &StreamOptions::receive_buffer)
+        .def_readwrite("send_buffer", &StreamOptions::send_buffer)
+        .def_readwrite("receive_queue_depth", &StreamOptions::receive_queue_depth)
+        .def_readwrite("send_queue_depth", &StreamOptions::send_queue_depth)
+        .def_readwrite("inline_size", &StreamOptions::inline_size)
+        .def_readwrite("keepalive", &StreamOptions::keepalive_s);
+}
+
+}  // namespace
+
+void StreamView::take() {
+    if (is_taken_) return;
+    const wsk::View taken = value_or_raise(stream_->take(view_.length));
+    is_taken_ = taken.length == view_.length;
+    if (is_taken_) return;
+    if (taken.length > 0) stream_->release(taken);
+    raise(Status::invalid_device_state, "retain: somebody else received the data meanwhile");
+}
+
+std::shared_ptr<wsk::Transfer> transfer_for(PyObject* object, bool is_written, const char* call) {
+    Py_buffer view;
+    export_or_raise(call, object, is_written, view);
+    auto transfer = std::make_shared<wsk::Transfer>();
+    transfer->data = static_cast<std::byte*>(view.buf);
+    transfer->length = static_cast<std::uint64_t>(view.len);
+    transfer->hold = std::make_unique<CallBuffer>(view).release();
+    return transfer;
+}
+
+std::unique_ptr<Stream> create_stream(const std::shared_ptr<AdapterState>& adapter,
+                                      const wsk::StreamOptions& options) {
+    const std::shared_ptr<Domain> domain = domain_of(adapter);
+    auto native = std::make_shared<wsk::Stream>(adapter->get(), domain->worker, options);
+    adapter->get()->adopt(native);
+    remember(*domain, native);
+    return std::make_unique<Stream>(std::move(native), adapter);
+}
+
+std::unique_ptr<StreamListener> create_stream_listener(
+    const std::shared_ptr<AdapterState>& adapter, const py::object& address,
+    const wsk::StreamOptions& options, std::uint32_t backlog, const py::object& on_inspect,
+    const py::object& on_abort, const py::object& on_ready) {
+    const std::shared_ptr<Domain> domain = domain_of(adapter);
+    const core::SocketAddress local = resolve_address(address);
+    const std::shared_ptr<core::Adapter> native = adapter->get();
+    std::optional<Expected<std::shared_ptr<wsk::StreamListener>>> made;
+    {
+        const Released released;
+        made = wsk::StreamListener::create(native, domain->worker, local, options, backlog);
+    }
+    auto listener = value_or_raise(std::move(*made));
+    wsk::StreamListener::OnInspect inspect;
+    wsk::StreamListener::OnAbort abort;
+    wsk::StreamListener::OnReady ready;
+    if (!on_inspect.is_none()) {
+        inspect = [callbacks = adapter->with_callbacks(), shared = SharedObject::make(on_inspect)](
+                      std::uint64_t id, const core::SocketAddress& near,
+                      const core::SocketAddress& peer) {
+            queue_callback(callbacks, [shared, id, near, peer] {
+                call_and_report(shared->get(), py::make_tuple(id, to_pair(near), to_pair(peer)));
+            });
+        };
+    }
+    if (!on_abort.is_none()) {
+        abort = [callbacks = adapter->with_callbacks(),
+                 shared = SharedObject::make(on_abort)](std::uint64_t id) {
+            queue_callback(callbacks,
+                           [shared, id] { call_and_report(shared->get(), py::int_(id)); });
+        };
+    }
+    if (!on_ready.is_none()) {
+        ready = [callbacks = adapter->with_callbacks(), shared = SharedObject::make(on_ready)] {
+            queue_callback(callbacks, [shared] { call_and_report(shared->get()); });
+        };
+    }
+    listener->set_callbacks(std::move(inspect), std::move(abort), std::move(ready));
+    listener->start();
+    return std::make_unique<StreamListener>(std::move(listener), adapter);
+}
+
+void bind_stream(py::module_& module) {
+    bind_options(module);
+    bind_views(module);
+    py::class_<Stream> cls(module, "Stream", py::is_final(), "A stream socket's connection.");
+    bind_handle(cls);
+    bind_waits(cls);
+    cls.def("_start_connect", start_connect, py::arg("local").none(true), py::arg("peer"),
+            py::arg("timeout"))
+        .def(
+            "shutdown",
+            [](const Stream& self, int how) {
+                const auto native = self.share();
+                std::optional<Expected<void>> outcome;
+                {
+                    const Released released;
+                    outcome = native->shutdown(how == 0   ? wsk::How::read
+                                               : how == 1 ? wsk::How::write
+                                                          : wsk::How::both);
+                }
+                check_or_raise(*outcome);
+            },
+            py::arg("how"), "End one direction or both.")
+        .def("_start_disconnect", start_disconnect)
+        .def(
+            "abort",
+            [](const Stream& self) {
+                const auto native = self.share();
+                const Released released;
+                native->abort();
+            },
+            "End the connection at once.")
+        .def(
+            "submit_send",
+            [](const Stream& self, const py::object& buffer) {
+                return submit(self, buffer, true, false, false);
+            },
+            py::arg("buffer"), "Send from the caller's memory.")
+        .def(
+            "submit_receive",
+            [](const Stream& self, const py::object& buffer, bool is_all, bool is_drain) {
+                return submit(self, buffer, false, is_all, is_drain);
+            },
+            py::arg("buffer"), py::kw_only(), py::arg("is_all") = false,
+            py::arg("is_drain") = false, "Receive into the caller's memory.")
+        .def("take", take, py::arg("most"), "Take received bytes without a copy, or None.")
+        .def("look", look, py::arg("most"), "Look at received bytes, or None.")
+        .def("fileno", [](const Stream& self) { return value_or_raise(self.get().descriptor()); })
+        .def("set_event_callback", set_event_callback, py::arg("function").none(true))
+        .def(
+            "_call_soon",
+            [](const Stream& self, const py::object& function) {
+                call_soon(self.adapter(), function);
+            },
+            py::arg("function"))
+        .def(
+            "set_keepalive",
+            [](const Stream& self, double interval) { self.get().set_keepalive(interval); },
+            py::arg("interval"))
+        .def(
+            "set_aborts_on_close",
+            [](const Stream& self, bool aborts) { self.get().set_aborts_on_close(aborts); },
+            py::arg("aborts"))
+        .def("raise_failure", raise_failure, "Raise what broke the stream, if anything did.")
+        .def_readwrite("timeout", &Stream::timeout)
+        .def_property_readonly("phase",
+                               [](const Stream& self) { return phase_name(self.get().phase()); })
+        .def_property_readonly("error",
+                               [](const Stream& self) {
+                                   const auto failure = self.get().failure();
+                                   return failure ? failure->os_error : 0;
+                               })
+        .def_property_readonly("readable", [](const Stream& self) { return self.get().readable(); })
+        .def_property_readonly("is_peer_shut",
+                               [](const Stream& self) { return self.get().is_peer_shut(); })
+        .def_property_readonly(
+            "local_address",
+            [](const Stream& self) { return to_pair(value_or_raise(self.get().local_address())); })
+        .def_property_readonly(
+            "peer_address",
+            [](const Stream& self) { return to_pair(value_or_raise(self.get().peer_address())); })
+        .def_property_readonly("ideal_send_backlog",
+                               [](const Stream& self) { return self.get().ideal_send_backlog(); })
+        .def_property_readonly("send_backlog",
+                               [](const Stream& self) { return self.get().send_backlog(); })
+        .def_property_readonly("is_short_of_memory",
+                               [](const Stream& self) { return self.get().is_short_of_memory(); })
+        .def_property_readonly("inspect_id",
+                               [](const Stream& self) { return self.get().inspect_id(); })
+        .def_property_readonly("memory_use",
+                               [](const Stream& self) { return self.get().memory_use(); })
+        .def("__repr__", [](const Stream& self) -> std::string {
+            if (!self.is_usable()) return std::string("<Stream ") + self.unusable_text() + ">";
+            return std::string("<Stream ") + phase_name(self.get().phase()) + ">";
+        });
+    attach_hot_stream_calls(cls);
+    bind_bench_stream(cls);
+    bind_listener_class(module);
+}
+
+}  // namespace ndv::bindings

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stream sockets as Python sees them: what ndverbs.socket and ndverbs.wsk stand on.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "bindings/connection.hpp"
+#include "bindings/handle.hpp"
+#include "wsk/listener.hpp"
+#include "wsk/stream.hpp"
+
+namespace ndv::bindings {
+
+class Stream final : public Handle<wsk::Stream> {
+public:
+    Stream(std::shared_ptr<wsk::Stream> native, std::shared_ptr<AdapterState> adapter)
+        : Handle("socket", std::move(native), std::move(adapter)) {}
+
+    // Seconds; none: calls wait without a limit; 0: they never wait.
+    std::optional<double> timeout;
+};
+
+class StreamListener final : public Handle<wsk::StreamListener> {
+public:
+    StreamListener(std::shared_ptr<wsk::StreamListener> native,
+                   std::shared_ptr<AdapterState> adapter)
+        : Handle("listening socket", std::move(native), std::move(adapter)) {}
+};
+
+// A request of ndverbs.wsk: a send or receive under way.
+struct StreamTransfer {
+    std::shared_ptr<wsk::Stream> stream;
+    std::shared_ptr<wsk::Transfer> transfer;
+    std::shared_ptr<AdapterState> adapter;
+};
+
+// Received bytes in the ring: looked at, until take() or consume() decides; taken ones stay there
+// until release(), or until nobody refers to this.
+class StreamView {
+public:
+    StreamView(std::shared_ptr<wsk::Stream> stream, const wsk::View& view,
+               std::shared_ptr<AdapterState> adapter, bool is_taken)
+        : stream_(std::move(stream)),
+          view_(view),
+          adapter_(std::move(adapter)),
+          is_taken_(is_taken) {}
+    StreamView(const StreamView&) = delete;
+    StreamView& operator=(const StreamView&) = delete;
+    ~StreamView() { release(); }
+
+    void release() {
+        if (std::exchange(is_taken_, false) && !stream_->is_foreign()) stream_->release(view_);
+    }
+    void take();
+    void consume(std::uint32_t length) {
+        if (!is_taken_) stream_->consume(length);
+    }
+    [[nodiscard]] bool is_taken() const { return is_taken_; }
+    [[nodiscard]] std::size_t size() const { return view_.length; }
+    [[nodiscard]] const std::byte* data() const { return stream_->data_of(view_); }
+
+private:
+    const std::shared_ptr<wsk::Stream> stream_;
+    const wsk::View view_;
+    const std::shared_ptr<AdapterState> adapter_;
+    bool is_taken_;
+};
+
+// The export of a caller's object for as long as a request names its memory.
+[[nodiscard]] std::shared_ptr<wsk::Transfer> transfer_for(PyObject* object, bool is_written,
+                                                          const char* call);
+
+[[nodiscard]] std::unique_ptr<Stream> create_stream(const std::shared_ptr<AdapterState>& adapter,
+                                                    const wsk::StreamOptions& options);
+[[nodiscard]] std::unique_ptr<StreamListener> create_stream_listener(
+    const std::shared_ptr<AdapterState>& adapter, const py::object& address,
+    const wsk::StreamOptions& options, std::uint32_t backlog, const py::object& on_inspect,
+    const py::object& on_abort, const py::object& on_ready);
+
+void bind_stream(py::module_& module);
+void attach_hot_stream_calls(const py::handle& cls);
+void bind_bench_stream(py::class_<Stream>& cls);
+
+}  // namespace ndv::bindings

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// Making and ending what a stream needs of the adapter, and posting.
+#include "wsk/device.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
+namespace ndv::wsk {
+namespace {
+
+// Receives beyond the credits: for words that take none.
+constexpr std::uint32_t kSpareReceives = 16;
+// The words lie in cache lines of their own, behind what the peer may write to.
+constexpr std::size_t kWordsOffset = 64;
+constexpr std::uint32_t kSegmentsOfBuffer = 4;
+constexpr std::uint32_t kSmallestSegment = 2048;
+constexpr std::uint32_t kSmallestStaging = 4096;
+// librdmacm's limit of one half; the length of a message has 29 bits.
+constexpr std::uint32_t kLargestSegment = 256U << 20U;
+
+}  // namespace
+
+Expected<Mode> mode_of(const core::AdapterInfo& info) {
+    if (info.rdma_technology == "iWARP") return Mode::message;
+    // TODO(soon): Mode::immediate where the adapter has write_with_immediate; post() and
+    // take_word() are the two places that differ.
+    return fail(Status::not_supported,
+                "streams over " + info.rdma_technology +
+                    " need a write with immediate data, which adapter " + info.name + " lacks",
+                "use an iWARP device, or the provider that needs none");
+}
+
+Expected<std::unique_ptr<Device>> Device::create(core::Adapter& adapter,
+                                                 const StreamOptions& options) {
+    std::unique_ptr<Device> made(new Device);
+    if (auto opened = made->open(adapter, options); !opened) return Unexpected{opened.error()};
+    return made;
+}
+
+Expected<void> Device::open(core::Adapter& adapter, const StreamOptions& options) {
+    auto mode = mode_of(adapter.info());
+    if (!mode) return Unexpected{mode.error()};
+    mode_ = *mode;
+    const core::AdapterInfo& info = adapter.info();
+    core::QueuePairLimits limits;
+    receives_ =
+        std::min(options.receive_queue_depth + kSpareReceives, info.max_receive_queue_depth);
+    limits.receive_queue_depth = receives_;
+    limits.initiator_queue_depth =
+        std::min<std::uint32_t>(options.send_queue_depth, info.max_initiator_queue_depth);
+    limits.max_receive_sge = 1;
+    limits.max_initiator_sge = 1;
+    limits.inline_size = std::max<std::uint32_t>(
+        Descriptor::kSize, std::min<std::uint32_t>(options.inline_size, info.max_inline_data_size));
+    segment_size_ =
+        std::clamp(options.receive_buffer / kSegmentsOfBuffer, kSmallestSegment, kLargestSegment) &
+        ~1U;
+    max_segments_ = std::clamp<std::size_t>(options.receive_buffer / segment_size_,
+                                            Engine::kTargets, Engine::kMaxSegments);
+
+    auto pd = adapter.create_pd();
+    if (!pd) return Unexpected{pd.error()};
+    pd_ = std::move(*pd);
+    auto cq = adapter.create_cq(receives_ + limits.initiator_queue_depth);
+    if (!cq) return Unexpected{cq.error()};
+    cq_ = std::move(*cq);
+    auto qp = pd_->create_qp(cq_, cq_, limits, nullptr);
+    if (!qp) return Unexpected{qp.error()};
+    qp_ = std::move(*qp);
+
+    const std::size_t words = static_cast<std::size_t>(receives_) * MessageWord::kSize;
+    auto control = Block::create(kWordsOffset + words);
+    if (!control) return Unexpected{control.error()};
+    control_ = std::move(*control);
+    auto targets = register_part(control_, 0, Engine::kTargetBytes, core::access::kRemoteWrite);
+    if (!targets) return Unexpected{targets.error()};
+    targets_region_ = std::move(*targets);
+    auto received = register_part(control_, kWordsOffset, words, core::access::kLocalWrite);
+    if (!received) return Unexpected{received.error()};
+    words_region_ = std::move(*received);
+    words_token_ = words_region_->tokens().local;
+
+    auto staging = Block::create(std::max(options.send_buffer, kSmallestStaging));
+    if (!staging) return Unexpected{staging.error()};
+    staging_ = std::move(*staging);
+    auto sent = register_part(staging_, 0, staging_->size(), core::access::kLocalRead);
+    if (!sent) return Unexpected{sent.error()};
+    staging_region_ = std::move(*sent);
+    staging_token_ = staging_region_->tokens().local;
+    return {};
+}
+
+Device::~Device() { close(); }
+
+Expected<std::shared_ptr<core::MemoryRegion>> Device::register_part(
+    const std::shared_ptr<Block>& block, std::size_t offset, std::size_t size,
+    std::uint32_t rights) {
+    auto region = pd_->create_mr();
+    if (!region) return region;
+    if (auto done = (*region)->register_buffer(hold_part(block, offset, size), rights); !done) {
+        return Unexpected{done.error()};
+    }
+    return region;
+}
+
+std::uint32_t Device::targets_key() const { return targets_region_->tokens().remote; }
+
+Expected<RemoteRange> Device::add_segment() {
+    auto block = Block::create(segment_size_);
+    if (!block) return Unexpected{block.error()};
+    auto region = register_part(*block, 0, segment_size_, core::access::kRemoteWrite);
+    if (!region) return Unexpected{region.error()};
+    const RemoteRange range{(*region)->address(), (*region)->tokens().remote, segment_size_};
+    segments_.push_back({std::move(*block), std::move(*region)});
+    return range;
+}
+
+std::byte* Device::word_at(std::uint32_t slot) const {
+    return control_->data() + kWordsOffset + static_cast<std::size_t>(slot) * MessageWord::kSize;
+}
+
+Status Device::post_receive(std::uint32_t slot) {
+    const core::Segment segment{reinterpret_cast<std::uint64_t>(word_at(slot)), MessageWord::kSize,
+                                words_token_};
+    core::ReceiveRequest request;
+    request.segments = {&segment, 1};
+    request.context = slot;
+    return qp_->post_receive(request);
+}
+
+Expected<void> Device::post_receives() {
+    for (std::uint32_t slot = 0; slot < receives_; ++slot) {
+        const Status status = post_receive(slot);
+        if (is_failure(status)) {
+            return fail(status, "a stream's receive was not posted: " +
+                                    std::string(status_meaning(status)));
+        }
+    }
+    return {};
+}
+
+Expected<MessageWord> Device::take_word(const core::Completion& done) {
+    if (done.bytes_transferred != MessageWord::kSize) {
+        return fail(Status::connection_aborted,
+                    "the peer broke the stream protocol: a message of " +
+                        std::to_string(done.bytes_transferred) + " bytes instead of " +
+                        std::to_string(MessageWord::kSize));
+    }
+    const auto slot = static_cast<std::uint32_t>(done.context);
+    const MessageWord word = MessageWord::parse(
+        std::span<const std::byte, MessageWord::kSize>(word_at(slot), MessageWord::kSize));
+    // Refused when the connection ends just now; its completions tell.
+    static_cast<void>(post_receive(slot));
+    return word;
+}
+
+Status Device::post(const Outgoing& out) {
+    core::WorkRequest request;
+    if (out.has_write) {
+        const core::Segment segment{reinterpret_cast<std::uint64_t>(out.data), out.length,
+                                    out.token};
+        const bool is_last = !out.has_word;
+        request.type = core::OperationType::write;
+        request.flags = core::flag::kDefer | (out.is_inline ? core::flag::kInline : 0) |
+                        (is_last && out.is_signalled ? 0 : core::flag::kSilentSuccess);
+        if (out.length > 0) request.segments = {&segment, 1};
+        request.remote_address = out.remote_address;
+        request.remote_token = out.remote_key;
+        const Status status = qp_->post(request);
+        if (is_failure(status) || is_last) return status;
+    }
+    const auto word = out.word.emit();
+    const core::Segment segment{reinterpret_cast<std::uint64_t>(word.data()), word.size(), 0};
+    request = core::WorkRequest{};
+    request.type = core::OperationType::send;
+    request.flags = core::flag::kDefer | core::flag::kInline |
+                    (out.is_signalled ? 0 : core::flag::kSilentSuccess);
+    request.segments = {&segment, 1};
+    return qp_->post(request);
+}
+
+void Device::close() {
+    if (qp_) qp_->close();
+    for (const Segment& segment : segments_) segment.region->close();
+    for (const auto& region : {targets_region_, words_region_, staging_region_}) {
+        if (region) region->close();
+    }
+    if (cq_) cq_->close();
+    if (pd_) pd_->close();
+}
+
+}  // namespace ndv::wsk

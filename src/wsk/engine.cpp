@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+// Credits, segments and the meaning of messages.
+#include "wsk/engine.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cassert>
+#include <cstring>
+#include <span>
+#include <string>
+
+namespace ndv::wsk {
+namespace {
+
+// iWARP knows no "receiver not ready": a message without a receive ends the connection, and words
+// other than DATA take a receive without a credit. So much is left to them.
+constexpr std::uint16_t kReserve = 4;
+
+Unexpected violation(std::string what) {
+    return fail(Status::connection_aborted, "the peer broke the stream protocol: " + what);
+}
+
+}  // namespace
+
+Engine::Engine(const Config& config) : config_(config), published_(config.credits) {
+    segments_.reserve(kMaxSegments);
+    free_.reserve(kMaxSegments);
+}
+
+void Engine::add_segment(const RemoteRange& segment) {
+    assert(segments_.size() < kMaxSegments);
+    free_.push_back(static_cast<std::uint16_t>(segments_.size()));
+    segments_.push_back({segment, 0, 0, 0});
+}
+
+ConnectionData Engine::local_data(std::uint64_t targets_address, std::uint32_t targets_key) {
+    assert(!free_.empty() && end_granted_ == 0);
+    const std::uint16_t first = free_.front();
+    free_.erase(free_.begin());
+    grant(first);
+    ConnectionData out;
+    out.is_big_endian = kIsBigEndian;
+    out.credits = config_.credits;
+    out.targets = {targets_address, targets_key, kTargets};
+    out.data = segments_[first].range;
+    return out;
+}
+
+Expected<void> Engine::start(const ConnectionData& peer) {
+    swaps_ = peer.is_big_endian != kIsBigEndian;
+    if (swaps_ && config_.mode == Mode::message) {
+        return fail(Status::not_supported,
+                    "the peer's machine has the other byte order, which streams over iWARP do not "
+                    "bridge",
+                    "connect machines of one byte order, or use another fabric");
+    }
+    if (peer.targets.length == 0) return violation("it has no room for descriptors");
+    peer_ = peer;
+    limit_ = peer.credits;
+    current_ = peer.data;
+    largest_grant_ = peer.data.length;
+    next_entry_ = 1 % peer.targets.length;
+    is_started_ = true;
+    return {};
+}
+
+// ---- messages -------------------------------------------------------------------------------
+
+Expected<void> Engine::handle_message(MessageWord word) {
+    // Behind its DISCONNECT a peer has nothing to say.
+    if (is_peer_gone_) return {};
+    switch (word.op) {
+        case MessageOp::data:
+            return handle_data(word.data);
+        case MessageOp::update:
+            return handle_update(word.data);
+        case MessageOp::iomap:
+            // The sender took a credit for it, and librdmacm's receiver forgets to give it back.
+            return count_credit("mappings");
+        case MessageOp::control:
+            if (word.data == static_cast<std::uint32_t>(ControlCode::disconnect)) {
+                is_peer_shut_ = is_peer_gone_ = true;
+            } else if (word.data == static_cast<std::uint32_t>(ControlCode::shutdown)) {
+                is_peer_shut_ = true;
+                if (has_sent_end_) is_peer_gone_ = true;
+            }
+            return {};  // others are for versions to come
+        case MessageOp::write:
+            return {};
+        case MessageOp::reserved_1:
+        case MessageOp::reserved_3:
+        case MessageOp::reserved_5:
+            break;
+    }
+    return violation("message " + std::to_string(static_cast<unsigned>(word.op)) +
+                     " is not defined");
+}
+
+Expected<void> Engine::count_credit(const char* what) {
+    if (received_ == published_) {
+        return violation(std::string("more ") + what + " than it has credits for");
+    }
+    ++received_;
+    return {};
+}
+
+Expected<void> Engine::handle_data(std::uint32_t length) {
+    if (is_peer_shut_) return violation("data after its end");
+    if (length == 0) return violation("a data message of no bytes");
+    if (auto counted = count_credit("messages"); !counted) return counted;
+    if (fill_ == end_granted_) return violation("data without memory granted to it");
+    Segment& segment = segments_[granted_[fill_ % kMaxSegments]];
+    if (length > segment.range.length - segment.filled) {
+        return violation("a message of " + std::to_string(length) + " bytes, where " +
+                         std::to_string(segment.range.length - segment.filled) +
+                         " are left of the memory granted to it");
+    }
+    segment.filled += length;
+    readable_ += length;
+    if (segment.filled == segment.range.length) ++fill_;
+    return {};
+}
+
+Expected<void> Engine::handle_update(std::uint32_t value) {
+    const auto limit = static_cast<std::uint16_t>(value);
+    // Credits are what it keeps posted: more in flight than that would find no receive.
+    if (static_cast<std::uint16_t>(limit - sent_) > peer_.credits) {
+        return violation("credits up to message " + std::to_string(limit) + " after " +
+                         std::to_string(sent_) + " were sent, with a queue of " +
+                         std::to_string(peer_.credits));
+    }
+    limit_ = limit;
+    return {};
+}
+
+void Engine::shut_write() {
+    if (end_ == End::none) end_ = End::shutdown;
+}
+
+void Engine::disconnect() {
+    if (end_ == End::disconnect) return;
+    end_ = End::disconnect;
+    has_sent_end_ = false;
+}
+
+bool Engine::poll_control(Control& out) {
+    if (!is_started_ || has_disconnected_ || is_peer_gone_) return false;
+    out = Control{};
+    if (!is_peer_shut_ && end_ != End::disconnect) {
+        const bool grants = can_grant();
+        const auto used = static_cast<std::uint16_t>(
+            config_.credits - static_cast<std::uint16_t>(published_ - received_));
+        if (grants || (used > 0 && used >= config_.credits / 2)) {
+            published_ = static_cast<std::uint16_t>(received_ + config_.credits);
+            out.word = {MessageOp::update, published_};
+            if (grants) {
+                const std::uint16_t index = free_.back();
+                free_.pop_back();
+                grant(index);
+                out.has_write = true;
+                out.bytes = Descriptor{segments_[index].range}.emit(swaps_);
+                out.target = {peer_.targets.address + Descriptor::kSize * next_entry_,
+                              peer_.targets.key, Descriptor::kSize};
+                next_entry_ = (next_entry_ + 1) % peer_.targets.length;
+            }
+            return true;
+        }
+    }
+    if (owes_keepalive_) {
+        owes_keepalive_ = false;
+        out.has_write = true;
+        out.has_word = false;
+        return true;
+    }
+    if (end_ != End::none && !has_sent_end_) {
+        has_sent_end_ = true;
+        // When the peer has ended before, this ends the connection.
+        const bool is_shutdown = end_ == End::shutdown && !is_peer_shut_;
+        has_disconnected_ = !is_shutdown;
+        out.is_end = !is_shutdown;
+        out.word = {MessageOp::control,
+                    static_cast<std::uint32_t>(is_shutdown ? ControlCode::shutdown
+                                                           : ControlCode::disconnect)};
+        return true;
+    }
+    return false;
+}
+
+// ---- sending --------------------------------------------------------------------------------
+
+std::uint16_t Engine::reserve() const {
+    if (config_.mode == Mode::immediate) return 0;
+    return std::min(kReserve, static_cast<std::uint16_t>(peer_.credits / 4));
+}
+
+// The entry is ours from the peer's update on until we have used it up.
+bool Engine::load_descriptor() {
+    static_assert(sizeof(std::uint32_t) == MessageWord::kSize);
+    std::byte* const at = config_.targets + static_cast<std::size_t>(entry_) * Descriptor::kSize;
+    auto* const length = reinterpret_cast<std::uint32_t*>(at + 12);
+    // The length lies last: the peer's bytes arrive in order. acquire: before the rest is read.
+    if (std::atomic_ref(*length).load(std::memory_order_acquire) == 0) return false;
+    std::array<std::byte, Descriptor::kSize> bytes;
+    std::memcpy(bytes.data(), at, bytes.size());
+    const Descriptor found = Descriptor::parse(bytes);
+    current_ = found.range;
+    // Until the peer writes it anew there is nothing here.
+    std::atomic_ref(*length).store(0, std::memory_order_relaxed);
+    largest_grant_ = std::max<std::uint64_t>(largest_grant_, current_.length);
+    return true;
+}
+
+std::uint32_t Engine::sendable() {
+    if (!is_started_ || is_peer_gone_ || end_ != End::none) return 0;
+    if (static_cast<std::uint16_t>(limit_ - sent_) <= reserve()) return 0;
+    if (current_.length == 0 && !load_descriptor()) return 0;
+    return std::min(current_.length, config_.max_chunk);
+}
+
+Chunk Engine::take_chunk(std::uint32_t most) {
+    const std::uint32_t length = std::min(most, sendable());
+    assert(length > 0);
+    const Chunk out{current_.address, current_.key, length, {MessageOp::data, length}};
+    ++sent_;
+    current_.address += length;
+    current_.length -= length;
+    if (current_.length == 0) entry_ = (entry_ + 1) % kTargets;
+    return out;
+}
+
+// ---- received data --------------------------------------------------------------------------
+
+void Engine::grant(std::uint16_t index) {
+    Segment& segment = segments_[index];
+    segment.filled = segment.consumed = 0;
+    granted_[end_granted_ % kMaxSegments] = index;
+    ++end_granted_;
+}
+
+bool Engine::can_grant() const {
+    // An entry of the peer's array may be written anew once what it described is filled.
+    const std::uint32_t most = std::min<std::uint32_t>(kTargets, peer_.targets.length);
+    return !free_.empty() && end_granted_ - fill_ < most;
+}
+
+bool Engine::wants_segment() const {
+    if (!is_started_ || is_peer_shut_ || !free_.empty()) return false;
+    const std::uint32_t most = std::min<std::uint32_t>(kTargets, peer_.targets.length);
+    return end_granted_ - fill_ < most && segments_.size() < kMaxSegments;
+}
+
+View Engine::front() const {
+    if (readable_ == 0) return {};
+    const std::uint16_t index = granted_[read_ % kMaxSegments];
+    const Segment& segment = segments_[index];
+    return {index, segment.consumed, segment.filled - segment.consumed};
+}
+
+void Engine::advance(std::uint32_t length) {
+    const std::uint16_t index = granted_[read_ % kMaxSegments];
+    Segment& segment = segments_[index];
+    assert(length <= segment.filled - segment.consumed);
+    segment.consumed += length;
+    readable_ -= length;
+    if (segment.consumed == segment.range.length) ++read_;
+}
+
+void Engine::free_if_done(std::uint16_t index) {
+    const Segment& segment = segments_[index];
+    if (segment.consumed == segment.range.length && segment.retained == 0) free_.push_back(index);
+}
+
+void Engine::consume(std::uint32_t length) {
+    if (length == 0) return;
+    const std::uint16_t index = granted_[read_ % kMaxSegments];
+    advance(length);
+    free_if_done(index);
+}
+
+View Engine::take(std::uint32_t length) {
+    View out = front();
+    out.length = std::min(out.length, length);
+    if (out.length == 0) return {};
+    advance(out.length);
+    ++segments_[out.segment].retained;
+    return out;
+}
+
+void Engine::release(const View& view) {
+    Segment& segment = segments_[view.segment];
+    assert(segment.retained > 0);
+    --segment.retained;
+    free_if_done(view.segment);
+}
+
+}  // namespace ndv::wsk

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+// Requests become connections, on the worker's thread.
+#include "wsk/listener.hpp"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+namespace ndv::wsk {
+
+Expected<std::shared_ptr<StreamListener>> StreamListener::create(
+    const std::shared_ptr<core::Adapter>& adapter, std::shared_ptr<Worker> worker,
+    const core::SocketAddress& address, const StreamOptions& options, std::uint32_t backlog) {
+    if (auto mode = mode_of(adapter->info()); !mode) return Unexpected{mode.error()};
+    auto made = std::make_shared<StreamListener>(adapter, std::move(worker), options, backlog);
+    auto listener = adapter->create_listener();
+    if (!listener) return Unexpected{listener.error()};
+    made->listener_ = std::move(*listener);
+    made->listener_->set_on_connect([weak = std::weak_ptr(made->shared_from_this())] {
+        const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
+        if (self) self->wake();
+    });
+    if (auto listening = made->listener_->listen(address); !listening) {
+        return Unexpected{listening.error()};
+    }
+    adapter->adopt(made);
+    return made;
+}
+
+StreamListener::StreamListener(const std::shared_ptr<core::Adapter>& adapter,
+                               std::shared_ptr<Worker> worker, const StreamOptions& options,
+                               std::uint32_t backlog)
+    : adapter_(adapter),
+      worker_(std::move(worker)),
+      options_(options),
+      backlog_(std::max(1U, backlog)) {}
+
+StreamListener::~StreamListener() {
+    if (!is_foreign()) close();
+}
+
+void StreamListener::set_callbacks(OnInspect on_inspect, OnAbort on_abort, OnReady on_ready) {
+    const base::Lock lock(mutex_);
+    on_inspect_ = std::move(on_inspect);
+    on_abort_ = std::move(on_abort);
+    on_ready_ = std::move(on_ready);
+}
+
+void StreamListener::start() {
+    {
+        const base::Lock lock(mutex_);
+        is_started_ = true;
+    }
+    wake();
+}
+
+void StreamListener::wake() {
+    worker_->post([weak = std::weak_ptr(shared_from_this())] {
+        const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
+        if (self) self->take_requests();
+    });
+}
+
+// Over the backlog requests wait unanswered, in the listener's own queue.
+void StreamListener::take_requests() {
+    while (!is_closed()) {
+        OnInspect on_inspect;
+        {
+            const base::Lock lock(mutex_);
+            if (!is_started_ || ready_.size() + making_.size() + inspected_.size() >= backlog_) {
+                return;
+            }
+            on_inspect = on_inspect_;
+        }
+        auto taken = listener_->take_connector(std::chrono::nanoseconds::zero());
+        if (!taken || *taken == nullptr) return;
+        const std::shared_ptr<core::Connector> connector = std::move(*taken);
+        if (!on_inspect) {
+            make(connector, 0);
+            continue;
+        }
+        std::uint64_t id = 0;
+        {
+            const base::Lock lock(mutex_);
+            id = next_key_++;
+            inspected_[id] = connector;
+        }
+        auto local = connector->local_address();
+        auto peer = connector->peer_address();
+        on_inspect(id, local ? *local : core::SocketAddress{},
+                   peer ? *peer : core::SocketAddress{});
+    }
+}
+
+void StreamListener::inspect_complete(std::uint64_t id, bool accepts) {
+    std::shared_ptr<core::Connector> connector;
+    {
+        const base::Lock lock(mutex_);
+        const auto found = inspected_.find(id);
+        if (found == inspected_.end()) return;
+        connector = std::move(found->second);
+        inspected_.erase(found);
+    }
+    worker_->post([weak = std::weak_ptr(shared_from_this()), connector, id, accepts] {
+        const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
+        if (!self) return;
+        if (accepts && !self->is_closed()) {
+            self->make(connector, id);
+        } else {
+            static_cast<void>(connector->reject({}));
+        }
+        self->take_requests();
+    });
+}
+
+void StreamListener::make(const std::shared_ptr<core::Connector>& connector, std::uint64_t id) {
+    const auto adapter = adapter_.lock();
+    std::shared_ptr<Stream> stream;
+    std::uint64_t key = 0;
+    {
+        const base::Lock lock(mutex_);
+        if (!adapter || is_closed()) return;  // the connector closes: a reject
+        stream = std::make_shared<Stream>(adapter, worker_, options_);
+        key = next_key_++;
+        making_[key] = {stream, id};
+    }
+    adapter->adopt(stream);
+    stream->inspect_id_.store(id, std::memory_order_relaxed);
+    stream->set_on_event([weak = std::weak_ptr(shared_from_this()), key](std::uint32_t events) {
+        const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
+        if (self) self->on_made(key, events);
+    });
+    if (auto started = stream->start_accept(connector, kAcceptTime); !started) {
+        // Not a stream, or gone already.
+        static_cast<void>(connector->reject({}));
+        on_made(key, event::kBroken);
+    }
+}
+
+void StreamListener::on_made(std::uint64_t key, std::uint32_t events) {
+    if ((events & (event::kConnected | event::kBroken)) == 0) return;
+    Made made;
+    OnAbort on_abort;
+    OnReady on_ready;
+    const bool is_good = (events & event::kConnected) != 0;
+    {
+        const base::Lock lock(mutex_);
+        const auto found = making_.find(key);
+        if (found == making_.end()) return;
+        made = std::move(found->second);
+        making_.erase(found);
+        if (is_good && !is_closed()) {
+            ready_.push_back(made.stream);
+            if (readiness_) readiness_->set(true, true);
+            available_.notify_one();
+            on_ready = on_ready_;
+        } else if (made.id != 0) {
+            on_abort = on_abort_;
+        }
+    }
+    if (on_ready) on_ready();
+    if (on_abort) on_abort(made.id);
+    if (!is_good) wake();
+}
+
+Expected<std::shared_ptr<Stream>> StreamListener::accept(std::chrono::nanoseconds timeout) {
+    std::shared_ptr<Stream> taken;
+    {
+        base::UniqueLock lock(mutex_);
+        const auto until = std::chrono::steady_clock::now() + timeout;
+        while (ready_.empty()) {
+            if (is_closed()) {
+                return fail(Status::file_forced_closed, "accept: the listening socket is closed");
+            }
+            if (available_.wait_until(lock.native(), until) == std::cv_status::timeout) break;
+        }
+        if (ready_.empty()) return taken;
+        taken = std::move(ready_.front());
+        ready_.pop_front();
+        if (readiness_) readiness_->set(!ready_.empty(), true);
+    }
+    taken->set_on_event({});
+    wake();  // there is room in the backlog
+    return taken;
+}
+
+bool StreamListener::has_ready() const {
+    const base::Lock lock(mutex_);
+    return !ready_.empty();
+}
+
+Expected<int> StreamListener::descriptor() {
+    const base::Lock lock(mutex_);
+    if (!readiness_) {
+        auto made = Readiness::create();
+        if (!made) return Unexpected{made.error()};
+        readiness_ = std::move(*made);
+        readiness_->set(!ready_.empty() || is_closed(), true);
+    }
+    return readiness_->descriptor();
+}
+
+Expected<core::SocketAddress> StreamListener::local_address() const {
+    return listener_->local_address();
+}
+
+void StreamListener::set_options(const StreamOptions& options) {
+    const base::Lock lock(mutex_);
+    options_ = options;
+}
+
+void StreamListener::set_backlog(std::uint32_t backlog) {
+    {
+        const base::Lock lock(mutex_);
+        backlog_ = std::max(1U, backlog);
+    }
+    wake();
+}
+
+void StreamListener::do_close() {
+    std::vector<std::shared_ptr<Stream>> dropped;
+    std::map<std::uint64_t, std::shared_ptr<core::Connector>> inspected;
+    {
+        const base::Lock lock(mutex_);
+        for (auto& [key, made] : making_) dropped.push_back(std::move(made.stream));
+        for (auto& stream : ready_) dropped.push_back(std::move(stream));
+        making_.clear();
+        ready_.clear();
+        inspected.swap(inspected_);
+        on_inspect_ = nullptr;
+        on_abort_ = nullptr;
+        on_ready_ = nullptr;
+        if (readiness_) readiness_->set(true, true);
+        available_.notify_all();
+    }
+    for (const auto& stream : dropped) stream->abort();
+    if (listener_) listener_->close();
+}
+
+}  // namespace ndv::wsk

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// A listening stream socket: answers requests in the background, so that a peer's connect ends
+// before accept() is called, and keeps connections until they are accepted.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "base/live.hpp"
+#include "base/mutex.hpp"
+#include "wsk/stream.hpp"
+
+namespace ndv::wsk {
+
+class StreamListener final : public core::Object, base::Live<base::LiveKind::stream_listener> {
+public:
+    // From any thread, without locks. The request waits for inspect_complete().
+    using OnInspect = std::function<void(std::uint64_t id, const core::SocketAddress& local,
+                                         const core::SocketAddress& peer)>;
+    // A request that was inspected is gone before its connection was made.
+    using OnAbort = std::function<void(std::uint64_t id)>;
+    // A connection may be taken.
+    using OnReady = std::function<void()>;
+
+    static constexpr std::chrono::seconds kAcceptTime{60};
+
+    [[nodiscard]] static Expected<std::shared_ptr<StreamListener>> create(
+        const std::shared_ptr<core::Adapter>& adapter, std::shared_ptr<Worker> worker,
+        const core::SocketAddress& address, const StreamOptions& options, std::uint32_t backlog);
+
+    StreamListener(const std::shared_ptr<core::Adapter>& adapter, std::shared_ptr<Worker> worker,
+                   const StreamOptions& options, std::uint32_t backlog);
+    ~StreamListener() override;
+
+    // Before the first request can come, that is, before the callbacks are needed: requests wait.
+    void set_callbacks(OnInspect on_inspect, OnAbort on_abort, OnReady on_ready);
+    // Takes requests from now on.
+    void start();
+    void inspect_complete(std::uint64_t id, bool accepts);
+
+    // Null: none came in time.
+    [[nodiscard]] Expected<std::shared_ptr<Stream>> accept(std::chrono::nanoseconds timeout);
+    [[nodiscard]] bool has_ready() const;
+    // Readable when accept() would not wait.
+    [[nodiscard]] Expected<int> descriptor();
+    [[nodiscard]] Expected<core::SocketAddress> local_address() const;
+    // Of connections that come from now on.
+    void set_options(const StreamOptions& options);
+    void set_backlog(std::uint32_t backlog);
+
+private:
+    struct Made {
+        std::shared_ptr<Stream> stream;
+        std::uint64_t id = 0;  // of its inspection; 0: none
+    };
+
+    void do_close() override;
+    void wake();           // any thread
+    void take_requests();  // the worker's thread
+    void make(const std::shared_ptr<core::Connector>& connector, std::uint64_t id);
+    void on_made(std::uint64_t key, std::uint32_t events);
+
+    const std::weak_ptr<core::Adapter> adapter_;
+    const std::shared_ptr<Worker> worker_;
+    std::shared_ptr<core::Listener> listener_;
+    mutable base::Mutex mutex_;
+    std::condition_variable available_;
+    StreamOptions options_ NDV_GUARDED_BY(mutex_);
+    std::uint32_t backlog_ NDV_GUARDED_BY(mutex_);
+    bool is_started_ NDV_GUARDED_BY(mutex_) = false;
+    std::uint64_t next_key_ NDV_GUARDED_BY(mutex_) = 1;
+    std::map<std::uint64_t, std::shared_ptr<core::Connector>> inspected_ NDV_GUARDED_BY(mutex_);
+    std::map<std::uint64_t, Made> making_ NDV_GUARDED_BY(mutex_);
+    std::deque<std::shared_ptr<Stream>> ready_ NDV_GUARDED_BY(mutex_);
+    OnInspect on_inspect_ NDV_GUARDED_BY(mutex_);
+    OnAbort on_abort_ NDV_GUARDED_BY(mutex_);
+    OnReady on_ready_ NDV_GUARDED_BY(mutex_);
+    std::optional<Readiness> readiness_ NDV_GUARDED_BY(mutex_);
+};
+
+}  // namespace ndv::wsk

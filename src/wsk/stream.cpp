@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a stream begins and ends.
+#include "wsk/stream.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <utility>
+
+namespace ndv::wsk {
+namespace {
+
+// What librdmacm's streams ask for; they read nothing, but an RDMA device may open with a Read.
+constexpr std::uint32_t kReadLimit = 1;
+
+std::vector<std::byte> to_vector(const std::array<std::byte, ConnectionData::kSize>& bytes) {
+    return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace
+
+Stream::Stream(const std::shared_ptr<core::Adapter>& adapter, std::shared_ptr<Worker> worker,
+               const StreamOptions& options)
+    : adapter_(adapter),
+      worker_(std::move(worker)),
+      options_(options),
+      keepalive_s_(options.keepalive_s) {}
+
+Stream::~Stream() {
+    if (is_foreign()) {
+        // Its threads and descriptors are the parent's.
+        static_cast<void>(device_.release());
+        return;
+    }
+    // Nobody can wait for what was not sent any more.
+    set_aborts_on_close(true);
+    close();
+    if (device_) device_->close();
+    if (connector_) connector_->close();
+}
+
+// The queue pair and its memory, and the engine with what the peer will be told.
+Expected<void> Stream::prepare() {
+    const auto adapter = adapter_.lock();
+    if (!adapter || adapter->is_closed()) {
+        return fail(Status::file_forced_closed, "the adapter of the socket is closed");
+    }
+    auto device = Device::create(*adapter, options_);
+    if (!device) return Unexpected{device.error()};
+    device_ = std::move(*device);
+    Engine::Config config;
+    config.mode = device_->mode();
+    config.credits = options_.receive_queue_depth;
+    config.targets = device_->targets();
+    engine_.emplace(config);
+    for (std::size_t i = 0; i < Engine::kTargets; ++i) {
+        auto segment = device_->add_segment();
+        if (!segment) return Unexpected{segment.error()};
+        engine_->add_segment(*segment);
+    }
+    if (auto posted = device_->post_receives(); !posted) return posted;
+    const std::uint32_t depth = device_->qp()->limits().initiator_queue_depth;
+    free_slots_ = depth;
+    records_.resize(depth + 1);
+    device_->cq().set_on_notify([weak = std::weak_ptr(shared_from_this())](Status) {
+        const auto self = std::static_pointer_cast<Stream>(weak.lock());
+        if (!self) return;
+        // release: pairs with rearm(), which runs at the end of the round that this asks for.
+        self->is_armed_.store(false, std::memory_order_release);
+        self->signal(0);
+    });
+    return {};
+}
+
+Expected<void> Stream::start_connect(core::ConnectParameters parameters) {
+    std::shared_ptr<core::Operation> operation;
+    {
+        const Entered entered(*this);
+        if (is_closed()) return fail(Status::file_forced_closed, "connect: the socket is closed");
+        if (phase() != Phase::fresh) {
+            return fail(Status::connection_active, "connect: the socket has or had a connection",
+                        "create another socket", EISCONN);
+        }
+        if (auto prepared = prepare(); !prepared) {
+            device_.reset();
+            engine_.reset();
+            return prepared;
+        }
+        const auto adapter = adapter_.lock();
+        auto connector = adapter ? adapter->create_connector()
+                                 : Expected<std::shared_ptr<core::Connector>>(
+                                       fail(Status::file_forced_closed, "the adapter is closed"));
+        if (!connector) {
+            device_.reset();
+            engine_.reset();
+            return Unexpected{connector.error()};
+        }
+        connector_ = std::move(*connector);
+        peer_ = parameters.peer;
+        parameters.inbound_read_limit = kReadLimit;
+        parameters.outbound_read_limit = kReadLimit;
+        parameters.private_data =
+            to_vector(engine_
+                          ->local_data(reinterpret_cast<std::uint64_t>(device_->targets()),
+                                       device_->targets_key())
+                          .emit());
+        auto started = connector_->start_connect(device_->qp(), std::move(parameters));
+        if (!started) {
+            connector_.reset();
+            device_.reset();
+            engine_.reset();
+            return Unexpected{started.error()};
+        }
+        phase_.store(Phase::connecting, std::memory_order_release);
+        connect_operation_ = operation = std::move(*started);
+    }
+    operation->set_on_done([weak = std::weak_ptr(shared_from_this()), worker = worker_] {
+        // The connector's own lock may be held here.
+        worker->post([weak] {
+            const auto self = std::static_pointer_cast<Stream>(weak.lock());
+            if (self) self->finish_connect();
+        });
+    });
+    return {};
+}
+
+// On the worker's thread: the peer has answered, or the attempt failed.
+void Stream::finish_connect() {
+    std::shared_ptr<core::Connector> connector;
+    {
+        const Entered entered(*this);
+        if (phase() != Phase::connecting || !connect_operation_) return;
+        const Expected<void> outcome = connect_operation_->outcome();
+        connect_operation_.reset();
+        if (!outcome) {
+            break_down(outcome.error());
+            return;
+        }
+        connector = connector_;
+    }
+    auto data = connector->data();
+    auto peer = data ? ConnectionData::parse(data->private_data)
+                     : Expected<ConnectionData>(Unexpected{data.error()});
+    {
+        const Entered entered(*this);
+        if (is_releasing_) return;
+        auto started = peer ? engine_->start(*peer) : Expected<void>(Unexpected{peer.error()});
+        if (!started) {
+            break_down(started.error());
+            return;
+        }
+    }
+    auto completed = connector->start_complete_connect([weak = std::weak_ptr(shared_from_this())] {
+        const auto self = std::static_pointer_cast<Stream>(weak.lock());
+        if (self) self->signal(kPeerClosed);
+    });
+    if (!completed) {
+        const Entered entered(*this);
+        break_down(completed.error());
+        return;
+    }
+    (*completed)
+        ->set_on_done(
+            [weak = std::weak_ptr(shared_from_this()), operation = std::weak_ptr(*completed)] {
+                const auto self = std::static_pointer_cast<Stream>(weak.lock());
+                const auto done = operation.lock();
+                if (!self || !done) return;
+                if (const auto outcome = done->outcome(); !outcome) {
+                    const Entered entered(*self);
+                    self->break_down(outcome.error());
+                    return;
+                }
+                self->signal(kEstablished);
+            });
+}
+
+Expected<void> Stream::start_accept(std::shared_ptr<core::Connector> connector,
+                                    std::chrono::nanoseconds timeout) {
+    auto data = connector->data();
+    if (!data) return Unexpected{data.error()};
+    auto peer = ConnectionData::parse(data->private_data);
+    if (!peer) return Unexpected{peer.error()};
+    std::shared_ptr<core::QueuePair> qp;
+    core::ConnectParameters parameters;
+    {
+        const Entered entered(*this);
+        if (auto prepared = prepare(); !prepared) return prepared;
+        parameters.private_data =
+            to_vector(engine_
+                          ->local_data(reinterpret_cast<std::uint64_t>(device_->targets()),
+                                       device_->targets_key())
+                          .emit());
+        if (auto started = engine_->start(*peer); !started) return started;
+        if (auto address = connector->peer_address()) peer_ = *address;
+        connector_ = connector;
+        qp = device_->qp();
+        phase_.store(Phase::accepting, std::memory_order_release);
+    }
+    parameters.inbound_read_limit = kReadLimit;
+    parameters.outbound_read_limit = kReadLimit;
+    parameters.timeout = timeout;
+    auto accepted = connector->start_accept(
+        qp, std::move(parameters), [weak = std::weak_ptr(shared_from_this())] {
+            const auto self = std::static_pointer_cast<Stream>(weak.lock());
+            if (self) self->signal(kPeerClosed);
+        });
+    if (!accepted) {
+        const Entered entered(*this);
+        break_down(accepted.error());
+        return Unexpected{accepted.error()};
+    }
+    (*accepted)->set_on_done(
+        [weak = std::weak_ptr(shared_from_this()), operation = std::weak_ptr(*accepted)] {
+            const auto self = std::static_pointer_cast<Stream>(weak.lock());
+            const auto done = operation.lock();
+            if (!self || !done) return;
+            if (const auto outcome = done->outcome(); !outcome) {
+                const Entered entered(*self);
+                self->break_down(outcome.error());
+                return;
+            }
+            self->signal(kEstablished);
+        });
+    return {};
+}
+
+Expected<void> Stream::shutdown(How how) {
+    const Entered entered(*this);
+    if (phase() != Phase::connected && phase() != Phase::over) {
+        return fail(Status::connection_invalid, "shutdown: the socket is not connected", {},
+                    ENOTCONN);
+    }
+    if (how != How::write) {
+        is_read_shut_ = true;
+        for (const auto& transfer : std::exchange(receives_, {})) finish(transfer, {});
+    }
+    if (how != How::read && ending_ == Ending::none) ending_ = Ending::shutdown;
+    // Nothing is wanted in either direction any more.
+    if (is_read_shut_ && ending_ != Ending::none) ending_ = Ending::disconnect;
+    if (is_live()) serve(core::Budget::large);
+    return {};
+}
+
+Expected<std::shared_ptr<core::Operation>> Stream::start_disconnect() {
+    const Entered entered(*this);
+    if (phase() != Phase::connected && phase() != Phase::over) {
+        return fail(Status::invalid_device_state, "disconnect: the socket is not connected", {},
+                    ENOTCONN);
+    }
+    if (end_operation_ && !end_operation_->is_done()) {
+        return fail(Status::invalid_device_state, "disconnect: a disconnect is under way",
+                    "wait for it, or disconnect abortively");
+    }
+    auto operation = std::make_shared<core::Operation>();
+    if (failure_) {
+        finished_.push_back({operation, Unexpected{*failure_}});
+    } else if (!is_live() || is_end_posted_) {
+        finished_.push_back({operation, {}});
+    } else {
+        end_operation_ = operation;
+        if (ending_ == Ending::none) ending_ = Ending::shutdown;
+        serve(core::Budget::large);
+    }
+    return operation;
+}
+
+void Stream::abort() {
+    const Entered entered(*this);
+    if (is_released_) return;
+    is_closing_ = true;
+    break_down({Status::cancelled,
+                "the socket was closed, or its connection ended, here",
+                {},
+                ECONNABORTED});
+}
+
+void Stream::do_close() {
+    const Entered entered(*this);
+    is_closing_ = true;
+    is_read_shut_ = true;
+    readiness_.reset();  // the number is the system's again, although the stream may live on
+    if (!is_live()) {
+        phase_.store(Phase::over, std::memory_order_release);
+        return;
+    }
+    const bool is_connected = phase() == Phase::connected && !is_releasing_;
+    if (aborts_on_close_.load(std::memory_order_relaxed) || (!is_connected && !is_releasing_)) {
+        break_down({Status::cancelled, "the socket was closed", {}, ECONNABORTED});
+        return;
+    }
+    // What was taken over is still delivered; requests that somebody waits for are not.
+    finish_transfers({Status::cancelled, "the socket was closed", {}, ECONNABORTED});
+    ending_ = Ending::disconnect;
+    worker_->keep(shared_from_this());
+    worker_->post_at(Worker::Clock::now() + kLingerTime,
+                     [weak = std::weak_ptr(shared_from_this())] {
+                         const auto self = std::static_pointer_cast<Stream>(weak.lock());
+                         if (self) self->abort();
+                     });
+    serve(core::Budget::large);
+}
+
+void Stream::set_keepalive(double interval_s) {
+    keepalive_s_.store(interval_s, std::memory_order_relaxed);
+    if (phase() == Phase::connected) schedule_keepalive();
+}
+
+void Stream::schedule_keepalive() {
+    const double interval = keepalive_s_.load(std::memory_order_relaxed);
+    if (interval <= 0) return;
+    const auto at = Worker::Clock::now() + std::chrono::duration_cast<Worker::Clock::duration>(
+                                               std::chrono::duration<double>(interval));
+    worker_->post_at(at, [weak = std::weak_ptr(shared_from_this()), interval] {
+        const auto self = std::static_pointer_cast<Stream>(weak.lock());
+        // Another interval has a chain of tasks of its own.
+        if (!self || self->keepalive_s_.load(std::memory_order_relaxed) != interval ||
+            self->phase() != Phase::connected) {
+            return;
+        }
+        self->signal(kKeepalive);
+        self->schedule_keepalive();
+    });
+}
+
+// ---- ends, with the gate --------------------------------------------------------------------
+
+void Stream::break_down(Error error) {
+    if (is_released_) return;
+    if (!failure_ && !is_releasing_) failure_ = std::move(error);
+    tell(event::kBroken);
+    phase_.store(Phase::over, std::memory_order_release);
+    finish_transfers(failure_ ? *failure_ : error);
+    release_now();
+}
+
+void Stream::break_by(const core::Completion& done) {
+    Error error{Status::connection_reset,
+                "the connection ended before the stream did: the peer "
+                "reset it, or it is gone",
+                {},
+                ECONNRESET};
+    if (done.detail.source == core::Detail::Source::system && done.detail.os_error != 0) {
+        error.os_error = done.detail.os_error;
+        error.status = core::status_of(error.os_error);
+        error.what = "the connection failed";
+    }
+    break_down(std::move(error));
+}
+
+// The peer has all we sent, or takes no more: the connection ends behind it.
+void Stream::release_in_order() {
+    if (is_releasing_ || is_released_) return;
+    is_releasing_ = true;
+    phase_.store(Phase::over, std::memory_order_release);
+    finish_transfers({Status::connection_reset, "the peer ended the connection", {}, ECONNRESET});
+    auto operation = connector_->start_disconnect(kLingerTime);
+    if (!operation) {
+        release_now();
+        return;
+    }
+    // Until the peer's end of the connection has come, too.
+    worker_->keep(shared_from_this());
+    (*operation)->set_on_done([weak = std::weak_ptr(shared_from_this())] {
+        const auto self = std::static_pointer_cast<Stream>(weak.lock());
+        if (self) self->signal(kDisconnected);
+    });
+}
+
+void Stream::release_now() {
+    if (is_released_) return;
+    is_releasing_ = is_released_ = true;
+    phase_.store(Phase::over, std::memory_order_release);
+    tell(event::kReleased);
+    if (connector_) connector_->close();
+    if (device_) device_->close();
+    worker_->let_go(*this);
+}
+
+void Stream::finish_transfers(const Error& error) {
+    const auto end_all = [&](std::deque<std::shared_ptr<Transfer>>& queue) {
+        for (const auto& transfer : std::exchange(queue, {})) {
+            finish(transfer, Unexpected{error});
+        }
+    };
+    for (const auto& transfer : sends_) {
+        if (transfer->done > 0) orphans_.push_back(transfer);
+    }
+    end_all(sends_);
+    // A graceful end of the peer's is no failure of a receive.
+    const bool is_failure = failure_.has_value() || is_closing_;
+    for (const auto& transfer : std::exchange(receives_, {})) {
+        finish(transfer, is_failure && transfer->done == 0 ? Expected<void>(Unexpected{error})
+                                                           : Expected<void>());
+    }
+    // Their memory stays until the device is done with it.
+    for (std::uint32_t i = record_tail_; i != record_head_; i = next_record(i)) {
+        if (records_[i].transfer) finish(records_[i].transfer, Unexpected{error});
+    }
+    if (end_operation_) {
+        finished_.push_back({std::exchange(end_operation_, nullptr),
+                             failure_ ? Expected<void>(Unexpected{*failure_}) : Expected<void>()});
+    }
+}
+
+void Stream::finish(const std::shared_ptr<Transfer>& transfer, Expected<void> outcome) {
+    if (std::exchange(transfer->is_finished, true)) return;
+    transfer->result.store(transfer->done, std::memory_order_release);
+    finished_.push_back({transfer->operation, std::move(outcome)});
+}
+
+}  // namespace ndv::wsk

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+// A connected stream socket over a queue pair: both directions, their ends, and whoever waits.
+//
+// Progress: a thread that waits leads, that is, it sleeps over the completion queue; others wait
+// for what it finds. When nobody leads, the queue is armed, and the thread of the adapter's that
+// pushes a completion handles it. Everything is guarded by one gate that nobody holds for long: a
+// large copy out of the ring happens outside it.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "base/expected.hpp"
+#include "base/live.hpp"
+#include "core/adapter.hpp"
+#include "core/object.hpp"
+#include "wsk/device.hpp"
+#include "wsk/engine.hpp"
+#include "wsk/gate.hpp"
+#include "wsk/readiness.hpp"
+#include "wsk/worker.hpp"
+
+namespace ndv::wsk {
+
+// What happened since the last time that on_event was told.
+namespace event {
+inline constexpr std::uint32_t kConnected = 1;
+inline constexpr std::uint32_t kReceived = 2;   // data came
+inline constexpr std::uint32_t kPeerShut = 4;   // the peer ended its direction, in order
+inline constexpr std::uint32_t kBroken = 8;     // failure() says why
+inline constexpr std::uint32_t kSent = 16;      // room for more
+inline constexpr std::uint32_t kBacklog = 32;   // ideal_send_backlog() changed
+inline constexpr std::uint32_t kReleased = 64;  // the connection is gone
+}  // namespace event
+
+enum class Phase : std::uint8_t { fresh, connecting, accepting, connected, over };
+
+struct Received {
+    std::size_t bytes = 0;
+    bool is_end = false;  // no more will come; else 0 bytes mean that none are there yet
+};
+
+// A send or receive that the caller need not wait for; its memory stays until it is done.
+struct Transfer {
+    std::shared_ptr<core::Operation> operation = std::make_shared<core::Operation>();
+    std::byte* data = nullptr;
+    std::uint64_t length = 0;
+    std::uint64_t done = 0;                      // sends: posted; receives: filled
+    core::BufferHold* hold = nullptr;            // one reference
+    std::shared_ptr<core::MemoryRegion> region;  // sends beyond inline
+    std::uint32_t token = 0;
+    bool is_finished = false;
+    bool is_all = false;                   // receives: complete when full (WSK_FLAG_WAITALL)
+    bool is_drain = false;                 // receives: discard until the end (WSK_FLAG_DRAIN)
+    std::atomic<std::uint64_t> result{0};  // bytes, once done
+
+    Transfer() = default;
+    Transfer(const Transfer&) = delete;
+    Transfer& operator=(const Transfer&) = delete;
+    ~Transfer() {
+        if (region && !region->is_foreign()) region->close();
+        if (hold != nullptr) hold->release();
+    }
+};
+
+enum class How : std::uint8_t { read, write, both };
+
+class Stream final : public core::Object, base::Live<base::LiveKind::stream> {
+public:
+    using OnEvent = std::function<void(std::uint32_t)>;
+    static constexpr std::chrono::seconds kLingerTime{5};
+
+    Stream(const std::shared_ptr<core::Adapter>& adapter, std::shared_ptr<Worker> worker,
+           const StreamOptions& options);
+    ~Stream() override;
+
+    // ---- life ----
+    // `parameters`: peer, local or endpoint, timeout. Ends in event::kConnected or kBroken.
+    [[nodiscard]] Expected<void> start_connect(core::ConnectParameters parameters);
+    // Of a listener: answers the request that `connector` brought.
+    [[nodiscard]] Expected<void> start_accept(std::shared_ptr<core::Connector> connector,
+                                              std::chrono::nanoseconds timeout);
+    [[nodiscard]] Expected<void> shutdown(How how);
+    // Ends the sending direction behind all that was sent; done when the device has sent it.
+    [[nodiscard]] Expected<std::shared_ptr<core::Operation>> start_disconnect();
+    // Ends both directions at once; the peer sees a reset, and what was not sent is lost.
+    void abort();
+
+    // ---- data ----
+    // Takes over as much as there is room for; 0: none.
+    [[nodiscard]] Expected<std::size_t> send(const std::byte* data, std::size_t length,
+                                             core::Budget budget);
+    // Copies out what is there. With `peeks` it stays.
+    [[nodiscard]] Expected<Received> receive(std::byte* to, std::size_t length, core::Budget budget,
+                                             bool peeks = false);
+    // Leaves from the caller's memory, in order behind what was sent before.
+    [[nodiscard]] Expected<void> submit_send(const std::shared_ptr<Transfer>& transfer);
+    [[nodiscard]] Expected<void> submit_receive(const std::shared_ptr<Transfer>& transfer);
+    // Ends it with CANCELLED, or as it is when part of it was sent or filled.
+    void cancel(const std::shared_ptr<Transfer>& transfer);
+    // Received bytes that stay in the ring until release(); the oldest, in one piece.
+    [[nodiscard]] Expected<View> take(std::uint32_t most);
+    void release(const View& view);
+    // The oldest bytes in one piece, which stay where they are; then consume() part of them, or
+    // take() them. Meanwhile nobody else receives.
+    [[nodiscard]] View look(std::uint32_t most);
+    void consume(std::uint32_t length);
+    [[nodiscard]] const std::byte* data_of(const View& view) const;
+
+    // ---- waiting: true when it is so, or never will be ----
+    [[nodiscard]] bool wait_readable(std::chrono::nanoseconds timeout);
+    [[nodiscard]] bool wait_writable(std::chrono::nanoseconds timeout);
+    [[nodiscard]] bool wait_connected(std::chrono::nanoseconds timeout);
+    [[nodiscard]] bool wait_done(const core::Operation& operation,
+                                 std::chrono::nanoseconds timeout);
+    // Readable and writable as the stream is; made on first use.
+    [[nodiscard]] Expected<int> descriptor();
+    // Once; from any thread, without locks.
+    void set_on_event(OnEvent function);
+
+    // ---- state ----
+    [[nodiscard]] Phase phase() const { return phase_.load(std::memory_order_acquire); }
+    [[nodiscard]] std::uint64_t readable() const;
+    // As readable(), after a look at what has come.
+    [[nodiscard]] std::uint64_t available();
+    [[nodiscard]] bool is_peer_shut() const;
+    // What broke the stream, if anything did.
+    [[nodiscard]] std::optional<Error> failure() const;
+    [[nodiscard]] Expected<core::SocketAddress> local_address() const;
+    [[nodiscard]] Expected<core::SocketAddress> peer_address() const;
+    [[nodiscard]] std::uint64_t ideal_send_backlog() const;
+    // Bytes taken over and not yet sent.
+    [[nodiscard]] std::uint64_t send_backlog() const;
+    [[nodiscard]] const StreamOptions& options() const { return options_; }
+    void set_keepalive(double interval_s);
+    // close() drops what was not sent, as SO_LINGER with 0 s does.
+    void set_aborts_on_close(bool aborts) {
+        aborts_on_close_.store(aborts, std::memory_order_relaxed);
+    }
+    // The peer could write more if received data were released.
+    [[nodiscard]] bool is_short_of_memory() const;
+    // Of the inspection that it was accepted by; 0: none.
+    [[nodiscard]] std::uint64_t inspect_id() const {
+        return inspect_id_.load(std::memory_order_relaxed);
+    }
+    // Memory of this stream's, registered or not.
+    [[nodiscard]] std::uint64_t memory_use() const;
+
+private:
+    friend class StreamListener;
+
+    // Noticed elsewhere, handled by whoever holds the gate.
+    static constexpr std::uint32_t kEstablished = 1;
+    static constexpr std::uint32_t kPeerClosed = 2;
+    static constexpr std::uint32_t kDisconnected = 4;
+    static constexpr std::uint32_t kKeepalive = 8;
+
+    enum class Ending : std::uint8_t { none, shutdown, disconnect };
+
+    // A completion that is due: everything posted up to it is done.
+    struct Record {
+        std::uint32_t slots = 0;
+        std::uint64_t staged_until = 0;
+        std::shared_ptr<Transfer> transfer;
+        bool is_end = false;
+    };
+
+    // Entered while it lives. What ended meanwhile is told when the gate is left.
+    class Entered {
+    public:
+        explicit Entered(Stream& stream) : stream_(stream) { stream.gate_.enter(); }
+        ~Entered() { stream_.leave(); }
+        Entered(const Entered&) = delete;
+        Entered& operator=(const Entered&) = delete;
+
+    private:
+        Stream& stream_;
+    };
+
+    void do_close() override;
+
+    // Without the gate.
+    void signal(std::uint32_t signals);
+    void leave();
+    void finish_connect();
+    void schedule_keepalive();
+    template <typename Ready>
+    [[nodiscard]] bool wait_until(Ready ready, std::chrono::nanoseconds timeout);
+
+    // With the gate.
+    [[nodiscard]] Expected<void> prepare();
+    void pump();
+    void rearm();
+    void handle_signals(std::uint32_t signals);
+    void take_completions();
+    void handle_completion(const core::Completion& done);
+    void handle_sent(const core::Completion& done);
+    void serve(core::Budget budget);
+    void post_control();
+    void post_staged();
+    void post_transfers();
+    void fill_receives();
+    void end_if_due();
+    void grow();
+    [[nodiscard]] bool has_slots(std::uint32_t count) const { return free_slots_ >= count; }
+    [[nodiscard]] bool post(Outgoing& out, const std::shared_ptr<Transfer>& transfer, bool is_end);
+    [[nodiscard]] std::size_t stage(const std::byte* data, std::size_t length);
+    [[nodiscard]] std::optional<Error> send_refusal() const;
+    [[nodiscard]] std::optional<Error> receive_refusal() const;
+    [[nodiscard]] bool is_at_end() const;
+    [[nodiscard]] bool is_readable_now() const;
+    [[nodiscard]] bool is_writable_now() const;
+    [[nodiscard]] bool is_live() const { return device_ != nullptr && !is_released_; }
+    void break_down(Error error);
+    void break_by(const core::Completion& done);
+    void release_in_order();
+    void release_now();
+    void finish_transfers(const Error& error);
+    void finish(const std::shared_ptr<Transfer>& transfer, Expected<void> outcome);
+    void tell(std::uint32_t events) { events_ |= events; }
+    void show_readiness();
+
+    const std::weak_ptr<core::Adapter> adapter_;
+    const std::shared_ptr<Worker> worker_;
+    StreamOptions options_;
+    std::atomic<bool> aborts_on_close_{false};
+    std::atomic<Phase> phase_{Phase::fresh};
+    std::atomic<std::uint32_t> signals_{0};
+    std::atomic<bool> is_armed_{false};  // the completion queue will tell
+    std::atomic<double> keepalive_s_{0};
+    std::atomic<std::uint64_t> inspect_id_{0};
+
+    mutable Gate gate_;
+    std::unique_ptr<Device> device_;
+    std::optional<Engine> engine_;
+    std::shared_ptr<core::Connector> connector_;
+    std::shared_ptr<core::Operation> connect_operation_;
+    core::SocketAddress peer_;
+    std::optional<Error> failure_;
+    Ending ending_ = Ending::none;
+    std::shared_ptr<core::Operation> end_operation_;
+    bool is_read_shut_ = false;
+    bool is_closing_ = false;
+    bool is_end_posted_ = false;
+    bool is_releasing_ = false;
+    bool is_released_ = false;
+    bool has_leader_ = false;
+    bool owes_transmit_ = false;
+    bool was_writable_ = false;
+    std::uint64_t told_backlog_ = 0;
+
+    // Positions in the staged stream: [free_, posted_) is on its way, [posted_, head_) waits.
+    std::uint64_t head_ = 0;
+    std::uint64_t posted_ = 0;
+    std::uint64_t free_ = 0;
+    std::uint64_t signalled_until_ = 0;
+    std::uint32_t free_slots_ = 0;
+    std::uint32_t open_slots_ = 0;  // posted since the last signalled one
+    std::vector<Record> records_;   // a ring as large as the initiator queue
+    std::uint32_t record_head_ = 0;
+    std::uint32_t record_tail_ = 0;
+
+    [[nodiscard]] std::uint32_t next_record(std::uint32_t at) const {
+        return (at + 1) % static_cast<std::uint32_t>(records_.size());
+    }
+
+    std::deque<std::shared_ptr<Transfer>> sends_;     // not wholly posted
+    std::vector<std::shared_ptr<Transfer>> orphans_;  // cancelled while part of them was posted
+    std::deque<std::shared_ptr<Transfer>> receives_;
+    std::uint64_t transfer_backlog_ = 0;  // bytes of sends that are not done
+
+    struct Finished {
+        std::shared_ptr<core::Operation> operation;
+        Expected<void> outcome;
+    };
+    std::vector<Finished> finished_;
+    std::uint32_t events_ = 0;
+    std::shared_ptr<const OnEvent> on_event_;
+    std::optional<Readiness> readiness_;
+
+    // One reader copies at a time, outside the gate.
+    std::mutex reader_;
+
+    // Those who wait while somebody else leads.
+    std::mutex followers_mutex_;
+    std::condition_variable changed_;
+    std::uint64_t generation_ = 0;  // guarded by followers_mutex_
+    std::atomic<std::uint32_t> followers_{0};
+};
+
+}  // namespace ndv::wsk

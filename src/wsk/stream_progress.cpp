@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+// What moves a stream: signals, completions, messages that are due, and waiting threads.
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <string>
+#include <utility>
+
+#include "core/progress.hpp"
+#include "wsk/stream.hpp"
+
+namespace ndv::wsk {
+namespace {
+
+constexpr std::size_t kBatch = 32;
+
+}  // namespace
+
+void Stream::signal(std::uint32_t signals) {
+    // release: pairs with the acquire in pump().
+    if (signals != 0) signals_.fetch_or(signals, std::memory_order_release);
+    if (!gate_.request()) return;
+    pump();
+    leave();
+}
+
+// Tells what happened meanwhile, without the gate.
+void Stream::leave() {
+    std::vector<Finished> finished;
+    std::uint32_t events = 0;
+    std::shared_ptr<const OnEvent> on_event;
+    while (true) {
+        if (readiness_) show_readiness();
+        if (!finished_.empty()) {
+            for (Finished& one : finished_) finished.push_back(std::move(one));
+            finished_.clear();
+        }
+        if (on_event_ != nullptr && events_ != 0) {
+            events |= std::exchange(events_, 0);
+            on_event = on_event_;
+        }
+        if (gate_.try_leave()) break;
+        pump();
+    }
+    // seq_cst: either a follower sees what changed, or we see the follower.
+    if (followers_.load(std::memory_order_seq_cst) > 0) {
+        const std::lock_guard lock(followers_mutex_);
+        ++generation_;
+        changed_.notify_all();
+    }
+    for (Finished& one : finished) one.operation->complete(std::move(one.outcome));
+    if (on_event != nullptr) (*on_event)(events);
+}
+
+void Stream::pump() {
+    // A leader sleeps over the queue until it holds something: what comes is left to it.
+    if (has_leader_) return;
+    handle_signals(signals_.exchange(0, std::memory_order_acquire));
+    if (!is_live()) return;
+    take_completions();
+    if (!is_live()) return;
+    serve(core::Budget::large);
+    // What came meanwhile is told by arm() itself, which requests another round.
+    rearm();
+}
+
+// The next completion that nobody waits for is told. arm() itself may tell what is there.
+void Stream::rearm() {
+    if (is_live() && !is_armed_.exchange(true, std::memory_order_acq_rel)) {
+        device_->cq().arm(core::Notify::any);
+    }
+}
+
+void Stream::handle_signals(std::uint32_t signals) {
+    if (signals == 0 || is_released_) return;
+    // The peer had accepted before it went, and we are told of that a little later.
+    if ((signals & kPeerClosed) != 0 && phase() == Phase::connecting && engine_->is_started()) {
+        signals |= kEstablished;
+    }
+    if ((signals & kEstablished) != 0 && !is_releasing_ &&
+        (phase() == Phase::connecting || phase() == Phase::accepting)) {
+        phase_.store(Phase::connected, std::memory_order_release);
+        tell(event::kConnected);
+        schedule_keepalive();
+    }
+    if ((signals & kPeerClosed) != 0) {
+        // Its last messages have come before.
+        if (!is_releasing_) take_completions();
+        if (engine_->is_peer_gone()) {
+            release_in_order();
+        } else if (!is_releasing_) {
+            break_down({Status::connection_reset,
+                        "the peer is gone: its connection ended before its stream did",
+                        {},
+                        ECONNRESET});
+        }
+    }
+    if ((signals & kDisconnected) != 0) release_now();
+    if ((signals & kKeepalive) != 0 && is_live()) engine_->request_keepalive();
+}
+
+// ---- completions ----------------------------------------------------------------------------
+
+void Stream::take_completions() {
+    core::CompletionQueue& cq = device_->cq();
+    std::array<core::Completion, kBatch> batch;
+    // Only what is in the ring: a poll that finds nothing would take the connection from the
+    // adapter's own thread for a while.
+    while (is_live() && !cq.is_empty()) {
+        bool needs_large = false;
+        const std::size_t count =
+            cq.poll(batch.data(), batch.size(), core::Budget::large, needs_large);
+        for (std::size_t i = 0; i < count && is_live(); ++i) handle_completion(batch[i]);
+    }
+}
+
+void Stream::handle_completion(const core::Completion& done) {
+    if (is_releasing_) return;
+    if (is_failure(done.status)) {
+        break_by(done);
+        return;
+    }
+    if (done.type == core::OperationType::send || done.type == core::OperationType::write) {
+        handle_sent(done);
+        return;
+    }
+    auto word = device_->take_word(done);
+    const std::uint64_t before = engine_->readable();
+    const bool was_shut = engine_->is_peer_shut();
+    auto handled = word ? engine_->handle_message(*word) : Expected<void>(Unexpected{word.error()});
+    if (!handled) {
+        break_down(handled.error());
+        return;
+    }
+    if (engine_->readable() != before) tell(event::kReceived);
+    if (engine_->is_peer_shut() && !was_shut) tell(event::kPeerShut);
+}
+
+void Stream::handle_sent(const core::Completion&) {
+    if (record_tail_ == record_head_) return;
+    Record& record = records_[record_tail_];
+    free_slots_ += record.slots;
+    free_ = record.staged_until;
+    const std::shared_ptr<Transfer> transfer = std::exchange(record.transfer, nullptr);
+    const bool is_end = std::exchange(record.is_end, false);
+    record_tail_ = next_record(record_tail_);
+    if (!orphans_.empty() && free_slots_ == device_->qp()->limits().initiator_queue_depth) {
+        orphans_.clear();
+    }
+    tell(event::kSent);
+    if (transfer) {
+        transfer_backlog_ -= std::min(transfer_backlog_, transfer->length);
+        finish(transfer, {});
+    }
+    if (is_end) {
+        if (end_operation_) finished_.push_back({std::exchange(end_operation_, nullptr), {}});
+        if (engine_->is_over()) release_in_order();
+    }
+}
+
+// ---- what is due ----------------------------------------------------------------------------
+
+void Stream::serve(core::Budget budget) {
+    if (engine_->is_started() && phase() == Phase::connected) {
+        fill_receives();
+        grow();
+        post_control();
+        post_staged();
+        post_transfers();
+        end_if_due();
+        if (is_live() && std::exchange(owes_transmit_, false)) {
+            // With a small budget a rest may stay behind: the socket's turn comes by itself.
+            if (device_->transmit(budget) && budget == core::Budget::large) {
+                while (device_->transmit(budget)) {
+                }
+            }
+        }
+    }
+    if (is_live() && engine_->is_peer_gone()) {
+        fill_receives();
+        release_in_order();
+    }
+    if (const std::uint64_t backlog = engine_->window(); backlog != told_backlog_) {
+        told_backlog_ = backlog;
+        tell(event::kBacklog);
+    }
+}
+
+// More memory for the peer to write to, while what it has is full and not consumed.
+void Stream::grow() {
+    if (!engine_->wants_segment() || engine_->segment_count() >= device_->max_segments()) return;
+    // Without memory the stream goes on with what it has.
+    if (auto segment = device_->add_segment()) engine_->add_segment(*segment);
+}
+
+bool Stream::post(Outgoing& out, const std::shared_ptr<Transfer>& transfer, bool is_end) {
+    const std::uint32_t slots = device_->slots_of(out);
+    open_slots_ += slots;
+    free_slots_ -= slots;
+    const std::uint32_t depth = device_->qp()->limits().initiator_queue_depth;
+    out.is_signalled = transfer != nullptr || is_end || open_slots_ >= depth / 4 ||
+                       posted_ - signalled_until_ >= device_->staging_size() / 4;
+    if (out.is_signalled) {
+        records_[record_head_] = {open_slots_, posted_, transfer, is_end};
+        record_head_ = next_record(record_head_);
+        open_slots_ = 0;
+        signalled_until_ = posted_;
+    }
+    owes_transmit_ = true;
+    const Status status = device_->post(out);
+    if (!is_failure(status)) return true;
+    break_down(
+        {Status::connection_reset,
+         "the connection ended before the stream did (" + std::string(status_meaning(status)) + ")",
+         {},
+         ECONNRESET});
+    return false;
+}
+
+void Stream::post_control() {
+    Control control;
+    // A descriptor takes two slots.
+    while (is_live() && has_slots(2) && engine_->poll_control(control)) {
+        Outgoing out;
+        out.has_write = control.has_write;
+        out.has_word = control.has_word;
+        out.data = control.bytes.data();
+        out.length = control.target.length;
+        out.is_inline = true;
+        out.remote_address = control.target.address;
+        out.remote_key = control.target.key;
+        out.word = control.word;
+        const bool is_end = control.has_word && control.word.op == MessageOp::control;
+        if (!post(out, nullptr, is_end)) return;
+    }
+}
+
+void Stream::post_staged() {
+    while (is_live() && posted_ != head_ && has_slots(2)) {
+        const std::uint32_t size = device_->staging_size();
+        const auto at = static_cast<std::uint32_t>(posted_ % size);
+        const auto most = static_cast<std::uint32_t>(
+            std::min<std::uint64_t>({head_ - posted_, size - at, engine_->sendable()}));
+        if (most == 0) return;
+        const Chunk chunk = engine_->take_chunk(most);
+        Outgoing out;
+        out.has_write = true;
+        out.data = device_->staging() + at;
+        out.length = chunk.length;
+        out.token = device_->staging_token();
+        out.remote_address = chunk.address;
+        out.remote_key = chunk.key;
+        out.word = chunk.word;
+        posted_ += chunk.length;
+        if (!post(out, nullptr, false)) return;
+    }
+}
+
+void Stream::post_transfers() {
+    while (is_live() && posted_ == head_ && !sends_.empty() && has_slots(2)) {
+        const std::shared_ptr<Transfer> transfer = sends_.front();
+        const auto most = static_cast<std::uint32_t>(
+            std::min<std::uint64_t>(transfer->length - transfer->done, engine_->sendable()));
+        if (most == 0) return;
+        const Chunk chunk = engine_->take_chunk(most);
+        Outgoing out;
+        out.has_write = true;
+        out.data = transfer->data + transfer->done;
+        out.length = chunk.length;
+        out.token = transfer->token;
+        out.is_inline = transfer->region == nullptr;
+        out.remote_address = chunk.address;
+        out.remote_key = chunk.key;
+        out.word = chunk.word;
+        transfer->done += chunk.length;
+        const bool is_last = transfer->done == transfer->length;
+        if (is_last) sends_.pop_front();
+        if (!post(out, is_last ? transfer : nullptr, false)) return;
+    }
+}
+
+void Stream::end_if_due() {
+    if (!is_live() || ending_ == Ending::none || posted_ != head_ || !sends_.empty()) return;
+    if (ending_ == Ending::disconnect) {
+        engine_->disconnect();
+    } else {
+        engine_->shut_write();
+    }
+    is_end_posted_ = true;
+    post_control();
+}
+
+// ---- waiting --------------------------------------------------------------------------------
+
+template <typename Ready>
+bool Stream::wait_until(Ready ready, std::chrono::nanoseconds timeout) {
+    const core::Time until = core::now() + timeout;
+    while (true) {
+        bool leads = false;
+        std::uint64_t generation = 0;
+        {
+            const Entered entered(*this);
+            if (is_live() && !has_leader_) {
+                take_completions();
+                if (is_live()) serve(core::Budget::large);
+            }
+            if (ready()) {
+                rearm();
+                return true;
+            }
+            leads = is_live() && !has_leader_ && phase() == Phase::connected;
+            if (leads) {
+                has_leader_ = true;
+            } else {
+                followers_.fetch_add(1, std::memory_order_seq_cst);
+                const std::lock_guard lock(followers_mutex_);
+                generation = generation_;
+            }
+        }
+        const core::Time left = until - core::now();
+        if (!leads) {
+            std::unique_lock lock(followers_mutex_);
+            const bool is_changed = changed_.wait_for(lock, std::max(left, core::Time::zero()),
+                                                      [&] { return generation_ != generation; });
+            followers_.fetch_sub(1, std::memory_order_relaxed);
+            if (!is_changed) return false;
+            continue;
+        }
+        const bool has_any = left > core::Time::zero() && device_->cq().wait(left);
+        const Entered entered(*this);
+        has_leader_ = false;
+        handle_signals(signals_.exchange(0, std::memory_order_acquire));
+        if (is_live()) take_completions();
+        if (is_live()) serve(core::Budget::large);
+        const bool is_ready = ready();
+        if (is_ready || !has_any) {
+            rearm();
+            return is_ready;
+        }
+    }
+}
+
+bool Stream::wait_readable(std::chrono::nanoseconds timeout) {
+    return wait_until([this] { return is_readable_now(); }, timeout);
+}
+
+bool Stream::wait_writable(std::chrono::nanoseconds timeout) {
+    return wait_until([this] { return is_writable_now(); }, timeout);
+}
+
+bool Stream::wait_connected(std::chrono::nanoseconds timeout) {
+    return wait_until(
+        [this] {
+            const Phase now = phase();
+            return now == Phase::connected || now == Phase::over;
+        },
+        timeout);
+}
+
+bool Stream::wait_done(const core::Operation& operation, std::chrono::nanoseconds timeout) {
+    // It is told after the gate is left: look once more when this says so.
+    if (operation.is_done()) return true;
+    const bool is_done = wait_until(
+        [&] {
+            return operation.is_done() ||
+                   std::any_of(finished_.begin(), finished_.end(), [&](const Finished& one) {
+                       return one.operation.get() == &operation;
+                   });
+        },
+        timeout);
+    return is_done || operation.is_done();
+}
+
+Expected<int> Stream::descriptor() {
+    const Entered entered(*this);
+    if (!readiness_) {
+        auto made = Readiness::create();
+        if (!made) return Unexpected{made.error()};
+        readiness_ = std::move(*made);
+    }
+    return readiness_->descriptor();
+}
+
+void Stream::show_readiness() { readiness_->set(is_readable_now(), is_writable_now()); }
+
+void Stream::set_on_event(OnEvent function) {
+    const Entered entered(*this);
+    on_event_ = function ? std::make_shared<const OnEvent>(std::move(function)) : nullptr;
+}
+
+}  // namespace ndv::wsk

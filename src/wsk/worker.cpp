@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loop of the worker.
+#include "wsk/worker.hpp"
+
+#include <pthread.h>
+
+#include <csignal>
+#include <memory>
+#include <system_error>
+
+namespace ndv::wsk {
+
+Worker::~Worker() {
+    if (fork_generation_ != base::fork_generation()) {
+        // The thread is the parent's: never joined here.
+        static_cast<void>(std::make_unique<std::thread>(std::move(thread_)).release());
+        return;
+    }
+    stop();
+}
+
+void Worker::post_at(Clock::time_point at, Task task) {
+    const base::Lock lock(mutex_);
+    if (is_stopped_) return;
+    if (!thread_.joinable()) {
+        // Signals belong to Python's threads: this one starts with all of them blocked.
+        sigset_t all;
+        sigset_t before;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        try {
+            thread_ = std::thread([this] { run(); });
+        } catch (const std::system_error&) {
+            // No thread to be had: what is due stays, and the next call tries again.
+        }
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    }
+    tasks_.emplace(at, std::move(task));
+    changed_.notify_one();
+}
+
+void Worker::keep(const std::shared_ptr<core::Object>& stream) {
+    const base::Lock lock(mutex_);
+    if (is_stopped_) return;
+    kept_.emplace(stream.get(), stream);
+}
+
+void Worker::let_go(const core::Object& stream) {
+    std::shared_ptr<core::Object> gone;  // its end may call back: without the lock
+    const base::Lock lock(mutex_);
+    const auto found = kept_.find(&stream);
+    if (found == kept_.end()) return;
+    gone = std::move(found->second);
+    kept_.erase(found);
+    if (kept_.empty()) let_go_.notify_all();
+}
+
+void Worker::wait_for_kept(std::chrono::nanoseconds timeout) {
+    base::UniqueLock lock(mutex_);
+    const auto until = Clock::now() + timeout;
+    while (!kept_.empty()) {
+        if (let_go_.wait_until(lock.native(), until) == std::cv_status::timeout) return;
+    }
+}
+
+void Worker::stop() {
+    std::thread thread;
+    std::multimap<Clock::time_point, Task> dropped;
+    std::map<const core::Object*, std::shared_ptr<core::Object>> kept;
+    {
+        const base::Lock lock(mutex_);
+        is_stopped_ = true;
+        thread = std::move(thread_);
+        dropped.swap(tasks_);
+        kept.swap(kept_);
+        changed_.notify_all();
+    }
+    if (!thread.joinable()) return;
+    if (thread.get_id() == std::this_thread::get_id()) {
+        thread.detach();
+    } else {
+        thread.join();
+    }
+}
+
+void Worker::run() {
+    pthread_setname_np(pthread_self(), "ndverbs streams");
+    while (true) {
+        Task task;
+        {
+            base::UniqueLock lock(mutex_);
+            while (true) {
+                if (is_stopped_) return;
+                if (tasks_.empty()) {
+                    changed_.wait(lock.native());
+                } else if (const auto first = tasks_.begin(); first->first <= Clock::now()) {
+                    task = std::move(first->second);
+                    tasks_.erase(first);
+                    break;
+                } else {
+                    changed_.wait_until(lock.native(), first->first);
+                }
+            }
+        }
+        task();
+    }
+}
+
+}  // namespace ndv::wsk

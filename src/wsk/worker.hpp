@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the streams of one adapter share: a thread for what may not happen on the thread that
+// noticed it and for deadlines, started on first use, and the streams that were closed and still
+// have to deliver what was sent.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "base/expected.hpp"
+#include "base/mutex.hpp"
+#include "core/object.hpp"
+
+namespace ndv::wsk {
+
+class Worker {
+public:
+    using Clock = std::chrono::steady_clock;
+    using Task = std::function<void()>;
+
+    Worker() = default;
+    Worker(const Worker&) = delete;
+    Worker& operator=(const Worker&) = delete;
+    ~Worker();
+
+    // Any thread. Tasks run one at a time, without locks. Dropped after stop().
+    void post(Task task) { post_at(Clock::time_point::min(), std::move(task)); }
+    void post_at(Clock::time_point at, Task task);
+
+    // A stream that lives on although nobody holds it, until it takes itself out.
+    void keep(const std::shared_ptr<core::Object>& stream);
+    void let_go(const core::Object& stream);
+    // Waits until none is kept any more, or the time is over.
+    void wait_for_kept(std::chrono::nanoseconds timeout);
+
+    // Ends the thread, after the task that runs; from the thread itself, without waiting.
+    void stop();
+
+private:
+    void run();
+
+    const unsigned fork_generation_ = base::fork_generation();
+    base::Mutex mutex_;
+    std::condition_variable changed_;
+    std::condition_variable let_go_;
+    std::thread thread_ NDV_GUARDED_BY(mutex_);
+    std::multimap<Clock::time_point, Task> tasks_ NDV_GUARDED_BY(mutex_);
+    std::map<const core::Object*, std::shared_ptr<core::Object>> kept_ NDV_GUARDED_BY(mutex_);
+    bool is_stopped_ NDV_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace ndv::wsk
