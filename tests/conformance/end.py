@@ -119,6 +119,8 @@ class End:
         self.connector.disconnect(timeout)
 
     def _on_disconnect(self):
+        if not vars(self):
+            return  # closed meanwhile, on an adapter that others use
         with self._disconnected:
             self.disconnects += 1
             self._disconnected.notify_all()

@@ -55,9 +55,7 @@ Expected<core::Tokens> MemoryRegion::do_register(core::BufferHold& hold, std::ui
     }
     mr_ = mr;
     is_bindable_ = is_bindable;
-    const bool is_remote =
-        (rights & (core::access::kRemoteRead | core::access::kRemoteWriteBit)) != 0;
-    return core::Tokens{mr->lkey, is_remote ? mr->rkey : 0};
+    return core::Tokens{mr->lkey, (rights & core::access::kRemote) != 0 ? mr->rkey : 0};
 }
 
 void MemoryRegion::do_deregister(const core::Tokens& tokens) {
