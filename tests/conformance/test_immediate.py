@@ -155,10 +155,10 @@ def test_a_missing_receive_delays_the_number_until_it_is_posted(ends):
     ends.near.memory("source", 8)
 
     ends.near.write_with_immediate(target, 1, "source")
-    ends.near.completion()
     ends.far.receive()
 
     assert ends.far.received().immediate == 1
+    assert ends.near.completion().status == nd.Status.SUCCESS
 
 
 def test_a_write_beyond_the_region_gives_no_number(ends):
@@ -169,7 +169,9 @@ def test_a_write_beyond_the_region_gives_no_number(ends):
     ends.near.write_with_immediate((target.address, target.token), 1, "source")
 
     received = ends.far.received()
-    assert (received.status, received.immediate) == (nd.Status.CANCELLED, None)
+    # RoCE devices blame the receive that the number would have taken.
+    assert received.status in (nd.Status.CANCELLED, nd.Status.REMOTE_RESOURCES)
+    assert received.immediate is None
     assert ends.far.content("target") == bytes(8)
 
 

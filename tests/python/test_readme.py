@@ -139,7 +139,7 @@ def test_room_table_names_folders_that_exist():
 def test_what_is_called_missing_is_missing():
     import ndverbs as nd
 
-    for name in ("connect", "listen", "wsk"):
+    for name in ("connect", "listen", "alloc_array"):
         assert not hasattr(nd, name)
     assert {info.provider for info in nd.adapters()} == {"soft"}
 

@@ -286,8 +286,11 @@ void QueuePair::end_head(bool is_receive, core::Completion done) {
     ShadowQueue& posted = queue(is_receive);
     const std::uint32_t position = posted.cursor.head_position();
     const Shadow slot = posted[position];
+    // Nothing behind a failure counts as a success; devices that complete out of order say so.
+    if (!is_receive && has_failed_request_ && done.status == Status::success) done = cancelled();
     if (done.type != core::OperationType::receive_and_invalidate) done.type = slot.type;
     const bool is_success = done.status == Status::success;
+    if (!is_receive && !is_success) has_failed_request_ = true;
     // Devices have many words for a mapping that was in the wrong state.
     if (slot.is_local && !is_success && done.status != Status::cancelled) {
         done.status = Status::invalid_device_request;

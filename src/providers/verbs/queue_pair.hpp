@@ -212,6 +212,7 @@ private:
     // Consumers: under the harvest mutex of the queue.
     ShadowQueue initiated_;
     ShadowQueue receives_;
+    bool has_failed_request_ = false;        // of the initiator queue
     std::atomic<std::uint64_t> failure_{0};  // what broke the queue pair, packed
 
     std::atomic<bool> is_reserved_{false};
