@@ -126,6 +126,7 @@ bool Connector::on_peer_closed() {
     OnDisconnect tell;
     std::shared_ptr<QueuePair> finished;
     std::shared_ptr<core::Operation> done;
+    bool was_active = false;
     {
         const base::Lock lock(mutex_);
         peer_closed_ = true;
@@ -135,11 +136,14 @@ bool Connector::on_peer_closed() {
             state_ = State::disconnected;
             done = std::exchange(operation_, nullptr);
             finished = qp_;
+            was_active = std::exchange(is_active_, false);
         } else if (state_ == State::connected) {
             if (!on_disconnect_) return false;
             tell = std::exchange(on_disconnect_, nullptr);
         }
     }
+    // Before whoever waits hears of it; the flush may end on another thread.
+    if (was_active) parts_->counters.active_connections.fetch_sub(1, std::memory_order_relaxed);
     if (finished) finished->flush();  // the implicit flush of a disconnect
     if (done) {
         parts_->progress->clear_deadline(*this);
@@ -163,18 +167,18 @@ void Connector::on_over(const iwarp::Cause& cause) {
     OnDisconnect tell;
     std::shared_ptr<core::Operation> done;
     State before = State::idle;
-    bool was_connected = false;
+    bool was_active = false;
     {
         const base::Lock lock(mutex_);
         before = std::exchange(state_, State::disconnected);
-        was_connected = std::exchange(is_active_, false);
+        was_active = std::exchange(is_active_, false);
         tell = std::exchange(on_disconnect_, nullptr);
         done = std::exchange(operation_, nullptr);
     }
-    if (was_connected) parts_->counters.active_connections.fetch_sub(1, std::memory_order_relaxed);
+    if (was_active) parts_->counters.active_connections.fetch_sub(1, std::memory_order_relaxed);
     if (cause.source != iwarp::Cause::Source::none) {
         auto& counter =
-            was_connected ? parts_->counters.connection_errors : parts_->counters.connect_failures;
+            was_active ? parts_->counters.connection_errors : parts_->counters.connect_failures;
         counter.fetch_add(1, std::memory_order_relaxed);
     }
     parts_->progress->clear_deadline(*this);
