@@ -278,6 +278,8 @@ class Run(MappedSteps):
         self.settle()  # what writes to a window must be done before it goes
         for end in self.ends:
             self.unmap(end, "window", False)  # it is of the queue pair
+            if "fast_register_any_qp" not in self.ends[end].adapter.info.features:
+                self.unmap(end, "region", False)
         self.settle()
         first, second = self.ends[first], self.ends[other(first)]
         second.disconnects = 0
