@@ -18,6 +18,10 @@ namespace ndv::verbs {
 
 class CmId;
 
+// rdma_cm chooses ports without asking TCP, which iWARP binds to them and which may have them: so
+// often another one is tried.
+inline constexpr int kMorePorts = 4;
+
 // The name of the device that rdma_cm would use to reach an address; empty: none within a second.
 [[nodiscard]] std::string device_towards(const core::SocketAddress& peer);
 // The addresses of this host that rdma_cm binds to a device.

@@ -17,9 +17,6 @@ namespace {
 constexpr std::uint8_t kRetries = 7;
 constexpr std::uint8_t kRnrRetries = 7;
 
-// iWARP: how often another port of this host is tried when TCP has the chosen one.
-constexpr int kMoreAttempts = 4;
-
 std::vector<std::byte> copy_of(const void* data, std::size_t size) {
     const auto* const bytes = static_cast<const std::byte*>(data);
     return data == nullptr ? std::vector<std::byte>() : std::vector<std::byte>(bytes, bytes + size);
@@ -127,7 +124,7 @@ core::Pending Connector::start_connect(std::shared_ptr<core::QueuePair> qp,
         peer_ = parameters.peer;
         data_.reset();
         peer_is_gone_ = false;
-        attempts_left_ = kMoreAttempts;
+        ports_left_ = kMorePorts;
         parameters_ = std::move(parameters);
         state_ = State::connecting;
         operation_ = pending = std::make_shared<core::Operation>();
@@ -221,10 +218,9 @@ Expected<void> Connector::ask_peer() {
         {
             const base::Lock lock(alive->mutex_);
             if (alive->state_ != State::connecting || alive->id_ != id) return;
-            // rdma_cm chooses ports without asking TCP, which may have the one it chose.
             const bool is_chosen = alive->parameters_.local || alive->parameters_.endpoint;
-            if (os_error == EADDRINUSE && !is_chosen && alive->attempts_left_ > 0) {
-                --alive->attempts_left_;
+            if (os_error == EADDRINUSE && !is_chosen && alive->ports_left_ > 0) {
+                --alive->ports_left_;
                 if (alive->begin_resolving(alive->parameters_)) return;
             }
             const Status status = core::status_of(os_error);

@@ -90,7 +90,7 @@ private:
     std::shared_ptr<core::Endpoint> claim_ NDV_GUARDED_BY(mutex_);
     std::unique_ptr<EndpointUse> endpoint_ NDV_GUARDED_BY(mutex_);  // connected from a shared one
     core::ConnectParameters parameters_ NDV_GUARDED_BY(mutex_);
-    int attempts_left_ NDV_GUARDED_BY(mutex_) = 0;  // with another port
+    int ports_left_ NDV_GUARDED_BY(mutex_) = 0;
     std::shared_ptr<core::Operation> operation_ NDV_GUARDED_BY(mutex_);
     OnDisconnect on_disconnect_ NDV_GUARDED_BY(mutex_);
     bool peer_is_gone_ NDV_GUARDED_BY(mutex_) = false;  // it gave up, rejected or disconnected

@@ -29,20 +29,23 @@ Expected<void> Listener::listen(const core::SocketAddress& address) {
         return fail(Status::invalid_device_request,
                     "listen: the listener listens on " + address_->text() + " already");
     }
-    auto bound = bind_address(parts_, address, "listen on",
-                              std::static_pointer_cast<Listener>(shared_from_this()));
-    if (!bound) return Unexpected{bound.error()};
-    if (rdma_listen(bound->id->get(), kBacklog) != 0) {
+    for (int ports_left = address.port() == 0 ? kMorePorts : 0;; --ports_left) {
+        auto bound = bind_address(parts_, address, "listen on",
+                                  std::static_pointer_cast<Listener>(shared_from_this()));
+        if (!bound) return Unexpected{bound.error()};
+        if (rdma_listen(bound->id->get(), kBacklog) == 0) {
+            id_ = std::move(bound->id);
+            claim_ = std::move(bound->claim);
+            address_ = id_->local_address();
+            return {};
+        }
         const int os_error = errno;
+        if (os_error == EADDRINUSE && ports_left > 0) continue;
         return fail(
             core::status_of(os_error), "listen on " + text + " failed",
             os_error == EADDRINUSE ? "another program has the port: choose another, or 0" : "",
             os_error);
     }
-    id_ = std::move(bound->id);
-    claim_ = std::move(bound->claim);
-    address_ = id_->local_address();
-    return {};
 }
 
 Expected<std::shared_ptr<core::Connector>> Listener::take_connector(
