@@ -47,7 +47,9 @@ public:
             if (waiters_.load(std::memory_order_seq_cst) > 0) word_.notify_one();
             return true;
         }
-        word_.store(kHeld, std::memory_order_relaxed);
+        // acquire: pairs with the release of every request() so far; one that comes later finds
+        // kHeld and makes it kDue again.
+        static_cast<void>(word_.exchange(kHeld, std::memory_order_acquire));
         return false;
     }
 

@@ -150,28 +150,37 @@ void Stream::finish_connect() {
             return;
         }
     }
-    auto completed = connector->start_complete_connect([weak = std::weak_ptr(shared_from_this())] {
-        const auto self = std::static_pointer_cast<Stream>(weak.lock());
-        if (self) self->signal(kPeerClosed);
-    });
+    auto completed = connector->start_complete_connect(peer_closes());
     if (!completed) {
         const Entered entered(*this);
         break_down(completed.error());
         return;
     }
-    (*completed)
-        ->set_on_done(
-            [weak = std::weak_ptr(shared_from_this()), operation = std::weak_ptr(*completed)] {
-                const auto self = std::static_pointer_cast<Stream>(weak.lock());
-                const auto done = operation.lock();
-                if (!self || !done) return;
-                if (const auto outcome = done->outcome(); !outcome) {
-                    const Entered entered(*self);
-                    self->break_down(outcome.error());
-                    return;
-                }
-                self->signal(kEstablished);
-            });
+    follow(*completed);
+}
+
+// The end of the connection that the peer decides on.
+core::Connector::OnDisconnect Stream::peer_closes() {
+    return [weak = std::weak_ptr(shared_from_this())] {
+        const auto self = std::static_pointer_cast<Stream>(weak.lock());
+        if (self) self->signal(kPeerClosed);
+    };
+}
+
+// The last step of a connection: it is established, or broken.
+void Stream::follow(const std::shared_ptr<core::Operation>& operation) {
+    operation->set_on_done(
+        [weak = std::weak_ptr(shared_from_this()), asked = std::weak_ptr(operation)] {
+            const auto self = std::static_pointer_cast<Stream>(weak.lock());
+            const auto done = asked.lock();
+            if (!self || !done) return;
+            if (const auto outcome = done->outcome(); !outcome) {
+                const Entered entered(*self);
+                self->break_down(outcome.error());
+                return;
+            }
+            self->signal(kEstablished);
+        });
 }
 
 Expected<void> Stream::start_accept(std::shared_ptr<core::Connector> connector,
@@ -199,28 +208,13 @@ Expected<void> Stream::start_accept(std::shared_ptr<core::Connector> connector,
     parameters.inbound_read_limit = kReadLimit;
     parameters.outbound_read_limit = kReadLimit;
     parameters.timeout = timeout;
-    auto accepted = connector->start_accept(
-        qp, std::move(parameters), [weak = std::weak_ptr(shared_from_this())] {
-            const auto self = std::static_pointer_cast<Stream>(weak.lock());
-            if (self) self->signal(kPeerClosed);
-        });
+    auto accepted = connector->start_accept(qp, std::move(parameters), peer_closes());
     if (!accepted) {
         const Entered entered(*this);
         break_down(accepted.error());
         return Unexpected{accepted.error()};
     }
-    (*accepted)->set_on_done(
-        [weak = std::weak_ptr(shared_from_this()), operation = std::weak_ptr(*accepted)] {
-            const auto self = std::static_pointer_cast<Stream>(weak.lock());
-            const auto done = operation.lock();
-            if (!self || !done) return;
-            if (const auto outcome = done->outcome(); !outcome) {
-                const Entered entered(*self);
-                self->break_down(outcome.error());
-                return;
-            }
-            self->signal(kEstablished);
-        });
+    follow(*accepted);
     return {};
 }
 

@@ -192,6 +192,8 @@ private:
     void signal(std::uint32_t signals);
     void leave();
     void finish_connect();
+    [[nodiscard]] core::Connector::OnDisconnect peer_closes();
+    void follow(const std::shared_ptr<core::Operation>& operation);
     void schedule_keepalive();
     template <typename Ready>
     [[nodiscard]] bool wait_until(Ready ready, std::chrono::nanoseconds timeout);

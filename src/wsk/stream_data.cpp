@@ -212,6 +212,8 @@ Expected<Received> Stream::receive(std::byte* to, std::size_t length, core::Budg
 }
 
 Expected<void> Stream::submit_receive(const std::shared_ptr<Transfer>& transfer) {
+    // What a reader copies outside the gate is not this one's.
+    const std::unique_lock reader(reader_);
     const Entered entered(*this);
     if (is_live() && !has_leader_) take_completions();
     if (is_closing_) return fail(Status::cancelled, "receive: the socket is closed");

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""WSK sockets: options, controls, addresses and names."""
+
+import socket
+
+import pytest
+
+import ndverbs as nd
+from ndverbs import wsk
+from stream.sockets import LIMIT
+from stream.wsk_ends import RECEIVE
+
+
+def test_options_are_set_and_got_and_inherited(adapter, host):
+    set_, get = wsk.RequestType.SET_OPTION, wsk.RequestType.GET_OPTION
+    with wsk.listen((host, 0), adapter=adapter) as listening:
+        listening.control(set_, wsk.Option.SO_RCVBUF, 100_000)
+        listening.control(set_, wsk.Option.SO_KEEPALIVE, 1)
+        with (
+            wsk.socket_connect((host, 0), listening.local_address, adapter),
+            listening.accept(LIMIT) as far,
+        ):
+            assert far.control(get, wsk.Option.SO_RCVBUF) == 100_000
+            assert far.control(get, wsk.Option.SO_KEEPALIVE) == 1
+        assert listening.control(get, wsk.Option.SO_CONDITIONAL_ACCEPT) == 0
+        with pytest.raises(nd.RdmaError, match="before the socket is bound"):
+            listening.control(set_, wsk.Option.SO_CONDITIONAL_ACCEPT, 1)
+
+
+@pytest.mark.parametrize("option", [wsk.Option.SO_REUSEADDR, wsk.Option.SO_EXCLUSIVEADDRUSE])
+def test_address_options_are_kept(adapter, option):
+    with wsk.socket(adapter) as sock:
+        sock.control(wsk.RequestType.SET_OPTION, option, 1)
+        assert sock.control(wsk.RequestType.GET_OPTION, option) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (wsk.RequestType.SET_OPTION, wsk.Option.SO_WSK_SECURITY),
+        (wsk.RequestType.GET_OPTION, 0x7777),
+        (wsk.RequestType.IOCTL, wsk.Ioctl.SIO_WSK_SET_TCP_SILENT_MODE),
+        (wsk.RequestType.IOCTL, wsk.Ioctl.SIO_WSK_SET_REMOTE_ADDRESS),
+    ],
+)
+def test_controls_that_mean_nothing_here_are_not_supported(ends, kind, code):
+    with pytest.raises(nd.RdmaError) as caught:
+        ends.near.control(kind, code, 1)
+    assert caught.value.status == nd.Status.NOT_SUPPORTED
+
+
+def test_an_inspect_id_is_only_had_after_an_inspection(ends):
+    with pytest.raises(nd.RdmaError) as caught:
+        ends.far.control(wsk.RequestType.IOCTL, wsk.Ioctl.SIO_WSK_QUERY_INSPECT_ID)
+    assert caught.value.status == nd.Status.INVALID_DEVICE_REQUEST
+
+
+def test_addresses_are_listed(ends, adapter):
+    found = ends.near.control(wsk.RequestType.IOCTL, wsk.Ioctl.SIO_ADDRESS_LIST_QUERY)
+    assert found == adapter.info.addresses
+
+
+def test_names_are_resolved_both_ways():
+    rows = wsk.get_address_info("127.0.0.1", "80").result(LIMIT)
+    assert rows[0][4] == ("127.0.0.1", 80)
+    flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    assert wsk.get_name_info(("127.0.0.1", 80), flags).result(LIMIT) == ("127.0.0.1", "80")
+
+
+def test_a_name_that_is_unknown_is_no_match():
+    with pytest.raises(nd.RdmaError) as caught:
+        wsk.get_address_info("name.invalid", flags=socket.AI_NUMERICHOST).result(LIMIT)
+    assert caught.value.status == nd.Status.NO_MATCH
+    with pytest.raises(ValueError, match="node or a service"):
+        wsk.get_address_info()
+
+
+def test_transports_are_listed(provider):
+    rows = wsk.control_client(wsk.ClientControl.TRANSPORT_LIST_QUERY)
+    assert provider.partition(":")[0] in {row["adapter"].partition(":")[0] for row in rows}
+    with pytest.raises(nd.RdmaError) as caught:
+        wsk.control_client(wsk.ClientControl.TDI_BEHAVIOR)
+    assert caught.value.status == nd.Status.NOT_SUPPORTED
+
+
+def test_static_events_are_chosen_before_the_first_socket(ends):
+    with pytest.raises(nd.RdmaError, match="before the first socket"):
+        wsk.control_client(wsk.ClientControl.SET_STATIC_EVENT_CALLBACKS, RECEIVE)
+
+
+def test_static_events_are_on_in_every_socket_for_good(ends, monkeypatch, make_ends):
+    monkeypatch.setattr(wsk, "_has_sockets", False)
+    monkeypatch.setattr(wsk._sockets, "static_events", wsk.EventMask(0))
+    wsk.set_static_event_callbacks(RECEIVE)
+    made = make_ends(on_receive=lambda _, shown, __: made.told.put(bytes(shown[0].array)))
+    made.far.send(b"static").result(LIMIT)
+    assert made.next() == b"static"
+    with pytest.raises(nd.RdmaError, match="for good"):
+        made.near.set_event_callbacks(RECEIVE | wsk.EventMask.DISABLE)
