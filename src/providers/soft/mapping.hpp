@@ -89,38 +89,8 @@ private:
     std::vector<std::unique_ptr<Mapping>> free_ NDV_GUARDED_BY(mutex_);
 };
 
-class FastRegisterMemoryRegion final : public core::FastRegisterMemoryRegion {
-public:
-    FastRegisterMemoryRegion(std::shared_ptr<core::ProtectionDomain> pd,
-                             std::shared_ptr<Mappable> mappable, std::uint32_t max_pages,
-                             bool allows_remote)
-        : core::FastRegisterMemoryRegion(std::move(pd), max_pages, allows_remote),
-          mappable_(std::move(mappable)) {}
-    ~FastRegisterMemoryRegion() override {
-        if (!is_foreign()) close();
-    }
-    [[nodiscard]] core::Mapped mapped() const override { return mappable_->mapped(); }
-    [[nodiscard]] Mappable& mappable() const { return *mappable_; }
-
-private:
-    void do_close() override { mappable_->close(); }
-    const std::shared_ptr<Mappable> mappable_;
-};
-
-class MemoryWindow final : public core::MemoryWindow {
-public:
-    MemoryWindow(std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<Mappable> mappable)
-        : core::MemoryWindow(std::move(pd)), mappable_(std::move(mappable)) {}
-    ~MemoryWindow() override {
-        if (!is_foreign()) close();
-    }
-    [[nodiscard]] core::Mapped mapped() const override { return mappable_->mapped(); }
-    [[nodiscard]] Mappable& mappable() const { return *mappable_; }
-
-private:
-    void do_close() override { mappable_->close(); }
-    const std::shared_ptr<Mappable> mappable_;
-};
+using FastRegisterMemoryRegion = core::MappableRegion<Mappable>;
+using MemoryWindow = core::MappableWindow<Mappable>;
 
 // A logical address is the token of an entry, and the offset from the first page of what the entry
 // covers: at most 4 GiB, so a longer buffer has several entries.

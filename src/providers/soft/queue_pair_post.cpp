@@ -130,7 +130,7 @@ Status QueuePair::do_fast_register(const core::FastRegisterRequest& request) {
     if (region == nullptr) return Status::invalid_parameter;
     if (send_queue_.cursor.is_full()) return Status::no_more_entries;
     Mapping* mapping = nullptr;
-    const Status status = region->mappable().prepare(request, mapping);
+    const Status status = region->mappable()->prepare(request, mapping);
     if (status != Status::success) return status;
     publish(iwarp::RequestKind::fast_register, request, mapping->token(), mapping);
     return Status::success;
@@ -141,7 +141,7 @@ Status QueuePair::do_bind(const core::BindRequest& request) {
     if (window == nullptr) return Status::invalid_parameter;
     if (send_queue_.cursor.is_full()) return Status::no_more_entries;
     Mapping* mapping = nullptr;
-    const Status status = window->mappable().prepare(request, mapping);
+    const Status status = window->mappable()->prepare(request, mapping);
     if (status != Status::success) return status;
     publish(iwarp::RequestKind::bind, request, mapping->token(), mapping);
     return Status::success;
