@@ -23,8 +23,6 @@ from ndverbs.sharing import adapter_for
 Address = str | tuple[Any, ...]
 Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
 
-# How long an attempt without a timeout goes on, as long as TCP tries by default.
-_CONNECT_S = 127.0
 _DATA_CALLS = ("send", "sendall", "recv", "recv_into")
 
 
@@ -200,7 +198,7 @@ class Socket:
         stream = self._made_stream()
         timeout = self._timeout
         stream._start_connect(
-            self._endpoint or self._local, self._resolved(address), timeout or _CONNECT_S
+            self._endpoint or self._local, self._resolved(address), timeout or _options.CONNECT_S
         )
         self._adopt(stream)
         if timeout == 0:

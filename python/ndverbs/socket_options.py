@@ -18,6 +18,9 @@ RDMA_SQSIZE = 0
 RDMA_RQSIZE = 1
 RDMA_INLINE = 2
 
+# How long an attempt without a timeout goes on, as long as TCP tries by default.
+CONNECT_S = 127.0
+
 _SMALLEST_BUFFER = 4096
 _LARGEST_BUFFER = 1 << 30
 _KEEPALIVE_S = 7200.0

@@ -13,7 +13,7 @@ from ndverbs import address as _address
 from ndverbs._native import Adapter, Status
 from ndverbs.errors import ClosedError, RdmaError, error
 from ndverbs.sharing import adapter_for
-from ndverbs.socket_options import Options
+from ndverbs.socket_options import CONNECT_S, Options
 from ndverbs.wsk_indication import DataIndication
 from ndverbs.wsk_names import (
     CONNECTION_EVENTS,
@@ -128,7 +128,7 @@ class Socket:
             self._stream._start_connect(
                 self._endpoint or (self._local if self._local[1] else None),
                 _address.resolve(remote),
-                timeout if timeout is not None else 127.0,
+                timeout if timeout is not None else CONNECT_S,
             )
         except RdmaError as failure:
             self._connecting = None

@@ -71,6 +71,9 @@ bool CompletionQueue::wait(std::chrono::nanoseconds timeout) {
 }
 
 bool CompletionQueue::push(const Completion& completion) {
+    // A dead queue stays as it is, although polling makes room in it.
+    if (is_failure(status_.load(std::memory_order_relaxed))) [[unlikely]]
+        return false;
     if (!ring_.push(completion)) {
         mark_dead(Status::buffer_overflow);
         return false;

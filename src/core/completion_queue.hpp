@@ -62,7 +62,8 @@ public:
     // How many completions can be pushed; only grows while nobody else pushes.
     [[nodiscard]] std::uint32_t room() const { return ring_.room(); }
 
-    // Producers: whoever steps a connection. False: overrun, nothing was stored.
+    // Producers: whoever steps a connection. False: the queue is dead, by this one or before, and
+    // nothing was stored.
     [[nodiscard]] bool push(const Completion& completion);
 
 protected:

@@ -4,13 +4,16 @@
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
+
+import ndverbs as nd
 
 LIMIT = 60
 
 # Two adapters of one process, connected; `far` watches what becomes of `near` and its process.
-PROLOGUE = """
+DEFINITIONS = """
 import os, sys, threading
 import ndverbs as nd
 
@@ -57,10 +60,14 @@ def in_child(work):
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     assert status == 0, status
-
+"""
+PROLOGUE = (
+    DEFINITIONS
+    + """
 near, far = End(), End()
 join(near, far)
 """
+)
 
 EPILOGUE = """
 for end in (near, far):
@@ -216,41 +223,44 @@ def test_fork_while_other_threads_are_busy():
     """)
 
 
+# A process of its own with a connection, which forks a child that goes on, and dies.
+DYING_PARENT = (
+    DEFINITIONS
+    + """
+import signal
+mine = End()
+mine.connector = mine.adapter.create_connector()
+mine.connector.connect(mine.qp, None, (sys.argv[1], int(sys.argv[2])), peer_to_peer=True)
+mine.connector.complete_connect()
+if os.fork() == 0:
+    os.close(1)
+    os.read(0, 1)  # until the test is over
+    os._exit(0)
+print("forked", flush=True)
+if sys.argv[3] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+os._exit(0)
+"""
+)
+
+
 @pytest.mark.parametrize("how", ["exit", "kill"])
 def test_peer_notices_the_parents_death_although_the_child_lives(how):
-    # This process watches; the parent below forks a child that goes on, and dies.
-    run(
-        f"""
-    import signal
     told = threading.Event()
-    read_end, write_end = os.pipe()
-    keep_read, keep_write = os.pipe()
-    watcher = End()
-    sys.stdout.flush()
-    port = watcher.listener.local_address
-    pid = os.fork()
-    if pid == 0:
-        # The parent of the grandchild: a process with a connection of its own.
-        mine = End()
-        mine.connector = mine.adapter.create_connector()
-        mine.connector.connect(mine.qp, None, port, peer_to_peer=True)
-        mine.connector.complete_connect()
-        if os.fork() == 0:
-            os.close(write_end)
-            os.close(keep_write)
-            os.read(keep_read, 1)  # until the test is over
-            os._exit(0)
-        os.write(write_end, b"!")
-        if "{how}" == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        os._exit(0)
-    watcher.connector = watcher.listener.get_connector(30)
-    watcher.connector.accept(watcher.qp, on_disconnect=told.set)
-    assert os.read(read_end, 1) == b"!"
-    os.waitpid(pid, 0)
-    assert told.wait(5)
-    os.close(keep_write)
-    watcher.connector.close()
-    watcher.adapter.close()
-    """
-    )
+    with nd.Adapter.open("soft") as adapter, adapter.create_listener() as listener:
+        listener.listen("127.0.0.1:0")
+        cq = adapter.create_cq(8)
+        qp = adapter.create_pd().create_qp(cq, cq)
+        words = [*map(str, listener.local_address), how]
+        parent = subprocess.Popen(
+            [sys.executable, "-c", DYING_PARENT, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        with parent:
+            connector = listener.get_connector(LIMIT)
+            connector.accept(qp, on_disconnect=told.set)
+            assert parent.stdout.readline() == b"forked\n"
+            parent.wait(LIMIT)
+
+            assert told.wait(LIMIT)
