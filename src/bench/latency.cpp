@@ -47,6 +47,8 @@ bool Session::round_trip(std::uint64_t index) {
     const std::uint64_t received = driver_.received();
     if (!driver_.post(plan_.operation, plan_.size)) return false;
     driver_.transmit();
+    // While the request is under way: there are enough for the answer.
+    if (!replace_receives()) return false;
     switch (plan_.operation) {
         case core::OperationType::write:
             while (!driver_.target_ends_with(tag(index), plan_.size)) {
@@ -63,7 +65,7 @@ bool Session::round_trip(std::uint64_t index) {
             while (driver_.received() == received) {
                 if (!driver_.collect()) return false;
             }
-            return replace_receives();
+            return true;
     }
 }
 
