@@ -287,9 +287,10 @@ def measure(adapter: Adapter, peer: Peer, run: Run) -> dict[str, Any]:
 
 
 def _initiate(adapter: Adapter, channel: Channel, run: Run) -> dict[str, Any]:
-    channel.send(run=dataclasses.asdict(run))
-    offer = channel.expect("offer")
+    # In the order of other tools: a driver gives processors to queue pairs as they come.
     with _Side(adapter, run, is_initiator=True) as side:
+        channel.send(run=dataclasses.asdict(run))
+        offer = channel.expect("offer")
         remote = side.target
         channel.send(target=[remote.address, remote.remote_token])
         session = side.session((offer["target"][0], offer["target"][1]))

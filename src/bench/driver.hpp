@@ -37,7 +37,8 @@ public:
 
     Driver(Endpoint endpoint, std::uint32_t signal_every, bool sleeps);
 
-    void watch(const Interrupt* is_interrupted);
+    // `may_stall`: the peer works without this end seeing anything of it, and notices a stall.
+    void watch(const Interrupt* is_interrupted, bool may_stall);
 
     // Posts without transmitting. Silent but for every signal_every-th.
     [[nodiscard]] bool post(core::OperationType type, std::uint32_t size);
@@ -80,6 +81,7 @@ private:
     const bool sleeps_;
     const std::uint32_t inline_limit_;
     const Interrupt* is_interrupted_ = nullptr;
+    bool may_stall_ = false;
     std::uint64_t posted_ = 0;
     std::uint64_t done_ = 0;
     std::uint64_t received_ = 0;

@@ -80,7 +80,11 @@ Expected<void> Session::prepare() {
 }
 
 Expected<Outcome> Session::run(const Driver::Interrupt& is_interrupted) {
-    driver_.watch(&is_interrupted);
+    const bool is_target =
+        plan_.role == Role::responder &&
+        (plan_.operation == core::OperationType::read ||
+         (plan_.operation == core::OperationType::write && plan_.measure == Measure::throughput));
+    driver_.watch(&is_interrupted, is_target);
     Outcome out;
     bool is_done = false;
     if (plan_.measure == Measure::throughput) {
@@ -89,7 +93,7 @@ Expected<Outcome> Session::run(const Driver::Interrupt& is_interrupted) {
     } else {
         is_done = plan_.role == Role::initiator ? initiate_latency(out) : respond_latency(out);
     }
-    driver_.watch(nullptr);
+    driver_.watch(nullptr, false);
     if (!is_done) return Unexpected{driver_.error()};
     return out;
 }
