@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests share: providers, adapters, connected pairs, a peer process, and the leak check."""
+"""What tests share: providers and their deviations, adapters, and the leak check."""
 
 import gc
 import sys
 
 import pytest
+
+from conformance.deviations import DEVIATIONS
 
 _FAILED = pytest.StashKey[bool]()
 
@@ -27,6 +29,30 @@ def pytest_generate_tests(metafunc):
     if "provider" in metafunc.fixturenames:
         names = metafunc.config.getoption("--providers").split(",")
         metafunc.parametrize("provider", names, scope="session")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        provider = getattr(item, "callspec", None) and item.callspec.params.get("provider")
+        name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
+        for deviation in DEVIATIONS:
+            if (
+                deviation.test == name
+                and provider in _names_of(deviation.provider, provider)
+                and (
+                    not deviation.parameters
+                    or any(part in item.name for part in deviation.parameters)
+                )
+            ):
+                item.add_marker(
+                    pytest.mark.xfail(reason=deviation.reason, strict=True, run=deviation.runs)
+                )
+
+
+def _names_of(deviating, provider):
+    """A deviation of a kind of provider is one of each of its devices."""
+    is_of_kind = provider is not None and provider.partition(":")[0] == deviating
+    return {deviating, provider} if is_of_kind else {deviating}
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,7 @@ def missing(name: str) -> str | None:
 def can_measure(name: str, run: Run) -> bool:
     """Return whether a tool has a figure that compares with the run."""
     if name == "perftest":
-        return (run.adapter or "").startswith("verbs") and run.measure != "rate"
+        return (run.adapter or "").startswith("verbs")
     if name == "iperf3":
         return run.measure == "bandwidth"
     if name == "ucx":
@@ -168,9 +168,13 @@ def _perftest(run: Run) -> Figure:
     for _ in range(_ATTEMPTS):
         with _process(common) as server:
             text = _output_of_client(client, server)
-        # bytes, iterations, then: least, most, median, average us | peak, average MiB/s
+        # bytes, iterations, then: least, most, median us | peak, average MiB/s, 10^6 messages/s
         rows = [line.split() for line in text.splitlines() if line.split()[:1] == [str(run.size)]]
-        scale, column = (1e-6, 4) if run.is_latency else ((1 << 20) / 1e9, 3)
+        column, scale = {
+            "latency": (4, 1e-6),
+            "bandwidth": (3, (1 << 20) / 1e9),
+            "rate": (4, 1e6),
+        }[run.measure]
         # It takes its clock's rate anew at each start, and on a busy machine prints 0 at times.
         if value := float(rows[-1][column]) * scale:
             return Figure(value, shlex.join(client))

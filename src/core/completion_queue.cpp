@@ -85,7 +85,7 @@ bool CompletionQueue::push(const Completion& completion) {
         const bool matches = armed == strength(Notify::any) ||
                              (armed == strength(Notify::solicited) &&
                               (completion.is_solicited || is_failure(completion.status)));
-        if (matches) satisfy();
+        if (matches) on_satisfied();
     }
     if (sleepers_.fetch_add(0, std::memory_order_acq_rel) > 0) wake();
     return true;
@@ -93,8 +93,16 @@ bool CompletionQueue::push(const Completion& completion) {
 
 void CompletionQueue::mark_dead(Status status) {
     status_.store(status, std::memory_order_release);
-    notify();
+    on_satisfied();
     if (sleepers_.load(std::memory_order_acquire) > 0) wake();
+}
+
+void CompletionQueue::tell() {
+    if (is_failure(status())) {
+        notify();
+    } else {
+        satisfy();
+    }
 }
 
 void CompletionQueue::satisfy() {

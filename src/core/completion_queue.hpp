@@ -83,6 +83,10 @@ protected:
     virtual void set_notify_timer(std::optional<std::chrono::nanoseconds> delay) {
         static_cast<void>(delay);
     }
+    // From push() and mark_dead(): an arm is satisfied, or the queue is dead. A provider that calls
+    // these under locks notes it, and calls tell() without them: whoever is told may poll at once.
+    virtual void on_satisfied() { tell(); }
+    void tell();
     // Ends the sleep of whoever has a Sleeper: another thread pushed.
     virtual void wake() noexcept = 0;
 

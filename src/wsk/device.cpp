@@ -24,12 +24,11 @@ constexpr std::uint32_t kLargestSegment = 256U << 20U;
 
 Expected<Mode> mode_of(const core::AdapterInfo& info) {
     if (info.rdma_technology == "iWARP") return Mode::message;
-    // TODO(soon): Mode::immediate where the adapter has write_with_immediate; post() and
-    // take_word() are the two places that differ.
+    if ((info.extensions & core::extension::kImmediate) != 0) return Mode::immediate;
     return fail(Status::not_supported,
                 "streams over " + info.rdma_technology +
                     " need a write with immediate data, which adapter " + info.name + " lacks",
-                "use an iWARP device, or the provider that needs none");
+                "use another device, or the provider soft");
 }
 
 Expected<std::unique_ptr<Device>> Device::create(core::Adapter& adapter,
@@ -125,7 +124,7 @@ Status Device::post_receive(std::uint32_t slot) {
     const core::Segment segment{reinterpret_cast<std::uint64_t>(word_at(slot)), MessageWord::kSize,
                                 words_token_};
     core::ReceiveRequest request;
-    request.segments = {&segment, 1};
+    if (mode_ == Mode::message) request.segments = {&segment, 1};
     request.context = slot;
     return qp_->post_receive(request);
 }
@@ -142,15 +141,24 @@ Expected<void> Device::post_receives() {
 }
 
 Expected<MessageWord> Device::take_word(const core::Completion& done) {
-    if (done.bytes_transferred != MessageWord::kSize) {
-        return fail(Status::connection_aborted,
-                    "the peer broke the stream protocol: a message of " +
-                        std::to_string(done.bytes_transferred) + " bytes instead of " +
-                        std::to_string(MessageWord::kSize));
-    }
     const auto slot = static_cast<std::uint32_t>(done.context);
-    const MessageWord word = MessageWord::parse(
-        std::span<const std::byte, MessageWord::kSize>(word_at(slot), MessageWord::kSize));
+    MessageWord word;
+    if (mode_ == Mode::immediate) {
+        if (!done.has_immediate) {
+            return fail(Status::connection_aborted,
+                        "the peer broke the stream protocol: a message without immediate data");
+        }
+        word = MessageWord::unpack(static_cast<std::uint32_t>(done.immediate));
+    } else {
+        if (done.bytes_transferred != MessageWord::kSize) {
+            return fail(Status::connection_aborted,
+                        "the peer broke the stream protocol: a message of " +
+                            std::to_string(done.bytes_transferred) + " bytes instead of " +
+                            std::to_string(MessageWord::kSize));
+        }
+        word = MessageWord::parse(
+            std::span<const std::byte, MessageWord::kSize>(word_at(slot), MessageWord::kSize));
+    }
     // Refused when the connection ends just now; its completions tell.
     static_cast<void>(post_receive(slot));
     return word;
@@ -158,16 +166,19 @@ Expected<MessageWord> Device::take_word(const core::Completion& done) {
 
 Status Device::post(const Outgoing& out) {
     core::WorkRequest request;
-    if (out.has_write) {
+    const bool carries_word = out.has_word && mode_ == Mode::immediate;
+    if (out.has_write || carries_word) {
         const core::Segment segment{reinterpret_cast<std::uint64_t>(out.data), out.length,
                                     out.token};
-        const bool is_last = !out.has_word;
+        const bool is_last = carries_word || !out.has_word;
         request.type = core::OperationType::write;
         request.flags = core::flag::kDefer | (out.is_inline ? core::flag::kInline : 0) |
                         (is_last && out.is_signalled ? 0 : core::flag::kSilentSuccess);
         if (out.length > 0) request.segments = {&segment, 1};
         request.remote_address = out.remote_address;
         request.remote_token = out.remote_key;
+        request.has_immediate = carries_word;
+        request.operand = out.word.pack();
         const Status status = qp_->post(request);
         if (is_failure(status) || is_last) return status;
     }

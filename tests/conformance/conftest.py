@@ -1,42 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The suite's own: the table of deviations, and ends in two threads or two processes."""
+"""The suite's own: ends in two threads or two processes."""
 
 import pytest
 from hypothesis import settings
 
 import ndverbs as nd
 from conformance.addresses import addresses_of
-from conformance.deviations import DEVIATIONS
 from conformance.end import LIMIT, End
 from conformance.far import FarProcess, FarThread
 from conformance.pair import join
 
 settings.register_profile("ndverbs", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("ndverbs")
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        provider = getattr(item, "callspec", None) and item.callspec.params.get("provider")
-        name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
-        for deviation in DEVIATIONS:
-            if (
-                deviation.test == name
-                and provider in _names_of(deviation.provider, provider)
-                and (
-                    not deviation.parameters
-                    or any(part in item.name for part in deviation.parameters)
-                )
-            ):
-                item.add_marker(
-                    pytest.mark.xfail(reason=deviation.reason, strict=True, run=deviation.runs)
-                )
-
-
-def _names_of(deviating, provider):
-    """A deviation of a kind of provider is one of each of its devices."""
-    is_of_kind = provider is not None and provider.partition(":")[0] == deviating
-    return {deviating, provider} if is_of_kind else {deviating}
 
 
 class Ends:

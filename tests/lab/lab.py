@@ -18,7 +18,7 @@ from lab.machine import Machine  # noqa: E402
 from lab.results import Report  # noqa: E402
 from lab.runner import Runner, Session  # noqa: E402
 
-SUITES = ["conformance", "interop", "across"]
+SUITES = ["conformance", "streams", "interop", "across"]
 EFFORT = 0.1  # an emulated processor repeats less
 JOBS = 2
 
@@ -119,13 +119,15 @@ def _sessions(arguments):
     """What `test` runs, in order; sessions of one siw build are together, which saves boots."""
     more = arguments.pytest_arguments
     chosen = any(word.startswith("tests/") for word in more)  # files instead of folders
-    if "conformance" in arguments.suites:
+    for suite, folder in (("conformance", "tests/conformance"), ("streams", "tests/stream")):
+        if suite not in arguments.suites:
+            continue
         for device in arguments.devices:
             provider = f"verbs:{device}" if device in recipe.DEVICES else device
             yield Session(
-                f"conformance {provider}",
+                f"{suite} {provider}",
                 [
-                    *([] if chosen else ["tests/conformance"]),
+                    *([] if chosen else [folder]),
                     *("--providers", provider, f"--effort={EFFORT}", *more),
                 ],
             )

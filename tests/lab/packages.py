@@ -22,7 +22,7 @@ _PARTS = [
 ]
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", "*.so", "_native*", "*.egg-info")
 # Tests that need the checkout around them are run on the host.
-_TESTS = ["conftest.py", "conformance", "lab"]
+_TESTS = ["conftest.py", "conformance", "stream", "lab"]
 
 
 def others():

@@ -140,13 +140,21 @@ void CompletionQueue::handle_shared(const WorkId& id, const ibv_wc& done) {
 }
 
 std::size_t CompletionQueue::harvest() {
-    const base::Lock lock(mutex_);
-    return harvest_locked();
+    std::size_t count = 0;
+    {
+        const base::Lock lock(mutex_);
+        count = harvest_locked();
+    }
+    tell_owed();
+    return count;
 }
 
 void CompletionQueue::try_harvest() {
-    const std::unique_lock lock(mutex_.native(), std::try_to_lock);
-    if (lock.owns_lock()) static_cast<void>(harvest_locked());
+    {
+        const std::unique_lock lock(mutex_.native(), std::try_to_lock);
+        if (lock.owns_lock()) static_cast<void>(harvest_locked());
+    }
+    tell_owed();
 }
 
 std::size_t CompletionQueue::harvest_locked() {
@@ -186,7 +194,10 @@ bool CompletionQueue::make_room(std::uint32_t count) {
     return outstanding_.load(std::memory_order_relaxed) + count < entries;
 }
 
-void CompletionQueue::break_down() { mark_dead(Status::buffer_overflow); }
+void CompletionQueue::break_down() {
+    mark_dead(Status::buffer_overflow);
+    tell_owed();
+}
 
 bool CompletionQueue::spin() {
     const Time until = now() + kSpinTime;

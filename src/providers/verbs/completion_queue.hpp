@@ -94,6 +94,14 @@ public:
     [[nodiscard]] base::Mutex& harvest_mutex() NDV_THREAD_ATTRIBUTE(lock_returned(mutex_)) {
         return mutex_;
     }
+    // After the harvest mutex was let go: tells what was pushed under it.
+    void tell_owed() {
+        // acq_rel: one of those who come here tells.
+        if (owes_telling_.load(std::memory_order_relaxed) &&
+            owes_telling_.exchange(false, std::memory_order_acq_rel)) {
+            tell();
+        }
+    }
     // Before posting: false when the hardware queue might overflow.
     [[nodiscard]] bool make_room(std::uint32_t count);
     void note_posted() { outstanding_.fetch_add(1, std::memory_order_relaxed); }
@@ -123,6 +131,7 @@ private:
     [[nodiscard]] bool has_notify_timer() const override { return true; }
     void set_notify_timer(std::optional<std::chrono::nanoseconds> delay) override;
     void wake() noexcept override;
+    void on_satisfied() override { owes_telling_.store(true, std::memory_order_relaxed); }
     [[nodiscard]] bool spin();
     void request_interrupt(bool is_solicited_only);
     void request_interrupt_for(core::Notify kind);
@@ -138,6 +147,7 @@ private:
     std::unordered_map<std::uint32_t, QueuePair*> sharers_ NDV_GUARDED_BY(mutex_);
     std::unordered_map<std::uint32_t, std::weak_ptr<SharedReceiveQueue>> shared_queues_
         NDV_GUARDED_BY(mutex_);
+    std::atomic<bool> owes_telling_{false};
     std::atomic<std::uint32_t> outstanding_{0};
     std::atomic<int> waiters_{0};         // threads that sleep for the interrupt
     std::atomic<bool> spins_{false};      // the last sleep was a short one

@@ -38,12 +38,16 @@ void QueuePair::with_all_locked(const std::function<void()>& function) {
     CompletionQueue* first = &receive_queue_;
     CompletionQueue* second = &initiator_queue_;
     if (std::less<>()(second, first)) std::swap(first, second);
-    const std::unique_lock first_lock(first->harvest_mutex().native());
-    std::unique_lock<std::mutex> second_lock;
-    if (first != second) second_lock = std::unique_lock(second->harvest_mutex().native());
-    const base::Lock initiator_lock(initiator_mutex_);
-    const base::Lock receive_lock(receive_mutex_);
-    function();
+    {
+        const std::unique_lock first_lock(first->harvest_mutex().native());
+        std::unique_lock<std::mutex> second_lock;
+        if (first != second) second_lock = std::unique_lock(second->harvest_mutex().native());
+        const base::Lock initiator_lock(initiator_mutex_);
+        const base::Lock receive_lock(receive_mutex_);
+        function();
+    }
+    first->tell_owed();
+    if (first != second) second->tell_owed();
 }
 
 void QueuePair::harvest() {

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs on rsockets, both roles, against our sockets: soft over kernel siw, verbs over both."""
+
+import contextlib
+import glob
+import hashlib
+import http.server
+import struct
+import threading
+import time
+
+import pytest
+
+import ndverbs as nd
+from conformance.addresses import addresses_of
+from lab.interop.tools import LIMIT, free_port
+from stream.sockets import listening, read_exactly, read_to_end
+from stream.test_ecosystem import Pages, http_connection, over_rdma, served
+
+# Size of a message, messages one way, how rstream calls: nonblocking or blocking.
+TRANSFERS = [(64, 500, "n"), (4096, 100, "b"), (65536, 20, "n"), (1 << 20, 4, "b")]
+TABLE = bytes(range(256))
+
+
+class Pattern:
+    """The bytes that rstream sends and verifies: they count, over all messages of a direction."""
+
+    def __init__(self):
+        self._position = 0
+
+    def next(self, count):
+        start = self._position % len(TABLE)
+        self._position += count
+        return (TABLE * ((start + count) // len(TABLE) + 1))[start : start + count]
+
+
+@pytest.fixture(params=["soft", "verbs:siw0", "verbs:rxe0"])
+def ours(request):
+    """Give our adapter, and the address by which both sides are reached."""
+    device = "verbs:siw0" if request.param == "soft" else request.param
+    with nd.Adapter.open(request.param) as adapter:
+        yield adapter, addresses_of(device).v4
+
+
+@pytest.fixture
+def preload():
+    """Give the command that runs a program with its sockets over RDMA."""
+    (library,) = glob.glob("/usr/lib/*/rsocket/librspreload.so")
+    return ["env", f"LD_PRELOAD={library}"]
+
+
+@contextlib.contextmanager
+def connected_to(tool, address, adapter):
+    """Connect to a program that was just started; its listener tells nobody that it is there."""
+    deadline = time.monotonic() + LIMIT
+    while True:
+        sock = nd.Socket(adapter=adapter)
+        sock.settimeout(LIMIT)
+        try:
+            sock.connect(address)
+            break
+        except ConnectionRefusedError:
+            sock.close()
+            assert time.monotonic() < deadline, f"{tool} does not listen\n{tool.output()}"
+            assert not tool.ends_within(0.05), f"{tool} ended\n{tool.output()}"
+    with sock:
+        yield sock
+
+
+def accepted(server):
+    server.settimeout(LIMIT)
+    sock, _ = server.accept()
+    sock.settimeout(LIMIT)
+    return sock
+
+
+# ---- rstream -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "count", "calls"), TRANSFERS)
+def test_rstream_client_verifies_what_our_server_sends(ours, tool, size, count, calls):
+    adapter, host = ours
+    with listening(adapter, host) as server:
+        port = server.getsockname()[1]
+        client = tool(
+            *("rstream", "-s", host, "-p", port, "-S", size, "-C", count, "-I", 2),
+            *("-T", calls, "-T", "v"),
+        )
+        with accepted(server) as sock:
+            received, sent = Pattern(), Pattern()
+            assert read_exactly(sock, 16) == received.next(16)
+            sock.sendall(sent.next(16))
+            for _ in range(2):
+                for _ in range(count):
+                    assert read_exactly(sock, size) == received.next(size)
+                for _ in range(count):
+                    sock.sendall(sent.next(size))
+            assert sock.recv(1) == b""
+        assert "failed" not in client.finish()
+
+
+@pytest.mark.parametrize(("size", "count", "calls"), TRANSFERS)
+def test_rstream_server_verifies_what_our_client_sends(ours, tool, size, count, calls):
+    adapter, host = ours
+    port = free_port(host)
+    server = tool(
+        *("rstream", "-b", host, "-p", port, "-S", size, "-C", count, "-I", 2),
+        *("-T", calls, "-T", "v"),
+    )
+    with connected_to(server, (host, port), adapter) as sock:
+        received, sent = Pattern(), Pattern()
+        sock.sendall(sent.next(16))
+        assert read_exactly(sock, 16) == received.next(16)
+        for _ in range(2):
+            for _ in range(count):
+                sock.sendall(sent.next(size))
+            for _ in range(count):
+                assert read_exactly(sock, size) == received.next(size)
+        assert "failed" not in server.finish()
+
+
+def test_rstream_client_that_keeps_the_connection_alive_is_served(ours, tool):
+    adapter, host = ours
+    with listening(adapter, host) as server:
+        port = server.getsockname()[1]
+        client = tool("rstream", "-s", host, "-p", port, "-S", 8, "-C", 1, "-I", 1, "-k", 1)
+        with accepted(server) as sock:
+            assert len(read_exactly(sock, 16)) == 16
+            time.sleep(2.5)  # two keepalives, which our end must bear
+            sock.sendall(bytes(16))
+            assert len(read_exactly(sock, 8)) == 8
+            sock.sendall(bytes(8))
+            client.finish()
+
+
+# ---- rcopy -------------------------------------------------------------------------------------
+
+HEADER = struct.Struct("=BBHIQ")
+OPEN, CLOSE, WRITE, RESPONSE = 1, 2, 3, 0x80
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Give a file of odd length and its content."""
+    content = hashlib.shake_256(b"rcopy").digest(3_000_001)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    return path, content
+
+
+def test_rcopy_client_copies_a_file_to_our_server(ours, tool, file):
+    adapter, host = ours
+    path, content = file
+    with listening(adapter, host) as server:
+        port = server.getsockname()[1]
+        client = tool("rcopy", path, f"{host}:/somewhere/else", "-p", port)
+        with accepted(server) as sock:
+
+            def request(expected):
+                _, command, length, _, number = HEADER.unpack(read_exactly(sock, HEADER.size))
+                assert command == expected
+                rest = read_exactly(sock, length - HEADER.size)
+                return rest, HEADER.pack(0, command | RESPONSE, HEADER.size, 0, number)
+
+            name, answer = request(OPEN)
+            assert name.rstrip(b"\0") == b"/somewhere/else"
+            sock.sendall(answer)
+            size, answer = request(WRITE)
+            assert int.from_bytes(size, "little") == len(content)
+            assert read_exactly(sock, len(content)) == content
+            sock.sendall(answer)
+            _, answer = request(CLOSE)
+            sock.sendall(answer)
+            assert sock.recv(1) == b""
+        assert f"{len(content)} bytes" in client.finish()
+
+
+def test_our_client_copies_a_file_to_an_rcopy_server(ours, tool, file, tmp_path):
+    adapter, host = ours
+    content = file[1]
+    port = free_port(host)
+    copy = tmp_path / "copy"
+    name = str(copy).encode().ljust(len(str(copy)) + 1, b"\0")
+    server = tool("rcopy", "-p", port)
+    with connected_to(server, (host, port), adapter) as sock:
+
+        def request(command, data=0, rest=b"", more=b""):
+            length = HEADER.size + len(rest)
+            sock.sendall(HEADER.pack(0, command, length, data, 0) + rest + more)
+            _, response, _, status, _ = HEADER.unpack(read_exactly(sock, HEADER.size))
+            assert (response, status) == (command | RESPONSE, 0), server.output()
+
+        request(OPEN, 0o644, name)
+        request(WRITE, 0, struct.pack("=Q", len(content)), content)
+        request(CLOSE)
+    assert copy.read_bytes() == content
+
+
+# ---- ordinary programs under librspreload -------------------------------------------------------
+
+
+def test_http_server_under_librspreload_serves_our_client(ours, tool, preload, file):
+    adapter, host = ours
+    path, content = file
+    port = free_port(host)
+    server = tool(
+        *(*preload, "python3", "-m", "http.server", port, "--bind", host),
+        *("--directory", path.parent),
+    )
+    with connected_to(server, (host, port), adapter) as sock:
+        sock.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
+        assert b"404" in read_to_end(sock).splitlines()[0]
+    with http_connection((host, port), adapter) as connection:
+        connection.request("GET", f"/{path.name}")
+        assert connection.getresponse().read() == content
+
+
+def test_http_client_under_librspreload_reads_from_our_server(ours, tool, preload):
+    adapter, host = ours
+    program = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=60).read())"
+    server = over_rdma(http.server.HTTPServer, adapter)((host, 0), Pages)
+    with served(server) as (_, port):
+        client = tool(*preload, "python3", "-c", program, f"http://{host}:{port}/page")
+        assert "/page" in client.finish()
+
+
+def test_netcat_under_librspreload_sends_a_file_to_our_server(ours, tool, preload, file):
+    adapter, host = ours
+    path, content = file
+    with listening(adapter, host) as server:
+        port = server.getsockname()[1]
+        command = " ".join([*preload, "nc", "-N", host, str(port), "<", str(path)])
+        client = tool("sh", "-c", command)
+        with accepted(server) as sock:
+            sender = threading.Thread(target=sock.sendall, args=(b"answer",))
+            sender.start()
+            assert read_to_end(sock) == content
+            sender.join(LIMIT)
+            sock.shutdown(2)
+        assert "answer" in client.finish()
