@@ -4,6 +4,9 @@
 import contextlib
 import resource
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -136,10 +139,12 @@ def test_full_table_of_memory_lacks_resources_until_a_region_ends(pair):
     near.create_fast_register_mr("region")
     near.create_mw("window")
     buffer, regions = bytearray(8), []
-    with pytest.raises(nd.RdmaError) as caught:
+
+    def fill():
         while len(regions) < 1 << 20:
             regions.append(near.pd.register(buffer))
-    assert caught.value.status == nd.Status.INSUFFICIENT_RESOURCES
+
+    assert status_of(fill) == nd.Status.INSUFFICIENT_RESOURCES
     assert len(regions) > 1_000_000
 
     for call, *arguments in (
@@ -157,3 +162,46 @@ def test_full_table_of_memory_lacks_resources_until_a_region_ends(pair):
     near.fast_register("region", "pages")
     near.bind("window", "base")
     assert [done.status for done in near.completions("initiator", 2)] == [nd.Status.SUCCESS] * 2
+
+
+WITHOUT_MEMORY = """
+    import resource
+    import ndverbs as nd
+    with nd.Adapter.open("soft") as adapter:
+        pd, cq, info = adapter.create_pd(), adapter.create_cq(8), adapter.info
+        with open("/proc/self/statm") as sizes:
+            used = int(sizes.read().split()[0]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), hard))
+        for call in (
+            lambda: adapter.create_cq(info.max_cq_depth),
+            lambda: cq.resize(info.max_cq_depth),
+            lambda: pd.create_srq(info.max_srq_depth, max_sge=info.max_receive_request_sge),
+            lambda: pd.create_qp(
+                cq,
+                cq,
+                initiator_queue_depth=info.max_initiator_queue_depth,
+                inline_size=info.max_inline_data_size,
+            ),
+        ):
+            try:
+                call()
+            except MemoryError:
+                print("MemoryError")
+        qp = pd.create_qp(cq, cq)
+        qp.receive(context=1)
+        qp.flush()
+        print(cq.depth, [done.request_context for done in cq.poll()])
+"""
+
+
+def test_queue_that_finds_no_memory_is_a_memory_error_and_harms_nothing():
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(WITHOUT_MEMORY)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=True,
+    )
+
+    assert done.stdout.split("\n") == ["MemoryError"] * 4 + ["8 [1]", ""]
