@@ -269,6 +269,37 @@ def test_death_of_the_peer_ends_a_read(mortal):
     assert near.state() == "error"
 
 
+@pytest.mark.parametrize("operation", ["send", "send_and_invalidate", "write", "read"])
+def test_death_of_the_peer_fails_the_oldest_request_and_cancels_the_rest(mortal, operation):
+    near, far = mortal
+    if operation == "send_and_invalidate" and operation not in near.adapter.info.features:
+        pytest.skip("no send_and_invalidate: test_remote_access.py has the refusal")
+    connect(near, far)
+    nbytes = 1 << 25
+    target = far.memory("target", nbytes)
+    near.memory("local", nbytes)
+    near.memory("byte", 1)
+    requests = ["oldest", "behind"]
+    if operation in ("write", "read"):
+        requests.insert(0, "held up")
+        near.send(context="held up")  # without a receive the far end looks no further
+    arguments = {"send": (), "send_and_invalidate": (1,)}.get(operation, (target,))
+    getattr(near, operation)(*arguments, "local", context="oldest")
+    near.write(target, "byte", context="behind")
+
+    far.process.kill()
+
+    done = near.completions("initiator", len(requests))
+    assert [each.request_context for each in done] == requests
+    failed = [each for each in done if each.status != nd.Status.SUCCESS]
+    assert [each.status for each in failed[1:]] == [nd.Status.CANCELLED] * (len(failed) - 1)
+    if near.adapter.info.provider == "soft":
+        # A Send is done when it has left, also the one that is held up.
+        assert (failed[0].request_context, failed[0].status) == ("oldest", nd.Status.IO_TIMEOUT)
+    else:  # a device that learns of the end by other means cancels everything
+        assert failed[0].status in (nd.Status.IO_TIMEOUT, nd.Status.CANCELLED)
+
+
 def test_death_of_the_peer_before_it_accepted_ends_the_connect(mortal):
     near, far = mortal
     address = far.listen()

@@ -302,6 +302,27 @@ def test_peer_uses_the_token_that_a_later_send_brings(far_pages):
     assert near.content("sink") == in_order(pattern(5 * PAGE, 1), [3])
 
 
+@pytest.mark.parametrize("flag", [nd.Flag.DEFER, nd.Flag.READ_FENCE])
+def test_local_token_serves_requests_behind_a_registration_that_waits(far_pages, flag):
+    near, far = far_pages.near, far_pages.far
+    near.memory("sink", PAGE)
+    near.memory("message", 8)
+    far.memory("fetched", 8)
+    target = near.memory("target", 8)
+    far.send()  # without a receive the near end does not look at the read behind it
+    far.read(target, "fetched")
+
+    far.fast_register("region", "pages", [3], flags=READ | flag)
+    far.send("region")
+    near.receive("message")
+    near.receive("sink")
+
+    done = far.completions("initiator", 4)
+    assert [one.status for one in done] == [SUCCESS] * 4
+    assert [one.status for one in near.completions("receive", 2)] == [SUCCESS] * 2
+    assert near.content("sink") == in_order(pattern(5 * PAGE, 1), [3])
+
+
 def test_token_is_of_the_protection_domain(far_pages):
     near, far = far_pages.near, far_pages.far
     near.memory("sink", 8)

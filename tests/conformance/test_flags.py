@@ -9,6 +9,7 @@ import pytest
 
 import ndverbs as nd
 from conformance.end import pattern, status_of
+from conformance.initiator_requests import posting
 
 SILENT = nd.Flag.SILENT_SUCCESS
 INLINE = nd.Flag.INLINE
@@ -89,6 +90,15 @@ def test_inline_takes_exactly_the_size_of_the_queue_pair(connect_pair, size):
     pair.near.qp.send(pattern(size), flags=INLINE)
     assert pair.far.received().bytes_transferred == size
     assert pair.far.content("sink", 0, size) == pattern(size)
+
+
+def test_inline_data_of_a_send_and_invalidate_is_limited_alike(pair):
+    posting(pair, "send_and_invalidate")  # where there is one
+    too_much = bytes(257)
+
+    status = status_of(pair.near.qp.send_and_invalidate, too_much, 1, flags=INLINE)
+
+    assert status == nd.Status.BUFFER_OVERFLOW
 
 
 def test_inline_size_beyond_the_adapter_is_refused(pair):
@@ -270,19 +280,24 @@ READ_FLAGS = 0x001 | 0x002 | 0x100
 
 
 @pytest.mark.parametrize(
-    ("operation", "allowed"), [("send", SEND_FLAGS), ("write", WRITE_FLAGS), ("read", READ_FLAGS)]
+    ("operation", "allowed"),
+    [
+        ("send", SEND_FLAGS),
+        ("send_and_invalidate", SEND_FLAGS),
+        ("write", WRITE_FLAGS),
+        ("read", READ_FLAGS),
+        ("invalidate", 0x001 | 0x002),
+    ],
 )
 def test_illegal_flags_are_refused_at_the_call(connect_pair, operation, allowed):
     pair = connect_pair()
-    target = pair.far.memory("target", 8)
-    pair.near.memory("local", 8)
-    arguments = ("local",) if operation == "send" else (target, "local")
+    post = posting(pair, operation)
 
     for bit in range(32):
         if allowed >> bit & 1 or (1 << bit) == nd.Flag.DEFER:
             continue
         with pytest.raises(ValueError, match="flags"):
-            getattr(pair.near, operation)(*arguments, flags=1 << bit)
+            post(flags=1 << bit)
 
     pair.far.receive()
     pair.near.send()  # the queue pair stays usable

@@ -5,6 +5,7 @@ import pytest
 
 import ndverbs as nd
 from conformance.end import ALL
+from conformance.initiator_requests import REQUESTS, hold_up, posting
 
 pytestmark = pytest.mark.tsan
 
@@ -49,6 +50,20 @@ def test_flush_cancels_requests_that_wait_for_the_peer(pair):
     assert [each.request_context for each in done] == [0, 1, 2, 3]
     assert done[-1].status == nd.Status.CANCELLED
     assert done[-1].type == nd.OperationType.WRITE
+
+
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_flush_cancels_every_kind_of_request(pair, request_name):
+    post = posting(pair, request_name)
+    hold_up(pair)
+    post(context="waiting", flags=nd.Flag.READ_FENCE)
+
+    pair.near.flush()
+
+    done = pair.near.completions("initiator", 3)[-1]
+    assert (done.status, done.request_context) == (nd.Status.CANCELLED, "waiting")
+    name = "send" if request_name == "send_and_invalidate" else request_name
+    assert done.type == nd.OperationType[name.upper()]
 
 
 def test_flush_twice_is_the_same_as_once(pair):

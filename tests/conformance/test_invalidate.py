@@ -25,7 +25,8 @@ def test_peer_invalidates_and_the_receive_says_so(far_pages):
     done = far.received()
     assert (done.status, done.type) == (SUCCESS, nd.OperationType.RECEIVE_AND_INVALIDATE)
     assert done.invalidated_token == token
-    assert near.completion().type == nd.OperationType.SEND
+    sent = near.completion()
+    assert (sent.status, sent.type) == (SUCCESS, nd.OperationType.SEND)
     # It is empty now: it may be filled again, with a new token.
     remote = far.fast_register("region", "pages", [1])
     assert far.completion().status == SUCCESS

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cannot be posted is refused at the call, and the queue pair stays usable."""
 
+import resource
+
+import numpy as np
 import pytest
 
 import ndverbs as nd
-from conformance.end import ALL, pattern
+from conformance.end import ALL, pattern, status_of
+from conformance.initiator_requests import REQUESTS, hold_up, posting
 
 pytestmark = pytest.mark.tsan
 
@@ -40,6 +44,27 @@ def test_full_initiator_queue_refuses_and_takes_again_after_polling(connect_pair
     assert posted >= 4
     done = pair.near.completions("initiator", posted)
     assert [each.request_context for each in done] == [*range(posted)]
+    assert_usable(pair)
+
+
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_full_queue_takes_no_request_of_any_kind(connect_pair, request_name):
+    pair = connect_pair(near={"initiator_queue_depth": 8})
+    post = posting(pair, request_name)
+    hold_up(pair)
+    fill = {"flags": nd.Flag.READ_FENCE | nd.Flag.SILENT_SUCCESS}
+    posted = 0
+    while status_of(pair.near.send, **fill) == nd.Status.SUCCESS:
+        posted += 1
+        assert posted <= 8
+
+    assert refusal(post) == nd.Status.NO_MORE_ENTRIES
+
+    for _ in range(posted + 1):
+        pair.far.receive()
+    assert [done.type.name for done in pair.near.completions("initiator", 2)] == ["SEND", "READ"]
+    for _ in range(posted + 1):
+        assert pair.far.received().status == nd.Status.SUCCESS
     assert_usable(pair)
 
 
@@ -82,33 +107,38 @@ def test_too_many_segments_are_a_data_overrun(pair, operation):
     assert_usable(pair)
 
 
+def test_too_many_segments_of_a_send_and_invalidate_are_a_data_overrun(pair):
+    posting(pair, "send_and_invalidate")  # where there is one
+
+    status = status_of(pair.near.send_and_invalidate, 1, *[("local", 0, 1)] * 5)
+
+    assert status == nd.Status.DATA_OVERRUN
+    assert_usable(pair)
+
+
 def test_too_many_segments_of_a_receive_are_a_data_overrun(pair):
     pair.near.memory("local", 8)
 
     assert refusal(pair.near.receive, *[("local", 0, 1)] * 5) == nd.Status.DATA_OVERRUN
 
 
-@pytest.mark.parametrize("operation", ["send", "write", "read"])
-def test_requests_before_connecting_are_refused(connect_pair, operation):
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_requests_before_connecting_are_refused(connect_pair, request_name):
     pair = connect_pair(is_connected=False)
-    target = pair.far.memory("target", 8)
-    pair.near.memory("local", 8)
-    arguments = ["local"] if operation == "send" else [target, "local"]
+    post = posting(pair, request_name)
 
-    assert refusal(getattr(pair.near, operation), *arguments) == nd.Status.CONNECTION_INVALID
+    assert refusal(post) == nd.Status.CONNECTION_INVALID
 
     pair.connect()
     assert_usable(pair)
 
 
-@pytest.mark.parametrize("operation", ["send", "write", "read"])
-def test_requests_after_the_connection_are_refused(pair, operation):
-    target = pair.far.memory("target", 8)
-    pair.near.memory("local", 8)
-    arguments = ["local"] if operation == "send" else [target, "local"]
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_requests_after_the_connection_are_refused(pair, request_name):
+    post = posting(pair, request_name)
     pair.near.flush()
 
-    assert refusal(getattr(pair.near, operation), *arguments) == nd.Status.CONNECTION_INVALID
+    assert refusal(post) == nd.Status.CONNECTION_INVALID
 
 
 def test_receive_after_the_connection_is_cancelled(pair):
@@ -145,6 +175,26 @@ def test_queue_pair_beyond_the_adapters_limits_is_refused(pair, option):
         pair.near.create_qp(**{option: limit + 1})
 
 
+@pytest.mark.parametrize("option", ["initiator_queue_depth", "max_initiator_sge", "inline_size"])
+def test_queue_pair_with_a_shared_queue_beyond_the_limits_is_refused(pair, option):
+    info = pair.adapter.info
+    if info.max_srq_depth == 0:
+        pytest.skip("no shared receive queues: test_shared_receive_queue.py has the refusal")
+    limit = {
+        "initiator_queue_depth": info.max_initiator_queue_depth,
+        "max_initiator_sge": info.max_initiator_request_sge,
+        "inline_size": info.max_inline_data_size,
+    }[option]
+    near = pair.near
+    queues = (near.receive_cq, near.initiator_cq, near.pd.create_srq(1, max_sge=1))
+
+    with near.pd.create_qp_with_srq(*queues, **{option: limit}):
+        pass
+    with pytest.raises(ValueError, match=option) as caught:
+        near.pd.create_qp_with_srq(*queues, **{option: limit + 1})
+    assert caught.value.status == nd.Status.INVALID_PARAMETER
+
+
 @pytest.mark.parametrize("depth", [0, (1 << 22) + 1])
 def test_completion_queue_beyond_the_adapters_limits_is_refused(adapter, depth):
     with pytest.raises(ValueError, match="depth"):
@@ -154,6 +204,28 @@ def test_completion_queue_beyond_the_adapters_limits_is_refused(adapter, depth):
 def test_queues_of_another_adapter_are_refused(adapter, pair):
     with adapter.create_cq(1) as foreign, pytest.raises(ValueError, match="another adapter"):
         pair.near.pd.create_qp(foreign, pair.near.initiator_cq)
+
+
+@pytest.fixture
+def no_descriptors():
+    """Give the switch ``no_descriptors(True)``: files of this process that are open stay so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def switch(is_on):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0 if is_on else soft, hard))
+
+    yield switch
+    switch(False)
+
+
+def test_completion_queue_without_descriptors_lacks_resources(adapter, no_descriptors):
+    no_descriptors(True)
+    status = status_of(adapter.create_cq, 8)
+    no_descriptors(False)
+
+    assert status == nd.Status.INSUFFICIENT_RESOURCES
+    with adapter.create_cq(8) as queue:
+        assert queue.depth == 8
 
 
 # ---- local memory -------------------------------------------------------------------------------
@@ -232,6 +304,13 @@ def test_tokens_are_never_zero_and_differ(pair):
     assert 0 not in tokens
     for region in regions:
         region.close()
+
+
+@pytest.mark.parametrize("call", ["register", "build_lam"])
+def test_memory_that_is_not_one_range_is_an_invalid_parameter(pair, call):
+    calls = {"register": pair.near.pd.register, "build_lam": pair.adapter.build_lam}
+
+    assert status_of(calls[call], np.zeros(10)[::2]) == nd.Status.INVALID_PARAMETER
 
 
 def test_region_registers_again_with_another_token(pair):

@@ -140,6 +140,59 @@ def test_failed_attempt_leaves_endpoint_and_connector_usable(end, make_end, host
     assert connector.state == "connected"
 
 
+@pytest.fixture
+def attempt(end, host):
+    """Give ``attempt(peer, qp, **options)``: connect from an endpoint, return the status."""
+    endpoint = end.adapter.create_shared_endpoint((host, 0))
+
+    def connect(peer, qp=None, **options):
+        with end.adapter.create_connector() as connector:
+            call = connector.connect_with_shared_endpoint
+            return status_of(call, qp or end.qp, endpoint, peer, **options)
+
+    return connect
+
+
+def test_peer_that_never_answers_times_out(attempt, silent_server):
+    assert attempt(silent_server.address, timeout=0.2) == nd.Status.IO_TIMEOUT
+
+
+def test_private_data_beyond_the_limit_is_refused(end, attempt, host):
+    too_much = bytes(end.adapter.info.max_caller_data + 1)
+
+    assert attempt((host, 1), private_data=too_much) == nd.Status.INVALID_BUFFER_SIZE
+
+
+def test_connected_queue_pair_connects_from_no_endpoint(attempt, end, make_end, host):
+    endpoint = end.adapter.create_shared_endpoint((host, 0))
+    _, qp = connect_through(end, endpoint, make_end())
+
+    assert attempt((host, 1), qp) == nd.Status.CONNECTION_ACTIVE
+    assert qp.state == "connected"
+
+
+def test_connector_that_is_connected_connects_from_no_endpoint(end, make_end, host):
+    endpoint = end.adapter.create_shared_endpoint((host, 0))
+    connector, _ = connect_through(end, endpoint, make_end())
+
+    status = status_of(connector.connect_with_shared_endpoint, end.create_qp(), endpoint, (host, 1))
+
+    assert status == nd.Status.CONNECTION_INVALID
+
+
+def test_closing_the_connector_cancels_its_connect(end, host, silent_server):
+    endpoint = end.adapter.create_shared_endpoint((host, 0))
+    connector = end.adapter.create_connector()
+    with ThreadPoolExecutor(1) as thread:
+        call = connector.connect_with_shared_endpoint
+        connecting = thread.submit(status_of, call, end.qp, endpoint, silent_server.address)
+        silent_server.expect_a_visitor()
+
+        connector.close()
+
+        assert connecting.result(LIMIT) == nd.Status.CANCELLED
+
+
 def test_coroutine_connects_from_an_endpoint(end, make_end, host):
     endpoint = end.adapter.create_shared_endpoint((host, 0))
     peer = make_end()

@@ -152,12 +152,15 @@ def test_request_longer_than_the_adapter_allows_is_refused_at_the_call(pair):
     limit = pair.adapter.info.max_transfer_length
     memory = Sparse(limit + 1)
     region = pair.near.pd.register(memory.array, nd.Access.LOCAL_WRITE)
+    srq = pair.near.pd.create_srq(1, max_sge=1)
 
     for call in (
         lambda: pair.near.qp.write(region, (0, 0)),
         lambda: pair.near.qp.read(region, (0, 0)),
         lambda: pair.near.qp.send(region),
+        lambda: pair.near.qp.send_and_invalidate(region, 1),
         lambda: pair.near.qp.receive(region),
+        lambda: srq.receive(region),
     ):
         with pytest.raises(nd.RdmaError) as caught:
             call()

@@ -250,3 +250,27 @@ def test_a_peer_that_resets_with_our_writes_under_way_fails_the_oldest(victim, s
     assert failed[0].detail.startswith("the system reported: ")
     stream.wait_for_disconnect()
     region.close()
+
+
+REFUSED = {
+    "write": ((1, 1, 0), lambda qp, region: qp.write(region, (0x1000, 0x5500))),
+    "send": ((1, 2, 5), lambda qp, region: qp.send(region)),
+    "send_and_invalidate": ((1, 2, 5), lambda qp, region: qp.send_and_invalidate(region, 0x5500)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_request_that_is_refused_while_it_is_under_way_fails(victim, silent_listener, name):
+    code, post = REFUSED[name]
+    stream = victim.stream()
+    stream.connected(silent_listener, reply())
+    # More than the sockets hold of what nobody reads: the request is open when the refusal comes.
+    region = victim.pd.register(np.zeros(1 << 26, np.uint8))
+    post(stream.qp, region)
+    stream.qp.send((), context="behind")
+    stream.peer.send(terminate(code))
+    first, behind = stream.wait_for(2)
+    assert first.status == nd.Status.REMOTE_RESOURCES
+    assert first.type == (nd.OperationType.WRITE if name == "write" else nd.OperationType.SEND)
+    assert (behind.status, behind.request_context) == (nd.Status.CANCELLED, "behind")
+    region.close()

@@ -78,6 +78,12 @@ def statuses():
             one.close()
         found["no_route"] = status_of(connector.connect, end.qp, None, (NO_ROUTE, 7471))
         found["unreachable"] = status_of(connector.connect, end.qp, None, (UNREACHABLE, 7471))
+        with adapter.create_shared_endpoint(("0.0.0.0", 0)) as endpoint:
+            call = connector.connect_with_shared_endpoint
+            found["no_route_of_an_endpoint"] = status_of(call, end.qp, endpoint, (NO_ROUTE, 7471))
+            found["unreachable_of_an_endpoint"] = status_of(
+                call, end.qp, endpoint, (UNREACHABLE, 7471)
+            )
         # A failed connect leaves connector and queue pair as they were.
         with ThreadPoolExecutor(1) as thread:
             accepted = thread.submit(peer.accept)

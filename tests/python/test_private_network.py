@@ -37,12 +37,14 @@ def test_the_error_says_what_to_do(statuses):
     assert statuses["hint"] == "close what holds them, or widen ip_local_port_range"
 
 
-def test_a_peer_without_a_route_is_on_an_unreachable_network(statuses):
-    assert statuses["no_route"] == "NETWORK_UNREACHABLE"
+@pytest.mark.parametrize("call", ["no_route", "no_route_of_an_endpoint"])
+def test_a_peer_without_a_route_is_on_an_unreachable_network(statuses, call):
+    assert statuses[call] == "NETWORK_UNREACHABLE"
 
 
-def test_a_peer_behind_a_rejecting_route_is_an_unreachable_host(statuses):
-    assert statuses["unreachable"] == "HOST_UNREACHABLE"
+@pytest.mark.parametrize("call", ["unreachable", "unreachable_of_an_endpoint"])
+def test_a_peer_behind_a_rejecting_route_is_an_unreachable_host(statuses, call):
+    assert statuses[call] == "HOST_UNREACHABLE"
 
 
 def test_connector_and_queue_pair_connect_after_all_these_failures(statuses):

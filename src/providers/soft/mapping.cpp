@@ -58,6 +58,7 @@ Status Mapping::begin(std::uint64_t queue_pair) {
     add_reference();  // the entry's
     content_.queue_pair = content_.kind == EntryKind::window ? queue_pair : 0;
     owner_->table_->activate(token_, content_);
+    leave_queue();  // not before: whoever looks finds it in one of the two
     // A close() that looked before is made good here: one of the two sees the other.
     EntryContent ended;
     if (owner_->is_closed_.load(std::memory_order_seq_cst) &&
@@ -71,6 +72,10 @@ Status Mapping::begin(std::uint64_t queue_pair) {
 void Mapping::end() {
     owner_->live_token_.store(0, std::memory_order_release);
     release();
+}
+
+void Mapping::leave_queue() {
+    if (content_.kind == EntryKind::fast_register) owner_->table_->posted().remove(this);
 }
 
 void Mapping::give_back() noexcept {
@@ -185,6 +190,7 @@ Status Mappable::prepare(const core::FastRegisterRequest& request, Mapping*& out
     } else {
         content.pages = &out->list_;
     }
+    table_->posted().add(out);
     set_mapped(*out, rights);
     return Status::success;
 }

@@ -29,7 +29,10 @@ public:
     [[nodiscard]] Status begin(std::uint64_t queue_pair);
     // Its entry of the table is gone.
     void end();
+    // Its request has had its turn or is retired: nobody finds it as a posted one any more.
+    void leave_queue();
 
+    [[nodiscard]] const EntryContent& content() const { return content_; }
     [[nodiscard]] std::uint32_t token() const { return token_; }
 
 private:

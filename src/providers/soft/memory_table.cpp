@@ -259,29 +259,63 @@ Status DomainMemory::end_local(std::uint32_t stag) {
     return Status::success;
 }
 
-Status DomainMemory::acquire_local(const core::Segment& segment, std::uint32_t rights,
-                                   core::LocalBuffer& out) {
-    MemoryTable::Entry* entry = table_.pin(segment.token);
-    if (entry == nullptr) return Status::access_violation;
-    const EntryContent& content = entry->content;
+bool DomainMemory::grant_local(const EntryContent& content, const core::Segment& segment,
+                               std::uint32_t rights, core::LocalBuffer& out) const {
     const bool is_granted = content.domain == domain_ && content.kind != EntryKind::window &&
                             (content.rights & rights) == rights &&
                             segment.address >= content.address && segment.length <= content.size &&
                             segment.address - content.address <= content.size - segment.length;
-    if (is_granted) {
-        const std::uint64_t offset = segment.address - content.address;
-        out.length = static_cast<std::uint32_t>(segment.length);
-        out.hold = content.hold;
-        out.pages = content.pages;
-        if (content.pages == nullptr) {
-            out.data = content.data + offset;
-        } else {
-            out.offset = offset;
-        }
-        content.hold->add_reference();
+    if (!is_granted) return false;
+    const std::uint64_t offset = segment.address - content.address;
+    out.length = static_cast<std::uint32_t>(segment.length);
+    out.hold = content.hold;
+    out.pages = content.pages;
+    if (content.pages == nullptr) {
+        out.data = content.data + offset;
+    } else {
+        out.offset = offset;
     }
+    content.hold->add_reference();
+    return true;
+}
+
+Status DomainMemory::acquire_local(const core::Segment& segment, std::uint32_t rights,
+                                   core::LocalBuffer& out) {
+    MemoryTable::Entry* entry = table_.pin(segment.token);
+    if (entry == nullptr) [[unlikely]] {
+        if (Mapping* const posted = table_.posted().find(segment.token)) {
+            const bool is_granted = grant_local(posted->content(), segment, rights, out);
+            posted->release();
+            return is_granted ? Status::success : Status::access_violation;
+        }
+        entry = table_.pin(segment.token);  // its turn may have come between the two
+        if (entry == nullptr) return Status::access_violation;
+    }
+    const bool is_granted = grant_local(entry->content, segment, rights, out);
     MemoryTable::unpin(entry);
     return is_granted ? Status::success : Status::access_violation;
+}
+
+// ---- registrations that are posted ----------------------------------------------------------
+
+void PostedMappings::add(Mapping* mapping) {
+    const base::Lock lock(mutex_);
+    posted_.push_back(mapping);
+}
+
+void PostedMappings::remove(const Mapping* mapping) {
+    const base::Lock lock(mutex_);
+    std::erase(posted_, mapping);
+}
+
+Mapping* PostedMappings::find(std::uint32_t token) {
+    const base::Lock lock(mutex_);
+    for (Mapping* const mapping : posted_) {
+        if (mapping->token() != token) continue;
+        mapping->add_reference();
+        return mapping;
+    }
+    return nullptr;
 }
 
 }  // namespace ndv::soft

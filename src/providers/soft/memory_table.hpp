@@ -63,6 +63,21 @@ struct TokenSource {
     std::uint32_t tokens = 0;  // given out since the slot was taken; 0: there is no slot
 };
 
+// Fast registrations that wait for their turn in a send queue: local requests behind them may name
+// their tokens already, and are the only ones that look here.
+class PostedMappings {
+public:
+    void add(Mapping* mapping);
+    // Of one that is here or not. Its request still has its reference.
+    void remove(const Mapping* mapping);
+    // With a reference for the caller; null when none has the token.
+    [[nodiscard]] Mapping* find(std::uint32_t token);
+
+private:
+    base::Mutex mutex_;
+    std::vector<Mapping*> posted_ NDV_GUARDED_BY(mutex_);  // grows to the most at once
+};
+
 class MemoryTable {
 public:
     MemoryTable();
@@ -87,6 +102,8 @@ public:
     // A region's entry: token and slot in one. 0 when the table is full.
     [[nodiscard]] std::uint32_t add(const EntryContent& content);
     void remove(std::uint32_t token);
+
+    [[nodiscard]] PostedMappings& posted() { return posted_; }
 
     struct Entry;
     // Null when the token names nothing. A pinned entry stays what it is until unpin().
@@ -118,6 +135,7 @@ private:
     std::uint32_t used_ NDV_GUARDED_BY(mutex_) = 0;
     std::deque<std::uint32_t> free_ NDV_GUARDED_BY(mutex_);
     std::vector<std::uint16_t> generations_ NDV_GUARDED_BY(mutex_);
+    PostedMappings posted_;
 };
 
 // The table as the engine of one connection may see it: through its protection domain, with the
@@ -143,6 +161,9 @@ public:
 
 private:
     [[nodiscard]] bool may_end(const EntryContent& content) const;
+    // A granted `out` has a reference of its own.
+    [[nodiscard]] bool grant_local(const EntryContent& content, const core::Segment& segment,
+                                   std::uint32_t rights, core::LocalBuffer& out) const;
     [[nodiscard]] Status end_local(std::uint32_t stag);
 
     MemoryTable& table_;

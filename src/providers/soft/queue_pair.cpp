@@ -339,7 +339,9 @@ void QueuePair::complete(const iwarp::StreamCompletion& done) {
         is_silent = request.is_silent && done.status == Status::success;
         release_segments(send_queue_.segments(done.position));
         if (iwarp::is_local(request.kind) && request.operation != nullptr) {
-            static_cast<Mapping*>(request.operation)->release();
+            auto* const mapping = static_cast<Mapping*>(request.operation);
+            mapping->leave_queue();
+            mapping->release();
         }
     }
     // The slot is free before the completion shows: whoever polls it may post at once.
