@@ -269,6 +269,7 @@ void Stream::abort() {
 }
 
 void Stream::do_close() {
+    if (is_foreign()) return;  // the connection and its memory are the parent's
     const Entered entered(*this);
     is_closing_ = true;
     is_read_shut_ = true;

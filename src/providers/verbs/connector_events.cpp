@@ -93,10 +93,11 @@ void Connector::handle_answer(const rdma_cm_event& event, Aftermath& after) {
 }
 
 void Connector::handle_refusal(const rdma_cm_event& event, Aftermath& after) {
-    const int os_error = event.status < 0 ? -event.status : 0;
+    int os_error = event.status < 0 ? -event.status : 0;
     if (state_ == State::connecting) {
         const std::string peer = peer_->text();
         if (event.event == RDMA_CM_EVENT_REJECTED) {
+            if (os_error == 0) os_error = ECONNREFUSED;  // InfiniBand has reasons of its own
             // The peer's data stays readable; a refusal by the system has none.
             const auto* const bytes = static_cast<const std::byte*>(event.param.conn.private_data);
             data_ = core::ConnectionData{};

@@ -2,11 +2,8 @@
 """Programs on rsockets, both roles, against our sockets: soft over kernel siw, verbs over both."""
 
 import contextlib
-import glob
 import hashlib
-import http.server
 import struct
-import threading
 import time
 
 import pytest
@@ -14,8 +11,7 @@ import pytest
 import ndverbs as nd
 from conformance.addresses import addresses_of
 from lab.interop.tools import LIMIT, free_port
-from stream.sockets import listening, read_exactly, read_to_end
-from stream.test_ecosystem import Pages, http_connection, over_rdma, served
+from stream.sockets import listening, read_exactly
 
 # Size of a message, messages one way, how rstream calls: nonblocking or blocking.
 TRANSFERS = [(64, 500, "n"), (4096, 100, "b"), (65536, 20, "n"), (1 << 20, 4, "b")]
@@ -40,13 +36,6 @@ def ours(request):
     device = "verbs:siw0" if request.param == "soft" else request.param
     with nd.Adapter.open(request.param) as adapter:
         yield adapter, addresses_of(device).v4
-
-
-@pytest.fixture
-def preload():
-    """Give the command that runs a program with its sockets over RDMA."""
-    (library,) = glob.glob("/usr/lib/*/rsocket/librspreload.so")
-    return ["env", f"LD_PRELOAD={library}"]
 
 
 @contextlib.contextmanager
@@ -194,47 +183,3 @@ def test_our_client_copies_a_file_to_an_rcopy_server(ours, tool, file, tmp_path)
         request(WRITE, 0, struct.pack("=Q", len(content)), content)
         request(CLOSE)
     assert copy.read_bytes() == content
-
-
-# ---- ordinary programs under librspreload -------------------------------------------------------
-
-
-def test_http_server_under_librspreload_serves_our_client(ours, tool, preload, file):
-    adapter, host = ours
-    path, content = file
-    port = free_port(host)
-    server = tool(
-        *(*preload, "python3", "-m", "http.server", port, "--bind", host),
-        *("--directory", path.parent),
-    )
-    with connected_to(server, (host, port), adapter) as sock:
-        sock.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
-        assert b"404" in read_to_end(sock).splitlines()[0]
-    with http_connection((host, port), adapter) as connection:
-        connection.request("GET", f"/{path.name}")
-        assert connection.getresponse().read() == content
-
-
-def test_http_client_under_librspreload_reads_from_our_server(ours, tool, preload):
-    adapter, host = ours
-    program = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=60).read())"
-    server = over_rdma(http.server.HTTPServer, adapter)((host, 0), Pages)
-    with served(server) as (_, port):
-        client = tool(*preload, "python3", "-c", program, f"http://{host}:{port}/page")
-        assert "/page" in client.finish()
-
-
-def test_netcat_under_librspreload_sends_a_file_to_our_server(ours, tool, preload, file):
-    adapter, host = ours
-    path, content = file
-    with listening(adapter, host) as server:
-        port = server.getsockname()[1]
-        command = " ".join([*preload, "nc", "-N", host, str(port), "<", str(path)])
-        client = tool("sh", "-c", command)
-        with accepted(server) as sock:
-            sender = threading.Thread(target=sock.sendall, args=(b"answer",))
-            sender.start()
-            assert read_to_end(sock) == content
-            sender.join(LIMIT)
-            sock.shutdown(2)
-        assert "answer" in client.finish()
