@@ -28,7 +28,7 @@ Expected<Mode> mode_of(const core::AdapterInfo& info) {
     return fail(Status::not_supported,
                 "streams over " + info.rdma_technology +
                     " need a write with immediate data, which adapter " + info.name + " lacks",
-                "use another device, or the provider soft");
+                "use another device or another provider");
 }
 
 Expected<std::unique_ptr<Device>> Device::create(core::Adapter& adapter,

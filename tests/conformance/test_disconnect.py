@@ -275,7 +275,7 @@ def test_death_of_the_peer_fails_the_oldest_request_and_cancels_the_rest(mortal,
     if operation == "send_and_invalidate" and operation not in near.adapter.info.features:
         pytest.skip("no send_and_invalidate: test_remote_access.py has the refusal")
     connect(near, far)
-    nbytes = 1 << 25
+    nbytes = min(1 << 25, near.adapter.info.max_transfer_length)
     target = far.memory("target", nbytes)
     near.memory("local", nbytes)
     near.memory("byte", 1)
