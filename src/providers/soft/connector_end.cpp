@@ -54,7 +54,6 @@ core::Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
 
 void Connector::abandon() {
     std::shared_ptr<QueuePair> dead;
-    std::shared_ptr<core::Operation> done;
     {
         const base::Lock lock(mutex_);
         if (state_ == State::connecting) {
@@ -65,15 +64,13 @@ void Connector::abandon() {
             state_ = State::disconnected;
             dead = qp_;
         }
-        done = std::exchange(operation_, nullptr);  // the flush would take it for a success
     }
     if (dead) dead->flush();
-    if (done) done->complete(fail(Status::cancelled, "the operation was abandoned"));
+    complete_operation(fail(Status::cancelled, "the operation was abandoned"));
 }
 
 void Connector::do_close() {
     std::shared_ptr<QueuePair> dead;
-    std::shared_ptr<core::Operation> done;
     {
         const base::Lock lock(mutex_);
         if (state_ == State::connecting) {
@@ -96,10 +93,9 @@ void Connector::do_close() {
             dead.reset();
         }
         parts_->progress->clear_deadline(*this);
-        done = std::exchange(operation_, nullptr);  // the flush would take it for a success
     }
     if (dead) dead->flush();
-    if (done) done->complete(fail(Status::cancelled, "the connector was closed"));
+    complete_operation(fail(Status::cancelled, "the connector was closed"));
 }
 
 void Connector::complete_operation(Expected<void> outcome) {
