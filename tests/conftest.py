@@ -3,7 +3,6 @@
 
 import gc
 import sys
-import time
 
 import pytest
 
@@ -80,7 +79,6 @@ def native_objects():
         if not left or attempt == 2:
             return left
         gc.collect()
-        time.sleep(0.05)  # a thread may be about to let go of the last one
     return {}
 
 

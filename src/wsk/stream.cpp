@@ -167,20 +167,23 @@ core::Connector::OnDisconnect Stream::peer_closes() {
     };
 }
 
-// The last step of a connection: it is established, or broken.
+// The last step of a connection: it is established, or broken. It may fail because a stream closes
+// its connector, and then this thread holds the gate: the worker comes back without it.
 void Stream::follow(const std::shared_ptr<core::Operation>& operation) {
-    operation->set_on_done(
-        [weak = std::weak_ptr(shared_from_this()), asked = std::weak_ptr(operation)] {
-            const auto self = std::static_pointer_cast<Stream>(weak.lock());
-            const auto done = asked.lock();
-            if (!self || !done) return;
-            if (const auto outcome = done->outcome(); !outcome) {
-                const Entered entered(*self);
-                self->break_down(outcome.error());
-                return;
-            }
+    operation->set_on_done([weak = std::weak_ptr(shared_from_this()),
+                            asked = std::weak_ptr(operation), worker = worker_] {
+        const auto self = std::static_pointer_cast<Stream>(weak.lock());
+        const auto done = asked.lock();
+        if (!self || !done) return;
+        if (done->outcome()) {
             self->signal(kEstablished);
+            return;
+        }
+        worker->post([self, done] {
+            const Entered entered(*self);
+            self->break_down(done->outcome().error());
         });
+    });
 }
 
 Expected<void> Stream::start_accept(std::shared_ptr<core::Connector> connector,

@@ -358,6 +358,19 @@ def test_reject_says_that_the_peer_gave_up(idle_ends):
     assert refusal(near.incoming.reject) == nd.Status.CONNECTION_ABORTED
 
 
+def test_closing_the_connector_cancels_its_accept(idle_ends):
+    near, far = idle_ends.near, idle_ends.far
+    begun = far.begin("begin_connect", near.listen(), peer_to_peer=True)
+    near.take_request()
+    operation = near.incoming._start_accept(near.qp, timeout=LIMIT)
+
+    near.incoming.close()
+
+    assert refusal(operation.wait, LIMIT) == nd.Status.CANCELLED
+    assert near.state() == "error"
+    begun.result(LIMIT)
+
+
 def test_accepted_peer_that_never_completes_times_out(idle_ends):
     near, far = idle_ends.near, idle_ends.far
     address = near.listen()

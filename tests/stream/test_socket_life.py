@@ -15,7 +15,7 @@ import threading
 import pytest
 
 import ndverbs as nd
-from stream.sockets import LIMIT, Background, connected, fill, read_to_end
+from stream.sockets import LIMIT, Background, connected, fill, listening, read_to_end
 
 
 def test_both_ends_know_both_addresses(ends):
@@ -52,6 +52,14 @@ def test_a_bound_socket_connects_from_its_address(server, adapter, host):
         far.close()
         if "create_shared_endpoint" in adapter.info.features:
             assert peer == bound
+
+
+def test_a_listening_socket_closes_while_clients_are_connecting(adapter, host, scaled):
+    for delay in range(scaled(300)):
+        with listening(adapter, host) as server, nd.Socket(adapter=adapter) as near:
+            near.setblocking(False)
+            assert near.connect_ex(server.getsockname()) == errno.EINPROGRESS
+            select.select([near], [], [], delay % 100 * 1e-5)  # at each step of the connection
 
 
 def test_connecting_to_nobody_is_refused(adapter, server):

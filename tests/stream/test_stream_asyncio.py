@@ -20,32 +20,35 @@ def run(coroutine):
 
 
 class Server:
-    """A server whose handlers have all ended when it is left."""
+    """A server that is left when its handlers have served `clients` connections and ended."""
 
-    def __init__(self, handler, host, adapter, **options):
+    def __init__(self, handler, host, adapter, clients=1):
         self._handler = handler
-        self._where = host, adapter, options
-        self._tasks = set()
+        self._where = host, adapter
+        self._left = clients
+        self._is_done = asyncio.Event()
+        if clients == 0:
+            self._is_done.set()
 
     async def __aenter__(self):
-        host, adapter, options = self._where
-        self._server = await nd.start_server(self._run, host, 0, adapter=adapter, **options)
+        host, adapter = self._where
+        self._server = await nd.start_server(self._run, host, 0, adapter=adapter)
         self.address = self._server.sockets[0].getsockname()
         return self
 
     async def _run(self, reader, writer):
-        task = asyncio.current_task()
-        self._tasks.add(task)
         try:
             await self._handler(reader, writer)
             writer.close()
             await writer.wait_closed()
         finally:
-            self._tasks.discard(task)
+            self._left -= 1
+            if self._left == 0:
+                self._is_done.set()
 
-    async def __aexit__(self, *_):
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+    async def __aexit__(self, failure, *_):
+        if failure is None:
+            await self._is_done.wait()
         self._server.close()
         await self._server.wait_closed()
         await asyncio.sleep(0)
@@ -161,7 +164,7 @@ def test_a_slow_reader_makes_drain_wait(adapter, host):
 
 def test_connecting_to_nobody_is_refused(adapter, host):
     async def main():
-        async with Server(echo, host, adapter) as server:
+        async with Server(echo, host, adapter, clients=0) as server:
             address = server.address
         with pytest.raises(ConnectionRefusedError):
             await nd.open_connection(*address, adapter=adapter)
@@ -235,7 +238,7 @@ def test_a_thousand_clients_are_echoed(adapter, host, scaled):
         await close(writer)
 
     async def main():
-        async with Server(echo, host, adapter) as server:
+        async with Server(echo, host, adapter, clients=count) as server:
             await asyncio.gather(*(client(server.address, number) for number in range(count)))
 
     run(main())

@@ -54,6 +54,7 @@ core::Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
 
 void Connector::abandon() {
     std::shared_ptr<QueuePair> dead;
+    std::shared_ptr<core::Operation> done;
     {
         const base::Lock lock(mutex_);
         if (state_ == State::connecting) {
@@ -64,13 +65,15 @@ void Connector::abandon() {
             state_ = State::disconnected;
             dead = qp_;
         }
+        done = std::exchange(operation_, nullptr);  // the flush would take it for a success
     }
     if (dead) dead->flush();
-    complete_operation(fail(Status::cancelled, "the operation was abandoned"));
+    if (done) done->complete(fail(Status::cancelled, "the operation was abandoned"));
 }
 
 void Connector::do_close() {
     std::shared_ptr<QueuePair> dead;
+    std::shared_ptr<core::Operation> done;
     {
         const base::Lock lock(mutex_);
         if (state_ == State::connecting) {
@@ -93,9 +96,10 @@ void Connector::do_close() {
             dead.reset();
         }
         parts_->progress->clear_deadline(*this);
+        done = std::exchange(operation_, nullptr);  // the flush would take it for a success
     }
     if (dead) dead->flush();
-    complete_operation(fail(Status::cancelled, "the connector was closed"));
+    if (done) done->complete(fail(Status::cancelled, "the connector was closed"));
 }
 
 void Connector::complete_operation(Expected<void> outcome) {
