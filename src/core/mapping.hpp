@@ -75,32 +75,16 @@ private:
     const std::shared_ptr<ProtectionDomain> pd_;
 };
 
-// The fronts over what a provider maps memory with: its mapped() and close().
-template <typename Mappable>
-class MappableRegion final : public FastRegisterMemoryRegion {
+// A front over what a provider maps memory with: its mapped() and close().
+template <typename Front, typename Mappable>
+class MappableFront final : public Front {
 public:
-    MappableRegion(std::shared_ptr<ProtectionDomain> pd, std::shared_ptr<Mappable> mappable,
-                   std::uint32_t max_pages, bool allows_remote)
-        : FastRegisterMemoryRegion(std::move(pd), max_pages, allows_remote),
-          mappable_(std::move(mappable)) {}
-    ~MappableRegion() override {
-        if (!is_foreign()) close();
-    }
-    [[nodiscard]] Mapped mapped() const override { return mappable_->mapped(); }
-    [[nodiscard]] const std::shared_ptr<Mappable>& mappable() const { return mappable_; }
-
-private:
-    void do_close() override { mappable_->close(); }
-    const std::shared_ptr<Mappable> mappable_;
-};
-
-template <typename Mappable>
-class MappableWindow final : public MemoryWindow {
-public:
-    MappableWindow(std::shared_ptr<ProtectionDomain> pd, std::shared_ptr<Mappable> mappable)
-        : MemoryWindow(std::move(pd)), mappable_(std::move(mappable)) {}
-    ~MappableWindow() override {
-        if (!is_foreign()) close();
+    template <typename... Arguments>
+    MappableFront(std::shared_ptr<ProtectionDomain> pd, std::shared_ptr<Mappable> mappable,
+                  Arguments... arguments)
+        : Front(std::move(pd), arguments...), mappable_(std::move(mappable)) {}
+    ~MappableFront() override {
+        if (!this->is_foreign()) this->close();
     }
     [[nodiscard]] Mapped mapped() const override { return mappable_->mapped(); }
     [[nodiscard]] const std::shared_ptr<Mappable>& mappable() const { return mappable_; }

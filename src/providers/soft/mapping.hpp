@@ -92,8 +92,8 @@ private:
     std::vector<std::unique_ptr<Mapping>> free_ NDV_GUARDED_BY(mutex_);
 };
 
-using FastRegisterMemoryRegion = core::MappableRegion<Mappable>;
-using MemoryWindow = core::MappableWindow<Mappable>;
+using FastRegisterMemoryRegion = core::MappableFront<core::FastRegisterMemoryRegion, Mappable>;
+using MemoryWindow = core::MappableFront<core::MemoryWindow, Mappable>;
 
 // A logical address is the token of an entry, and the offset from the first page of what the entry
 // covers: at most 4 GiB, so a longer buffer has several entries.

@@ -135,7 +135,7 @@ private:
     core::Mapped mapped_ NDV_GUARDED_BY(mutex_);
 };
 
-using FastRegisterMemoryRegion = core::MappableRegion<Mappable>;
-using MemoryWindow = core::MappableWindow<Mappable>;
+using FastRegisterMemoryRegion = core::MappableFront<core::FastRegisterMemoryRegion, Mappable>;
+using MemoryWindow = core::MappableFront<core::MemoryWindow, Mappable>;
 
 }  // namespace ndv::verbs
