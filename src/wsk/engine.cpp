@@ -22,7 +22,10 @@ Unexpected violation(std::string what) {
 
 }  // namespace
 
-Engine::Engine(const Config& config) : config_(config), published_(config.credits) {
+Engine::Engine(const Config& config)
+    : config_(config),
+      published_(config.credits),
+      is_silent_(config.waits_for_peer && config.mode == Mode::message) {
     segments_.reserve(kMaxSegments);
     free_.reserve(kMaxSegments);
 }
@@ -69,6 +72,7 @@ Expected<void> Engine::start(const ConnectionData& peer) {
 Expected<void> Engine::handle_message(MessageWord word) {
     // Behind its DISCONNECT a peer has nothing to say.
     if (is_peer_gone_) return {};
+    is_silent_ = false;
     switch (word.op) {
         case MessageOp::data:
             return handle_data(word.data);
@@ -144,7 +148,7 @@ void Engine::disconnect() {
 }
 
 bool Engine::poll_control(Control& out) {
-    if (!is_started_ || has_disconnected_ || is_peer_gone_) return false;
+    if (!is_started_ || is_silent_ || has_disconnected_ || is_peer_gone_) return false;
     out = Control{};
     if (!is_peer_shut_ && end_ != End::disconnect) {
         const bool grants = can_grant();
@@ -211,7 +215,7 @@ bool Engine::load_descriptor() {
 }
 
 std::uint32_t Engine::sendable() {
-    if (!is_started_ || is_peer_gone_ || end_ != End::none) return 0;
+    if (!is_started_ || is_silent_ || is_peer_gone_ || end_ != End::none) return 0;
     if (static_cast<std::uint16_t>(limit_ - sent_) <= reserve()) return 0;
     if (current_.length == 0 && !load_descriptor()) return 0;
     return std::min(current_.length, config_.max_chunk);

@@ -61,6 +61,9 @@ public:
         std::uint16_t credits = 64;           // receives that stay posted for the peer's messages
         std::byte* targets = nullptr;         // kTargetBytes, zero, where the peer writes
         std::uint32_t max_chunk = 64 * 1024;  // bytes of one message of ours
+        // iWARP's rule for the end that accepts: the other one speaks first, which it always does.
+        // What came with the MPA reply would end the connection (RFC 5044, section 7.1.2).
+        bool waits_for_peer = false;
     };
 
     explicit Engine(const Config& config);
@@ -154,6 +157,7 @@ private:
     ConnectionData peer_;
     bool swaps_ = false;
     bool is_started_ = false;
+    bool is_silent_ = false;  // until the peer's first message
     bool owes_keepalive_ = false;
     bool is_peer_shut_ = false;
     bool is_peer_gone_ = false;

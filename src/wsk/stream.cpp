@@ -40,7 +40,7 @@ Stream::~Stream() {
 }
 
 // The queue pair and its memory, and the engine with what the peer will be told.
-Expected<void> Stream::prepare() {
+Expected<void> Stream::prepare(Side side) {
     const auto adapter = adapter_.lock();
     if (!adapter || adapter->is_closed()) {
         return fail(Status::file_forced_closed, "the adapter of the socket is closed");
@@ -52,6 +52,7 @@ Expected<void> Stream::prepare() {
     config.mode = device_->mode();
     config.credits = options_.receive_queue_depth;
     config.targets = device_->targets();
+    config.waits_for_peer = side == Side::accepting;
     engine_.emplace(config);
     for (std::size_t i = 0; i < Engine::kTargets; ++i) {
         auto segment = device_->add_segment();
@@ -81,7 +82,7 @@ Expected<void> Stream::start_connect(core::ConnectParameters parameters) {
             return fail(Status::connection_active, "connect: the socket has or had a connection",
                         "create another socket", EISCONN);
         }
-        if (auto prepared = prepare(); !prepared) {
+        if (auto prepared = prepare(Side::connecting); !prepared) {
             device_.reset();
             engine_.reset();
             return prepared;
@@ -196,7 +197,7 @@ Expected<void> Stream::start_accept(std::shared_ptr<core::Connector> connector,
     core::ConnectParameters parameters;
     {
         const Entered entered(*this);
-        if (auto prepared = prepare(); !prepared) return prepared;
+        if (auto prepared = prepare(Side::accepting); !prepared) return prepared;
         parameters.private_data =
             to_vector(engine_
                           ->local_data(reinterpret_cast<std::uint64_t>(device_->targets()),

@@ -164,6 +164,7 @@ private:
     static constexpr std::uint32_t kDisconnected = 4;
     static constexpr std::uint32_t kKeepalive = 8;
 
+    enum class Side : std::uint8_t { connecting, accepting };
     enum class Ending : std::uint8_t { none, shutdown, disconnect };
 
     // A completion that is due: everything posted up to it is done.
@@ -199,7 +200,7 @@ private:
     [[nodiscard]] bool wait_until(Ready ready, std::chrono::nanoseconds timeout);
 
     // With the gate.
-    [[nodiscard]] Expected<void> prepare();
+    [[nodiscard]] Expected<void> prepare(Side side);
     void pump();
     void rearm();
     void handle_signals(std::uint32_t signals);

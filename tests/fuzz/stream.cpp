@@ -59,6 +59,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     Engine::Config config;
     config.mode = (choice & 1U) != 0 ? Mode::immediate : Mode::message;
     config.credits = static_cast<std::uint16_t>(1 + ((choice >> 1U) & 63U));
+    config.waits_for_peer = (choice >> 7U & 1U) != 0;
     config.targets = targets.data();
     Engine engine(config);
     std::vector<RemoteRange> segments;

@@ -35,7 +35,7 @@ class LabError(Exception):
 
 
 class Kernel(NamedTuple):
-    """The kernel of the guest: image, headers and source of one version."""
+    """The kernel of the guest: image, headers and source of one version of Linux."""
 
     release: str  # 6.1.0-56-amd64
     version: str  # 6.1.192-2
@@ -116,20 +116,28 @@ def check():
 
 
 def kernel():
-    """Find the version of which headers and source are both installed."""
+    """Find the version of which headers and source are both installed.
+
+    Debian publishes source before the headers it signs, so its own revision may differ: a module
+    fits the kernel whose headers it is built with, and siw is the same in one version of Linux.
+    """
     check()
     have = _installed("linux-headers-*-amd64", recipe.SOURCE_PACKAGE)
     source = have.get(recipe.SOURCE_PACKAGE)
     for package, version in have.items():
         match = re.fullmatch(r"linux-headers-(\d+\.\d+\.\d+-\d+-amd64)", package)
-        if match and version == source:
+        if match and source and _linux(version) == _linux(source):
             return Kernel(match[1], version)
     headers = ", ".join(f"{p} {v}" for p, v in have.items() if p != recipe.SOURCE_PACKAGE)
     raise LabError(
         f"kernel headers ({headers}) and {recipe.SOURCE_PACKAGE} ({source}) are not of one "
-        f"version; install\n  apt-get update && apt-get install {recipe.HEADERS_PACKAGE} "
+        f"version of Linux; install\n  apt-get update && apt-get install {recipe.HEADERS_PACKAGE} "
         f"{recipe.SOURCE_PACKAGE}"
     )
+
+
+def _linux(version):
+    return version.rpartition("-")[0]  # 6.1.192 of 6.1.192-2
 
 
 def debian_sources():

@@ -27,6 +27,11 @@ PACKAGES = [
     "python3",
     "strace",
     "netcat-openbsd",
+    "netcat-traditional",
+    "curl",
+    "socat",
+    "iperf",
+    "openssl",  # certificates of the test of TLS over a stream
     "tcpdump",
 ]
 

@@ -41,6 +41,22 @@ def test_the_first_message_grants_the_second_segment_into_entry_one():
     assert engine.poll_control() is None
 
 
+def test_over_iwarp_an_accepting_end_is_silent_until_its_peer_has_spoken():
+    engine = make_engine(waits_for_peer=True)
+    engine.request_keepalive()
+    assert engine.poll_control() is None
+    assert engine.sendable == 0
+    assert engine.handle_message(word(UPDATE, 64)) is None
+    assert [bool(control["word"]) for control in drain(engine)] == [True, False]
+    assert engine.sendable == 4096
+
+
+def test_an_accepting_end_waits_for_nobody_where_messages_are_immediate_data():
+    engine = make_engine(waits_for_peer=True, immediate=True)
+    assert engine.poll_control()["word"] == word(UPDATE, 64)
+    assert engine.sendable == 4096
+
+
 def test_the_next_descriptors_go_to_entry_zero_and_one_in_turn():
     engine = make_engine()
     drain(engine)

@@ -23,8 +23,9 @@ class Simulation:
                     "most": draw([2, 3, 5]),
                     "credits": draw([1, 2, 5, 64]),
                     "max_chunk": draw([1, 7, 65536]),
+                    "waits_for_peer": is_accepting,
                 }
-                for _ in range(2)
+                for is_accepting in (False, draw([False, True]))
             ),
             immediate=draw([False, True]),
         )

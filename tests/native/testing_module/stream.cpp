@@ -76,11 +76,13 @@ std::array<std::byte, kSize> exactly(const py::bytes& data) {
 // An engine with the array that its peer writes descriptors to.
 class TestEngine {
 public:
-    TestEngine(bool immediate, std::uint16_t credits, std::uint32_t max_chunk) {
+    TestEngine(bool immediate, std::uint16_t credits, std::uint32_t max_chunk,
+               bool waits_for_peer) {
         Engine::Config config;
         config.mode = immediate ? Mode::immediate : Mode::message;
         config.credits = credits;
         config.max_chunk = max_chunk;
+        config.waits_for_peer = waits_for_peer;
         config.targets = targets_.data();
         engine_ = std::make_unique<Engine>(config);
     }
@@ -150,8 +152,9 @@ void add_stream(py::module_& module) {
         return to_bytes(Descriptor{to_range(range)}.emit(is_swapped));
     });
     py::class_<TestEngine>(module, "StreamEngine")
-        .def(py::init<bool, std::uint16_t, std::uint32_t>(), py::kw_only(),
-             py::arg("immediate") = false, py::arg("credits") = 64, py::arg("max_chunk") = 65536)
+        .def(py::init<bool, std::uint16_t, std::uint32_t, bool>(), py::kw_only(),
+             py::arg("immediate") = false, py::arg("credits") = 64, py::arg("max_chunk") = 65536,
+             py::arg("waits_for_peer") = false)
         .def("write_targets", &TestEngine::write_targets)
         .def("add_segment",
              [](TestEngine& self, const py::tuple& range) {
