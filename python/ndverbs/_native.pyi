@@ -1831,6 +1831,8 @@ class StreamOptions:
     """Requests of the queue pair; a message takes up to two; 128."""
     inline_size: int
     """A send up to this is copied into its request; 64."""
+    iomap_entries: int
+    """Mappings (`Socket.riomap`) that the peer may have at a time; 0."""
     keepalive: float
     """Seconds between keepalives, 0 for none."""
     def __init__(self, other: StreamOptions = ...) -> None: ...
@@ -1895,6 +1897,12 @@ class Stream(_Object):
         self, buffer: _Memory | None, *, is_all: bool = False, is_drain: bool = False
     ) -> StreamTransfer:
         """Receive into the caller's memory."""
+    def submit_write(self, buffer: _Memory, offset: int) -> StreamTransfer:
+        """Write from the caller's memory into a mapping of the peer's."""
+    def map(self, buffer: _Memory, offset: int | None) -> int:
+        """Let the peer write to memory by offset; return the offset."""
+    def unmap(self, buffer: _Memory) -> None:
+        """End a mapping."""
     def take(self, most: int) -> StreamView | None:
         """Take received bytes without a copy; None when there are none."""
     def look(self, most: int) -> StreamView | None:

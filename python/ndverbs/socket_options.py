@@ -17,6 +17,7 @@ SOL_RDMA = 0x10000  # librdmacm's level, and its options
 RDMA_SQSIZE = 0
 RDMA_RQSIZE = 1
 RDMA_INLINE = 2
+RDMA_IOMAPSIZE = 3
 
 # How long an attempt without a timeout goes on, as long as TCP tries by default.
 CONNECT_S = 127.0
@@ -24,6 +25,7 @@ CONNECT_S = 127.0
 _SMALLEST_BUFFER = 4096
 _LARGEST_BUFFER = 1 << 30
 _KEEPALIVE_S = 7200.0
+_MOST_MAPPINGS = 0x7F00
 
 # Kept and given back: they mean nothing here, or what they ask for is always so.
 _KEPT = {
@@ -86,6 +88,10 @@ class Options:
                 self.native.receive_queue_depth = _in_range(value, 16, 32767)
             case (0x10000, 2):
                 self.native.inline_size = _in_range(value, 16, 4096)
+            case (0x10000, 3):
+                value = _in_range(value, 0, _MOST_MAPPINGS)
+                # What the eight bits on the wire can say.
+                self.native.iomap_entries = value if value <= 128 else max(128, value & ~0xFF)
             case key if key in self._kept:
                 self._kept[key] = value
             case _:
@@ -112,6 +118,8 @@ class Options:
                 value = self.native.receive_queue_depth
             case (0x10000, 2):
                 value = self.native.inline_size
+            case (0x10000, 3):
+                value = self.native.iomap_entries
             case key if key in self._kept:
                 value = self._kept[key]
             case _:

@@ -12,8 +12,7 @@ namespace {
 
 // Receives beyond the credits: for words that take none.
 constexpr std::uint32_t kSpareReceives = 16;
-// The words lie in cache lines of their own, behind what the peer may write to.
-constexpr std::size_t kWordsOffset = 64;
+constexpr std::size_t kCacheLine = 64;
 constexpr std::uint32_t kSegmentsOfBuffer = 4;
 constexpr std::uint32_t kSmallestSegment = 2048;
 constexpr std::uint32_t kSmallestStaging = 4096;
@@ -52,7 +51,7 @@ Expected<void> Device::open(core::Adapter& adapter, const StreamOptions& options
     limits.max_receive_sge = 1;
     limits.max_initiator_sge = 1;
     limits.inline_size = std::max<std::uint32_t>(
-        Descriptor::kSize, std::min<std::uint32_t>(options.inline_size, info.max_inline_data_size));
+        Mapping::kSize, std::min<std::uint32_t>(options.inline_size, info.max_inline_data_size));
     segment_size_ =
         std::clamp(options.receive_buffer / kSegmentsOfBuffer, kSmallestSegment, kLargestSegment) &
         ~1U;
@@ -70,13 +69,16 @@ Expected<void> Device::open(core::Adapter& adapter, const StreamOptions& options
     qp_ = std::move(*qp);
 
     const std::size_t words = static_cast<std::size_t>(receives_) * MessageWord::kSize;
-    auto control = Block::create(kWordsOffset + words);
+    // The words lie in cache lines of their own, behind what the peer may write to.
+    const std::size_t target_bytes = Engine::target_bytes(options.iomap_entries);
+    words_offset_ = (target_bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
+    auto control = Block::create(words_offset_ + words);
     if (!control) return Unexpected{control.error()};
     control_ = std::move(*control);
-    auto targets = register_part(control_, 0, Engine::kTargetBytes, core::access::kRemoteWrite);
+    auto targets = register_part(control_, 0, target_bytes, core::access::kRemoteWrite);
     if (!targets) return Unexpected{targets.error()};
     targets_region_ = std::move(*targets);
-    auto received = register_part(control_, kWordsOffset, words, core::access::kLocalWrite);
+    auto received = register_part(control_, words_offset_, words, core::access::kLocalWrite);
     if (!received) return Unexpected{received.error()};
     words_region_ = std::move(*received);
     words_token_ = words_region_->tokens().local;
@@ -117,7 +119,7 @@ Expected<RemoteRange> Device::add_segment() {
 }
 
 std::byte* Device::word_at(std::uint32_t slot) const {
-    return control_->data() + kWordsOffset + static_cast<std::size_t>(slot) * MessageWord::kSize;
+    return control_->data() + words_offset_ + static_cast<std::size_t>(slot) * MessageWord::kSize;
 }
 
 Status Device::post_receive(std::uint32_t slot) {

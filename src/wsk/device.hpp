@@ -26,6 +26,7 @@ struct StreamOptions {
     std::uint16_t receive_queue_depth = 64;  // the credits that the peer gets
     std::uint16_t send_queue_depth = 128;
     std::uint16_t inline_size = 64;  // a message up to this needs no buffer
+    std::uint16_t iomap_entries = 0;  // mappings that the peer may tell of at a time
     double keepalive_s = 0;          // 0: off
 };
 
@@ -109,6 +110,7 @@ private:
 
     Mode mode_ = Mode::message;
     std::uint32_t receives_ = 0;
+    std::size_t words_offset_ = 0;  // in control_
     std::uint32_t segment_size_ = 0;
     std::size_t max_segments_ = 0;
     std::uint32_t staging_token_ = 0;

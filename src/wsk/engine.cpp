@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cassert>
+#include <cerrno>
 #include <cstring>
 #include <span>
 #include <string>
@@ -46,6 +47,7 @@ ConnectionData Engine::local_data(std::uint64_t targets_address, std::uint32_t t
     out.credits = config_.credits;
     out.targets = {targets_address, targets_key, kTargets};
     out.data = segments_[first].range;
+    out.iomap_entries = config_.iomap_entries;
     return out;
 }
 
@@ -79,8 +81,7 @@ Expected<void> Engine::handle_message(MessageWord word) {
         case MessageOp::update:
             return handle_update(word.data);
         case MessageOp::iomap:
-            // The sender took a credit for it, and librdmacm's receiver forgets to give it back.
-            return count_credit("mappings");
+            return handle_mapping(word.data);
         case MessageOp::control:
             if (word.data == static_cast<std::uint32_t>(ControlCode::disconnect)) {
                 is_peer_shut_ = is_peer_gone_ = true;
@@ -137,6 +138,20 @@ Expected<void> Engine::handle_update(std::uint32_t value) {
     return {};
 }
 
+// It took a credit, which librdmacm's receiver forgets to give back.
+Expected<void> Engine::handle_mapping(std::uint32_t number) {
+    if (auto counted = count_credit("mappings"); !counted) return counted;
+    if (number >= config_.iomap_entries) {
+        return violation("mapping " + std::to_string(number) + ", where there is room for " +
+                         std::to_string(config_.iomap_entries));
+    }
+    // Read now: the entry may be written anew later.
+    peer_mappings_.resize(config_.iomap_entries);
+    peer_mappings_[number] = Mapping::parse(std::span<const std::byte, Mapping::kSize>(
+        config_.targets + target_bytes(number), Mapping::kSize));
+    return {};
+}
+
 void Engine::shut_write() {
     if (end_ == End::none) end_ = End::shutdown;
 }
@@ -162,13 +177,29 @@ bool Engine::poll_control(Control& out) {
                 free_.pop_back();
                 grant(index);
                 out.has_write = true;
-                out.bytes = Descriptor{segments_[index].range}.emit(swaps_);
+                std::ranges::copy(Descriptor{segments_[index].range}.emit(swaps_),
+                                  out.bytes.begin());
                 out.target = {peer_.targets.address + Descriptor::kSize * next_entry_,
                               peer_.targets.key, Descriptor::kSize};
                 next_entry_ = (next_entry_ + 1) % peer_.targets.length;
             }
             return true;
         }
+    }
+    if (pending_mappings_ > 0 && end_ == End::none && has_credit()) {
+        const auto found =
+            std::ranges::find_if(own_mappings_, [](const OwnMapping& one) { return one.is_pending; });
+        const auto number = static_cast<std::uint32_t>(found - own_mappings_.begin());
+        found->is_pending = false;
+        --pending_mappings_;
+        ++sent_;
+        out.has_write = true;
+        out.bytes = found->mapping.emit(swaps_);
+        out.target = {peer_.targets.address + Descriptor::kSize * peer_.targets.length +
+                          Mapping::kSize * number,
+                      peer_.targets.key, Mapping::kSize};
+        out.word = {MessageOp::iomap, number};
+        return true;
     }
     if (owes_keepalive_) {
         owes_keepalive_ = false;
@@ -197,6 +228,10 @@ std::uint16_t Engine::reserve() const {
     return std::min(kReserve, static_cast<std::uint16_t>(peer_.credits / 4));
 }
 
+bool Engine::has_credit() const {
+    return static_cast<std::uint16_t>(limit_ - sent_) > reserve();
+}
+
 // The entry is ours from the peer's update on until we have used it up.
 bool Engine::load_descriptor() {
     static_assert(sizeof(std::uint32_t) == MessageWord::kSize);
@@ -216,7 +251,8 @@ bool Engine::load_descriptor() {
 
 std::uint32_t Engine::sendable() {
     if (!is_started_ || is_silent_ || is_peer_gone_ || end_ != End::none) return 0;
-    if (static_cast<std::uint16_t>(limit_ - sent_) <= reserve()) return 0;
+    // A mapping comes before the data behind it.
+    if (!has_credit() || pending_mappings_ > 0) return 0;
     if (current_.length == 0 && !load_descriptor()) return 0;
     return std::min(current_.length, config_.max_chunk);
 }
@@ -230,6 +266,37 @@ Chunk Engine::take_chunk(std::uint32_t most) {
     current_.length -= length;
     if (current_.length == 0) entry_ = (entry_ + 1) % kTargets;
     return out;
+}
+
+// ---- mappings -------------------------------------------------------------------------------
+
+Expected<std::uint32_t> Engine::add_mapping(const Mapping& mapping) {
+    own_mappings_.resize(peer_.iomap_entries);
+    const auto found =
+        std::ranges::find_if(own_mappings_, [](const OwnMapping& one) { return !one.is_used; });
+    if (found == own_mappings_.end()) {
+        return fail(Status::insufficient_resources,
+                    "the peer has room for " + std::to_string(peer_.iomap_entries) +
+                        " mappings at a time",
+                    "set RDMA_IOMAPSIZE of the peer's socket before it connects", ENOBUFS);
+    }
+    *found = {mapping, true, true};
+    ++pending_mappings_;
+    return static_cast<std::uint32_t>(found - own_mappings_.begin());
+}
+
+void Engine::remove_mapping(std::uint32_t number) {
+    if (own_mappings_[number].is_pending) --pending_mappings_;
+    own_mappings_[number] = {};
+}
+
+RemoteRange Engine::find_mapping(std::uint64_t offset) const {
+    for (const Mapping& one : peer_mappings_) {
+        if (offset < one.offset || offset - one.offset >= one.range.length) continue;
+        const auto into = static_cast<std::uint32_t>(offset - one.offset);
+        return {one.range.address + into, one.range.key, one.range.length - into};
+    }
+    return {};
 }
 
 // ---- received data --------------------------------------------------------------------------

@@ -46,7 +46,7 @@ struct Control {
     bool has_word = true;  // false: keepalive, a write of no bytes alone
     bool is_end = false;   // nothing of ours may follow a DISCONNECT
     RemoteRange target;
-    std::array<std::byte, Descriptor::kSize> bytes{};
+    std::array<std::byte, Mapping::kSize> bytes{};
     MessageWord word;
 };
 
@@ -54,12 +54,16 @@ class Engine {
 public:
     static constexpr std::size_t kTargets = 2;  // librdmacm walks exactly two
     static constexpr std::size_t kTargetBytes = kTargets * Descriptor::kSize;
+    static constexpr std::size_t target_bytes(std::uint32_t iomap_entries) {
+        return kTargetBytes + iomap_entries * Mapping::kSize;
+    }
     static constexpr std::size_t kMaxSegments = 64;
 
     struct Config {
         Mode mode = Mode::message;
         std::uint16_t credits = 64;           // receives that stay posted for the peer's messages
-        std::byte* targets = nullptr;         // kTargetBytes, zero, where the peer writes
+        std::byte* targets = nullptr;         // target_bytes(), zero, where the peer writes
+        std::uint32_t iomap_entries = 0;      // mappings of the peer's that there is room for
         std::uint32_t max_chunk = 64 * 1024;  // bytes of one message of ours
         // iWARP's rule for the end that accepts: the other one speaks first, which it always does.
         // What came with the MPA reply would end the connection (RFC 5044, section 7.1.2).
@@ -92,6 +96,16 @@ public:
     [[nodiscard]] std::uint32_t sendable();
     // Accounts for the chunk, which must follow. sendable() is not 0; `most` is not 0.
     [[nodiscard]] Chunk take_chunk(std::uint32_t most);
+
+    // ---- mappings: memory that is written to by offset, outside the stream (riomap) ----
+    // Tells the peer of one before any later data; its number. An error: the peer has no room.
+    [[nodiscard]] Expected<std::uint32_t> add_mapping(const Mapping& mapping);
+    // The number may be taken again. The peer is not told.
+    void remove_mapping(std::uint32_t number);
+    // Where the peer has that offset, and how many bytes from there on; length 0: nowhere.
+    [[nodiscard]] RemoteRange find_mapping(std::uint64_t offset) const;
+    // Writes that are not of the stream may be posted.
+    [[nodiscard]] bool may_write() const { return is_started_ && !is_silent_ && !is_peer_gone_; }
 
     // ---- received data ----
     [[nodiscard]] std::uint64_t readable() const { return readable_; }
@@ -131,7 +145,9 @@ private:
 
     [[nodiscard]] Expected<void> handle_data(std::uint32_t length);
     [[nodiscard]] Expected<void> handle_update(std::uint32_t value);
+    [[nodiscard]] Expected<void> handle_mapping(std::uint32_t number);
     [[nodiscard]] Expected<void> count_credit(const char* what);
+    [[nodiscard]] bool has_credit() const;
     [[nodiscard]] bool load_descriptor();
     [[nodiscard]] bool can_grant() const;
     [[nodiscard]] std::uint16_t reserve() const;
@@ -164,6 +180,15 @@ private:
     bool has_disconnected_ = false;
     bool has_sent_end_ = false;
     End end_ = End::none;
+
+    std::vector<Mapping> peer_mappings_;  // by number; length 0: none
+    struct OwnMapping {
+        Mapping mapping;
+        bool is_used = false;
+        bool is_pending = false;
+    };
+    std::vector<OwnMapping> own_mappings_;  // by number
+    std::uint32_t pending_mappings_ = 0;
 
     RemoteRange current_;      // where the next chunk goes
     std::uint32_t entry_ = 0;  // of our own array, that `current_` came from

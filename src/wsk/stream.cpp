@@ -52,6 +52,7 @@ Expected<void> Stream::prepare(Side side) {
     config.mode = device_->mode();
     config.credits = options_.receive_queue_depth;
     config.targets = device_->targets();
+    config.iomap_entries = options_.iomap_entries;
     config.waits_for_peer = side == Side::accepting;
     engine_.emplace(config);
     for (std::size_t i = 0; i < Engine::kTargets; ++i) {
@@ -371,6 +372,7 @@ void Stream::release_now() {
     phase_.store(Phase::over, std::memory_order_release);
     tell(event::kReleased);
     if (connector_) connector_->close();
+    for (const Mapped& one : mapped_) one.memory->region->close();
     if (device_) device_->close();
     worker_->let_go(*this);
 }

@@ -17,6 +17,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/expected.hpp"
@@ -55,6 +56,7 @@ struct Transfer {
     std::byte* data = nullptr;
     std::uint64_t length = 0;
     std::uint64_t done = 0;                      // sends: posted; receives: filled
+    std::optional<std::uint64_t> offset;         // sends: into the peer's mappings
     core::BufferHold* hold = nullptr;            // one reference
     std::shared_ptr<core::MemoryRegion> region;  // sends beyond inline
     std::uint32_t token = 0;
@@ -102,9 +104,16 @@ public:
     // Copies out what is there. With `peeks` it stays.
     [[nodiscard]] Expected<Received> receive(std::byte* to, std::size_t length, core::Budget budget,
                                              bool peeks = false);
-    // Leaves from the caller's memory, in order behind what was sent before.
+    // Leaves from the caller's memory, in order behind what was sent before; with an offset, it
+    // goes into a mapping of the peer's and not into the stream.
     [[nodiscard]] Expected<void> submit_send(const std::shared_ptr<Transfer>& transfer);
     [[nodiscard]] Expected<void> submit_receive(const std::shared_ptr<Transfer>& transfer);
+    // Memory that the peer may write to by offset, without a message; -> the offset, by default
+    // the address. What the transfer names stays until unmap().
+    [[nodiscard]] Expected<std::uint64_t> map(const std::shared_ptr<Transfer>& memory,
+                                              std::optional<std::uint64_t> offset);
+    // The peer must have stopped to write there: it is not told.
+    [[nodiscard]] Expected<void> unmap(const std::byte* data, std::uint64_t length);
     // Ends it with CANCELLED, or as it is when part of it was sent or filled.
     void cancel(const std::shared_ptr<Transfer>& transfer);
     // Received bytes that stay in the ring until release(); the oldest, in one piece.
@@ -217,7 +226,9 @@ private:
     [[nodiscard]] bool has_slots(std::uint32_t count) const { return free_slots_ >= count; }
     [[nodiscard]] bool post(Outgoing& out, const std::shared_ptr<Transfer>& transfer, bool is_end);
     [[nodiscard]] std::size_t stage(const std::byte* data, std::size_t length);
-    [[nodiscard]] std::optional<Error> send_refusal() const;
+    [[nodiscard]] std::optional<Error> send_refusal(const std::string& call = "send") const;
+    [[nodiscard]] std::optional<Error> unmapped(const Transfer& transfer) const;
+    [[nodiscard]] bool take_target(Transfer& transfer, Outgoing& out);
     [[nodiscard]] std::optional<Error> receive_refusal() const;
     [[nodiscard]] bool is_at_end() const;
     [[nodiscard]] bool is_readable_now() const;
@@ -279,6 +290,11 @@ private:
     std::deque<std::shared_ptr<Transfer>> sends_;     // not wholly posted
     std::vector<std::shared_ptr<Transfer>> orphans_;  // cancelled while part of them was posted
     std::deque<std::shared_ptr<Transfer>> receives_;
+    struct Mapped {
+        std::shared_ptr<Transfer> memory;
+        std::uint32_t number = 0;
+    };
+    std::vector<Mapped> mapped_;
     std::uint64_t transfer_backlog_ = 0;  // bytes of sends that are not done
 
     struct Finished {

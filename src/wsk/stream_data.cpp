@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -38,24 +39,24 @@ bool Stream::is_writable_now() const {
            room >= std::min<std::uint64_t>(kSendLowWater, device_->staging_size());
 }
 
-std::optional<Error> Stream::send_refusal() const {
-    if (is_closing_) return Error{Status::file_forced_closed, "send: the socket is closed", {}, 0};
+std::optional<Error> Stream::send_refusal(const std::string& call) const {
+    if (is_closing_) return Error{Status::file_forced_closed, call + ": the socket is closed", {}, 0};
     if (failure_) return *failure_;
     if (ending_ != Ending::none) {
         return Error{
-            Status::invalid_device_state, "send: the sending direction was shut down", {}, EPIPE};
+            Status::invalid_device_state, call + ": the sending direction was shut down", {}, EPIPE};
     }
     switch (phase()) {
         case Phase::fresh:
         case Phase::connecting:
         case Phase::accepting:
-            return Error{Status::connection_invalid, "send: the socket is not connected",
+            return Error{Status::connection_invalid, call + ": the socket is not connected",
                          "connect it first", ENOTCONN};
         case Phase::connected:
             break;
         case Phase::over:
             return Error{
-                Status::connection_reset, "send: the peer ended the connection", {}, ECONNRESET};
+                Status::connection_reset, call + ": the peer ended the connection", {}, ECONNRESET};
     }
     return std::nullopt;
 }
@@ -112,6 +113,21 @@ Expected<std::size_t> Stream::send(const std::byte* data, std::size_t length, co
     return taken;
 }
 
+namespace {
+
+Expected<void> register_transfer(core::ProtectionDomain& pd, Transfer& transfer,
+                                 std::uint32_t rights) {
+    auto region = pd.create_mr();
+    if (!region) return Unexpected{region.error()};
+    transfer.hold->add_reference();
+    if (auto done = (*region)->register_buffer(transfer.hold, rights); !done) return done;
+    transfer.region = std::move(*region);
+    transfer.token = transfer.region->tokens().local;
+    return {};
+}
+
+}  // namespace
+
 Expected<void> Stream::submit_send(const std::shared_ptr<Transfer>& transfer) {
     // Registration takes a while on a device: before the gate.
     std::shared_ptr<core::ProtectionDomain> pd;
@@ -123,18 +139,15 @@ Expected<void> Stream::submit_send(const std::shared_ptr<Transfer>& transfer) {
         inline_size = device_->qp()->limits().inline_size;
     }
     if (transfer->length > inline_size) {
-        auto region = pd->create_mr();
-        if (!region) return Unexpected{region.error()};
-        transfer->hold->add_reference();
-        if (auto done = (*region)->register_buffer(transfer->hold, core::access::kLocalRead);
-            !done) {
-            return done;
-        }
-        transfer->region = std::move(*region);
-        transfer->token = transfer->region->tokens().local;
+        auto registered = register_transfer(*pd, *transfer, core::access::kLocalRead);
+        if (!registered) return registered;
     }
     const Entered entered(*this);
     if (auto refusal = send_refusal()) return Unexpected{std::move(*refusal)};
+    if (transfer->offset) {
+        if (!has_leader_) take_completions();
+        if (auto refusal = unmapped(*transfer)) return Unexpected{std::move(*refusal)};
+    }
     if (transfer->length == 0) {
         finish(transfer, {});
         return {};
@@ -163,6 +176,69 @@ void Stream::cancel(const std::shared_ptr<Transfer>& transfer) {
         finish(transfer,
                transfer->done > 0 ? Expected<void>() : Expected<void>(Unexpected{cancelled}));
     }
+}
+
+// ---- mappings -------------------------------------------------------------------------------
+
+Expected<std::uint64_t> Stream::map(const std::shared_ptr<Transfer>& memory,
+                                    std::optional<std::uint64_t> offset) {
+    if (memory->length == 0 || memory->length > std::numeric_limits<std::uint32_t>::max()) {
+        return fail(Status::invalid_parameter,
+                    "riomap: a mapping has 1 byte to 4 GiB - 1, not " +
+                        std::to_string(memory->length),
+                    {}, EINVAL);
+    }
+    std::shared_ptr<core::ProtectionDomain> pd;
+    {
+        const Entered entered(*this);
+        if (auto refusal = send_refusal("riomap")) return Unexpected{std::move(*refusal)};
+        pd = device_->pd();
+    }
+    if (auto done = register_transfer(*pd, *memory, core::access::kRemoteWrite); !done) {
+        return Unexpected{done.error()};
+    }
+    const Entered entered(*this);
+    if (auto refusal = send_refusal("riomap")) return Unexpected{std::move(*refusal)};
+    const std::uint64_t address = memory->region->address();
+    const Mapping mapping{offset.value_or(address),
+                          {address, memory->region->tokens().remote,
+                           static_cast<std::uint32_t>(memory->length)}};
+    const auto number = engine_->add_mapping(mapping);
+    if (!number) return Unexpected{number.error()};
+    mapped_.push_back({memory, *number});
+    if (is_live() && !has_leader_) take_completions();
+    if (is_live()) serve(core::Budget::large);
+    return mapping.offset;
+}
+
+Expected<void> Stream::unmap(const std::byte* data, std::uint64_t length) {
+    std::shared_ptr<Transfer> ended;  // outside the gate
+    const Entered entered(*this);
+    const auto found = std::ranges::find_if(mapped_, [&](const Mapped& one) {
+        return one.memory->data == data && one.memory->length == length;
+    });
+    if (found == mapped_.end()) {
+        return fail(Status::invalid_parameter, "riounmap: this memory is not mapped", {}, EINVAL);
+    }
+    engine_->remove_mapping(found->number);
+    ended = std::move(found->memory);
+    mapped_.erase(found);
+    return {};
+}
+
+// A mapping of the peer's covers all that is left, or several do.
+std::optional<Error> Stream::unmapped(const Transfer& transfer) const {
+    for (std::uint64_t done = transfer.done; done < transfer.length;) {
+        const RemoteRange range = engine_->find_mapping(*transfer.offset + done);
+        if (range.length == 0) {
+            return Error{Status::invalid_parameter,
+                         "riowrite: the peer has nothing mapped at offset " +
+                             std::to_string(*transfer.offset + done),
+                         "let it call riomap and send a message before", EFAULT};
+        }
+        done += range.length;
+    }
+    return std::nullopt;
 }
 
 // ---- receiving ------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ namespace ndv::wsk {
 namespace {
 
 constexpr std::size_t kBatch = 32;
+// Of one write into a mapping.
+constexpr std::uint64_t kLongestWrite = 1 << 20;
 
 }  // namespace
 
@@ -259,24 +261,46 @@ void Stream::post_staged() {
 void Stream::post_transfers() {
     while (is_live() && posted_ == head_ && !sends_.empty() && has_slots(2)) {
         const std::shared_ptr<Transfer> transfer = sends_.front();
-        const auto most = static_cast<std::uint32_t>(
-            std::min<std::uint64_t>(transfer->length - transfer->done, engine_->sendable()));
-        if (most == 0) return;
-        const Chunk chunk = engine_->take_chunk(most);
         Outgoing out;
         out.has_write = true;
         out.data = transfer->data + transfer->done;
-        out.length = chunk.length;
         out.token = transfer->token;
         out.is_inline = transfer->region == nullptr;
-        out.remote_address = chunk.address;
-        out.remote_key = chunk.key;
-        out.word = chunk.word;
-        transfer->done += chunk.length;
+        if (!take_target(*transfer, out)) return;
+        transfer->done += out.length;
         const bool is_last = transfer->done == transfer->length;
         if (is_last) sends_.pop_front();
         if (!post(out, is_last ? transfer : nullptr, false)) return;
     }
+}
+
+// Where the next part of it goes; false: nowhere yet.
+bool Stream::take_target(Transfer& transfer, Outgoing& out) {
+    const std::uint64_t left = transfer.length - transfer.done;
+    if (transfer.offset) {
+        const RemoteRange range = engine_->find_mapping(*transfer.offset + transfer.done);
+        out.length =
+            static_cast<std::uint32_t>(std::min<std::uint64_t>({left, range.length, kLongestWrite}));
+        out.remote_address = range.address;
+        out.remote_key = range.key;
+        out.has_word = false;
+        if (out.length > 0) return true;
+        // It was there when the request was made.
+        break_down({Status::connection_aborted,
+                    "the peer replaced a mapping while it was written to",
+                    {},
+                    ECONNABORTED});
+        return false;
+    }
+    const auto most =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(left, engine_->sendable()));
+    if (most == 0) return false;
+    const Chunk chunk = engine_->take_chunk(most);
+    out.length = chunk.length;
+    out.remote_address = chunk.address;
+    out.remote_key = chunk.key;
+    out.word = chunk.word;
+    return true;
 }
 
 void Stream::end_if_due() {

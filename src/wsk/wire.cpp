@@ -115,4 +115,17 @@ std::array<std::byte, Descriptor::kSize> Descriptor::emit(bool is_swapped) const
     return out;
 }
 
+Mapping Mapping::parse(std::span<const std::byte, kSize> bytes) {
+    return {load<std::uint64_t>(bytes.data(), false),
+            Descriptor::parse(bytes.last<Descriptor::kSize>()).range};
+}
+
+std::array<std::byte, Mapping::kSize> Mapping::emit(bool is_swapped) const {
+    std::array<std::byte, kSize> out;
+    store(out.data(), offset, is_swapped);
+    const auto rest = Descriptor{range}.emit(is_swapped);
+    std::memcpy(&out[sizeof offset], rest.data(), rest.size());
+    return out;
+}
+
 }  // namespace ndv::wsk

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The three things that rsockets puts on the wire: the private data of request and reply, the
-// 32-bit message word, and the descriptor that one end writes into the other's memory. Values in,
+// What rsockets puts on the wire: the private data of request and reply, the
+// 32-bit message word, and the descriptors that one end writes into the other's memory. Values in,
 // bytes out; no state. Source: librdmacm, rsocket.c (struct rs_conn_data, rs_msg_set, struct
-// rs_sge).
+// rs_sge, struct rs_iomap).
 #pragma once
 
 #include <array>
@@ -79,6 +79,17 @@ struct Descriptor {
 
     [[nodiscard]] static Descriptor parse(std::span<const std::byte, kSize> bytes,
                                           bool is_swapped = false);
+    [[nodiscard]] std::array<std::byte, kSize> emit(bool is_swapped = false) const;
+};
+
+// Memory that the other end may write to by offset, and no message tells when it did.
+struct Mapping {
+    static constexpr std::size_t kSize = 24;
+
+    std::uint64_t offset = 0;  // of its first byte, as the application counts
+    RemoteRange range;
+
+    [[nodiscard]] static Mapping parse(std::span<const std::byte, kSize> bytes);
     [[nodiscard]] std::array<std::byte, kSize> emit(bool is_swapped = false) const;
 };
 
