@@ -203,7 +203,7 @@ Expected<std::uint64_t> Stream::map(const std::shared_ptr<Transfer>& memory,
     const Mapping mapping{offset.value_or(address),
                           {address, memory->region->tokens().remote,
                            static_cast<std::uint32_t>(memory->length)}};
-    const auto number = engine_->add_mapping(mapping);
+    auto number = engine_->add_mapping(mapping);
     if (!number) return Unexpected{number.error()};
     mapped_.push_back({memory, *number});
     if (is_live() && !has_leader_) take_completions();

@@ -54,13 +54,15 @@ void check(const View& view, const std::vector<RemoteRange>& segments) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     Input input({reinterpret_cast<const std::byte*>(data), size});
-    alignas(16) std::array<std::byte, Engine::kTargetBytes> targets{};
+    constexpr std::uint32_t kMappings = 2;
+    alignas(16) std::array<std::byte, Engine::target_bytes(kMappings)> targets{};
     const std::uint32_t choice = input.word();
     Engine::Config config;
     config.mode = (choice & 1U) != 0 ? Mode::immediate : Mode::message;
     config.credits = static_cast<std::uint16_t>(1 + ((choice >> 1U) & 63U));
     config.waits_for_peer = (choice >> 7U & 1U) != 0;
     config.targets = targets.data();
+    config.iomap_entries = kMappings;
     Engine engine(config);
     std::vector<RemoteRange> segments;
     const auto add_segment = [&] {
@@ -82,7 +84,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                 break;
             case 2: {
                 const auto bytes = input.take(Descriptor::kSize);
-                const std::size_t at = (next & 8U) != 0 ? Descriptor::kSize : 0;
+                const std::size_t at = (next >> 3U & 3U) * Descriptor::kSize;
                 std::copy(bytes.begin(), bytes.end(), targets.begin() + at);
                 break;
             }
@@ -120,6 +122,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                     engine.shut_write();
                 } else if ((next & 32U) != 0) {
                     engine.disconnect();
+                } else if ((next & 64U) != 0) {
+                    if (const auto number = engine.add_mapping({next, {0, 7, 100}})) {
+                        if ((next & 128U) != 0) engine.remove_mapping(*number);
+                    }
+                    const RemoteRange found = engine.find_mapping(next);
+                    require(engine.find_mapping(next + found.length / 2).length > 0 ||
+                            found.length < 2);
                 } else {
                     engine.request_keepalive();
                 }

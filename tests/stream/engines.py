@@ -15,13 +15,15 @@ def word(op, data=0):
     return op << 29 | data
 
 
-def connection_data(*, credits=64, targets=2, data=(0x9000, 9, 4096), big_endian=False):
+def connection_data(
+    *, credits=64, targets=2, data=(0x9000, 9, 4096), big_endian=False, iomap_entries=0
+):
     return _testing.emit_connection_data(
         {
             "is_big_endian": big_endian,
             "knows_iomap": True,
             "credits": credits,
-            "iomap_entries": 0,
+            "iomap_entries": iomap_entries,
             "targets": (TARGETS, 1, targets),
             "data": data,
         }
@@ -126,3 +128,7 @@ def make_pair(near=None, far=None, **both):
 
 def descriptor(address, key, length):
     return struct.pack("=QII", address, key, length)
+
+
+def mapping(offset, address, key, length):
+    return struct.pack("=QQII", offset, address, key, length)

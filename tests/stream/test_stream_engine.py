@@ -15,6 +15,7 @@ from stream.engines import (
     connection_data,
     descriptor,
     make_pair,
+    mapping,
     word,
 )
 
@@ -144,11 +145,63 @@ def test_sequence_numbers_wrap_at_sixteen_bits():
 
 
 def test_a_mapping_of_the_peer_takes_a_credit_that_comes_back():
-    engine = make_engine(credits=8)
+    engine = make_engine(credits=8, iomap_entries=1)
     drain(engine)
     for _ in range(4):
         assert engine.handle_message(word(IOMAP, 0)) is None
     assert [control["word"] for control in drain(engine)] == [word(UPDATE, 12)]
+
+
+def test_a_mapping_of_the_peer_is_found_by_offset_once_its_message_has_come():
+    engine = make_engine(iomap_entries=2)
+    engine.write_targets(32 + 24, mapping(5000, 0x7000, 7, 100))
+    assert engine.find_mapping(5000) == (0, 0, 0)
+    assert engine.handle_message(word(IOMAP, 1)) is None
+    assert engine.find_mapping(5000) == (0x7000, 7, 100)
+    assert engine.find_mapping(5099) == (0x7000 + 99, 7, 1)
+    assert engine.find_mapping(5100) == engine.find_mapping(4999) == (0, 0, 0)
+
+
+def test_a_mapping_where_there_is_no_room_breaks_the_protocol():
+    engine = make_engine(iomap_entries=2)
+    assert "room for 2" in engine.handle_message(word(IOMAP, 2))
+
+
+def test_the_peer_is_told_of_a_mapping_before_later_data():
+    engine = make_engine(connection_data(iomap_entries=2))
+    drain(engine)
+    assert engine.add_mapping(5, (0x7000, 7, 100)) == 0
+    assert engine.add_mapping(6, (0x8000, 8, 200)) == 1
+    assert engine.sendable == 0
+    first, second = drain(engine)
+    assert first["target"] == (TARGETS + 32, 1, 24)
+    assert first["bytes"] == mapping(5, 0x7000, 7, 100)
+    assert first["word"] == word(IOMAP, 0)
+    assert second["target"] == (TARGETS + 32 + 24, 1, 24)
+    assert engine.sendable > 0
+
+
+def test_a_message_about_a_mapping_takes_a_credit():
+    engine = make_engine(connection_data(iomap_entries=1, credits=2), immediate=True)
+    engine.add_mapping(0, (0x7000, 7, 100))
+    drain(engine)
+    engine.take_chunk(1)
+    assert engine.sendable == 0
+    number = engine.add_mapping(0, (0x7000, 7, 100))
+    assert "room for 1" in number
+    engine.remove_mapping(0)
+    assert engine.add_mapping(0, (0x7000, 7, 100)) == 0
+    assert drain(engine) == []
+    assert engine.handle_message(word(UPDATE, 3)) is None
+    assert [control["word"] for control in drain(engine)] == [word(IOMAP, 0)]
+
+
+def test_a_mapping_that_was_taken_back_in_time_is_never_told():
+    engine = make_engine(connection_data(iomap_entries=1))
+    drain(engine)
+    engine.remove_mapping(engine.add_mapping(0, (0x7000, 7, 100)))
+    assert drain(engine) == []
+    assert engine.sendable > 0
 
 
 def test_chunks_fill_the_memory_that_the_peer_granted_and_no_more():

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs on rsockets, both roles, against our sockets: soft with kernel siw, verbs on rxe.
-
-Verbs on siw passes most of the time: now and then the connection ends right after it began.
-"""
+"""Programs on rsockets, both roles, against our sockets: soft with kernel siw, verbs on both."""
 
 import contextlib
 import hashlib
 import struct
 import time
 
+import numpy as np
 import pytest
 
 import ndverbs as nd
 from conformance.addresses import addresses_of
 from lab.interop.tools import LIMIT, free_port
-from stream.sockets import listening, read_exactly
+from stream.sockets import listening, name_of, read_exactly
 
 # Size of a message, messages one way, how rstream calls: nonblocking or blocking.
 TRANSFERS = [(64, 500, "n"), (4096, 100, "b"), (65536, 20, "n"), (1 << 20, 4, "b")]
@@ -33,7 +31,7 @@ class Pattern:
         return (TABLE * ((start + count) // len(TABLE) + 1))[start : start + count]
 
 
-@pytest.fixture(params=["soft", "verbs:rxe0"])
+@pytest.fixture(params=["soft", "verbs:siw0", "verbs:rxe0"])
 def ours(request):
     """Give our adapter, and the address by which both sides are reached."""
     device = "verbs:siw0" if request.param == "soft" else request.param
@@ -42,12 +40,14 @@ def ours(request):
 
 
 @contextlib.contextmanager
-def connected_to(tool, address, adapter):
+def connected_to(tool, address, adapter, **options):
     """Connect to a program that was just started; its listener tells nobody that it is there."""
     deadline = time.monotonic() + LIMIT
     while True:
         sock = nd.Socket(adapter=adapter)
         sock.settimeout(LIMIT)
+        for name, value in options.items():
+            sock.setsockopt(*name_of(name), value)
         try:
             sock.connect(address)
             break
@@ -123,6 +123,71 @@ def test_rstream_client_that_keeps_the_connection_alive_is_served(ours, tool):
             assert len(read_exactly(sock, 8)) == 8
             sock.sendall(bytes(8))
             client.finish()
+
+
+# ---- riostream: writes into memory that the other end has mapped --------------------------------
+
+# Size of a write, writes one way, how it waits.
+WRITES = [(64, 200, "n"), (65536, 20, "b"), (1 << 20, 4, "n")]
+
+
+class MappedEnd:
+    """Our end of riostream: it maps a buffer at offset 0, and a byte at its end says "there"."""
+
+    def __init__(self, sock, size, count):
+        self.sock, self.size, self.count = sock, size, count
+        self._memory = np.full(size, 0xFF, np.uint8)
+        self._received, self._sent = Pattern(), Pattern()
+        sock.riomap(self._memory, 0)
+
+    def receive(self, marker):
+        deadline = time.monotonic() + LIMIT
+        while self._memory[-1] != marker:
+            assert time.monotonic() < deadline, "the last byte never came"
+        assert bytes(self._memory[:-1]) == self._received.next(self.size - 1)
+
+    def send(self, marker):
+        for _ in range(self.count - 1):
+            self.sock.riowrite(bytes(self.size - 1) + b"\xfe", 0)
+        self.sock.riowrite(self._sent.next(self.size - 1) + bytes([marker]), 0)
+
+
+@pytest.mark.parametrize(("size", "count", "calls"), WRITES)
+def test_riostream_client_writes_into_our_memory_and_we_into_its(ours, tool, size, count, calls):
+    adapter, host = ours
+    with listening(adapter, host, RDMA_IOMAPSIZE=1) as server:
+        port = server.getsockname()[1]
+        client = tool(
+            *("riostream", "-s", host, "-p", port, "-S", size, "-C", count, "-I", 2),
+            *("-T", calls, "-T", "v"),
+        )
+        with accepted(server) as sock:
+            end = MappedEnd(sock, size, count)
+            read_exactly(sock, 16)
+            sock.sendall(bytes(16))
+            for marker in (0, 2):
+                end.receive(marker)
+                end.send(marker + 1)
+            assert sock.recv(1) == b""
+        assert "failed" not in client.finish()
+
+
+@pytest.mark.parametrize(("size", "count", "calls"), WRITES)
+def test_riostream_server_writes_into_our_memory_and_we_into_its(ours, tool, size, count, calls):
+    adapter, host = ours
+    port = free_port(host)
+    server = tool(
+        *("riostream", "-b", host, "-p", port, "-S", size, "-C", count, "-I", 2),
+        *("-T", calls, "-T", "v"),
+    )
+    with connected_to(server, (host, port), adapter, RDMA_IOMAPSIZE=1) as sock:
+        end = MappedEnd(sock, size, count)
+        sock.sendall(bytes(16))
+        read_exactly(sock, 16)
+        for marker in (0, 2):
+            end.send(marker)
+            end.receive(marker + 1)
+        assert "failed" not in server.finish()
 
 
 # ---- rcopy -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "module.hpp"
 #include "wsk/engine.hpp"
@@ -76,13 +77,15 @@ std::array<std::byte, kSize> exactly(const py::bytes& data) {
 // An engine with the array that its peer writes descriptors to.
 class TestEngine {
 public:
-    TestEngine(bool immediate, std::uint16_t credits, std::uint32_t max_chunk,
-               bool waits_for_peer) {
+    TestEngine(bool immediate, std::uint16_t credits, std::uint32_t max_chunk, bool waits_for_peer,
+               std::uint32_t iomap_entries)
+        : targets_(Engine::target_bytes(iomap_entries)) {
         Engine::Config config;
         config.mode = immediate ? Mode::immediate : Mode::message;
         config.credits = credits;
         config.max_chunk = max_chunk;
         config.waits_for_peer = waits_for_peer;
+        config.iomap_entries = iomap_entries;
         config.targets = targets_.data();
         engine_ = std::make_unique<Engine>(config);
     }
@@ -95,7 +98,7 @@ public:
     Engine& get() { return *engine_; }
 
 private:
-    alignas(16) std::array<std::byte, Engine::kTargetBytes> targets_{};
+    std::vector<std::byte> targets_;
     std::unique_ptr<Engine> engine_;
 };
 
@@ -152,9 +155,21 @@ void add_stream(py::module_& module) {
         return to_bytes(Descriptor{to_range(range)}.emit(is_swapped));
     });
     py::class_<TestEngine>(module, "StreamEngine")
-        .def(py::init<bool, std::uint16_t, std::uint32_t, bool>(), py::kw_only(),
+        .def(py::init<bool, std::uint16_t, std::uint32_t, bool, std::uint32_t>(), py::kw_only(),
              py::arg("immediate") = false, py::arg("credits") = 64, py::arg("max_chunk") = 65536,
-             py::arg("waits_for_peer") = false)
+             py::arg("waits_for_peer") = false, py::arg("iomap_entries") = 0)
+        .def("add_mapping",
+             [](TestEngine& self, std::uint64_t offset, const py::tuple& range) -> py::object {
+                 auto number = self.get().add_mapping({offset, to_range(range)});
+                 if (!number) return py::str(number.error().what);
+                 return py::int_(*number);
+             })
+        .def("remove_mapping",
+             [](TestEngine& self, std::uint32_t number) { self.get().remove_mapping(number); })
+        .def("find_mapping",
+             [](TestEngine& self, std::uint64_t offset) {
+                 return to_tuple(self.get().find_mapping(offset));
+             })
         .def("write_targets", &TestEngine::write_targets)
         .def("add_segment",
              [](TestEngine& self, const py::tuple& range) {
