@@ -449,12 +449,12 @@ class Socket:
         self._connected_stream().unmap(buffer)
 
     def riowrite(self, data: Buffer, offset: int) -> int:
-        """Write into memory that the peer has mapped, in order with what is sent; return its length.
+        """Write into memory that the peer has mapped, in order with what is sent.
 
-        It leaves from the caller's memory and returns when the device is done with it. OSError
-        with EFAULT: the peer has nothing mapped there. After a timeout, or BlockingIOError of a
-        socket that never waits, part of it may be written: write it again. Blocks for the
-        socket's timeout, without the GIL.
+        Returns how much was written, which is all of it. It leaves from the caller's memory and
+        returns when the device is done with it. OSError with EFAULT: the peer has nothing mapped
+        there. After a timeout, or BlockingIOError of a socket that never waits, part of it may be
+        written: write it again. Blocks for the socket's timeout, without the GIL.
         """
         transfer = self._connected_stream().submit_write(data, offset)
         if not transfer.wait(self._timeout):

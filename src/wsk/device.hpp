@@ -25,9 +25,9 @@ struct StreamOptions {
     std::uint32_t send_buffer = 256 * 1024;
     std::uint16_t receive_queue_depth = 64;  // the credits that the peer gets
     std::uint16_t send_queue_depth = 128;
-    std::uint16_t inline_size = 64;  // a message up to this needs no buffer
+    std::uint16_t inline_size = 64;   // a message up to this needs no buffer
     std::uint16_t iomap_entries = 0;  // mappings that the peer may tell of at a time
-    double keepalive_s = 0;          // 0: off
+    double keepalive_s = 0;           // 0: off
 };
 
 // How words travel on this adapter; an error when it can do neither.

@@ -187,8 +187,8 @@ bool Engine::poll_control(Control& out) {
         }
     }
     if (pending_mappings_ > 0 && end_ == End::none && has_credit()) {
-        const auto found =
-            std::ranges::find_if(own_mappings_, [](const OwnMapping& one) { return one.is_pending; });
+        const auto found = std::ranges::find_if(
+            own_mappings_, [](const OwnMapping& one) { return one.is_pending; });
         const auto number = static_cast<std::uint32_t>(found - own_mappings_.begin());
         found->is_pending = false;
         --pending_mappings_;
@@ -228,9 +228,7 @@ std::uint16_t Engine::reserve() const {
     return std::min(kReserve, static_cast<std::uint16_t>(peer_.credits / 4));
 }
 
-bool Engine::has_credit() const {
-    return static_cast<std::uint16_t>(limit_ - sent_) > reserve();
-}
+bool Engine::has_credit() const { return static_cast<std::uint16_t>(limit_ - sent_) > reserve(); }
 
 // The entry is ours from the peer's update on until we have used it up.
 bool Engine::load_descriptor() {
@@ -275,10 +273,10 @@ Expected<std::uint32_t> Engine::add_mapping(const Mapping& mapping) {
     const auto found =
         std::ranges::find_if(own_mappings_, [](const OwnMapping& one) { return !one.is_used; });
     if (found == own_mappings_.end()) {
-        return fail(Status::insufficient_resources,
-                    "the peer has room for " + std::to_string(peer_.iomap_entries) +
-                        " mappings at a time",
-                    "set RDMA_IOMAPSIZE of the peer's socket before it connects", ENOBUFS);
+        return fail(
+            Status::insufficient_resources,
+            "the peer has room for " + std::to_string(peer_.iomap_entries) + " mappings at a time",
+            "set RDMA_IOMAPSIZE of the peer's socket before it connects", ENOBUFS);
     }
     *found = {mapping, true, true};
     ++pending_mappings_;

@@ -40,11 +40,14 @@ bool Stream::is_writable_now() const {
 }
 
 std::optional<Error> Stream::send_refusal(const std::string& call) const {
-    if (is_closing_) return Error{Status::file_forced_closed, call + ": the socket is closed", {}, 0};
+    if (is_closing_)
+        return Error{Status::file_forced_closed, call + ": the socket is closed", {}, 0};
     if (failure_) return *failure_;
     if (ending_ != Ending::none) {
-        return Error{
-            Status::invalid_device_state, call + ": the sending direction was shut down", {}, EPIPE};
+        return Error{Status::invalid_device_state,
+                     call + ": the sending direction was shut down",
+                     {},
+                     EPIPE};
     }
     switch (phase()) {
         case Phase::fresh:
@@ -183,10 +186,10 @@ void Stream::cancel(const std::shared_ptr<Transfer>& transfer) {
 Expected<std::uint64_t> Stream::map(const std::shared_ptr<Transfer>& memory,
                                     std::optional<std::uint64_t> offset) {
     if (memory->length == 0 || memory->length > std::numeric_limits<std::uint32_t>::max()) {
-        return fail(Status::invalid_parameter,
-                    "riomap: a mapping has 1 byte to 4 GiB - 1, not " +
-                        std::to_string(memory->length),
-                    {}, EINVAL);
+        return fail(
+            Status::invalid_parameter,
+            "riomap: a mapping has 1 byte to 4 GiB - 1, not " + std::to_string(memory->length), {},
+            EINVAL);
     }
     std::shared_ptr<core::ProtectionDomain> pd;
     {
@@ -200,9 +203,9 @@ Expected<std::uint64_t> Stream::map(const std::shared_ptr<Transfer>& memory,
     const Entered entered(*this);
     if (auto refusal = send_refusal("riomap")) return Unexpected{std::move(*refusal)};
     const std::uint64_t address = memory->region->address();
-    const Mapping mapping{offset.value_or(address),
-                          {address, memory->region->tokens().remote,
-                           static_cast<std::uint32_t>(memory->length)}};
+    const Mapping mapping{
+        offset.value_or(address),
+        {address, memory->region->tokens().remote, static_cast<std::uint32_t>(memory->length)}};
     auto number = engine_->add_mapping(mapping);
     if (!number) return Unexpected{number.error()};
     mapped_.push_back({memory, *number});

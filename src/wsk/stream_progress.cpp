@@ -279,8 +279,8 @@ bool Stream::take_target(Transfer& transfer, Outgoing& out) {
     const std::uint64_t left = transfer.length - transfer.done;
     if (transfer.offset) {
         const RemoteRange range = engine_->find_mapping(*transfer.offset + transfer.done);
-        out.length =
-            static_cast<std::uint32_t>(std::min<std::uint64_t>({left, range.length, kLongestWrite}));
+        out.length = static_cast<std::uint32_t>(
+            std::min<std::uint64_t>({left, range.length, kLongestWrite}));
         out.remote_address = range.address;
         out.remote_key = range.key;
         out.has_word = false;

@@ -26,11 +26,8 @@ PACKAGES = [
     "procps",
     "python3",
     "strace",
-    "netcat-openbsd",
-    "netcat-traditional",
+    "netcat-traditional",  # programs that librspreload moves to RDMA
     "curl",
-    "socat",
-    "iperf",
     "openssl",  # certificates of the test of TLS over a stream
     "tcpdump",
 ]

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our soft provider against kernel siw: address, soft ends, tools, and the kernel's log."""
 
+import hashlib
 import os
 
 import pytest
 
+import ndverbs as nd
 from conformance.addresses import addresses_of
 from lab.interop.ends import make_end  # noqa: F401
 from lab.interop.place import Place
@@ -49,3 +51,20 @@ def kernel_log():
     log = KernelLog()
     yield log
     log.close()
+
+
+@pytest.fixture(params=["soft", "verbs:siw0", "verbs:rxe0"])
+def ours(request):
+    """Give our adapter of streams, and the address by which both sides are reached."""
+    device = "verbs:siw0" if request.param == "soft" else request.param
+    with nd.Adapter.open(request.param) as adapter:
+        yield adapter, addresses_of(device).v4
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Give a file of odd length and its content."""
+    content = hashlib.shake_256(b"file").digest(3_000_001)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    return path, content

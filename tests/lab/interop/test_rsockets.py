@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs on rsockets, both roles, against our sockets: soft with kernel siw, verbs on both."""
 
-import contextlib
-import hashlib
 import struct
 import time
 
 import numpy as np
 import pytest
 
-import ndverbs as nd
-from conformance.addresses import addresses_of
+from lab.interop.streams import accepted, connected_to
 from lab.interop.tools import LIMIT, free_port
-from stream.sockets import listening, name_of, read_exactly
+from stream.sockets import listening, read_exactly
 
 # Size of a message, messages one way, how rstream calls: nonblocking or blocking.
 TRANSFERS = [(64, 500, "n"), (4096, 100, "b"), (65536, 20, "n"), (1 << 20, 4, "b")]
@@ -29,41 +26,6 @@ class Pattern:
         start = self._position % len(TABLE)
         self._position += count
         return (TABLE * ((start + count) // len(TABLE) + 1))[start : start + count]
-
-
-@pytest.fixture(params=["soft", "verbs:siw0", "verbs:rxe0"])
-def ours(request):
-    """Give our adapter, and the address by which both sides are reached."""
-    device = "verbs:siw0" if request.param == "soft" else request.param
-    with nd.Adapter.open(request.param) as adapter:
-        yield adapter, addresses_of(device).v4
-
-
-@contextlib.contextmanager
-def connected_to(tool, address, adapter, **options):
-    """Connect to a program that was just started; its listener tells nobody that it is there."""
-    deadline = time.monotonic() + LIMIT
-    while True:
-        sock = nd.Socket(adapter=adapter)
-        sock.settimeout(LIMIT)
-        for name, value in options.items():
-            sock.setsockopt(*name_of(name), value)
-        try:
-            sock.connect(address)
-            break
-        except ConnectionRefusedError:
-            sock.close()
-            assert time.monotonic() < deadline, f"{tool} does not listen\n{tool.output()}"
-            assert not tool.ends_within(0.05), f"{tool} ended\n{tool.output()}"
-    with sock:
-        yield sock
-
-
-def accepted(server):
-    server.settimeout(LIMIT)
-    sock, _ = server.accept()
-    sock.settimeout(LIMIT)
-    return sock
 
 
 # ---- rstream -----------------------------------------------------------------------------------
@@ -194,15 +156,6 @@ def test_riostream_server_writes_into_our_memory_and_we_into_its(ours, tool, siz
 
 HEADER = struct.Struct("=BBHIQ")
 OPEN, CLOSE, WRITE, RESPONSE = 1, 2, 3, 0x80
-
-
-@pytest.fixture
-def file(tmp_path):
-    """Give a file of odd length and its content."""
-    content = hashlib.shake_256(b"rcopy").digest(3_000_001)
-    path = tmp_path / "file"
-    path.write_bytes(content)
-    return path, content
 
 
 def test_rcopy_client_copies_a_file_to_our_server(ours, tool, file):

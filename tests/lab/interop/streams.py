@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our side of a stream whose other end is a program."""
+
+import contextlib
+import time
+
+import ndverbs as nd
+from lab.interop.tools import LIMIT
+from stream.sockets import name_of
+
+
+@contextlib.contextmanager
+def connected_to(tool, address, adapter, **options):
+    """Connect to a program that was just started; its listener tells nobody that it is there."""
+    deadline = time.monotonic() + LIMIT
+    while True:
+        sock = nd.Socket(adapter=adapter)
+        sock.settimeout(LIMIT)
+        for name, value in options.items():
+            sock.setsockopt(*name_of(name), value)
+        try:
+            sock.connect(address)
+            break
+        except ConnectionRefusedError:
+            sock.close()
+            assert time.monotonic() < deadline, f"{tool} does not listen\n{tool.output()}"
+            assert not tool.ends_within(0.05), f"{tool} ended\n{tool.output()}"
+    with sock:
+        yield sock
+
+
+def accepted(server):
+    server.settimeout(LIMIT)
+    sock, _ = server.accept()
+    sock.settimeout(LIMIT)
+    return sock

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ordinary programs whose sockets librspreload moves to RDMA, against our sockets.
+
+They are programs that ask for plain SOCK_STREAM, fcntl and accept: of SOCK_CLOEXEC, accept4 and
+fcntl64 the library of Debian 12 knows nothing, and the program stays with TCP (Python does).
+"""
+
+import glob
+import http.server
+
+import pytest
+
+from lab.interop.streams import accepted, connected_to
+from lab.interop.tools import LIMIT, free_port
+from stream.sockets import listening
+from stream.test_ecosystem import over_rdma, served
+
+
+@pytest.fixture
+def preloaded(tool):
+    """Give the factory ``preloaded(shell command) -> Tool``."""
+    (library,) = glob.glob("/usr/lib/*/rsocket/librspreload.so")
+    return lambda command: tool("sh", "-c", f"LD_PRELOAD={library} exec {command}")
+
+
+def test_netcat_sends_a_file_to_our_server_and_prints_the_answer(ours, preloaded, file):
+    adapter, host = ours
+    path, content = file
+    with listening(adapter, host) as server:
+        client = preloaded(f"nc.traditional -q 1 {host} {server.getsockname()[1]} < {path}")
+        with accepted(server) as sock:
+            received = bytearray()
+            while len(received) < len(content):
+                received += sock.recv(1 << 20)
+            assert received == content
+            sock.sendall(b"the answer")
+            sock.shutdown(1)
+            assert "the answer" in client.finish()
+
+
+def test_netcat_that_listens_receives_a_file_from_our_client(ours, preloaded, file, tmp_path):
+    adapter, host = ours
+    port = free_port(host)
+    copy = tmp_path / "copy"
+    server = preloaded(f"nc.traditional -l -p {port} > {copy}")
+    with connected_to(server, (host, port), adapter) as sock:
+        sock.sendall(file[1])
+        sock.shutdown(1)
+        server.finish()
+    assert copy.read_bytes() == file[1]
+
+
+class Echo(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_curl_posts_a_file_twice_to_the_standard_librarys_server(ours, preloaded, file, tmp_path):
+    adapter, host = ours
+    path, content = file
+    server = over_rdma(http.server.ThreadingHTTPServer, adapter)((host, 0), Echo)
+    with served(server) as (_, port):
+        url = f"http://{host}:{port}/"
+        client = preloaded(
+            f"curl --silent --show-error --max-time {LIMIT} --header Expect: --data-binary @{path}"
+            f" --output {tmp_path}/one {url} --output {tmp_path}/two {url}"
+        )
+        client.finish()
+    for name in ("one", "two"):
+        assert (tmp_path / name).read_bytes() == content
