@@ -26,6 +26,8 @@ class Place:
     listen_on = "127.0.0.1"
     seen_as = recipe.HOST_SEEN_BY_GUEST
     tools_listen_on = recipe.DEVICES["siw0"].ipv4
+    # Whoever connects to a port of the guest's without a listener is let in, and put out.
+    refusals = (nd.RdmaConnectionAbortedError, nd.RdmaConnectionResetError)
 
     def __init__(self, machine):
         self._machine = machine
@@ -34,10 +36,11 @@ class Place:
     def tool_port(self):
         return self._ports.pop()
 
+    def tool_at(self, port):
+        return "127.0.0.1", self._machine.host_port(port)
+
     def connect(self, end, tool, port, **options):
-        # Whoever connects to a port of the guest's without a listener is let in, and put out.
-        refused = (nd.RdmaConnectionAbortedError, nd.RdmaConnectionResetError)
-        retry(end, tool, ("127.0.0.1", self._machine.host_port(port)), refused, **options)
+        retry(end, tool, self.tool_at(port), self.refusals, **options)
         self._wake(end, port)
 
     def _wake(self, end, port):
@@ -65,6 +68,13 @@ def machine():
 @pytest.fixture
 def place(machine):
     return Place(machine)
+
+
+@pytest.fixture
+def ours(place):
+    """Give our adapter of streams, and where both sides find each other."""
+    with nd.Adapter.open("soft") as adapter:
+        yield adapter, place
 
 
 @pytest.fixture

@@ -14,6 +14,12 @@ from lab.interop.test_rping import (
     test_soft_client_verifies_what_the_rping_server_echoes,
     test_soft_server_that_asks_for_crc_is_served_by_the_rping_client,
 )
+from lab.interop.test_rsockets import (
+    test_riostream_client_writes_into_our_memory_and_we_into_its,
+    test_riostream_server_writes_into_our_memory_and_we_into_its,
+    test_rstream_client_verifies_what_our_server_sends,
+    test_rstream_server_verifies_what_our_client_sends,
+)
 from lab.interop.test_ucmatose import (
     test_ucmatose_client_sends_back_what_the_soft_server_sent_last,
     test_ucmatose_server_sends_every_message_and_takes_ours,

@@ -14,6 +14,10 @@ from lab.interop.tools import KernelLog, Tool
 
 pytest.register_assert_rewrite("lab.interop.rping", "lab.interop.perftest")
 
+_SIW_VARIANT = os.environ.get("NDVERBS_LAB_SIW", "stock")
+# rxe is the same whichever siw is loaded.
+_STREAMS_OVER = ["soft", "verbs:siw0", *(["verbs:rxe0"] if _SIW_VARIANT == "stock" else [])]
+
 
 @pytest.fixture
 def place():
@@ -29,7 +33,7 @@ def place_v6():
 @pytest.fixture(scope="session")
 def siw_variant():
     """Say which build of siw is loaded: stock, crc or p2p."""
-    return os.environ.get("NDVERBS_LAB_SIW", "stock")
+    return _SIW_VARIANT
 
 
 @pytest.fixture
@@ -53,12 +57,12 @@ def kernel_log():
     log.close()
 
 
-@pytest.fixture(params=["soft", "verbs:siw0", "verbs:rxe0"])
+@pytest.fixture(params=_STREAMS_OVER)
 def ours(request):
-    """Give our adapter of streams, and the address by which both sides are reached."""
+    """Give our adapter of streams, and where both sides find each other."""
     device = "verbs:siw0" if request.param == "soft" else request.param
     with nd.Adapter.open(request.param) as adapter:
-        yield adapter, addresses_of(device).v4
+        yield adapter, Place(addresses_of(device).v4)
 
 
 @pytest.fixture

@@ -31,9 +31,18 @@ class Place(NamedTuple):
         """Choose a port for a tool's listener."""
         return free_port(self.host)
 
+    def tool_at(self, port):
+        """The address by which our side reaches a tool's listener."""
+        return self.host, port
+
+    @property
+    def refusals(self):
+        """What our side gets where nobody listens."""
+        return nd.RdmaConnectionRefusedError
+
     def connect(self, end, tool, port, **options):
         """Connect to a tool that was just started; its listener tells nobody that it is there."""
-        retry(end, tool, (self.host, port), nd.RdmaConnectionRefusedError, **options)
+        retry(end, tool, self.tool_at(port), self.refusals, **options)
 
 
 def retry(end, tool, address, refused, **options):

@@ -2,6 +2,7 @@
 """Our side of a stream whose other end is a program."""
 
 import contextlib
+import socket
 import time
 
 import ndverbs as nd
@@ -10,18 +11,22 @@ from stream.sockets import name_of
 
 
 @contextlib.contextmanager
-def connected_to(tool, address, adapter, **options):
+def connected_to(tool, port, ours, **options):
     """Connect to a program that was just started; its listener tells nobody that it is there."""
+    adapter, place = ours
     deadline = time.monotonic() + LIMIT
     while True:
         sock = nd.Socket(adapter=adapter)
         sock.settimeout(LIMIT)
         for name, value in options.items():
             sock.setsockopt(*name_of(name), value)
+        # Siw may leave the first frames unread until another one comes.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         try:
-            sock.connect(address)
+            sock.connect(place.tool_at(port))
             break
-        except ConnectionRefusedError:
+        except place.refusals:
             sock.close()
             assert time.monotonic() < deadline, f"{tool} does not listen\n{tool.output()}"
             assert not tool.ends_within(0.05), f"{tool} ended\n{tool.output()}"

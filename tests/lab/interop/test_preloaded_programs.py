@@ -11,7 +11,7 @@ import http.server
 import pytest
 
 from lab.interop.streams import accepted, connected_to
-from lab.interop.tools import LIMIT, free_port
+from lab.interop.tools import LIMIT
 from stream.sockets import listening
 from stream.test_ecosystem import over_rdma, served
 
@@ -24,10 +24,12 @@ def preloaded(tool):
 
 
 def test_netcat_sends_a_file_to_our_server_and_prints_the_answer(ours, preloaded, file):
-    adapter, host = ours
+    adapter, place = ours
     path, content = file
-    with listening(adapter, host) as server:
-        client = preloaded(f"nc.traditional -q 1 {host} {server.getsockname()[1]} < {path}")
+    with listening(adapter, place.listen_on) as server:
+        client = preloaded(
+            f"nc.traditional -q 1 {place.seen_as} {server.getsockname()[1]} < {path}"
+        )
         with accepted(server) as sock:
             received = bytearray()
             while len(received) < len(content):
@@ -39,11 +41,11 @@ def test_netcat_sends_a_file_to_our_server_and_prints_the_answer(ours, preloaded
 
 
 def test_netcat_that_listens_receives_a_file_from_our_client(ours, preloaded, file, tmp_path):
-    adapter, host = ours
-    port = free_port(host)
+    place = ours[1]
+    port = place.tool_port()
     copy = tmp_path / "copy"
     server = preloaded(f"nc.traditional -l -p {port} > {copy}")
-    with connected_to(server, (host, port), adapter) as sock:
+    with connected_to(server, port, ours) as sock:
         sock.sendall(file[1])
         sock.shutdown(1)
         server.finish()
@@ -65,11 +67,11 @@ class Echo(http.server.BaseHTTPRequestHandler):
 
 
 def test_curl_posts_a_file_twice_to_the_standard_librarys_server(ours, preloaded, file, tmp_path):
-    adapter, host = ours
+    adapter, place = ours
     path, content = file
-    server = over_rdma(http.server.ThreadingHTTPServer, adapter)((host, 0), Echo)
+    server = over_rdma(http.server.ThreadingHTTPServer, adapter)((place.listen_on, 0), Echo)
     with served(server) as (_, port):
-        url = f"http://{host}:{port}/"
+        url = f"http://{place.seen_as}:{port}/"
         client = preloaded(
             f"curl --silent --show-error --max-time {LIMIT} --header Expect: --data-binary @{path}"
             f" --output {tmp_path}/one {url} --output {tmp_path}/two {url}"

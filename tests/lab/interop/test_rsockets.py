@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lab.interop.streams import accepted, connected_to
-from lab.interop.tools import LIMIT, free_port
+from lab.interop.tools import LIMIT
 from stream.sockets import listening, read_exactly
 
 # Size of a message, messages one way, how rstream calls: nonblocking or blocking.
@@ -33,11 +33,11 @@ class Pattern:
 
 @pytest.mark.parametrize(("size", "count", "calls"), TRANSFERS)
 def test_rstream_client_verifies_what_our_server_sends(ours, tool, size, count, calls):
-    adapter, host = ours
-    with listening(adapter, host) as server:
+    adapter, place = ours
+    with listening(adapter, place.listen_on) as server:
         port = server.getsockname()[1]
         client = tool(
-            *("rstream", "-s", host, "-p", port, "-S", size, "-C", count, "-I", 2),
+            *("rstream", "-s", place.seen_as, "-p", port, "-S", size, "-C", count, "-I", 2),
             *("-T", calls, "-T", "v"),
         )
         with accepted(server) as sock:
@@ -55,13 +55,13 @@ def test_rstream_client_verifies_what_our_server_sends(ours, tool, size, count, 
 
 @pytest.mark.parametrize(("size", "count", "calls"), TRANSFERS)
 def test_rstream_server_verifies_what_our_client_sends(ours, tool, size, count, calls):
-    adapter, host = ours
-    port = free_port(host)
+    place = ours[1]
+    port = place.tool_port()
     server = tool(
-        *("rstream", "-b", host, "-p", port, "-S", size, "-C", count, "-I", 2),
+        *("rstream", "-b", place.tools_listen_on, "-p", port, "-S", size, "-C", count, "-I", 2),
         *("-T", calls, "-T", "v"),
     )
-    with connected_to(server, (host, port), adapter) as sock:
+    with connected_to(server, port, ours) as sock:
         received, sent = Pattern(), Pattern()
         sock.sendall(sent.next(16))
         assert read_exactly(sock, 16) == received.next(16)
@@ -74,10 +74,12 @@ def test_rstream_server_verifies_what_our_client_sends(ours, tool, size, count, 
 
 
 def test_rstream_client_that_keeps_the_connection_alive_is_served(ours, tool):
-    adapter, host = ours
-    with listening(adapter, host) as server:
+    adapter, place = ours
+    with listening(adapter, place.listen_on) as server:
         port = server.getsockname()[1]
-        client = tool("rstream", "-s", host, "-p", port, "-S", 8, "-C", 1, "-I", 1, "-k", 1)
+        client = tool(
+            "rstream", "-s", place.seen_as, "-p", port, "-S", 8, "-C", 1, "-I", 1, "-k", 1
+        )
         with accepted(server) as sock:
             assert len(read_exactly(sock, 16)) == 16
             time.sleep(2.5)  # two keepalives, which our end must bear
@@ -116,11 +118,11 @@ class MappedEnd:
 
 @pytest.mark.parametrize(("size", "count", "calls"), WRITES)
 def test_riostream_client_writes_into_our_memory_and_we_into_its(ours, tool, size, count, calls):
-    adapter, host = ours
-    with listening(adapter, host, RDMA_IOMAPSIZE=1) as server:
+    adapter, place = ours
+    with listening(adapter, place.listen_on, RDMA_IOMAPSIZE=1) as server:
         port = server.getsockname()[1]
         client = tool(
-            *("riostream", "-s", host, "-p", port, "-S", size, "-C", count, "-I", 2),
+            *("riostream", "-s", place.seen_as, "-p", port, "-S", size, "-C", count, "-I", 2),
             *("-T", calls, "-T", "v"),
         )
         with accepted(server) as sock:
@@ -136,13 +138,13 @@ def test_riostream_client_writes_into_our_memory_and_we_into_its(ours, tool, siz
 
 @pytest.mark.parametrize(("size", "count", "calls"), WRITES)
 def test_riostream_server_writes_into_our_memory_and_we_into_its(ours, tool, size, count, calls):
-    adapter, host = ours
-    port = free_port(host)
+    place = ours[1]
+    port = place.tool_port()
     server = tool(
-        *("riostream", "-b", host, "-p", port, "-S", size, "-C", count, "-I", 2),
+        *("riostream", "-b", place.tools_listen_on, "-p", port, "-S", size, "-C", count, "-I", 2),
         *("-T", calls, "-T", "v"),
     )
-    with connected_to(server, (host, port), adapter, RDMA_IOMAPSIZE=1) as sock:
+    with connected_to(server, port, ours, RDMA_IOMAPSIZE=1) as sock:
         end = MappedEnd(sock, size, count)
         sock.sendall(bytes(16))
         read_exactly(sock, 16)
@@ -159,11 +161,11 @@ OPEN, CLOSE, WRITE, RESPONSE = 1, 2, 3, 0x80
 
 
 def test_rcopy_client_copies_a_file_to_our_server(ours, tool, file):
-    adapter, host = ours
+    adapter, place = ours
     path, content = file
-    with listening(adapter, host) as server:
+    with listening(adapter, place.listen_on) as server:
         port = server.getsockname()[1]
-        client = tool("rcopy", path, f"{host}:/somewhere/else", "-p", port)
+        client = tool("rcopy", path, f"{place.seen_as}:/somewhere/else", "-p", port)
         with accepted(server) as sock:
 
             def request(expected):
@@ -186,13 +188,12 @@ def test_rcopy_client_copies_a_file_to_our_server(ours, tool, file):
 
 
 def test_our_client_copies_a_file_to_an_rcopy_server(ours, tool, file, tmp_path):
-    adapter, host = ours
     content = file[1]
-    port = free_port(host)
+    port = ours[1].tool_port()
     copy = tmp_path / "copy"
     name = str(copy).encode().ljust(len(str(copy)) + 1, b"\0")
     server = tool("rcopy", "-p", port)
-    with connected_to(server, (host, port), adapter) as sock:
+    with connected_to(server, port, ours) as sock:
 
         def request(command, data=0, rest=b"", more=b""):
             length = HEADER.size + len(rest)
