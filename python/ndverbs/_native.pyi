@@ -1824,7 +1824,7 @@ class StreamOptions:
     """Bytes that received data may take until it is consumed or released; 1 MiB. A quarter is one
     registered segment; two exist from the start, the others when they are needed."""
     send_buffer: int
-    """Bytes of data taken over and not sent; 256 KiB."""
+    """Bytes of data taken over and not sent; 1 MiB."""
     receive_queue_depth: int
     """Messages that the peer may send before it hears of us; 64."""
     send_queue_depth: int

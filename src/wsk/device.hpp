@@ -22,7 +22,7 @@ struct StreamOptions {
     // The most that received and not yet released data may take. A quarter is one segment; two
     // are there from the start, the others when they are needed.
     std::uint32_t receive_buffer = 1024 * 1024;
-    std::uint32_t send_buffer = 256 * 1024;
+    std::uint32_t send_buffer = 1024 * 1024;
     std::uint16_t receive_queue_depth = 64;  // the credits that the peer gets
     std::uint16_t send_queue_depth = 128;
     std::uint16_t inline_size = 64;   // a message up to this needs no buffer
