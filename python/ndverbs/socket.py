@@ -278,7 +278,12 @@ class Socket:
 
     def shutdown(self, how: int) -> None:
         """End one direction (SHUT_RD, SHUT_WR) or both (SHUT_RDWR)."""
-        self._connected_stream().shutdown(how)
+        stream = self._connected_stream()
+        if not -(1 << 31) <= how < 1 << 31:
+            raise OverflowError("how does not fit a C int")
+        if how not in (_socket.SHUT_RD, _socket.SHUT_WR, _socket.SHUT_RDWR):
+            raise OSError(errno.EINVAL, f"how is SHUT_RD, SHUT_WR or SHUT_RDWR, not {how}")
+        stream.shutdown(how)
 
     # ---- timeouts and options ---------------------------------------------------------------
 
@@ -386,12 +391,14 @@ class Socket:
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[bytes, list[Any], int, None]:
         """Receive; there is no ancillary data."""
+        _check_ancillary(ancbufsize)
         return self.recv(bufsize, flags), [], 0, None
 
     def recvmsg_into(
         self, buffers: Iterable[Buffer], ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[int, list[Any], int, None]:
         """Receive into the first buffers that have room for what is there."""
+        _check_ancillary(ancbufsize)
         total = 0
         for buffer in buffers:
             data = memoryview(buffer).cast("B")
@@ -502,14 +509,23 @@ class Socket:
             self.__dict__.pop(name, None)
 
 
+def _check_ancillary(size: int) -> None:
+    if size < 0:
+        raise ValueError("invalid ancillary data buffer length")
+
+
 def create_connection(
     address: Address,
     timeout: float | object | None = ...,
     source_address: Address | None = None,
     *,
+    all_errors: bool = False,
     adapter: Adapter | str | None = None,
 ) -> Socket:
-    """Connect and return the socket, as socket.create_connection does."""
+    """Connect and return the socket, as socket.create_connection does.
+
+    A name is resolved to one address; so the ExceptionGroup of `all_errors` has one member.
+    """
     host, port = _address.resolve(address)
     family = _socket.AF_INET6 if ":" in host else _socket.AF_INET
     made = Socket(family, adapter=adapter)
@@ -519,8 +535,10 @@ def create_connection(
         if source_address:
             made.bind(source_address)
         made.connect((host, port))
-    except BaseException:
+    except BaseException as error:
         made.close()
+        if all_errors and isinstance(error, OSError):
+            raise ExceptionGroup("create_connection failed", [error]) from None
         raise
     return made
 

@@ -104,8 +104,6 @@ public:
     void remove_mapping(std::uint32_t number);
     // Where the peer has that offset, and how many bytes from there on; length 0: nowhere.
     [[nodiscard]] RemoteRange find_mapping(std::uint64_t offset) const;
-    // Writes that are not of the stream may be posted.
-    [[nodiscard]] bool may_write() const { return is_started_ && !is_silent_ && !is_peer_gone_; }
 
     // ---- received data ----
     [[nodiscard]] std::uint64_t readable() const { return readable_; }

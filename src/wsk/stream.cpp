@@ -372,8 +372,8 @@ void Stream::release_now() {
     phase_.store(Phase::over, std::memory_order_release);
     tell(event::kReleased);
     if (connector_) connector_->close();
-    for (const Mapped& one : mapped_) one.memory->region->close();
     if (device_) device_->close();
+    for (const Mapped& one : mapped_) one.memory->region->close();
     worker_->let_go(*this);
 }
 
