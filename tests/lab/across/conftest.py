@@ -15,6 +15,7 @@ from lab import recipe
 from lab.across.guest_tool import GuestTool
 from lab.interop.ends import make_end  # noqa: F401
 from lab.interop.place import retry
+from lab.interop.streams import file  # noqa: F401
 from lab.machine import Machine
 
 pytest.register_assert_rewrite("lab.interop.rping", "lab.interop.perftest")
@@ -68,6 +69,34 @@ def machine():
 @pytest.fixture
 def place(machine):
     return Place(machine)
+
+
+class SharedFile:
+    """A file of the guest's /share: a tool opens it by str(), we read and write it here."""
+
+    def __init__(self, here, name):
+        self._here = here / name
+        self._name = name
+
+    def __str__(self):
+        return f"/share/{self._name}"
+
+    def read_bytes(self):
+        return self._here.read_bytes()
+
+    def write_bytes(self, data):
+        self._here.write_bytes(data)
+
+
+@pytest.fixture
+def folder(machine):
+    """Give a folder that the tools see, too."""
+
+    class Folder:
+        def __truediv__(self, name):
+            return SharedFile(machine.share, name)
+
+    return Folder()
 
 
 @pytest.fixture

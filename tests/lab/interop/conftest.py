@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our soft provider against kernel siw: address, soft ends, tools, and the kernel's log."""
 
-import hashlib
 import os
 
 import pytest
@@ -10,6 +9,7 @@ import ndverbs as nd
 from conformance.addresses import addresses_of
 from lab.interop.ends import make_end  # noqa: F401
 from lab.interop.place import Place
+from lab.interop.streams import file  # noqa: F401
 from lab.interop.tools import KernelLog, Tool
 
 pytest.register_assert_rewrite("lab.interop.rping", "lab.interop.perftest")
@@ -66,9 +66,6 @@ def ours(request):
 
 
 @pytest.fixture
-def file(tmp_path):
-    """Give a file of odd length and its content."""
-    content = hashlib.shake_256(b"file").digest(3_000_001)
-    path = tmp_path / "file"
-    path.write_bytes(content)
-    return path, content
+def folder(tmp_path):
+    """Give a folder that the tools see, too."""
+    return tmp_path

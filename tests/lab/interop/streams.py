@@ -2,12 +2,24 @@
 """Our side of a stream whose other end is a program."""
 
 import contextlib
+import hashlib
 import socket
 import time
+
+import pytest
 
 import ndverbs as nd
 from lab.interop.tools import LIMIT
 from stream.sockets import name_of
+
+
+@pytest.fixture
+def file(folder):
+    """Give a file of odd length and its content."""
+    content = hashlib.shake_256(b"file").digest(3_000_001)
+    path = folder / "file"
+    path.write_bytes(content)
+    return path, content
 
 
 @contextlib.contextmanager

@@ -187,10 +187,10 @@ def test_rcopy_client_copies_a_file_to_our_server(ours, tool, file):
         assert f"{len(content)} bytes" in client.finish()
 
 
-def test_our_client_copies_a_file_to_an_rcopy_server(ours, tool, file, tmp_path):
+def test_our_client_copies_a_file_to_an_rcopy_server(ours, tool, file, folder):
     content = file[1]
     port = ours[1].tool_port()
-    copy = tmp_path / "copy"
+    copy = folder / "copy"
     name = str(copy).encode().ljust(len(str(copy)) + 1, b"\0")
     server = tool("rcopy", "-p", port)
     with connected_to(server, port, ours) as sock:
