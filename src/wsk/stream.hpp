@@ -17,7 +17,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "base/expected.hpp"
@@ -226,7 +225,7 @@ private:
     [[nodiscard]] bool has_slots(std::uint32_t count) const { return free_slots_ >= count; }
     [[nodiscard]] bool post(Outgoing& out, const std::shared_ptr<Transfer>& transfer, bool is_end);
     [[nodiscard]] std::size_t stage(const std::byte* data, std::size_t length);
-    [[nodiscard]] std::optional<Error> send_refusal(const std::string& call = "send") const;
+    [[nodiscard]] std::optional<Error> send_refusal(const char* call = "send") const;
     [[nodiscard]] std::optional<Error> unmapped(const Transfer& transfer) const;
     [[nodiscard]] bool take_target(Transfer& transfer, Outgoing& out);
     [[nodiscard]] std::optional<Error> receive_refusal() const;

@@ -39,27 +39,27 @@ bool Stream::is_writable_now() const {
            room >= std::min<std::uint64_t>(kSendLowWater, device_->staging_size());
 }
 
-std::optional<Error> Stream::send_refusal(const std::string& call) const {
-    if (is_closing_)
-        return Error{Status::file_forced_closed, call + ": the socket is closed", {}, 0};
+std::optional<Error> Stream::send_refusal(const char* call) const {
+    const auto refusal = [call](Status status, const char* why, std::string remedy, int error) {
+        return Error{status, std::string(call) + ": " + why, std::move(remedy), error};
+    };
+    if (is_closing_) return refusal(Status::file_forced_closed, "the socket is closed", {}, 0);
     if (failure_) return *failure_;
     if (ending_ != Ending::none) {
-        return Error{Status::invalid_device_state,
-                     call + ": the sending direction was shut down",
-                     {},
-                     EPIPE};
+        return refusal(Status::invalid_device_state, "the sending direction was shut down", {},
+                       EPIPE);
     }
     switch (phase()) {
         case Phase::fresh:
         case Phase::connecting:
         case Phase::accepting:
-            return Error{Status::connection_invalid, call + ": the socket is not connected",
-                         "connect it first", ENOTCONN};
+            return refusal(Status::connection_invalid, "the socket is not connected",
+                           "connect it first", ENOTCONN);
         case Phase::connected:
             break;
         case Phase::over:
-            return Error{
-                Status::connection_reset, call + ": the peer ended the connection", {}, ECONNRESET};
+            return refusal(Status::connection_reset, "the peer ended the connection", {},
+                           ECONNRESET);
     }
     return std::nullopt;
 }
