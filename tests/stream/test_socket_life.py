@@ -265,15 +265,16 @@ def test_selectors_see_what_a_socket_can_do(small_ends, kind):
         assert near.recv(10) == b"x"
         assert _events(selector) == selectors.EVENT_WRITE
         fill(near)
-        assert _events(selector) == 0
+        while _events(selector, 0.2):  # a device makes room when it has sent
+            fill(near)
         far.recv(1 << 20)
         _wait_for(selector, selectors.EVENT_WRITE)
         far.close()
         _wait_for(selector, selectors.EVENT_READ | selectors.EVENT_WRITE)
 
 
-def _events(selector):
-    return next((events for _, events in selector.select(0)), 0)
+def _events(selector, wait=0):
+    return next((events for _, events in selector.select(wait)), 0)
 
 
 def _wait_for(selector, wanted):

@@ -109,6 +109,8 @@ struct Table {
 };
 constinit Table table{};
 
+constexpr int kForkUnneeded = 2;  // IBV_FORK_UNNEEDED, which older headers lack
+
 constexpr const char* kInstall =
     "install rdma-core; on Debian: apt-get install libibverbs1 ibverbs-providers librdmacm1";
 
@@ -136,8 +138,13 @@ Expected<void> load_now() {
                     "version 25 of 2019 or newer is needed");
     }
     // Memory that a device writes must not become a forked child's by copy-on-write. New kernels
-    // see to it themselves, and then this does nothing; it fails when somebody registered before.
-    static_cast<void>(ibv_fork_init());
+    // copy it in the fork. Else libibverbs leaves pages of registered memory out of the child, with
+    // all that lies in them beside it. That fails when somebody registered before.
+    const auto fork_status = reinterpret_cast<int (*)()>(
+        dlvsym(ibverbs, "ibv_is_fork_initialized", "IBVERBS_1.13"));  // rdma-core 35
+    if (fork_status == nullptr || fork_status() != kForkUnneeded) {
+        static_cast<void>(ibv_fork_init());
+    }
     return {};
 }
 

@@ -21,7 +21,6 @@ from lab.interop.test_rping import (
     test_soft_server_that_asks_for_crc_is_served_by_the_rping_client,
 )
 from lab.interop.test_rsockets import (
-    test_our_client_copies_a_file_to_an_rcopy_server,
     test_rcopy_client_copies_a_file_to_our_server,
     test_riostream_client_writes_into_our_memory_and_we_into_its,
     test_riostream_server_writes_into_our_memory_and_we_into_its,
