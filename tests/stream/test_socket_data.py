@@ -146,7 +146,7 @@ def test_the_array_of_a_large_send_may_change_afterwards(ends):
 
 
 def test_random_chunks_both_ways_at_once(ends, scaled):
-    total = scaled(96) << 20
+    total = scaled(1024) << 20
     seeds = (1, 2)
     sending = [
         Background(_send_random, end, seed, total) for end, seed in zip(ends, seeds, strict=True)
