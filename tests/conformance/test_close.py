@@ -330,4 +330,4 @@ def test_adapter_without_connections_has_no_thread(provider):
     with nd.Adapter.open(provider) as adapter:
         adapter.create_pd().register(bytearray(8)).close()
         adapter.create_cq(8).poll()
-        assert threads() == before
+        assert threads() <= before  # one of an earlier test may have ended meanwhile
