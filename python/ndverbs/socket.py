@@ -19,6 +19,7 @@ from ndverbs import address as _address
 from ndverbs import socket_options as _options
 from ndverbs._native import Adapter
 from ndverbs.sharing import adapter_for
+from ndverbs.socket_mappings import Mappings
 
 Address = str | tuple[Any, ...]
 Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
@@ -26,7 +27,7 @@ Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
 _DATA_CALLS = ("send", "sendall", "recv", "recv_into")
 
 
-class Socket:
+class Socket(Mappings):
     """A stream socket over RDMA, with the interface of socket.socket.
 
     Parameters
@@ -424,53 +425,6 @@ class Socket:
     def _check_sendfile_params(self, file: IO[bytes], offset: int, count: int | None) -> None:
         helper: Any = _socket.socket
         helper._check_sendfile_params(self, file, offset, count)
-
-    # ---- memory that the peer writes to directly: what rsockets call riomap ------------------
-
-    def riomap(self, buffer: Buffer, offset: int | None = None) -> int:
-        """Let the peer write to a buffer by offset, outside the stream.
-
-        Parameters
-        ----------
-        buffer : writable, C-contiguous buffer
-            Up to 4 GiB - 1; it is registered for remote writes, and kept, until `riounmap`.
-        offset : int or None
-            By which the peer names its first byte; None means its address.
-
-        Returns
-        -------
-        int
-            The offset.
-
-        Notes
-        -----
-        The peer may write once it has received what is sent behind this call, and nothing tells
-        when it did: agree in the stream. It takes one of the entries that the *peer's* socket
-        has room for (its option `RDMA_IOMAPSIZE`, set before it connects; 0 unless set); without
-        one left this raises OSError with ENOBUFS. Source: librdmacm, riomap with PROT_WRITE.
-        """
-        return self._connected_stream().map(buffer, offset)
-
-    def riounmap(self, buffer: Buffer) -> None:
-        """End the mapping of a buffer. A peer that still writes there loses the connection."""
-        self._connected_stream().unmap(buffer)
-
-    def riowrite(self, data: Buffer, offset: int) -> int:
-        """Write into memory that the peer has mapped, in order with what is sent.
-
-        Returns how much was written, which is all of it. It leaves from the caller's memory and
-        returns when the device is done with it. OSError with EFAULT: the peer has nothing mapped
-        there. After a timeout, or BlockingIOError of a socket that never waits, part of it may be
-        written: write it again. Blocks for the socket's timeout, without the GIL.
-        """
-        transfer = self._connected_stream().submit_write(data, offset)
-        if not transfer.wait(self._timeout):
-            transfer.cancel()
-            if self._timeout == 0:
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            raise TimeoutError("timed out")
-        transfer.operation.result()
-        return transfer.bytes_transferred
 
     # ---- inside -----------------------------------------------------------------------------
 

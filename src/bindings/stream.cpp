@@ -157,44 +157,6 @@ std::unique_ptr<StreamTransfer> submit(const Stream& self, const py::object& buf
         StreamTransfer{native, std::move(transfer), self.adapter()});
 }
 
-std::unique_ptr<StreamTransfer> submit_write(const Stream& self, const py::object& buffer,
-                                             std::uint64_t offset) {
-    const auto native = self.share();
-    auto transfer = transfer_for(buffer.ptr(), false, "riowrite");
-    transfer->offset = offset;
-    std::optional<Expected<void>> outcome;
-    {
-        const Released released;
-        outcome = native->submit_send(transfer);
-    }
-    check_or_raise(*outcome);
-    return std::make_unique<StreamTransfer>(
-        StreamTransfer{native, std::move(transfer), self.adapter()});
-}
-
-std::uint64_t map(const Stream& self, const py::object& buffer,
-                  std::optional<std::uint64_t> offset) {
-    const auto native = self.share();
-    const auto memory = transfer_for(buffer.ptr(), true, "riomap");
-    std::optional<Expected<std::uint64_t>> outcome;
-    {
-        const Released released;
-        outcome = native->map(memory, offset);
-    }
-    return value_or_raise(std::move(*outcome));
-}
-
-void unmap(const Stream& self, const py::object& buffer) {
-    const auto native = self.share();
-    const auto memory = transfer_for(buffer.ptr(), true, "riounmap");
-    std::optional<Expected<void>> outcome;
-    {
-        const Released released;
-        outcome = native->unmap(memory->data, memory->length);
-    }
-    check_or_raise(*outcome);
-}
-
 std::unique_ptr<Operation> operation_of(const std::shared_ptr<core::Operation>& native,
                                         const std::shared_ptr<AdapterState>& adapter,
                                         std::function<void()> abandon) {
@@ -499,11 +461,6 @@ void bind_stream(py::module_& module) {
             },
             py::arg("buffer"), py::kw_only(), py::arg("is_all") = false,
             py::arg("is_drain") = false, "Receive into the caller's memory.")
-        .def("submit_write", submit_write, py::arg("buffer"), py::arg("offset"),
-             "Write from the caller's memory into a mapping of the peer's.")
-        .def("map", map, py::arg("buffer"), py::arg("offset").none(true),
-             "Let the peer write to memory by offset; return the offset.")
-        .def("unmap", unmap, py::arg("buffer"), "End a mapping.")
         .def("take", take, py::arg("most"), "Take received bytes without a copy, or None.")
         .def("look", look, py::arg("most"), "Look at received bytes, or None.")
         .def("fileno", [](const Stream& self) { return value_or_raise(self.get().descriptor()); })
@@ -554,6 +511,7 @@ void bind_stream(py::module_& module) {
             if (!self.is_usable()) return std::string("<Stream ") + self.unusable_text() + ">";
             return std::string("<Stream ") + phase_name(self.get().phase()) + ">";
         });
+    bind_stream_mappings(cls);
     attach_hot_stream_calls(cls);
     bind_bench_stream(cls);
     bind_listener_class(module);

@@ -82,6 +82,7 @@ private:
     const py::object& on_abort, const py::object& on_ready);
 
 void bind_stream(py::module_& module);
+void bind_stream_mappings(py::class_<Stream>& cls);
 void attach_hot_stream_calls(const py::handle& cls);
 void bind_bench_stream(py::class_<Stream>& cls);
 

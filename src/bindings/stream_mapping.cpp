@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory that the peer of a stream writes to by offset.
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "bindings/errors.hpp"
+#include "bindings/gil.hpp"
+#include "bindings/stream.hpp"
+
+namespace ndv::bindings {
+namespace {
+
+std::unique_ptr<StreamTransfer> submit_write(const Stream& self, const py::object& buffer,
+                                             std::uint64_t offset) {
+    const auto native = self.share();
+    auto transfer = transfer_for(buffer.ptr(), false, "riowrite");
+    transfer->offset = offset;
+    std::optional<Expected<void>> outcome;
+    {
+        const Released released;
+        outcome = native->submit_send(transfer);
+    }
+    check_or_raise(*outcome);
+    return std::make_unique<StreamTransfer>(
+        StreamTransfer{native, std::move(transfer), self.adapter()});
+}
+
+std::uint64_t map(const Stream& self, const py::object& buffer,
+                  std::optional<std::uint64_t> offset) {
+    const auto native = self.share();
+    const auto memory = transfer_for(buffer.ptr(), true, "riomap");
+    std::optional<Expected<std::uint64_t>> outcome;
+    {
+        const Released released;
+        outcome = native->map(memory, offset);
+    }
+    return value_or_raise(std::move(*outcome));
+}
+
+void unmap(const Stream& self, const py::object& buffer) {
+    const auto native = self.share();
+    const auto memory = transfer_for(buffer.ptr(), true, "riounmap");
+    std::optional<Expected<void>> outcome;
+    {
+        const Released released;
+        outcome = native->unmap(memory->data, memory->length);
+    }
+    check_or_raise(*outcome);
+}
+
+}  // namespace
+
+void bind_stream_mappings(py::class_<Stream>& cls) {
+    cls.def("submit_write", submit_write, py::arg("buffer"), py::arg("offset"),
+            "Write from the caller's memory into a mapping of the peer's.")
+        .def("map", map, py::arg("buffer"), py::arg("offset").none(true),
+             "Let the peer write to memory by offset; return the offset.")
+        .def("unmap", unmap, py::arg("buffer"), "End a mapping.");
+}
+
+}  // namespace ndv::bindings
