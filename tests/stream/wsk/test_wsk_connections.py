@@ -96,11 +96,14 @@ def test_an_accept_event_may_turn_a_socket_away(adapter, host):
 
     with wsk.listen((host, 0), adapter=adapter, on_accept=on_accept) as listening:
         listening.set_event_callbacks(wsk.EventMask.ACCEPT)
-        with (
-            wsk.socket_connect((host, 0), listening.local_address, adapter) as near,
-            pytest.raises(ConnectionResetError),
-        ):
-            near.receive(bytearray(1)).result(LIMIT)
+
+        def talk():
+            with wsk.socket_connect((host, 0), listening.local_address, adapter) as near:
+                near.receive(bytearray(1)).result(LIMIT)
+
+        # On a device the end may be there before the connect is done.
+        with pytest.raises((ConnectionResetError, ConnectionAbortedError)):
+            talk()
 
 
 def test_an_accept_request_comes_before_the_event(adapter, host):
