@@ -123,7 +123,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                 } else if ((next & 32U) != 0) {
                     engine.disconnect();
                 } else if ((next & 64U) != 0) {
-                    if (const auto number = engine.add_mapping({next, {0, 7, 100}})) {
+                    if (auto number = engine.add_mapping({next, {0, 7, 100}})) {
                         if ((next & 128U) != 0) engine.remove_mapping(*number);
                     }
                     const RemoteRange found = engine.find_mapping(next);
