@@ -17,7 +17,8 @@ _COMPLAINTS = {
     "BUG": re.compile(r"\bBUG: |\bkernel BUG at "),
     "Oops": re.compile(r"\bOops\b"),
     "WARNING": re.compile(r"\bWARNING: "),
-    "general protection fault": re.compile(r"\bgeneral protection\b"),
+    # The kernel's own; "traps: PROGRAM[1] general protection fault" is a program's.
+    "general protection fault": re.compile(r"(?<!\] )\bgeneral protection\b"),
     "bad pointer": re.compile(r"\b[Uu]nable to handle\b"),
     "hung task": re.compile(r"\bblocked for more than \d+ seconds\b"),
     "lockup": re.compile(r"\bsoft lockup\b|\bhard LOCKUP\b|\bdetected (?:expedited )?stalls?\b"),
