@@ -46,7 +46,7 @@ Warning: fsck not present, so skipping root file system
 [   16.441585] siw: loading out-of-tree module taints kernel.
 [   17.700000] eth1 speed is unknown, defaulting to 1000
 [   20.100000] siw: got TERMINATE. layer 1, type 0, code 0
-[   22.200000] traps: ib_write_bw[2696] general protection fault ip:7f3b sp:7fff error:0 in librdmacm.so
+[   22.200000] traps: ib_write_bw[2696] general protection fault ip:7f3b in librdmacm.so
 """
     assert read(said).incidents == []
 
