@@ -24,6 +24,8 @@ from ndverbs.socket_mappings import Mappings
 Address = str | tuple[Any, ...]
 Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
 
+# Buffers of sendmsg() that are so small together leave as one message.
+_GATHERED = 64 * 1024
 _DATA_CALLS = ("send", "sendall", "recv", "recv_into")
 
 
@@ -374,9 +376,11 @@ class Socket(Mappings):
         """Send several buffers, one behind the other; there is no ancillary data."""
         if list(ancdata) or address is not None:
             raise OSError(errno.EOPNOTSUPP, "a stream has no ancillary data and no addresses")
+        pieces = [memoryview(buffer).cast("B") for buffer in buffers]
+        if sum(piece.nbytes for piece in pieces) <= _GATHERED:
+            return self.send(b"".join(pieces), flags)
         total = 0
-        for buffer in buffers:
-            data = memoryview(buffer).cast("B")
+        for data in pieces:
             try:
                 sent = self.send(data, flags)
             except (BlockingIOError, TimeoutError):

@@ -58,10 +58,13 @@ class Mappings:
         written: write it again. Blocks for the socket's timeout, without the GIL.
         """
         transfer = self._connected_stream().submit_write(data, offset)
-        if not transfer.wait(self._timeout):
+        try:
+            if not transfer.wait(self._timeout):
+                if self._timeout == 0:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                raise TimeoutError("timed out")
+        except BaseException:  # a signal's handler may raise, too
             transfer.cancel()
-            if self._timeout == 0:
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            raise TimeoutError("timed out")
+            raise
         transfer.operation.result()
         return transfer.bytes_transferred

@@ -121,8 +121,16 @@ def test_a_flag_that_streams_lack_is_refused(ends):
 
 def test_sendmsg_sends_buffers_one_behind_the_other(ends):
     near, far = ends
-    assert near.sendmsg([b"ab", bytearray(b"cd"), memoryview(b"ef")]) == 6
-    assert read_exactly(far, 6) == b"abcdef"
+    large = [bytes([number]) * 50_000 for number in range(3)]
+    assert near.sendmsg(large) == 150_000
+    assert read_exactly(far, 150_000) == b"".join(large)
+
+
+def test_small_buffers_of_sendmsg_arrive_at_once(ends):
+    near, far = ends
+    for _ in range(200):
+        assert near.sendmsg([b"ab", bytearray(b"cd"), memoryview(b"ef")]) == 6
+        assert far.recv(100) == b"abcdef"
 
 
 def test_recvmsg_into_spreads_over_buffers(ends):

@@ -2,6 +2,7 @@
 """Memory that a peer writes to by offset, outside the stream: riomap, riowrite, riounmap."""
 
 import errno
+import select
 import time
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import ndverbs as nd
 from ndverbs.socket_options import RDMA_IOMAPSIZE, SOL_RDMA
-from stream.sockets import LIMIT, connected, read_exactly
+from stream.sockets import LIMIT, connected, fill, read_exactly
 
 
 @pytest.fixture
@@ -136,6 +137,28 @@ def test_a_write_into_an_ended_mapping_ends_the_connection_and_changes_nothing(m
     with pytest.raises(ConnectionError):
         near.recv(1)
     assert not memory.any()
+
+
+def test_a_write_that_cannot_go_on_ends_with_the_timeout_and_may_be_done_again(adapter, host):
+    options = {"RDMA_IOMAPSIZE": 1, "SO_RCVBUF": 16384, "SO_SNDBUF": 8192}
+    with connected(adapter, host, **options) as (near, far):
+        memory = np.zeros(10, np.uint8)
+        near.riomap(memory, 0)
+        told(near, far)
+        far.setblocking(False)
+        sent = fill(far)  # what it sends goes before
+        while select.select([], [far], [], 0.2)[1]:
+            sent += fill(far)
+        with pytest.raises(BlockingIOError):
+            far.riowrite(b"too early", 0)
+        far.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            far.riowrite(b"too early", 0)
+        far.settimeout(LIMIT)
+        assert len(read_exactly(near, sent)) == sent
+        assert far.riowrite(b"again", 0) == 5
+        told(far, near)
+        assert bytes(memory) == b"again" + bytes(5)
 
 
 def test_only_writable_memory_is_mapped_and_only_mapped_memory_unmapped(mappable):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs on rsockets, both roles, against our sockets: soft with kernel siw, verbs on both."""
 
+import re
 import struct
+import subprocess
 import time
 
 import numpy as np
@@ -28,6 +30,14 @@ class Pattern:
         return (TABLE * ((start + count) // len(TABLE) + 1))[start : start + count]
 
 
+def verifying(tool, program, option, address, port, size, count, calls):
+    """Start rstream or riostream, which goes both ways twice and looks at what it gets."""
+    return tool(
+        *(program, option, address, "-p", port, "-S", size, "-C", count, "-I", 2),
+        *("-T", calls, "-T", "v"),
+    )
+
+
 # ---- rstream -----------------------------------------------------------------------------------
 
 
@@ -36,10 +46,7 @@ def test_rstream_client_verifies_what_our_server_sends(ours, tool, size, count, 
     adapter, place = ours
     with listening(adapter, place.listen_on) as server:
         port = server.getsockname()[1]
-        client = tool(
-            *("rstream", "-s", place.seen_as, "-p", port, "-S", size, "-C", count, "-I", 2),
-            *("-T", calls, "-T", "v"),
-        )
+        client = verifying(tool, "rstream", "-s", place.seen_as, port, size, count, calls)
         with accepted(server) as sock:
             received, sent = Pattern(), Pattern()
             assert read_exactly(sock, 16) == received.next(16)
@@ -57,10 +64,7 @@ def test_rstream_client_verifies_what_our_server_sends(ours, tool, size, count, 
 def test_rstream_server_verifies_what_our_client_sends(ours, tool, size, count, calls):
     place = ours[1]
     port = place.tool_port()
-    server = tool(
-        *("rstream", "-b", place.tools_listen_on, "-p", port, "-S", size, "-C", count, "-I", 2),
-        *("-T", calls, "-T", "v"),
-    )
+    server = verifying(tool, "rstream", "-b", place.tools_listen_on, port, size, count, calls)
     with connected_to(server, port, ours) as sock:
         received, sent = Pattern(), Pattern()
         sock.sendall(sent.next(16))
@@ -73,7 +77,18 @@ def test_rstream_server_verifies_what_our_client_sends(ours, tool, size, count, 
         assert "failed" not in server.finish()
 
 
-def test_rstream_client_that_keeps_the_connection_alive_is_served(ours, tool):
+def arrived(adapter, port):
+    """Count what has come in: frames of soft's, packets of rxe's, bytes of siw's connection."""
+    stats = adapter.stats()
+    for name in ("rdma_in_frames", "device_rcvd_pkts"):
+        if name in stats:
+            return stats[name]
+    command = ["ss", "-H", "-t", "-i", "-n", "state", "established", f"( sport = :{port} )"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"bytes_received:(\d+)", said)[1])
+
+
+def test_rstream_client_keeps_an_idle_connection_alive(ours, tool):
     adapter, place = ours
     with listening(adapter, place.listen_on) as server:
         port = server.getsockname()[1]
@@ -82,7 +97,11 @@ def test_rstream_client_that_keeps_the_connection_alive_is_served(ours, tool):
         )
         with accepted(server) as sock:
             assert len(read_exactly(sock, 16)) == 16
-            time.sleep(2.5)  # two keepalives, which our end must bear
+            for _ in range(3):  # the client has nothing to say until we answer
+                before, deadline = arrived(adapter, port), time.monotonic() + LIMIT
+                while arrived(adapter, port) == before:
+                    assert time.monotonic() < deadline, "no keepalive came"
+                    assert not client.ends_within(0.05), client.output()
             sock.sendall(bytes(16))
             assert len(read_exactly(sock, 8)) == 8
             sock.sendall(bytes(8))
@@ -121,10 +140,7 @@ def test_riostream_client_writes_into_our_memory_and_we_into_its(ours, tool, siz
     adapter, place = ours
     with listening(adapter, place.listen_on, RDMA_IOMAPSIZE=1) as server:
         port = server.getsockname()[1]
-        client = tool(
-            *("riostream", "-s", place.seen_as, "-p", port, "-S", size, "-C", count, "-I", 2),
-            *("-T", calls, "-T", "v"),
-        )
+        client = verifying(tool, "riostream", "-s", place.seen_as, port, size, count, calls)
         with accepted(server) as sock:
             end = MappedEnd(sock, size, count)
             read_exactly(sock, 16)
@@ -140,10 +156,7 @@ def test_riostream_client_writes_into_our_memory_and_we_into_its(ours, tool, siz
 def test_riostream_server_writes_into_our_memory_and_we_into_its(ours, tool, size, count, calls):
     place = ours[1]
     port = place.tool_port()
-    server = tool(
-        *("riostream", "-b", place.tools_listen_on, "-p", port, "-S", size, "-C", count, "-I", 2),
-        *("-T", calls, "-T", "v"),
-    )
+    server = verifying(tool, "riostream", "-b", place.tools_listen_on, port, size, count, calls)
     with connected_to(server, port, ours, RDMA_IOMAPSIZE=1) as sock:
         end = MappedEnd(sock, size, count)
         sock.sendall(bytes(16))
