@@ -17,6 +17,10 @@ namespace {
 // other than DATA take a receive without a credit. So much is left to them.
 constexpr std::uint16_t kReserve = 4;
 
+// In both halves of an entry that holds no descriptor: no memory lies there, and none is so long.
+constexpr std::uint64_t kNothing = ~std::uint64_t{0};
+static_assert(Descriptor::kSize == 2 * sizeof kNothing);
+
 Unexpected violation(std::string what) {
     return fail(Status::connection_aborted, "the peer broke the stream protocol: " + what);
 }
@@ -29,6 +33,7 @@ Engine::Engine(const Config& config)
       is_silent_(config.waits_for_peer && config.mode == Mode::message) {
     segments_.reserve(kMaxSegments);
     free_.reserve(kMaxSegments);
+    for (std::uint32_t entry = 0; entry < kTargets; ++entry) clear_entry(entry);
 }
 
 void Engine::add_segment(const RemoteRange& segment) {
@@ -230,21 +235,33 @@ std::uint16_t Engine::reserve() const {
 
 bool Engine::has_credit() const { return static_cast<std::uint16_t>(limit_ - sent_) > reserve(); }
 
-// The entry is ours from the peer's update on until we have used it up.
+// The entry is ours from the peer's update on until we have used it up. This looks while it may be
+// placed, in order but not at once: it is there when its last byte is, and its first half.
 bool Engine::load_descriptor() {
-    static_assert(sizeof(std::uint32_t) == MessageWord::kSize);
     std::byte* const at = config_.targets + static_cast<std::size_t>(entry_) * Descriptor::kSize;
-    auto* const length = reinterpret_cast<std::uint32_t*>(at + 12);
-    // The length lies last: the peer's bytes arrive in order. acquire: before the rest is read.
-    if (std::atomic_ref(*length).load(std::memory_order_acquire) == 0) return false;
+    auto* const halves = reinterpret_cast<std::uint64_t*>(at);
+    std::array<std::uint64_t, 2> seen{};
+    for (std::size_t i = 2; i-- > 0;) {
+        seen[i] = std::atomic_ref(halves[i]).load(std::memory_order_acquire);
+    }
     std::array<std::byte, Descriptor::kSize> bytes;
-    std::memcpy(bytes.data(), at, bytes.size());
-    const Descriptor found = Descriptor::parse(bytes);
-    current_ = found.range;
-    // Until the peer writes it anew there is nothing here.
-    std::atomic_ref(*length).store(0, std::memory_order_relaxed);
+    std::memcpy(bytes.data(), seen.data(), bytes.size());
+    if (seen[0] == kNothing || bytes.back() == std::byte{0xFF}) return false;
+    const RemoteRange range = Descriptor::parse(bytes).range;
+    if (range.length == 0) return false;
+    current_ = range;
+    clear_entry(entry_);
     largest_grant_ = std::max<std::uint64_t>(largest_grant_, current_.length);
     return true;
+}
+
+// Until the peer writes it anew there is nothing here.
+void Engine::clear_entry(std::uint32_t entry) {
+    auto* const halves = reinterpret_cast<std::uint64_t*>(
+        config_.targets + static_cast<std::size_t>(entry) * Descriptor::kSize);
+    for (std::size_t i = 0; i < 2; ++i) {
+        std::atomic_ref(halves[i]).store(kNothing, std::memory_order_relaxed);
+    }
 }
 
 std::uint32_t Engine::sendable() {

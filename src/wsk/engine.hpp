@@ -62,7 +62,7 @@ public:
     struct Config {
         Mode mode = Mode::message;
         std::uint16_t credits = 64;           // receives that stay posted for the peer's messages
-        std::byte* targets = nullptr;         // target_bytes(), zero, where the peer writes
+        std::byte* targets = nullptr;         // target_bytes(), where the peer writes
         std::uint32_t iomap_entries = 0;      // mappings of the peer's that there is room for
         std::uint32_t max_chunk = 64 * 1024;  // bytes of one message of ours
         // iWARP's rule for the end that accepts: the other one speaks first, which it always does.
@@ -147,6 +147,7 @@ private:
     [[nodiscard]] Expected<void> count_credit(const char* what);
     [[nodiscard]] bool has_credit() const;
     [[nodiscard]] bool load_descriptor();
+    void clear_entry(std::uint32_t entry);
     [[nodiscard]] bool can_grant() const;
     [[nodiscard]] std::uint16_t reserve() const;
     void grant(std::uint16_t index);

@@ -211,6 +211,17 @@ def test_chunks_fill_the_memory_that_the_peer_granted_and_no_more():
     assert engine.sendable == 0
 
 
+@pytest.mark.parametrize("cut", range(1, 16))
+def test_a_descriptor_that_has_arrived_in_part_is_not_used(cut):
+    engine = make_engine(connection_data(data=(0x9000, 9, 10)))
+    engine.take_chunk(10)
+    whole = descriptor(0xFFFF_0102_0304_0506, 0x0708090A, 0x0B0C0D)
+    engine.write_targets(16, whole[:cut])
+    assert engine.sendable == 0
+    engine.write_targets(16 + cut, whole[cut:])
+    assert engine.take_chunk(1)[:2] == (0xFFFF_0102_0304_0506, 0x0708090A)
+
+
 def test_the_next_chunk_goes_where_the_next_descriptor_says():
     engine = make_engine(connection_data(data=(0x9000, 9, 10)))
     engine.take_chunk(10)

@@ -1,7 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Property tests of this folder draw the same examples in every run and have no deadline."""
-
-from hypothesis import settings
-
-settings.register_profile("ndverbs", derandomize=True, deadline=None, print_blob=True)
-settings.load_profile("ndverbs")
