@@ -8,6 +8,8 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 LAB_ARGS ?=
 FUZZ_SECONDS ?= 600
+SOAK_MINUTES ?= 60
+SOAK_ARGS ?=
 # The thread sanitizer of clang 14 crashes under CPython; g++ has both sanitizers.
 SANITIZE_CXX ?= g++
 FUZZ_CXX ?= clang++
@@ -31,7 +33,7 @@ requirements = $(BIN)/python -c 'import sys, tomllib; p = tomllib.load(open("pyp
 	o = p["project"]["optional-dependencies"]; b = p["build-system"]["requires"] + ["cmake>=3.24", "ninja"]; \
 	print(*[r for g in sys.argv[1:] for r in (b if g == "build" else p["project"]["dependencies"] if g == "run" else o[g])], sep="\n")'
 
-.PHONY: help demo test native-test python-test lab sanitize sanitize-address sanitize-thread fuzz lint bench build clean
+.PHONY: help demo test native-test python-test soak lab sanitize sanitize-address sanitize-thread fuzz lint bench build clean
 
 help:  ## Show the commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -83,6 +85,9 @@ native-test: $(VENV)/.build-tools
 
 python-test: $(VENV)/.installed $(VENV)/.test-tools
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: $(VENV)/.installed $(VENV)/.test-tools  ## Run the long campaigns for SOAK_MINUTES (SOAK_ARGS: names of campaigns)
+	$(BIN)/python tests/soak.py $(SOAK_MINUTES) $(SOAK_ARGS)
 
 lab: $(VENV)/.build-tools  ## Run the suites on kernel RDMA devices in a virtual machine (docs/lab.md; LAB_ARGS=...)
 	$(BIN)/python tests/lab/lab.py test $(LAB_ARGS)

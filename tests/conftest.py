@@ -5,6 +5,7 @@ import gc
 import sys
 
 import pytest
+from hypothesis import settings
 
 from conformance.deviations import DEVIATIONS
 
@@ -23,6 +24,19 @@ def pytest_addoption(parser):
         default=1.0,
         help="how often tests repeat what they repeat many times, in parts of the usual",
     )
+    parser.addoption(
+        "--first-seed",
+        type=int,
+        default=0,
+        help="where simulations start to count their seeds; any but 0: property tests draw anew",
+    )
+
+
+def pytest_configure(config):
+    # The same examples in every run, so that a change is all that makes a difference.
+    is_fixed = config.getoption("--first-seed") == 0
+    settings.register_profile("ndverbs", derandomize=is_fixed, deadline=None, print_blob=True)
+    settings.load_profile("ndverbs")
 
 
 def pytest_generate_tests(metafunc):
@@ -64,6 +78,12 @@ def _names_of(deviating, provider):
 def scaled(pytestconfig):
     """Give ``scaled(count)``: how often to repeat something on this machine, at least twice."""
     return lambda count: max(2, round(count * pytestconfig.getoption("--effort")))
+
+
+@pytest.fixture(scope="session")
+def first_seed(pytestconfig):
+    """Give the number that simulations add to their seeds."""
+    return pytestconfig.getoption("--first-seed")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,16 +2,12 @@
 """The suite's own: ends in two threads or two processes."""
 
 import pytest
-from hypothesis import settings
 
 import ndverbs as nd
 from conformance.addresses import addresses_of
 from conformance.end import LIMIT, End
 from conformance.far import FarProcess, FarThread
 from conformance.pair import join
-
-settings.register_profile("ndverbs", derandomize=True, deadline=None, print_blob=True)
-settings.load_profile("ndverbs")
 
 
 class Ends:

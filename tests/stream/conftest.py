@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder's own: property tests draw the same examples in every run and have no deadline."""
+"""The folder's own: connected sockets."""
 
 import resource
 
 import pytest
-from hypothesis import settings
 
 from conformance.addresses import addresses_of
 from stream.sockets import connected, listening
-
-settings.register_profile("ndverbs", derandomize=True, deadline=None, print_blob=True)
-settings.load_profile("ndverbs")
 
 
 @pytest.fixture
