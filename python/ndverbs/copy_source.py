@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file that a copy reads: opened, watched for changes, and looked into when it is an array.
 
-Reads into memory of ours instead of mapping the file: a mapped file that somebody truncates
-kills whoever touches it (SIGBUS).
+Reads into memory of ours instead of mapping the file: a mapped file that another program truncates
+kills the process that touches it (SIGBUS). Owns the rule that a file is read until its end: where
+its size says something else, as in /proc, /sys and some FUSE file systems, its content is read once
+into a temporary file, and that is what is copied.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import ast
 import os
 import stat
+import tempfile
 from types import TracebackType
 from typing import Self
 
@@ -17,11 +20,12 @@ from ndverbs.copy_protocol import CopyError, Reason
 from ndverbs.copy_target import shown
 
 _NPY_MAGIC = b"\x93NUMPY"
+_PIECE = 1 << 20  # bytes of one read; some files in /proc give all of theirs to the first one
 _MAX_NPY_HEADER = 65536  # bytes; NumPy itself refuses text beyond 10000 characters
 
 
 class SourceFile:
-    """An open regular file whose size at the opening is the size of the copy."""
+    """An open regular file; `size` is the number of its bytes, and the size of the copy."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -37,8 +41,15 @@ class SourceFile:
             os.close(self._fd)
             what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise CopyError(Reason.SOURCE, f"{shown(path)} is {what}")
-        self.size = status.st_size
-        self._identity = _identity(status)
+        try:
+            # A file of size 0 is not probed: some give every byte once.
+            if status.st_size == 0 or not self._ends_at(status.st_size):
+                self._take_content(status.st_size)
+        except BaseException:
+            self.close()
+            raise
+        self._identity = _identity(os.fstat(self._fd))
+        self.size = self._identity[0]
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def read_into(self, view: memoryview, offset: int) -> None:
@@ -54,10 +65,7 @@ class SourceFile:
             try:
                 count = os.preadv(self._fd, [view[done:]], offset + done)
             except OSError as error:
-                raise CopyError(
-                    Reason.SOURCE,
-                    f"reading {shown(self.path)} at byte {offset + done}: {error.strerror}",
-                ) from None
+                raise self._unreadable(offset + done, error) from None
             if count == 0:
                 raise CopyError(
                     Reason.SOURCE,
@@ -66,7 +74,7 @@ class SourceFile:
             done += count
 
     def check_unchanged(self) -> None:
-        """Raise `CopyError` when size or modification time are not those of the opening."""
+        """Raise `CopyError` when size, end or modification time are not those of the opening."""
         status = os.fstat(self._fd)
         if status.st_size != self.size:
             verb = "grew" if status.st_size > self.size else "shrank"
@@ -75,6 +83,8 @@ class SourceFile:
                 f"{shown(self.path)} {verb} during the copy, from {self.size} bytes "
                 f"to {status.st_size}",
             )
+        if not self._ends_at(self.size):  # a network's file system may tell the size late
+            raise CopyError(Reason.SOURCE, f"{shown(self.path)} ends at byte {self.size} no longer")
         if _identity(status) != self._identity:
             raise CopyError(Reason.SOURCE, f"{shown(self.path)} was written to during the copy")
 
@@ -118,6 +128,48 @@ class SourceFile:
     ) -> None:
         """Close it."""
         self.close()
+
+    def _ends_at(self, size: int) -> bool:
+        try:
+            return not os.pread(self._fd, 1, size) and (
+                size == 0 or os.pread(self._fd, 1, size - 1) != b""
+            )
+        except OSError as error:
+            raise self._unreadable(size, error) from None
+
+    def _take_content(self, size: int) -> None:
+        """Read the file to its end, and let a temporary file take its place."""
+        piece = self._read_piece(0)
+        if not piece and size == 0:
+            return
+        try:
+            with tempfile.TemporaryFile() as content:
+                while piece:
+                    content.write(piece)
+                    piece = self._read_piece(content.tell())
+                content.flush()
+                if os.fstat(self._fd).st_size != size:
+                    raise CopyError(
+                        Reason.SOURCE, f"{shown(self.path)} changed its size while it was read"
+                    )
+                os.dup2(content.fileno(), self._fd, inheritable=False)
+        except OSError as error:
+            raise CopyError(
+                Reason.SOURCE,
+                f"{shown(self.path)} does not tell its size, and its content has no room in "
+                f"{tempfile.gettempdir()}: {error.strerror}; name another place with TMPDIR=/path",
+            ) from None
+
+    def _read_piece(self, position: int) -> bytes:
+        try:
+            return os.read(self._fd, _PIECE)
+        except OSError as error:
+            raise self._unreadable(position, error) from None
+
+    def _unreadable(self, position: int, error: OSError) -> CopyError:
+        return CopyError(
+            Reason.SOURCE, f"reading {shown(self.path)} at byte {position}: {error.strerror}"
+        )
 
     def _read_at_most(self, count: int, offset: int) -> bytes:
         data = bytearray(max(min(count, self.size - offset), 0))

@@ -61,7 +61,7 @@ def run(file: str | None, *, rounds: int, size: int) -> int:
             source = Path(file) if file else _build(folder / "source.bin", size)
             with SourceFile(str(source)) as opened:
                 _check_space(folder, opened.size)
-                rdma, tcp = _copies(opened, source, received, rounds)
+                rdma, tcp = _copies(opened, received, rounds)
             _report(source if file else None, opened.size, rdma, tcp)
     except CopyError as error:
         raise CommandError(f"the demo failed: {error.text}") from error
@@ -70,7 +70,7 @@ def run(file: str | None, *, rounds: int, size: int) -> int:
     return 0
 
 
-def _copies(opened: SourceFile, source: Path, received: Path, rounds: int) -> tuple[_Way, _Way]:
+def _copies(opened: SourceFile, received: Path, rounds: int) -> tuple[_Way, _Way]:
     rdma, tcp = _Way("RDMA (ndverbs cp)"), _Way("plain TCP sockets")
     with (
         _receiver("ndverbs", "serve", "127.0.0.1:0", str(received), "--until-eof") as serving,
@@ -88,7 +88,7 @@ def _copies(opened: SourceFile, source: Path, received: Path, rounds: int) -> tu
                     seconds = copy_file(opened, rdma_address, target.name, adapter=adapter).seconds
                 else:
                     seconds = copy_file_tcp(opened, tcp_address, target.name)[0]
-                _compare(source, target)
+                _compare(opened, target)
                 if number >= 0:
                     way.seconds.append(seconds)
     return rdma, tcp
@@ -110,22 +110,24 @@ def _report(source: Path | None, size: int, rdma: _Way, tcp: _Way) -> None:
     )
 
 
-def _compare(source: Path, target: Path) -> None:
+def _compare(source: SourceFile, target: Path) -> None:
     """Read both files completely and compare them; the target is removed."""
-    with source.open("rb", buffering=0) as left, target.open("rb", buffering=0) as right:
-        position = 0
-        ours, theirs = bytearray(_BLOCK), bytearray(_BLOCK)
-        while True:
-            # Regular files: a short count is the end.
-            count, count_theirs = left.readinto(ours) or 0, right.readinto(theirs) or 0
-            if count != count_theirs or ours[:count] != theirs[:count]:
+    with target.open("rb", buffering=0) as received:
+        if (size := os.fstat(received.fileno()).st_size) != source.size:
+            raise CommandError(
+                f"the copy {target.name} of {shown(source.path)} DIFFERS: it has {size} bytes, "
+                f"not {source.size}; please report this"
+            )
+        ours, theirs = memoryview(bytearray(_BLOCK)), memoryview(bytearray(_BLOCK))
+        for position in range(0, size, _BLOCK):
+            length = min(_BLOCK, size - position)
+            source.read_into(ours[:length], position)
+            # A regular file gives what it has: a short count is its end.
+            if received.readinto(theirs[:length]) != length or ours[:length] != theirs[:length]:
                 raise CommandError(
-                    f"the copy {target.name} DIFFERS from {shown(str(source))} within "
+                    f"the copy {target.name} DIFFERS from {shown(source.path)} within "
                     f"{_BLOCK} bytes from byte {position} on; please report this"
                 )
-            if count == 0:
-                break
-            position += count
     target.unlink()
 
 

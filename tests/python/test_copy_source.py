@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file that a copy reads: what is refused, what is noticed, and what a .npy file says."""
 
+import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,6 +101,95 @@ def test_a_source_that_is_written_to_is_noticed(tmp_path: Path):
         path.write_bytes(b"xyz")
         with pytest.raises(CopyError, match="was written to during the copy"):
             source.check_unchanged()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/proc/version", "/proc/sys/kernel/ostype", "/proc/kallsyms", "/sys/kernel/fscaps"],
+)
+def test_a_file_of_the_kernel_is_read_to_its_end_whatever_its_size_says(path: str):
+    """Those in /proc say 0, those in /sys one page."""
+    if not os.path.exists(path):
+        pytest.skip("this kernel does not have it")
+    expected = Path(path).read_bytes()
+
+    with SourceFile(path) as source:
+        assert len(expected) > 0
+        assert source.size == len(expected) != os.stat(path).st_size
+        assert read(source, source.size, 0) == expected
+        source.check_unchanged()
+
+
+def claim(monkeypatch: pytest.MonkeyPatch, path: Path, size: int) -> None:
+    """Let a file say that it has `size` bytes."""
+    fstat, inode = os.fstat, path.stat().st_ino
+
+    def claimed(fd: int) -> object:
+        real = fstat(fd)
+        if real.st_ino != inode:
+            return real
+        return SimpleNamespace(
+            st_size=size, st_mode=real.st_mode, st_mtime_ns=real.st_mtime_ns, st_ino=inode
+        )
+
+    monkeypatch.setattr(os, "fstat", claimed)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, (3 << 20) + 6, (3 << 20) + 8])
+def test_content_counts_and_not_the_size_that_a_file_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+):
+    content = bytes(range(256)) * (12 << 10) + b"the end"
+    path = tmp_path / "f"
+    path.write_bytes(content)
+
+    with monkeypatch.context() as claims:
+        claim(claims, path, size)
+        source = SourceFile(str(path))
+    with source:
+        assert source.size == len(content)
+        assert read(source, len(content), 0) == content
+        source.check_unchanged()
+
+
+def test_an_empty_file_is_a_file_of_no_bytes(tmp_path: Path):
+    (tmp_path / "f").touch()
+
+    with SourceFile(str(tmp_path / "f")) as source:
+        assert source.size == 0
+        source.check_unchanged()
+
+
+def test_a_file_that_gives_more_than_its_size_later_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on a network, where the size may be told late."""
+    path = tmp_path / "f"
+    path.write_bytes(b"abc")
+
+    with SourceFile(str(path)) as source:
+        with path.open("ab") as file:
+            file.write(b"d")
+        claim(monkeypatch, path, 3)
+        with pytest.raises(CopyError, match="ends at byte 3 no longer"):
+            source.check_unchanged()
+
+
+def test_content_that_does_not_end_is_an_error_where_there_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse() -> object:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+
+    with pytest.raises(CopyError, match=r"has no room in .*: No space left.*TMPDIR"):
+        SourceFile("/proc/version")
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_place():
+    with pytest.raises(CopyError, match=r"reading '/proc/self/mem' at byte 0: Input/output error"):
+        SourceFile("/proc/self/mem")
 
 
 @pytest.mark.parametrize(

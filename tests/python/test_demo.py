@@ -11,6 +11,7 @@ import pytest
 
 from ndverbs import demo
 from ndverbs.cli import CommandError
+from ndverbs.copy_source import SourceFile
 from python.copying import Process, content, ndverbs
 
 Captured = pytest.CaptureFixture[str]
@@ -75,7 +76,7 @@ def test_a_copy_that_differs_fails_the_demo(
     path.write_bytes(content(3 << 20))
     compare = demo._compare
 
-    def spoil_then_compare(source: Path, target: Path) -> None:
+    def spoil_then_compare(source: SourceFile, target: Path) -> None:
         with target.open("r+b") as file:
             file.seek((2 << 20) + 5)
             file.write(b"!")
@@ -93,8 +94,20 @@ def test_a_copy_cut_short_fails_the_demo(tmp_path: Path):
     (tmp_path / "a").write_bytes(content(2 << 20))
     (tmp_path / "b").write_bytes(content(1 << 20))
 
-    with pytest.raises(CommandError, match="DIFFERS"):
-        demo._compare(tmp_path / "a", tmp_path / "b")
+    with (
+        SourceFile(str(tmp_path / "a")) as source,
+        pytest.raises(CommandError, match="it has 1048576 bytes, not 2097152"),
+    ):
+        demo._compare(source, tmp_path / "b")
+
+
+def test_the_demo_takes_a_file_that_does_not_tell_its_size(place: Path, capsys: Captured):
+    size = len(Path("/proc/version").read_bytes())
+
+    assert demo.run("/proc/version", rounds=1, size=0) == 0
+
+    assert f"copied '/proc/version', {size} bytes" in capsys.readouterr().out
+    assert os.listdir(place) == []
 
 
 def test_a_missing_file_is_one_sentence(place: Path, tmp_path: Path):
