@@ -63,7 +63,7 @@ $(VENV)/.lint-tools: pyproject.toml $(VENV)/.build-tools
 $(VENV)/.installed: pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(PACKAGE_FILES) $(VENV)/.build-tools
 	@echo "building ndverbs"
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation \
-		--config-settings=cmake.define.NDVERBS_TESTING=ON --editable .
+		--config-settings=cmake.define.NDVERBS_TESTING=ON --config-settings=cmake.define.NDVERBS_WERROR=ON --editable .
 	@touch $@
 
 build: $(VENV)/.installed  ## Build the package, editable, in .venv
@@ -79,7 +79,8 @@ bench: $(VENV)/.installed  ## Time writes, reads and sends (BENCH_ARGS="write --
 test: native-test python-test  ## Run every test that needs no privileges
 
 native-test: $(VENV)/.build-tools
-	$(BIN)/cmake -S . -B build/native -G Ninja -DNDVERBS_NATIVE_TESTS=ON -DNDVERBS_PYTHON=OFF --log-level=WARNING
+	$(BIN)/cmake -S . -B build/native -G Ninja -DNDVERBS_NATIVE_TESTS=ON -DNDVERBS_WERROR=ON -DNDVERBS_PYTHON=OFF \
+		--log-level=WARNING
 	$(BIN)/cmake --build build/native
 	$(BIN)/ctest --test-dir build/native --output-on-failure
 
@@ -97,7 +98,7 @@ lab: $(VENV)/.build-tools  ## Run the suites on kernel RDMA devices in a virtual
 # $(1): folder under build/, $(2): NDVERBS_SANITIZE
 define sanitized_build
 	$(BIN)/cmake -S . -B build/$(1) -G Ninja -DCMAKE_CXX_COMPILER=$(SANITIZE_CXX) -DNDVERBS_SANITIZE=$(2) \
-		-DNDVERBS_PYTHON=ON -DNDVERBS_TESTING=ON -DNDVERBS_NATIVE_TESTS=ON \
+		-DNDVERBS_PYTHON=ON -DNDVERBS_TESTING=ON -DNDVERBS_NATIVE_TESTS=ON -DNDVERBS_WERROR=ON \
 		-DPython_EXECUTABLE=$(abspath $(BIN))/python \
 		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	$(BIN)/cmake --build build/$(1)
@@ -157,7 +158,7 @@ SANITIZE_PYTEST_ARGS = --capture=sys --timeout=600 -o faulthandler_timeout=660
 fuzz: $(VENV)/.build-tools  ## Fuzz every target for FUZZ_SECONDS (needs clang)
 	@command -v $(FUZZ_CXX) > /dev/null || { echo "make fuzz needs $(FUZZ_CXX) for libFuzzer; on Debian: apt-get install clang"; exit 1; }
 	$(BIN)/cmake -S . -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) -DNDVERBS_FUZZ=ON -DNDVERBS_SANITIZE=address \
-		-DNDVERBS_PYTHON=OFF
+		-DNDVERBS_WERROR=ON -DNDVERBS_PYTHON=OFF
 	$(BIN)/cmake --build build/fuzz
 	@found=0; for target in build/fuzz/fuzz/fuzz_*; do \
 		test -x "$$target" || continue; found=1; \

@@ -160,6 +160,26 @@ def test_every_provider_folder_is_known_to_this_test():
     assert folders <= PROVIDER_NAMES | {"builtin"}
 
 
+def switches(text: str) -> Iterator[str]:
+    """Yield the body of every switch, those inside another one's body included."""
+    for begin in re.finditer(r"\bswitch \(", text):
+        at = text.index("{", begin.end())
+        end, depth = at + 1, 1
+        while depth > 0:
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        yield text[at:end]
+
+
+def test_a_switch_over_an_enum_of_rdma_core_bears_values_that_came_later():
+    bodies = [
+        (file, body) for file in cpp_files() for body in switches(COMMENT.sub("", file.read_text()))
+    ]
+    foreign = [(f, b) for f, b in bodies if re.search(r"\bcase (IBV|RDMA_CM)_", b)]
+    assert len(foreign) >= 3  # completions, events of devices, events of connections
+    assert [str(f.relative_to(ROOT)) for f, b in foreign if "default:" not in b] == []
+
+
 def test_no_file_outgrows_its_limit():
     problems = []
     for file in cpp_files() + python_files():

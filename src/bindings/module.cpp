@@ -54,6 +54,7 @@ PYBIND11_MODULE(_native, module) {
     bind_stream(module);
     bind_adapter(module);
     bind_bench(module);
+    attach_log();
     module.def("_live_objects", live_objects, "Count the native objects that exist, by kind.");
     module.attr("__version__") = NDV_VERSION;
     py::module_::import("atexit").attr("register")(py::cpp_function(at_exit));

@@ -21,6 +21,8 @@ void bind_operation(py::module_& module);
 void bind_connector(py::module_& module);
 void bind_listener(py::module_& module);
 void bind_bench(py::module_& module);
+// From here on what native code says to the log reaches Python's loggers.
+void attach_log();
 
 // What a protection domain makes that is filled by requests, and Adapter.build_lam.
 void bind_mapping(py::module_& module, py::class_<ProtectionDomain>& domain);

@@ -114,7 +114,8 @@ def _build_wheel(folder, source):
     command += ["--no-build-isolation"] if tools.returncode == 0 else []
     command += [f"--config-settings=build-dir={image.cache_folder() / 'cmake'}"]
     command += [
-        f"--config-settings=cmake.define.{name}=ON" for name in ("NDVERBS_TESTING", "NDVERBS_VERBS")
+        f"--config-settings=cmake.define.{name}=ON"
+        for name in ("NDVERBS_TESTING", "NDVERBS_VERBS", "NDVERBS_WERROR")
     ]
     command += ["--wheel-dir", str(folder), str(source)]
     host.run(command, log=folder / "pip.log")

@@ -6,9 +6,11 @@
 #include <sys/epoll.h>
 
 #include <cerrno>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "base/log.hpp"
 #include "providers/verbs/completion_queue.hpp"
 #include "providers/verbs/queue_pair.hpp"
 #include "providers/verbs/shared_receive_queue.hpp"
@@ -116,6 +118,11 @@ void AsyncEvents::dispatch(const ibv_async_event& event) {
         case IBV_EVENT_CLIENT_REREGISTER:
         case IBV_EVENT_GID_CHANGE:
         case IBV_EVENT_WQ_FATAL:
+            break;
+        default:  // of a later version of rdma-core
+            base::log(base::LogLevel::info, "verbs",
+                      device_->name() + " reports event " + std::to_string(event.event_type) +
+                          ", which is not known here and is ignored");
             break;
     }
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "base/log.hpp"
 #include "providers/verbs/connector.hpp"
 
 namespace ndv::verbs {
@@ -65,6 +66,11 @@ void Connector::on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId>) {
             case RDMA_CM_EVENT_MULTICAST_ERROR:
             case RDMA_CM_EVENT_ADDR_CHANGE:
             case RDMA_CM_EVENT_TIMEWAIT_EXIT:
+                break;
+            default:  // of a later version of rdma-core
+                base::log(base::LogLevel::info, "verbs",
+                          "rdma_cm reports event " + std::to_string(event.event) +
+                              ", which is not known here and is ignored");
                 break;
         }
     }
