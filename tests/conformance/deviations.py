@@ -206,6 +206,12 @@ DEVIATIONS = [
         parameters=("-512]",),  # Flag.DEFER; with READ_FENCE it waits
     ),
     Deviation(
+        "test_close.py::test_deregistering_while_the_peer_writes",
+        "verbs:siw0",
+        "siw checks a piece of a Write and copies it later: it may land after the deregistration",
+        runs=False,  # whether it shows is chance
+    ),
+    Deviation(
         "test_wsk_connections.py::test_a_request_that_vanishes_while_it_pends_is_told_by_abort",
         "verbs:siw0",
         "siw accepts a request whose peer has gone, and tells of the connection's end then",
