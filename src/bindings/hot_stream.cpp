@@ -127,8 +127,7 @@ std::size_t send_directly(const std::shared_ptr<wsk::Stream>& stream, PyObject* 
     check_or_raise(*started);
     try {
         patience.wait([&](auto slice) {
-            return stream->wait_done(*transfer->operation, slice) &&
-                   transfer->operation->wait(slice);
+            return stream->wait_done(*transfer, slice) && transfer->operation->wait(slice);
         });
     } catch (...) {
         const Released released;

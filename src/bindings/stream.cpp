@@ -240,8 +240,7 @@ void bind_views(py::module_& module) {
                 const auto transfer = self.transfer;
                 const auto stream = self.stream;
                 return wait_in_slices(Deadline(timeout), [&](auto slice) {
-                    return stream->wait_done(*transfer->operation, slice) &&
-                           transfer->operation->wait(slice);
+                    return stream->wait_done(*transfer, slice) && transfer->operation->wait(slice);
                 });
             },
             py::arg("timeout"), "Wait until it is done; return whether it is.")

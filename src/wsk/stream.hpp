@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A connected stream socket over a queue pair: both directions, their ends, and whoever waits.
 //
-// Progress: a thread that waits leads, that is, it sleeps over the completion queue; others wait
-// for what it finds. When nobody leads, the queue is armed, and the thread of the adapter's that
-// pushes a completion handles it. Everything is guarded by one gate that nobody holds for long: a
+// Progress: a thread that waits leads, that is, it sleeps over the completion queue; others follow:
+// they sleep until a thread that leaves the gate finds that their wait is over, or that they must
+// lead. When nobody leads, the queue is armed, and the thread of the adapter's that pushes a
+// completion handles it. Everything is guarded by one gate that nobody holds for long: a
 // large copy out of the ring happens outside it.
 #pragma once
 
@@ -23,6 +24,7 @@
 #include "base/live.hpp"
 #include "core/adapter.hpp"
 #include "core/object.hpp"
+#include "core/progress.hpp"
 #include "wsk/device.hpp"
 #include "wsk/engine.hpp"
 #include "wsk/gate.hpp"
@@ -128,8 +130,8 @@ public:
     [[nodiscard]] bool wait_readable(std::chrono::nanoseconds timeout);
     [[nodiscard]] bool wait_writable(std::chrono::nanoseconds timeout);
     [[nodiscard]] bool wait_connected(std::chrono::nanoseconds timeout);
-    [[nodiscard]] bool wait_done(const core::Operation& operation,
-                                 std::chrono::nanoseconds timeout);
+    // The operation itself is completed a moment later.
+    [[nodiscard]] bool wait_done(const Transfer& transfer, std::chrono::nanoseconds timeout);
     // Readable and writable as the stream is; made on first use.
     [[nodiscard]] Expected<int> descriptor();
     // Once; from any thread, without locks.
@@ -195,6 +197,36 @@ private:
         Stream& stream_;
     };
 
+    using IsReady = std::function<bool()>;  // asked with the gate, by any thread
+
+    // A thread that sleeps while another one leads, or nobody can. In a list of the gate's.
+    class Follower {
+    public:
+        explicit Follower(const IsReady& is_ready) : is_ready_(is_ready) {}
+
+        // False: the time is over.
+        [[nodiscard]] bool sleep_until(core::Time until) {
+            std::unique_lock lock(mutex_);
+            return woken_.wait_until(lock, std::chrono::steady_clock::time_point(until),
+                                     [this] { return is_woken_; });
+        }
+        void wake() {
+            const std::lock_guard lock(mutex_);
+            is_woken_ = true;
+            woken_.notify_one();
+        }
+
+    private:
+        friend class Stream;
+
+        const IsReady& is_ready_;
+        Follower* next_ = nullptr;
+        bool is_over_ = false;  // it was ready when it was woken
+        std::mutex mutex_;
+        std::condition_variable woken_;
+        bool is_woken_ = false;  // guarded by mutex_
+    };
+
     void do_close() override;
 
     // Without the gate.
@@ -204,13 +236,18 @@ private:
     [[nodiscard]] core::Connector::OnDisconnect peer_closes();
     void follow(const std::shared_ptr<core::Operation>& operation);
     void schedule_keepalive();
-    template <typename Ready>
-    [[nodiscard]] bool wait_until(Ready ready, std::chrono::nanoseconds timeout);
+    [[nodiscard]] bool wait_until(const IsReady& is_ready, std::chrono::nanoseconds timeout);
+    [[nodiscard]] bool lead(const IsReady& is_ready, core::Time until);
 
     // With the gate.
     [[nodiscard]] Expected<void> prepare(Side side);
     void pump();
     void rearm();
+    [[nodiscard]] bool can_lead() const {
+        return is_live() && !has_leader_ && phase() == Phase::connected;
+    }
+    void wake_followers();
+    void remove_follower(const Follower& follower);
     void handle_signals(std::uint32_t signals);
     void take_completions();
     void handle_completion(const core::Completion& done);
@@ -305,14 +342,10 @@ private:
     std::shared_ptr<const OnEvent> on_event_;
     std::optional<Readiness> readiness_;
 
+    Follower* followers_ = nullptr;
+
     // One reader copies at a time, outside the gate.
     std::mutex reader_;
-
-    // Those who wait while somebody else leads.
-    std::mutex followers_mutex_;
-    std::condition_variable changed_;
-    std::uint64_t generation_ = 0;  // guarded by followers_mutex_
-    std::atomic<std::uint32_t> followers_{0};
 };
 
 }  // namespace ndv::wsk

@@ -6,7 +6,6 @@
 #include <string>
 #include <utility>
 
-#include "core/progress.hpp"
 #include "wsk/stream.hpp"
 
 namespace ndv::wsk {
@@ -33,6 +32,7 @@ void Stream::leave() {
     std::shared_ptr<const OnEvent> on_event;
     while (true) {
         if (readiness_) show_readiness();
+        if (followers_ != nullptr) wake_followers();
         if (!finished_.empty()) {
             for (Finished& one : finished_) finished.push_back(std::move(one));
             finished_.clear();
@@ -43,12 +43,6 @@ void Stream::leave() {
         }
         if (gate_.try_leave()) break;
         pump();
-    }
-    // seq_cst: either a follower sees what changed, or we see the follower.
-    if (followers_.load(std::memory_order_seq_cst) > 0) {
-        const std::lock_guard lock(followers_mutex_);
-        ++generation_;
-        changed_.notify_all();
     }
     for (Finished& one : finished) one.operation->complete(std::move(one.outcome));
     if (on_event != nullptr) (*on_event)(events);
@@ -316,51 +310,70 @@ void Stream::end_if_due() {
 
 // ---- waiting --------------------------------------------------------------------------------
 
-template <typename Ready>
-bool Stream::wait_until(Ready ready, std::chrono::nanoseconds timeout) {
+// Those whose wait is over, and one to lead when nobody does.
+void Stream::wake_followers() {
+    bool needs_leader = can_lead();
+    for (Follower* one = followers_; one != nullptr; one = one->next_) {
+        if (one->is_over_) continue;
+        one->is_over_ = one->is_ready_();
+        if (!one->is_over_ && !std::exchange(needs_leader, false)) continue;
+        one->wake();
+    }
+}
+
+void Stream::remove_follower(const Follower& follower) {
+    Follower** at = &followers_;
+    while (*at != &follower) at = &(*at)->next_;
+    *at = follower.next_;
+}
+
+bool Stream::wait_until(const IsReady& is_ready, std::chrono::nanoseconds timeout) {
     const core::Time until = core::now() + timeout;
     while (true) {
-        bool leads = false;
-        std::uint64_t generation = 0;
+        std::optional<Follower> follower;
         {
             const Entered entered(*this);
             if (is_live() && !has_leader_) {
                 take_completions();
                 if (is_live()) serve(core::Budget::large);
             }
-            if (ready()) {
+            if (is_ready()) {
                 rearm();
                 return true;
             }
-            leads = is_live() && !has_leader_ && phase() == Phase::connected;
-            if (leads) {
+            if (can_lead()) {
                 has_leader_ = true;
             } else {
-                followers_.fetch_add(1, std::memory_order_seq_cst);
-                const std::lock_guard lock(followers_mutex_);
-                generation = generation_;
+                follower.emplace(is_ready);
+                follower->next_ = std::exchange(followers_, &*follower);
             }
         }
+        if (!follower) return lead(is_ready, until);
+        const bool is_woken = follower->sleep_until(until);
+        const Entered entered(*this);
+        remove_follower(*follower);
+        if (follower->is_over_) return true;
+        if (!is_woken) return is_ready();
+    }
+}
+
+// Ends when it is ready, the time is over, or the connection is.
+bool Stream::lead(const IsReady& is_ready, core::Time until) {
+    while (true) {
         const core::Time left = until - core::now();
-        if (!leads) {
-            std::unique_lock lock(followers_mutex_);
-            const bool is_changed = changed_.wait_for(lock, std::max(left, core::Time::zero()),
-                                                      [&] { return generation_ != generation; });
-            followers_.fetch_sub(1, std::memory_order_relaxed);
-            if (!is_changed) return false;
-            continue;
-        }
         const bool has_any = left > core::Time::zero() && device_->cq().wait(left);
         const Entered entered(*this);
         has_leader_ = false;
         handle_signals(signals_.exchange(0, std::memory_order_acquire));
         if (is_live()) take_completions();
         if (is_live()) serve(core::Budget::large);
-        const bool is_ready = ready();
-        if (is_ready || !has_any) {
+        const bool is_over = is_ready();
+        if (is_over || !has_any || !can_lead()) {
             rearm();
-            return is_ready;
+            return is_over;
         }
+        // Still before the gate is left: the followers sleep on.
+        has_leader_ = true;
     }
 }
 
@@ -381,18 +394,8 @@ bool Stream::wait_connected(std::chrono::nanoseconds timeout) {
         timeout);
 }
 
-bool Stream::wait_done(const core::Operation& operation, std::chrono::nanoseconds timeout) {
-    // It is told after the gate is left: look once more when this says so.
-    if (operation.is_done()) return true;
-    const bool is_done = wait_until(
-        [&] {
-            return operation.is_done() ||
-                   std::any_of(finished_.begin(), finished_.end(), [&](const Finished& one) {
-                       return one.operation.get() == &operation;
-                   });
-        },
-        timeout);
-    return is_done || operation.is_done();
+bool Stream::wait_done(const Transfer& transfer, std::chrono::nanoseconds timeout) {
+    return wait_until([&transfer] { return transfer.is_finished; }, timeout);
 }
 
 Expected<int> Stream::descriptor() {

@@ -51,6 +51,36 @@ WAITS = {
         operation = connector._start_connect(qp, None, silent.getsockname(), timeout=100)
         wait = lambda: operation.wait(None)
     """,
+    "Socket.connect": """
+        import socket
+        silent = socket.create_server(("127.0.0.1", 0))
+        wait = lambda: nd.Socket(adapter=adapter).connect(silent.getsockname())
+    """,
+    "Socket.accept": """
+        server = nd.create_server(("127.0.0.1", 0), adapter=adapter)
+        wait = lambda: server.accept()
+    """,
+    "Socket.recv": """
+        near, far = streams()
+        wait = lambda: near.recv(1)
+    """,
+    "Socket.sendall beside a thread that receives": """
+        near, far = streams()
+        receiving = threading.Thread(target=near.recv, args=(1,))
+        receiving.start()
+        def wait():
+            try:
+                near.sendall(bytes(1 << 26))
+            finally:
+                far.sendall(b"!")
+                receiving.join()
+    """,
+    "a wsk connect": """
+        import socket
+        from ndverbs import wsk
+        silent = socket.create_server(("127.0.0.1", 0))
+        wait = lambda: wsk.socket_connect(("127.0.0.1", 0), silent.getsockname(), adapter)
+    """,
 }
 
 PROGRAM = """
@@ -80,6 +110,11 @@ def connected(on_disconnect=None):
     connector.complete_connect()
     thread.join()
     return connector, accept.incoming
+
+def streams():
+    server = nd.create_server(("127.0.0.1", 0), adapter=adapter)
+    near = nd.create_connection(server.getsockname(), adapter=adapter)
+    return near, server.accept()[0]
 
 {setup}
 

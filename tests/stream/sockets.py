@@ -58,6 +58,10 @@ class Background:
         except BaseException as error:
             self._outcome.append((False, error))
 
+    @property
+    def native_id(self):
+        return self._thread.native_id
+
     def result(self):
         self._thread.join(LIMIT)
         assert not self._thread.is_alive(), "the call did not end"
