@@ -57,6 +57,8 @@ Expected<void> Device::open(core::Adapter& adapter, const StreamOptions& options
         ~1U;
     max_segments_ = std::clamp<std::size_t>(options.receive_buffer / segment_size_,
                                             Engine::kTargets, Engine::kMaxSegments);
+    // segment_data() is asked without the owner's lock while add_segment() runs: nothing moves.
+    segments_.reserve(max_segments_);
 
     auto pd = adapter.create_pd();
     if (!pd) return Unexpected{pd.error()};

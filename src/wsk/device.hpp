@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The queue pair of one stream and its registered memory: receives that stay posted, the buffer
 // that small sends leave from, the segments that the peer writes to. It knows how a message word
-// travels on this adapter, and nothing of the protocol. The owner serialises all calls.
+// travels on this adapter, and nothing of the protocol. The owner serialises all calls but
+// segment_data().
 #pragma once
 
 #include <cstddef>
@@ -67,6 +68,7 @@ public:
     [[nodiscard]] Expected<RemoteRange> add_segment();
     [[nodiscard]] std::uint32_t segment_size() const { return segment_size_; }
     [[nodiscard]] std::size_t max_segments() const { return max_segments_; }
+    // Any thread.
     [[nodiscard]] std::byte* segment_data(std::uint16_t index) const {
         return segments_[index].block->data();
     }
