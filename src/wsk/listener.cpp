@@ -12,6 +12,7 @@ Expected<std::shared_ptr<StreamListener>> StreamListener::create(
     const std::shared_ptr<core::Adapter>& adapter, std::shared_ptr<Worker> worker,
     const core::SocketAddress& address, const StreamOptions& options, std::uint32_t backlog) {
     if (auto mode = mode_of(adapter->info()); !mode) return Unexpected{mode.error()};
+    if (auto started = worker->start(); !started) return Unexpected{started.error()};
     auto made = std::make_shared<StreamListener>(adapter, std::move(worker), options, backlog);
     auto listener = adapter->create_listener();
     if (!listener) return Unexpected{listener.error()};

@@ -75,6 +75,7 @@ Expected<void> Stream::prepare(Side side) {
 }
 
 Expected<void> Stream::start_connect(core::ConnectParameters parameters) {
+    if (auto started = worker_->start(); !started) return started;
     std::shared_ptr<core::Operation> operation;
     {
         const Entered entered(*this);

@@ -19,22 +19,30 @@ Worker::~Worker() {
     stop();
 }
 
+Expected<void> Worker::start() {
+    const base::Lock lock(mutex_);
+    if (is_stopped_ || thread_.joinable()) return {};
+    // Signals belong to Python's threads: this one starts with all of them blocked.
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int os_error = 0;
+    try {
+        thread_ = std::thread([this] { run(); });
+    } catch (const std::system_error& error) {
+        os_error = error.code().value();
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (os_error == 0) return {};
+    return fail(Status::insufficient_resources,
+                "the thread that serves the adapter's stream sockets did not start",
+                "raise the limit on processes (ulimit -u, or that of the container)", os_error);
+}
+
 void Worker::post_at(Clock::time_point at, Task task) {
     const base::Lock lock(mutex_);
     if (is_stopped_) return;
-    if (!thread_.joinable()) {
-        // Signals belong to Python's threads: this one starts with all of them blocked.
-        sigset_t all;
-        sigset_t before;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        try {
-            thread_ = std::thread([this] { run(); });
-        } catch (const std::system_error&) {
-            // No thread to be had: what is due stays, and the next call tries again.
-        }
-        pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    }
     tasks_.emplace(at, std::move(task));
     changed_.notify_one();
 }

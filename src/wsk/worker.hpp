@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the streams of one adapter share: a thread for what may not happen on the thread that
-// noticed it and for deadlines, started on first use, and the streams that were closed and still
-// have to deliver what was sent.
+// noticed it and for deadlines, and the streams that were closed and still have to deliver what was
+// sent.
 #pragma once
 
 #include <chrono>
@@ -29,7 +29,11 @@ public:
     Worker& operator=(const Worker&) = delete;
     ~Worker();
 
-    // Any thread. Tasks run one at a time, without locks. Dropped after stop().
+    // Starts the thread, unless it runs: a stream that connects or listens relies on it from then
+    // on. An error: there is no thread to be had.
+    [[nodiscard]] Expected<void> start();
+
+    // After start(), any thread. Tasks run one at a time, without locks. Dropped after stop().
     void post(Task task) { post_at(Clock::time_point::min(), std::move(task)); }
     void post_at(Clock::time_point at, Task task);
 
