@@ -7,6 +7,15 @@
 #include <vector>
 
 namespace ndv::wsk {
+namespace {
+
+// While anybody may have to give way, the worker looks so often. A grace is counted in looks: they
+// come late when the machine is busy, and then the peer may be, too.
+constexpr std::chrono::milliseconds kLook{125};
+constexpr std::uint64_t kAcceptGrace = 2;
+constexpr std::uint64_t kInspectGrace = 8;
+
+}  // namespace
 
 Expected<std::shared_ptr<StreamListener>> StreamListener::create(
     const std::shared_ptr<core::Adapter>& adapter, std::shared_ptr<Worker> worker,
@@ -19,7 +28,12 @@ Expected<std::shared_ptr<StreamListener>> StreamListener::create(
     made->listener_ = std::move(*listener);
     made->listener_->set_on_connect([weak = std::weak_ptr(made->shared_from_this())] {
         const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
-        if (self) self->wake();
+        if (!self) return;
+        {
+            const base::Lock lock(self->mutex_);
+            ++self->arrived_;
+        }
+        self->wake();
     });
     if (auto listening = made->listener_->listen(address); !listening) {
         return Unexpected{listening.error()};
@@ -64,27 +78,24 @@ void StreamListener::wake() {
 
 // Over the backlog requests wait unanswered, in the listener's own queue.
 void StreamListener::take_requests() {
-    while (!is_closed()) {
-        OnInspect on_inspect;
-        {
-            const base::Lock lock(mutex_);
-            if (!is_started_ || ready_.size() + making_.size() + inspected_.size() >= backlog_) {
-                return;
-            }
-            on_inspect = on_inspect_;
-        }
+    while (find_place()) {
         auto taken = listener_->take_connector(std::chrono::nanoseconds::zero());
         if (!taken || *taken == nullptr) return;
         const std::shared_ptr<core::Connector> connector = std::move(*taken);
-        if (!on_inspect) {
-            make(connector, 0);
-            continue;
-        }
+        OnInspect on_inspect;
         std::uint64_t id = 0;
         {
             const base::Lock lock(mutex_);
-            id = next_key_++;
-            inspected_[id] = connector;
+            ++taken_;
+            on_inspect = on_inspect_;
+            if (on_inspect) {
+                id = next_key_++;
+                inspected_[id] = {connector, now()};
+            }
+        }
+        if (!on_inspect) {
+            make(connector, 0);
+            continue;
         }
         auto local = connector->local_address();
         auto peer = connector->peer_address();
@@ -93,13 +104,72 @@ void StreamListener::take_requests() {
     }
 }
 
+// Ends those whose time is over and, while all places are taken and a request waits, those who have
+// been silent longest. False: there is no place, or nothing is to be taken.
+bool StreamListener::find_place() {
+    while (!is_closed()) {
+        Evicted evicted;
+        OnAbort on_abort;
+        {
+            const base::Lock lock(mutex_);
+            if (!is_started_) return false;
+            if (!evict(evicted)) {
+                if (!making_.empty() || !inspected_.empty()) look_again();
+                return !is_full();
+            }
+            if (evicted.id != 0) on_abort = on_abort_;
+        }
+        if (evicted.stream) evicted.stream->abort();
+        if (evicted.connector) static_cast<void>(evicted.connector->reject({}));
+        if (on_abort) on_abort(evicted.id);
+    }
+    return false;
+}
+
+// Takes the place of one who has to give way, if there is such a one.
+bool StreamListener::evict(Evicted& out) {
+    const Since here = now();
+    const bool is_wanted = arrived_ > taken_ && is_full();
+    const auto gives_way = [&](const Since& since, Clock::duration time, std::uint64_t grace) {
+        return here.at - since.at >= time || (is_wanted && here.look - since.look >= grace);
+    };
+    if (const auto oldest = making_.begin();
+        oldest != making_.end() && gives_way(oldest->second.since, kAcceptTime, kAcceptGrace)) {
+        out = {std::move(oldest->second.stream), nullptr, oldest->second.id};
+        making_.erase(oldest);
+        return true;
+    }
+    if (const auto oldest = inspected_.begin();
+        oldest != inspected_.end() &&
+        gives_way(oldest->second.since, kInspectTime, kInspectGrace)) {
+        out = {nullptr, std::move(oldest->second.connector), oldest->first};
+        inspected_.erase(oldest);
+        return true;
+    }
+    return false;
+}
+
+void StreamListener::look_again() {
+    if (std::exchange(will_look_, true)) return;
+    worker_->post_at(Clock::now() + kLook, [weak = std::weak_ptr(shared_from_this())] {
+        const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
+        if (!self) return;
+        {
+            const base::Lock lock(self->mutex_);
+            self->will_look_ = false;
+            ++self->looks_;
+        }
+        self->take_requests();
+    });
+}
+
 void StreamListener::inspect_complete(std::uint64_t id, bool accepts) {
     std::shared_ptr<core::Connector> connector;
     {
         const base::Lock lock(mutex_);
         const auto found = inspected_.find(id);
         if (found == inspected_.end()) return;
-        connector = std::move(found->second);
+        connector = std::move(found->second.connector);
         inspected_.erase(found);
     }
     worker_->post([weak = std::weak_ptr(shared_from_this()), connector, id, accepts] {
@@ -123,7 +193,7 @@ void StreamListener::make(const std::shared_ptr<core::Connector>& connector, std
         if (!adapter || is_closed()) return;  // the connector closes: a reject
         stream = std::make_shared<Stream>(adapter, worker_, options_);
         key = next_key_++;
-        making_[key] = {stream, id};
+        making_[key] = {stream, id, now()};
     }
     adapter->adopt(stream);
     stream->inspect_id_.store(id, std::memory_order_relaxed);
@@ -220,7 +290,7 @@ void StreamListener::set_backlog(std::uint32_t backlog) {
 
 void StreamListener::do_close() {
     std::vector<std::shared_ptr<Stream>> dropped;
-    std::map<std::uint64_t, std::shared_ptr<core::Connector>> inspected;
+    std::map<std::uint64_t, Inspected> inspected;
     {
         const base::Lock lock(mutex_);
         for (auto& [key, made] : making_) dropped.push_back(std::move(made.stream));

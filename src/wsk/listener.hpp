@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A listening stream socket: answers requests in the background, so that a peer's connect ends
-// before accept() is called, and keeps connections until they are accepted.
+// before accept() is called, and keeps connections until they are accepted. A backlog of places
+// holds all of them; the peer that has been silent longest gives its place up to one that waits.
 #pragma once
 
 #include <chrono>
@@ -28,7 +29,10 @@ public:
     // A connection may be taken.
     using OnReady = std::function<void()>;
 
-    static constexpr std::chrono::seconds kAcceptTime{60};
+    // A peer that was answered has so long to begin.
+    static constexpr std::chrono::seconds kAcceptTime{10};
+    // So long the application may think about a request.
+    static constexpr std::chrono::seconds kInspectTime{60};
 
     [[nodiscard]] static Expected<std::shared_ptr<StreamListener>> create(
         const std::shared_ptr<core::Adapter>& adapter, std::shared_ptr<Worker> worker,
@@ -55,14 +59,38 @@ public:
     void set_backlog(std::uint32_t backlog);
 
 private:
+    using Clock = Worker::Clock;
+    struct Since {
+        Clock::time_point at;
+        std::uint64_t look = 0;  // looks_ by then
+    };
+    struct Inspected {
+        std::shared_ptr<core::Connector> connector;
+        Since since;
+    };
     struct Made {
         std::shared_ptr<Stream> stream;
+        std::uint64_t id = 0;  // of its inspection; 0: none
+        Since since;
+    };
+    // One that has lost its place; it ends without the mutex.
+    struct Evicted {
+        std::shared_ptr<Stream> stream;
+        std::shared_ptr<core::Connector> connector;
         std::uint64_t id = 0;  // of its inspection; 0: none
     };
 
     void do_close() override;
-    void wake();           // any thread
-    void take_requests();  // the worker's thread
+    void wake();  // any thread
+    // The worker's thread.
+    void take_requests();
+    [[nodiscard]] bool find_place();
+    [[nodiscard]] bool evict(Evicted& out) NDV_REQUIRES(mutex_);
+    void look_again() NDV_REQUIRES(mutex_);
+    [[nodiscard]] bool is_full() const NDV_REQUIRES(mutex_) {
+        return ready_.size() + making_.size() + inspected_.size() >= backlog_;
+    }
+    [[nodiscard]] Since now() const NDV_REQUIRES(mutex_) { return {Clock::now(), looks_}; }
     void make(const std::shared_ptr<core::Connector>& connector, std::uint64_t id);
     void on_made(std::uint64_t key, std::uint32_t events);
 
@@ -74,8 +102,14 @@ private:
     StreamOptions options_ NDV_GUARDED_BY(mutex_);
     std::uint32_t backlog_ NDV_GUARDED_BY(mutex_);
     bool is_started_ NDV_GUARDED_BY(mutex_) = false;
+    // Requests that came, and those that were taken: a difference waits for places.
+    std::uint64_t arrived_ NDV_GUARDED_BY(mutex_) = 0;
+    std::uint64_t taken_ NDV_GUARDED_BY(mutex_) = 0;
+    std::uint64_t looks_ NDV_GUARDED_BY(mutex_) = 0;
+    bool will_look_ NDV_GUARDED_BY(mutex_) = false;
     std::uint64_t next_key_ NDV_GUARDED_BY(mutex_) = 1;
-    std::map<std::uint64_t, std::shared_ptr<core::Connector>> inspected_ NDV_GUARDED_BY(mutex_);
+    // By rising keys: the oldest come first.
+    std::map<std::uint64_t, Inspected> inspected_ NDV_GUARDED_BY(mutex_);
     std::map<std::uint64_t, Made> making_ NDV_GUARDED_BY(mutex_);
     std::deque<std::shared_ptr<Stream>> ready_ NDV_GUARDED_BY(mutex_);
     OnInspect on_inspect_ NDV_GUARDED_BY(mutex_);
