@@ -91,8 +91,13 @@ public:
     template <typename Wait>
     void wait(Wait attempt) {
         if (never_waits()) raise_would_block();
+        if (!lasts(attempt)) raise_timeout(call_, timeout_);
+    }
+    // False: it did not come in time.
+    template <typename Wait>
+    [[nodiscard]] bool lasts(Wait attempt) {
         if (!deadline_) deadline_.emplace(timeout_);
-        if (!wait_in_slices(*deadline_, attempt)) raise_timeout(call_, timeout_);
+        return wait_in_slices(*deadline_, attempt);
     }
 
 private:
@@ -174,31 +179,32 @@ PyObject* sendall(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObj
     }
 }
 
-[[nodiscard]] wsk::Received receive_some(wsk::Stream& stream, std::byte* to, std::size_t length,
-                                         bool peeks) {
-    if (length <= kSmallCopy) {
-        return value_or_raise(stream.receive(to, length, core::Budget::small, peeks));
-    }
-    std::optional<Expected<wsk::Received>> received;
-    {
-        const Released released;
-        received = stream.receive(to, length, core::Budget::large, peeks);
-    }
-    return value_or_raise(std::move(*received));
+[[nodiscard]] Expected<wsk::Received> receive_some(wsk::Stream& stream, std::byte* to,
+                                                   std::size_t length, bool peeks) {
+    if (length <= kSmallCopy) return stream.receive(to, length, core::Budget::small, peeks);
+    const Released released;
+    return stream.receive(to, length, core::Budget::large, peeks);
 }
 
 // Fills `to` as recv does: what is there, or with MSG_WAITALL all of it; waits for the first byte.
+// What came before a failure or the end of the time is returned; the next call says why.
 std::size_t receive(const std::shared_ptr<wsk::Stream>& stream, std::byte* to, std::size_t length,
                     int flags, Patience& patience) {
     const bool peeks = (flags & MSG_PEEK) != 0;
     const bool is_all = (flags & MSG_WAITALL) != 0 && !peeks;
     std::size_t done = 0;
     while (true) {
-        const wsk::Received got = receive_some(*stream, to + done, length - done, peeks);
+        auto received = receive_some(*stream, to + done, length - done, peeks);
+        if (!received && done > 0) return done;
+        const wsk::Received got = value_or_raise(std::move(received));
         done += got.bytes;
         if (got.is_end || length == 0 || done == length || (done > 0 && !is_all)) return done;
-        if (done > 0 && patience.never_waits()) return done;
-        patience.wait([&](auto slice) { return stream->wait_readable(slice); });
+        const auto attempt = [&](auto slice) { return stream->wait_readable(slice); };
+        if (done == 0) {
+            patience.wait(attempt);
+        } else if (patience.never_waits() || !patience.lasts(attempt)) {
+            return done;
+        }
     }
 }
 
@@ -212,7 +218,7 @@ PyObject* recv(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
     std::size_t available = 0;
     if (most > 0 && (flags & MSG_WAITALL) == 0) {
         while ((available = stream->available()) == 0) {
-            const wsk::Received got = receive_some(*stream, nullptr, 0, false);
+            const wsk::Received got = value_or_raise(receive_some(*stream, nullptr, 0, false));
             if (got.is_end) return PyBytes_FromStringAndSize(nullptr, 0);
             patience.wait([&](auto slice) { return stream->wait_readable(slice); });
         }

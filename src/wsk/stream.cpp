@@ -285,7 +285,9 @@ void Stream::do_close() {
         return;
     }
     const bool is_connected = phase() == Phase::connected && !is_releasing_;
-    if (aborts_on_close_.load(std::memory_order_relaxed) || (!is_connected && !is_releasing_)) {
+    // A send that is cut short must not look whole: the peer sees a reset.
+    if (aborts_on_close_.load(std::memory_order_relaxed) || !sends_.empty() ||
+        (!is_connected && !is_releasing_)) {
         break_down({Status::cancelled, "the socket was closed", {}, ECONNABORTED});
         return;
     }
@@ -379,28 +381,33 @@ void Stream::release_now() {
 }
 
 void Stream::finish_transfers(const Error& error) {
-    const auto end_all = [&](std::deque<std::shared_ptr<Transfer>>& queue) {
-        for (const auto& transfer : std::exchange(queue, {})) {
-            finish(transfer, Unexpected{error});
-        }
-    };
     for (const auto& transfer : sends_) {
         if (transfer->done > 0) orphans_.push_back(transfer);
+        finish(transfer, Unexpected{error});
     }
-    end_all(sends_);
-    // A graceful end of the peer's is no failure of a receive.
-    const bool is_failure = failure_.has_value() || is_closing_;
-    for (const auto& transfer : std::exchange(receives_, {})) {
-        finish(transfer, is_failure && transfer->done == 0 ? Expected<void>(Unexpected{error})
-                                                           : Expected<void>());
-    }
+    const bool is_cut = !std::exchange(sends_, {}).empty();
+    end_receives();
     // Their memory stays until the device is done with it.
     for (std::uint32_t i = record_tail_; i != record_head_; i = next_record(i)) {
         if (records_[i].transfer) finish(records_[i].transfer, Unexpected{error});
     }
     if (end_operation_) {
+        // It is done when the end has left behind all that was sent.
+        const bool is_good = is_end_posted_ && !is_cut && !failure_ && !is_closing_;
         finished_.push_back({std::exchange(end_operation_, nullptr),
-                             failure_ ? Expected<void>(Unexpected{*failure_}) : Expected<void>()});
+                             is_good ? Expected<void>() : Expected<void>(Unexpected{error})});
+    }
+}
+
+// Nothing more will come. Behind the peer's own end a receive is done with what it has; where the
+// stream broke or was closed it fails, however much it has.
+void Stream::end_receives() {
+    std::optional<Error> error = failure_;
+    if (!error && is_closing_) {
+        error = {Status::cancelled, "the socket was closed", {}, ECONNABORTED};
+    }
+    for (const auto& transfer : std::exchange(receives_, {})) {
+        finish(transfer, error ? Expected<void>(Unexpected{*error}) : Expected<void>());
     }
 }
 

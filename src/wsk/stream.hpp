@@ -275,6 +275,7 @@ private:
     void release_in_order();
     void release_now();
     void finish_transfers(const Error& error);
+    void end_receives();
     void finish(const std::shared_ptr<Transfer>& transfer, Expected<void> outcome);
     void tell(std::uint32_t events) { events_ |= events; }
     void show_readiness();

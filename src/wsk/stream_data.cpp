@@ -306,8 +306,7 @@ Expected<void> Stream::submit_receive(const std::shared_ptr<Transfer>& transfer)
     if (is_live()) {
         serve(core::Budget::large);
     } else {
-        // The connection is over: nothing more will come.
-        for (const auto& waiting : std::exchange(receives_, {})) finish(waiting, {});
+        end_receives();
     }
     return {};
 }
