@@ -45,6 +45,10 @@ Expected<void> Device::open(core::Adapter& adapter, const StreamOptions& options
     core::QueuePairLimits limits;
     receives_ =
         std::min(options.receive_queue_depth + kSpareReceives, info.max_receive_queue_depth);
+    // A device with short queues: half of one to spare, so that a credit is never a lie.
+    const std::uint32_t spare = std::min(kSpareReceives, receives_ / 2);
+    credits_ = static_cast<std::uint16_t>(
+        std::min<std::uint32_t>(options.receive_queue_depth, receives_ - spare));
     limits.receive_queue_depth = receives_;
     limits.initiator_queue_depth =
         std::min<std::uint32_t>(options.send_queue_depth, info.max_initiator_queue_depth);

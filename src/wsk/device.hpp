@@ -88,6 +88,8 @@ public:
     [[nodiscard]] Status post(const Outgoing& out);
     [[nodiscard]] bool transmit(core::Budget budget) { return qp_->transmit(budget); }
 
+    // Messages that the peer may have under way: receives are posted for them, and some to spare.
+    [[nodiscard]] std::uint16_t credits() const { return credits_; }
     // All receives, before the connection.
     [[nodiscard]] Expected<void> post_receives();
     // The word of a receive that has ended well, which is posted anew.
@@ -112,6 +114,7 @@ private:
 
     Mode mode_ = Mode::message;
     std::uint32_t receives_ = 0;
+    std::uint16_t credits_ = 0;
     std::size_t words_offset_ = 0;  // in control_
     std::uint32_t segment_size_ = 0;
     std::size_t max_segments_ = 0;

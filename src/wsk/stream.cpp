@@ -50,7 +50,7 @@ Expected<void> Stream::prepare(Side side) {
     device_ = std::move(*device);
     Engine::Config config;
     config.mode = device_->mode();
-    config.credits = options_.receive_queue_depth;
+    config.credits = device_->credits();
     config.targets = device_->targets();
     config.iomap_entries = options_.iomap_entries;
     config.waits_for_peer = side == Side::accepting;
@@ -383,6 +383,7 @@ void Stream::release_now() {
 void Stream::finish_transfers(const Error& error) {
     for (const auto& transfer : sends_) {
         if (transfer->done > 0) orphans_.push_back(transfer);
+        transfer_backlog_ -= std::min(transfer_backlog_, transfer->length);
         finish(transfer, Unexpected{error});
     }
     const bool is_cut = !std::exchange(sends_, {}).empty();

@@ -134,7 +134,7 @@ public:
     [[nodiscard]] bool wait_done(const Transfer& transfer, std::chrono::nanoseconds timeout);
     // Readable and writable as the stream is; made on first use.
     [[nodiscard]] Expected<int> descriptor();
-    // Once; from any thread, without locks.
+    // Once; from any thread, without locks, one call at a time.
     void set_on_event(OnEvent function);
 
     // ---- state ----
@@ -257,6 +257,7 @@ private:
     void post_staged();
     void post_transfers();
     void fill_receives();
+    void discard_received();
     void end_if_due();
     void grow();
     [[nodiscard]] bool has_slots(std::uint32_t count) const { return free_slots_ >= count; }
@@ -300,6 +301,7 @@ private:
     Ending ending_ = Ending::none;
     std::shared_ptr<core::Operation> end_operation_;
     bool is_read_shut_ = false;
+    bool is_copying_ = false;  // a reader, outside the gate
     bool is_closing_ = false;
     bool is_end_posted_ = false;
     bool is_releasing_ = false;
@@ -341,6 +343,7 @@ private:
     std::vector<Finished> finished_;
     std::uint32_t events_ = 0;
     std::shared_ptr<const OnEvent> on_event_;
+    bool is_telling_ = false;  // some thread calls it
     std::optional<Readiness> readiness_;
 
     Follower* followers_ = nullptr;

@@ -279,11 +279,13 @@ Expected<Received> Stream::receive(std::byte* to, std::size_t length, core::Budg
                 if (out.bytes == length || engine_->readable() == 0) return out;
                 continue;
             }
+            is_copying_ = true;
         }
         std::memcpy(to + out.bytes, from, view.length);
         out.bytes += view.length;
-        if (peeks) return out;
         const Entered entered(*this);
+        is_copying_ = false;
+        if (peeks) return out;
         engine_->consume(view.length);
         if (is_live()) serve(budget);
         if (out.bytes == length || engine_->readable() == 0) return out;
@@ -335,6 +337,11 @@ void Stream::fill_receives() {
         receives_.pop_front();
         finish(transfer, {});
     }
+}
+
+// Nobody will read it, and the peer need not wait for that.
+void Stream::discard_received() {
+    while (!is_copying_ && engine_->readable() > 0) engine_->consume(engine_->front().length);
 }
 
 Expected<View> Stream::take(std::uint32_t most) {
@@ -428,7 +435,9 @@ std::uint64_t Stream::ideal_send_backlog() const {
 std::uint64_t Stream::send_backlog() const {
     auto& self = const_cast<Stream&>(*this);
     const Entered entered(self);
-    return (head_ - free_) + transfer_backlog_;
+    if (!is_live()) return 0;
+    // Of what was posted, only what ends in a completion is known to be under way.
+    return (head_ - posted_) + (signalled_until_ - free_) + transfer_backlog_;
 }
 
 bool Stream::is_short_of_memory() const {

@@ -25,27 +25,31 @@ void Stream::signal(std::uint32_t signals) {
     leave();
 }
 
-// Tells what happened meanwhile, without the gate.
+// Tells what happened meanwhile, without the gate. Events are told by one thread at a time, in
+// their order: what comes while one tells is told by the same one.
 void Stream::leave() {
-    std::vector<Finished> finished;
-    std::uint32_t events = 0;
-    std::shared_ptr<const OnEvent> on_event;
     while (true) {
-        if (readiness_) show_readiness();
-        if (followers_ != nullptr) wake_followers();
-        if (!finished_.empty()) {
-            for (Finished& one : finished_) finished.push_back(std::move(one));
-            finished_.clear();
+        std::vector<Finished> finished;
+        std::shared_ptr<const OnEvent> on_event;
+        std::uint32_t events = 0;
+        while (true) {
+            if (readiness_) show_readiness();
+            if (followers_ != nullptr) wake_followers();
+            if (on_event_ != nullptr && events_ != 0 && !std::exchange(is_telling_, true)) {
+                on_event = on_event_;
+            }
+            if (on_event != nullptr) events |= std::exchange(events_, 0);
+            finished.swap(finished_);
+            if (gate_.try_leave()) break;
+            finished.swap(finished_);
+            pump();
         }
-        if (on_event_ != nullptr && events_ != 0) {
-            events |= std::exchange(events_, 0);
-            on_event = on_event_;
-        }
-        if (gate_.try_leave()) break;
-        pump();
+        for (Finished& one : finished) one.operation->complete(std::move(one.outcome));
+        if (on_event == nullptr) return;
+        (*on_event)(events);
+        gate_.enter();
+        is_telling_ = false;
     }
-    for (Finished& one : finished) one.operation->complete(std::move(one.outcome));
-    if (on_event != nullptr) (*on_event)(events);
 }
 
 void Stream::pump() {
@@ -158,6 +162,7 @@ void Stream::handle_sent(const core::Completion&) {
 
 void Stream::serve(core::Budget budget) {
     if (engine_->is_started() && phase() == Phase::connected) {
+        if (is_read_shut_) discard_received();
         fill_receives();
         grow();
         post_control();

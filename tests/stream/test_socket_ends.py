@@ -7,7 +7,11 @@ import time
 
 import pytest
 
-from stream.sockets import LIMIT
+import ndverbs as nd
+from hostile.raw_peer import RawPeer, request
+from stream.sockets import LIMIT, Background, read_exactly
+
+SPARE = 16  # receives for words that take no credit
 
 
 def reset(sock):
@@ -38,3 +42,71 @@ def test_what_came_in_time_is_received_when_the_time_is_over(ends):
     assert far.recv(100, socket.MSG_WAITALL) == b"part"
     with pytest.raises(TimeoutError):
         far.recv(100, socket.MSG_WAITALL)
+
+
+def test_a_peer_goes_on_sending_after_shutdown_of_reading(small_ends):
+    near, far = small_ends
+    far.sendall(b"before")
+    near.shutdown(socket.SHUT_RD)
+    assert near.recv(10) == b""
+    sending = Background(far.sendall, bytes(1 << 20))
+    sending.result()
+    near.sendall(b"the other direction goes on")
+    assert read_exactly(far, 27) == b"the other direction goes on"
+
+
+def test_a_reading_thread_and_shutdown_of_reading_get_along(ends):
+    near, far = ends
+    sending = Background(far.sendall, bytes(1 << 23))
+    reading = Background(lambda: sum(len(data) for data in iter(lambda: near.recv(1 << 20), b"")))
+    until(lambda: near._stream.memory_use > 0)
+    near.shutdown(socket.SHUT_RD)
+    assert reading.result() <= 1 << 23
+    sending.result()
+
+
+def test_the_send_backlog_returns_to_nothing(ends):
+    near, far = ends
+    for size in (1, 1000, 300_000):
+        near.sendall(bytes(size))
+        read_exactly(far, size)
+        until(lambda: near._stream.send_backlog == 0)
+
+
+def test_the_send_backlog_of_a_broken_stream_is_nothing(small_ends):
+    near, far = small_ends
+    near.setblocking(False)
+    while near._stream.send_backlog == 0:
+        near.send(bytes(4096))
+    reset(far)
+    until(lambda: near._stream.phase == "over")
+    assert near._stream.send_backlog == 0
+
+
+def test_credits_are_no_more_than_the_receives_that_are_posted():
+    from ndverbs.socket_options import RDMA_RQSIZE, SOL_RDMA
+
+    start = struct.pack(">BBH4x", 1, 2, 64) + struct.pack(">QIIQII", 0x1000, 7, 2, 0x2000, 8, 65536)
+    with nd.Adapter.open("soft") as adapter, nd.Socket(adapter=adapter) as server:
+        server.setsockopt(SOL_RDMA, RDMA_RQSIZE, 32767)
+        server.listen()
+        with RawPeer.connect(server.getsockname()) as peer:
+            peer.send(request(private_data=start))
+            _, _, data = peer.receive_reply()
+        (told,) = struct.unpack_from(">H", data, 4 + 2)  # behind the words of RFC 6581
+        assert told == adapter.info.max_receive_queue_depth - SPARE
+
+
+def test_the_end_is_the_last_event_that_is_told(server, adapter):
+    released = 64
+    for _ in range(20):
+        with nd.create_connection(server.getsockname(), LIMIT, adapter=adapter) as near:
+            told = []
+            near._stream.set_event_callback(told.append)
+            far, _ = server.accept()
+            far.sendall(bytes(1000))
+            near.sendall(bytes(1000))
+            far.close()
+            until(lambda told=told: told and told[-1] & released)
+            near._stream.set_event_callback(None)
+            assert not any(bits & released for bits in told[:-1])
