@@ -1563,12 +1563,14 @@ class Connector(_Object):
         on_disconnect : callable, optional
             As `complete_connect`.
         timeout : float, optional
-            Seconds to wait for the peer to complete the connection.
+            Seconds that the peer has to complete the connection; then the connector is
+            disconnected and the queue pair flushed.
 
         Raises
         ------
         RdmaError
-            A ConnectionAbortedError: the peer gave up; a TimeoutError.
+            A ConnectionAbortedError: the peer gave up, or the queue pair was flushed; a
+            TimeoutError.
 
         References
         ----------

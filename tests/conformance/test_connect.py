@@ -385,6 +385,22 @@ def test_accepted_peer_that_never_completes_times_out(idle_ends):
     begun.result(LIMIT)
 
 
+def test_accept_that_nobody_waits_for_ends_at_its_timeout(idle_ends):
+    near, far = idle_ends.near, idle_ends.far
+    begun = far.begin("begin_connect", near.listen(), peer_to_peer=True)
+    near.take_request()
+    near.receive(context=1)
+
+    operation = near.incoming._start_accept(near.qp, timeout=0.1)
+
+    assert refusal(operation.wait, LIMIT) == nd.Status.IO_TIMEOUT
+    assert near.incoming.state == "disconnected"
+    assert near.received().status == nd.Status.CANCELLED
+    assert near.state() == "error"
+    assert near.stats()["connect_failure"] == 1
+    begun.result(LIMIT)
+
+
 # ---- states and reuse ---------------------------------------------------------------------------
 
 

@@ -87,6 +87,11 @@ def test_markers_are_refused_in_the_words_of_mpa(victim, flags, revision, answer
         assert peer.receive_all() == answer
 
 
+def owing_a_first_message():
+    """A request for peer-to-peer mode: the responder waits for the first message."""
+    return request(words=bytes.fromhex("80108010"))
+
+
 def test_bytes_behind_the_request_make_it_void(victim):
     stream = victim.stream()
     peer = RawPeer.connect(victim.address)
@@ -121,14 +126,52 @@ def test_a_request_whose_peer_has_gone_cannot_be_answered(victim, leave, answer)
 def test_a_peer_that_leaves_after_the_reply_ends_the_accept(victim, leave):
     stream = victim.stream()
     stream.post_receives(1)
-    # Peer-to-peer mode: the responder waits for the first message without a time limit.
-    start = lambda: request(words=bytes.fromhex("80108010"))  # noqa: E731
-    accepting = stream.accept(RawPeer.connect(victim.address), opened=False, start=start)
+    peer = RawPeer.connect(victim.address)
+    accepting = stream.accept(peer, opened=False, start=owing_a_first_message)
     leave(stream.peer)
     with pytest.raises(nd.RdmaConnectionAbortedError):
         accepting.wait(20)
     assert stream.wait_for(1)[0].status == nd.Status.CANCELLED
     assert stream.qp.state == "error"
+
+
+def test_a_peer_that_owes_its_first_message_has_the_time_of_the_accept(victim):
+    stream = victim.stream()
+    peer = RawPeer.connect(victim.address)
+    accepting = stream.accept(peer, opened=False, start=owing_a_first_message, timeout=0.05)
+    with pytest.raises(nd.RdmaTimeoutError):
+        accepting.wait(20)
+    assert peer.receive_all() == b""
+    assert not stream.disconnected.is_set()
+    assert stream.qp.state == "error"
+    assert victim.adapter.stats()["connect_failure"] == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_peer_that_need_not_speak_was_connected_when_it_leaves_in_order(victim, waits):
+    stream = victim.stream()
+    stream.post_receives(1)
+    accepting = stream.accept(RawPeer.connect(victim.address), opened=False)
+    if waits:
+        accepting.wait(20)
+    stream.peer.finish()
+    accepting.wait(20)
+    stream.wait_for_disconnect()
+    assert stream.connector.state == "connected"
+    assert stream.no_more_completions()
+    stream.connector.disconnect()
+    assert stream.wait_for(1)[0].status == nd.Status.CANCELLED
+    assert victim.adapter.stats()["accept"] == 1
+    assert victim.adapter.stats()["connect_failure"] == 0
+
+
+def test_a_peer_that_need_not_speak_and_resets_ends_the_accept(victim):
+    stream = victim.stream()
+    accepting = stream.accept(RawPeer.connect(victim.address), opened=False)
+    stream.peer.reset()
+    with pytest.raises(nd.RdmaConnectionAbortedError):
+        accepting.wait(20)
+    assert victim.adapter.stats()["connect_failure"] == 1
 
 
 def test_a_listener_that_closes_rejects_what_nobody_took(victim):

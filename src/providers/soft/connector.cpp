@@ -301,6 +301,13 @@ void Connector::drop_link() {
     parts_->progress->linger(std::move(link_));
 }
 
+// Active side: the stream is open as far as MPA goes. An end in order is that of a connection
+// which was used, or could have been; a reset says that it never was.
+void Connector::refuse_answer() {
+    link_->reset_at_close();
+    link_.reset();
+}
+
 bool Connector::peer_is_gone() const {
     std::byte byte;
     const ssize_t seen = ::recv(link_->descriptor(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
@@ -364,6 +371,7 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
         std::min(parameters.inbound_read_limit, info.max_inbound_read_limit);
     parameters.outbound_read_limit =
         std::min(parameters.outbound_read_limit, info.max_outbound_read_limit);
+    const auto self = std::static_pointer_cast<Connector>(shared_from_this());
     std::unique_ptr<Link> link;
     std::shared_ptr<QueuePair> mine;
     std::shared_ptr<core::Operation> pending;
@@ -407,9 +415,9 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
         operation_ = pending = std::make_shared<core::Operation>();
         link = std::move(link_);
         config = stream_config(false);
+        parts_->progress->set_deadline(self, now() + parameters.timeout);
     }
-    auto attached = mine->attach(std::move(link), config,
-                                 std::static_pointer_cast<Connector>(shared_from_this()));
+    auto attached = mine->attach(std::move(link), config, self);
     if (!attached) complete_operation(std::move(attached));
     return pending;
 }
@@ -433,7 +441,7 @@ Expected<void> Connector::reject(std::vector<std::byte> private_data) {
         const iovec piece{const_cast<std::byte*>(out.data()), out.size()};
         static_cast<void>(link_->write(&piece, 1, true));
     }
-    // Active side: the stream is open as far as MPA goes, and its end is the answer.
+    if (state_ == State::accepted) refuse_answer();
     state_ = State::disconnected;
     drop_link();
     unused = std::exchange(qp_, nullptr);

@@ -65,6 +65,7 @@ private:
     void drive_handshake() NDV_REQUIRES(mutex_);
     void finish_connect(Expected<void> outcome) NDV_REQUIRES(mutex_);
     void drop_link() NDV_REQUIRES(mutex_);
+    void refuse_answer() NDV_REQUIRES(mutex_);
     [[nodiscard]] bool peer_is_gone() const NDV_REQUIRES(mutex_);
     [[nodiscard]] iwarp::ConnectionConfig stream_config(bool is_initiator) const
         NDV_REQUIRES(mutex_);

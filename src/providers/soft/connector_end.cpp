@@ -12,6 +12,7 @@ namespace ndv::soft {
 void Connector::on_deadline() {
     std::shared_ptr<QueuePair> dead;
     std::shared_ptr<core::Operation> done;
+    Expected<void> outcome;
     {
         const base::Lock lock(mutex_);
         if (state_ == State::connecting) {
@@ -19,17 +20,24 @@ void Connector::on_deadline() {
                                 "is the address right, and does the peer accept?"));
             return;
         }
-        if (state_ == State::disconnecting) {
-            state_ = State::disconnected;
-            dead = qp_;
-            done = std::exchange(operation_, nullptr);
+        if (state_ == State::completing) {
+            on_disconnect_ = nullptr;
+            parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
+            outcome = fail(Status::io_timeout,
+                           "accept: " + peer_->text() + " did not complete the connection in time",
+                           "nothing is left to accept; wait for the next request");
+        } else if (state_ == State::disconnecting) {
+            outcome = fail(Status::io_timeout, "disconnect: the peer did not answer in time",
+                           "the connection is closed all the same");
+        } else {
+            return;  // it has been answered meanwhile
         }
+        state_ = State::disconnected;
+        dead = qp_;
+        done = std::exchange(operation_, nullptr);  // the flush would take it for a success
     }
     if (dead) dead->flush();
-    if (done) {
-        done->complete(fail(Status::io_timeout, "disconnect: the peer did not answer in time",
-                            "the connection is closed all the same"));
-    }
+    if (done) done->complete(std::move(outcome));
 }
 
 core::Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
@@ -83,6 +91,8 @@ void Connector::do_close() {
             const auto out = handshake_->poll_transmit();
             const iovec piece{const_cast<std::byte*>(out.data()), out.size()};
             static_cast<void>(link_->write(&piece, 1, true));
+        } else if (state_ == State::accepted) {
+            refuse_answer();
         }
         const bool has_stream = state_ == State::completing || state_ == State::connected ||
                                 state_ == State::disconnecting;
@@ -119,6 +129,7 @@ void Connector::on_established() {
         state_ = State::connected;
         is_active_ = true;
         qp_->mark_connected();
+        parts_->progress->clear_deadline(*this);
         done = std::exchange(operation_, nullptr);
     }
     parts_->counters.accepts.fetch_add(1, std::memory_order_relaxed);

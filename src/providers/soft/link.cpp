@@ -42,6 +42,11 @@ int Link::take_error() const {
     return os_error;
 }
 
+void Link::reset_at_close() const {
+    const linger now{1, 0};
+    static_cast<void>(::setsockopt(descriptor(), SOL_SOCKET, SO_LINGER, &now, sizeof now));
+}
+
 LinkResult TcpLink::read(const iovec* pieces, std::size_t count) {
     ssize_t moved = 0;
     do {

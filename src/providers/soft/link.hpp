@@ -34,6 +34,8 @@ public:
     virtual void shut_write() = 0;
     // What broke the stream, or 0, for a time when nothing is read or written.
     [[nodiscard]] int take_error() const;
+    // Its destruction resets the stream, where an end in order would say something else.
+    void reset_at_close() const;
     [[nodiscard]] virtual int descriptor() const = 0;
 };
 

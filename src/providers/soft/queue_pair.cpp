@@ -375,8 +375,13 @@ void QueuePair::push(core::CompletionQueue& cq, core::Completion& completion) {
 void QueuePair::handle_events() {
     const iwarp::StreamEvents events = connection_->take_events();
     const auto observer = observer_.lock();
-    if (events.first_fpdu && hold_until_) hold_until_.reset();
-    if (events.first_fpdu && observer) observer->on_established();
+    // Where the initiator need not speak, an end in order tells as well that it had the reply.
+    const bool has_begun = events.first_fpdu || (events.peer_closed && hold_until_);
+    if (has_begun && hold_until_) {
+        hold_until_.reset();
+        connection_->release_hold();
+    }
+    if (has_begun && observer) observer->on_established();
     if (events.peer_closed && !events.over) {
         // Nobody listens for the disconnect: then completions must tell it.
         if (!observer || !observer->on_peer_closed()) {
