@@ -117,24 +117,24 @@ Expected<void> Stream::start_connect(core::ConnectParameters parameters) {
         phase_.store(Phase::connecting, std::memory_order_release);
         connect_operation_ = operation = std::move(*started);
     }
-    operation->set_on_done([weak = std::weak_ptr(shared_from_this()), worker = worker_] {
-        // The connector's own lock may be held here.
-        worker->post([weak] {
+    // The connector's own lock may be held when it is done, and memory may be short.
+    const auto due = std::make_shared<Worker::Prepared>(
+        Worker::prepare([weak = std::weak_ptr(shared_from_this())] {
             const auto self = std::static_pointer_cast<Stream>(weak.lock());
             if (self) self->finish_connect();
-        });
-    });
+        }));
+    operation->set_on_done([due, worker = worker_] { worker->post(std::move(*due)); });
     return {};
 }
 
-// On the worker's thread: the peer has answered, or the attempt failed.
+// On the worker's thread: the peer has answered, or the attempt failed. It may run once more from
+// where it found no memory.
 void Stream::finish_connect() {
     std::shared_ptr<core::Connector> connector;
     {
         const Entered entered(*this);
         if (phase() != Phase::connecting || !connect_operation_) return;
         const Expected<void> outcome = connect_operation_->outcome();
-        connect_operation_.reset();
         if (!outcome) {
             break_down(outcome.error());
             return;
@@ -147,7 +147,9 @@ void Stream::finish_connect() {
     {
         const Entered entered(*this);
         if (is_releasing_) return;
-        auto started = peer ? engine_->start(*peer) : Expected<void>(Unexpected{peer.error()});
+        auto started = !peer                   ? Expected<void>(Unexpected{peer.error()})
+                       : engine_->is_started() ? Expected<void>()
+                                               : engine_->start(*peer);
         if (!started) {
             break_down(started.error());
             return;
@@ -160,6 +162,8 @@ void Stream::finish_connect() {
         return;
     }
     follow(*completed);
+    const Entered entered(*this);
+    connect_operation_.reset();
 }
 
 // The end of the connection that the peer decides on.
@@ -173,19 +177,23 @@ core::Connector::OnDisconnect Stream::peer_closes() {
 // The last step of a connection: it is established, or broken. It may fail because a stream closes
 // its connector, and then this thread holds the gate: the worker comes back without it.
 void Stream::follow(const std::shared_ptr<core::Operation>& operation) {
+    const auto due = std::make_shared<Worker::Prepared>(
+        Worker::prepare([weak = std::weak_ptr(shared_from_this()), operation] {
+            const auto self = std::static_pointer_cast<Stream>(weak.lock());
+            if (!self) return;
+            const Entered entered(*self);
+            self->break_down(operation->outcome().error());
+        }));
     operation->set_on_done([weak = std::weak_ptr(shared_from_this()),
-                            asked = std::weak_ptr(operation), worker = worker_] {
+                            asked = std::weak_ptr(operation), due, worker = worker_] {
         const auto self = std::static_pointer_cast<Stream>(weak.lock());
         const auto done = asked.lock();
         if (!self || !done) return;
         if (done->outcome()) {
             self->signal(kEstablished);
-            return;
+        } else {
+            worker->post(std::move(*due));
         }
-        worker->post([self, done] {
-            const Entered entered(*self);
-            self->break_down(done->outcome().error());
-        });
     });
 }
 

@@ -189,6 +189,8 @@ private:
     class Entered {
     public:
         explicit Entered(Stream& stream) : stream_(stream) { stream.gate_.enter(); }
+        // The caller has entered.
+        Entered(Stream& stream, std::adopt_lock_t) : stream_(stream) {}
         ~Entered() { stream_.leave(); }
         Entered(const Entered&) = delete;
         Entered& operator=(const Entered&) = delete;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -21,13 +22,15 @@ void Stream::signal(std::uint32_t signals) {
     // release: pairs with the acquire in pump().
     if (signals != 0) signals_.fetch_or(signals, std::memory_order_release);
     if (!gate_.request()) return;
+    const Entered entered(*this, std::adopt_lock);
     pump();
-    leave();
 }
 
 // Tells what happened meanwhile, without the gate. Events are told by one thread at a time, in
-// their order: what comes while one tells is told by the same one.
+// their order: what comes while one tells is told by the same one. Without memory an operation is
+// done although its callback is not told, and events are told with the next ones.
 void Stream::leave() {
+    bool has_memory = true;
     while (true) {
         std::vector<Finished> finished;
         std::shared_ptr<const OnEvent> on_event;
@@ -35,7 +38,8 @@ void Stream::leave() {
         while (true) {
             if (readiness_) show_readiness();
             if (followers_ != nullptr) wake_followers();
-            if (on_event_ != nullptr && events_ != 0 && !std::exchange(is_telling_, true)) {
+            if (on_event_ != nullptr && events_ != 0 && has_memory &&
+                !std::exchange(is_telling_, true)) {
                 on_event = on_event_;
             }
             if (on_event != nullptr) events |= std::exchange(events_, 0);
@@ -44,11 +48,21 @@ void Stream::leave() {
             finished.swap(finished_);
             pump();
         }
-        for (Finished& one : finished) one.operation->complete(std::move(one.outcome));
+        for (Finished& one : finished) {
+            try {
+                one.operation->complete(std::move(one.outcome));
+            } catch (const std::bad_alloc&) {
+            }
+        }
         if (on_event == nullptr) return;
-        (*on_event)(events);
+        try {
+            (*on_event)(events);
+        } catch (const std::bad_alloc&) {
+            has_memory = false;
+        }
         gate_.enter();
         is_telling_ = false;
+        if (!has_memory) tell(events);
     }
 }
 
@@ -191,7 +205,10 @@ void Stream::serve(core::Budget budget) {
 void Stream::grow() {
     if (!engine_->wants_segment() || engine_->segment_count() >= device_->max_segments()) return;
     // Without memory the stream goes on with what it has.
-    if (auto segment = device_->add_segment()) engine_->add_segment(*segment);
+    try {
+        if (auto segment = device_->add_segment()) engine_->add_segment(*segment);
+    } catch (const std::bad_alloc&) {
+    }
 }
 
 bool Stream::post(Outgoing& out, const std::shared_ptr<Transfer>& transfer, bool is_end) {

@@ -6,9 +6,15 @@
 
 #include <csignal>
 #include <memory>
+#include <new>
 #include <system_error>
 
 namespace ndv::wsk {
+namespace {
+
+constexpr std::chrono::milliseconds kMemoryPause{20};
+
+}  // namespace
 
 Worker::~Worker() {
     if (fork_generation_ != base::fork_generation()) {
@@ -47,6 +53,18 @@ void Worker::post_at(Clock::time_point at, Task task) {
     changed_.notify_one();
 }
 
+Worker::Prepared Worker::prepare(Task task) {
+    Tasks one;
+    return one.extract(one.emplace(Clock::time_point::min(), std::move(task)));
+}
+
+void Worker::post(Prepared task) {
+    const base::Lock lock(mutex_);
+    if (is_stopped_ || task.empty()) return;
+    tasks_.insert(std::move(task));
+    changed_.notify_one();
+}
+
 void Worker::keep(const std::shared_ptr<core::Object>& stream) {
     const base::Lock lock(mutex_);
     if (is_stopped_) return;
@@ -73,7 +91,7 @@ void Worker::wait_for_kept(std::chrono::nanoseconds timeout) {
 
 void Worker::stop() {
     std::thread thread;
-    std::multimap<Clock::time_point, Task> dropped;
+    Tasks dropped;
     std::map<const core::Object*, std::shared_ptr<core::Object>> kept;
     {
         const base::Lock lock(mutex_);
@@ -94,7 +112,7 @@ void Worker::stop() {
 void Worker::run() {
     pthread_setname_np(pthread_self(), "ndverbs streams");
     while (true) {
-        Task task;
+        Prepared task;
         {
             base::UniqueLock lock(mutex_);
             while (true) {
@@ -102,15 +120,19 @@ void Worker::run() {
                 if (tasks_.empty()) {
                     changed_.wait(lock.native());
                 } else if (const auto first = tasks_.begin(); first->first <= Clock::now()) {
-                    task = std::move(first->second);
-                    tasks_.erase(first);
+                    task = tasks_.extract(first);
                     break;
                 } else {
                     changed_.wait_until(lock.native(), first->first);
                 }
             }
         }
-        task();
+        try {
+            task.mapped()();
+        } catch (const std::bad_alloc&) {
+            task.key() = Clock::now() + kMemoryPause;
+            post(std::move(task));
+        }
     }
 }
 

@@ -23,6 +23,9 @@ class Worker {
 public:
     using Clock = std::chrono::steady_clock;
     using Task = std::function<void()>;
+    using Tasks = std::multimap<Clock::time_point, Task>;
+    // A task that is posted without an allocation.
+    using Prepared = Tasks::node_type;
 
     Worker() = default;
     Worker(const Worker&) = delete;
@@ -33,8 +36,11 @@ public:
     // on. An error: there is no thread to be had.
     [[nodiscard]] Expected<void> start();
 
-    // After start(), any thread. Tasks run one at a time, without locks. Dropped after stop().
+    // After start(), any thread. Tasks run one at a time, without locks. One that finds no memory
+    // (std::bad_alloc) is run once more in a while. Dropped after stop().
     void post(Task task) { post_at(Clock::time_point::min(), std::move(task)); }
+    [[nodiscard]] static Prepared prepare(Task task);
+    void post(Prepared task);
     void post_at(Clock::time_point at, Task task);
 
     // A stream that lives on although nobody holds it, until it takes itself out.
@@ -54,7 +60,7 @@ private:
     std::condition_variable changed_;
     std::condition_variable let_go_;
     std::thread thread_ NDV_GUARDED_BY(mutex_);
-    std::multimap<Clock::time_point, Task> tasks_ NDV_GUARDED_BY(mutex_);
+    Tasks tasks_ NDV_GUARDED_BY(mutex_);
     std::map<const core::Object*, std::shared_ptr<core::Object>> kept_ NDV_GUARDED_BY(mutex_);
     bool is_stopped_ NDV_GUARDED_BY(mutex_) = false;
 };

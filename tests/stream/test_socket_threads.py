@@ -7,6 +7,7 @@ import ctypes
 import pytest
 
 import ndverbs as nd
+from ndverbs import _testing
 from stream.sockets import LIMIT
 
 TOO_LARGE = 1 << 56  # a stack that no address space has room for
@@ -45,3 +46,7 @@ def test_a_listen_fails_and_succeeds_once_there_is_a_thread(provider, host):
         with no_threads(), pytest.raises(nd.RdmaError, match=r"thread .* did not start"):
             listening.listen()
         listening.listen()
+
+
+def test_a_task_that_finds_no_memory_is_run_again():
+    assert _testing.runs_of_task_without_memory(3) == 4

@@ -4,9 +4,12 @@
 #include <pybind11/pybind11.h>
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <future>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,6 +17,7 @@
 #include "module.hpp"
 #include "wsk/engine.hpp"
 #include "wsk/wire.hpp"
+#include "wsk/worker.hpp"
 
 namespace ndv::testing {
 namespace {
@@ -116,6 +120,21 @@ View to_view(const py::tuple& view) {
             view[2].cast<std::uint32_t>()};
 }
 
+// How often a worker runs a task that finds no memory so many times.
+int runs_of_task_without_memory(int times) {
+    std::atomic<int> runs{0};
+    std::promise<void> done;
+    Worker worker;  // goes first, and its thread with it
+    if (auto started = worker.start(); !started) throw py::value_error(started.error().what);
+    worker.post([&] {
+        if (runs++ < times) throw std::bad_alloc();
+        done.set_value();
+    });
+    const py::gil_scoped_release released;
+    done.get_future().wait();
+    return runs;
+}
+
 py::object poll_control(TestEngine& self) {
     Control control;
     if (!self.get().poll_control(control)) return py::none();
@@ -154,6 +173,7 @@ void add_stream(py::module_& module) {
     module.def("emit_descriptor", [](const py::tuple& range, bool is_swapped) {
         return to_bytes(Descriptor{to_range(range)}.emit(is_swapped));
     });
+    module.def("runs_of_task_without_memory", runs_of_task_without_memory);
     py::class_<TestEngine>(module, "StreamEngine")
         .def(py::init<bool, std::uint16_t, std::uint32_t, bool, std::uint32_t>(), py::kw_only(),
              py::arg("immediate") = false, py::arg("credits") = 64, py::arg("max_chunk") = 65536,
