@@ -351,10 +351,16 @@ void Stream::remove_follower(const Follower& follower) {
 
 bool Stream::wait_until(const IsReady& is_ready, std::chrono::nanoseconds timeout) {
     const core::Time until = core::now() + timeout;
+    std::optional<Follower> follower;
+    bool is_in_time = true;
     while (true) {
-        std::optional<Follower> follower;
         {
             const Entered entered(*this);
+            if (follower) {
+                remove_follower(*follower);
+                if (follower->is_over_) return true;
+                follower.reset();
+            }
             if (is_live() && !has_leader_) {
                 take_completions();
                 if (is_live()) serve(core::Budget::large);
@@ -363,6 +369,7 @@ bool Stream::wait_until(const IsReady& is_ready, std::chrono::nanoseconds timeou
                 rearm();
                 return true;
             }
+            if (!is_in_time) return false;
             if (can_lead()) {
                 has_leader_ = true;
             } else {
@@ -371,11 +378,7 @@ bool Stream::wait_until(const IsReady& is_ready, std::chrono::nanoseconds timeou
             }
         }
         if (!follower) return lead(is_ready, until);
-        const bool is_woken = follower->sleep_until(until);
-        const Entered entered(*this);
-        remove_follower(*follower);
-        if (follower->is_over_) return true;
-        if (!is_woken) return is_ready();
+        is_in_time = follower->sleep_until(until);
     }
 }
 
