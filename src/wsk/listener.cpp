@@ -79,8 +79,18 @@ void StreamListener::wake() {
 // Over the backlog requests wait unanswered, in the listener's own queue.
 void StreamListener::take_requests() {
     while (find_place()) {
+        std::uint64_t arrived = 0;
+        {
+            const base::Lock lock(mutex_);
+            arrived = arrived_;
+        }
         auto taken = listener_->take_connector(std::chrono::nanoseconds::zero());
-        if (!taken || *taken == nullptr) return;
+        if (!taken || *taken == nullptr) {
+            // Some may have left the queue by themselves.
+            const base::Lock lock(mutex_);
+            taken_ = std::max(taken_, arrived);
+            return;
+        }
         const std::shared_ptr<core::Connector> connector = std::move(*taken);
         OnInspect on_inspect;
         std::uint64_t id = 0;
