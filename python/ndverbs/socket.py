@@ -7,6 +7,7 @@ Data calls of a connected socket are native: they are set on the instance when i
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import socket as _socket
 import sys
@@ -17,7 +18,9 @@ from typing import IO, Any, Self
 from ndverbs import _native
 from ndverbs import address as _address
 from ndverbs import socket_options as _options
-from ndverbs._native import Adapter
+from ndverbs._native import Adapter, Status
+from ndverbs.buffers import bytes_of
+from ndverbs.errors import RdmaBufferError
 from ndverbs.sharing import adapter_for
 from ndverbs.socket_mappings import Mappings
 
@@ -74,6 +77,7 @@ class Socket(Mappings):
         self._endpoint: _native.SharedEndpoint | None = None
         self._local: tuple[str, int] | None = None
         self._io_refs = 0
+        self._has_told_error = False  # by SO_ERROR
         timeout = _socket.getdefaulttimeout()
         self._timeout = 0.0 if type & _socket.SOCK_NONBLOCK else timeout
         self._closed = False
@@ -182,12 +186,12 @@ class Socket(Mappings):
         return self._pair(self._stream.peer_address)
 
     def _pair(self, address: tuple[str, int]) -> tuple[Any, ...]:
-        return address if self.family == _socket.AF_INET else (*address, 0, 0)
+        return _address.socket_address(address, self.family)
 
     def _resolved(self, address: Address) -> tuple[str, int]:
         if isinstance(address, tuple) and address and address[0] == "":
             address = ("0.0.0.0" if self.family == _socket.AF_INET else "::", *address[1:])
-        return _address.resolve(address)
+        return _address.resolve(address, self.family)
 
     # ---- connections ------------------------------------------------------------------------
 
@@ -241,7 +245,7 @@ class Socket(Mappings):
         """Take connections from now on, at the bound address, else at loopback."""
         self._check_open()
         if self._listener is not None:
-            self._listener.set_backlog(max(1, backlog))
+            self._listener.set_backlog(_options.backlog_of(backlog))
             return
         if self._stream is not None and self._stream.phase != "fresh":
             raise OSError(errno.EINVAL, "the socket is connected")
@@ -252,7 +256,7 @@ class Socket(Mappings):
             self._endpoint.close()
             self._endpoint = None
         self._listener = self._adapter._create_stream_listener(
-            self._local, self._options.native, max(1, backlog)
+            self._local, self._options.native, _options.backlog_of(backlog)
         )
 
     def accept(self) -> tuple[Socket, tuple[Any, ...]]:
@@ -282,6 +286,7 @@ class Socket(Mappings):
     def shutdown(self, how: int) -> None:
         """End one direction (SHUT_RD, SHUT_WR) or both (SHUT_RDWR)."""
         stream = self._connected_stream()
+        how = operator.index(how)
         if not -(1 << 31) <= how < 1 << 31:
             raise OverflowError("how does not fit a C int")
         if how not in (_socket.SHUT_RD, _socket.SHUT_WR, _socket.SHUT_RDWR):
@@ -328,7 +333,7 @@ class Socket(Mappings):
         self._check_open()
         if level == _socket.SOL_SOCKET:
             if name == _socket.SO_ERROR:
-                return self._stream.error if self._stream is not None else 0
+                return _options.packed_value(self._take_error(), length)
             known = {
                 _socket.SO_TYPE: int(self.type),
                 _socket.SO_DOMAIN: int(self.family),
@@ -336,8 +341,16 @@ class Socket(Mappings):
                 _socket.SO_ACCEPTCONN: int(self._listener is not None),
             }
             if name in known:
-                return known[name]
+                return _options.packed_value(known[name], length)
         return self._options.get(level, name, length)
+
+    def _take_error(self) -> int:
+        """Return what broke the connection, once."""
+        if self._stream is None or self._has_told_error:
+            return 0
+        found = self._stream.error
+        self._has_told_error = found != 0
+        return found
 
     # ---- data -------------------------------------------------------------------------------
 
@@ -376,7 +389,7 @@ class Socket(Mappings):
         """Send several buffers, one behind the other; there is no ancillary data."""
         if list(ancdata) or address is not None:
             raise OSError(errno.EOPNOTSUPP, "a stream has no ancillary data and no addresses")
-        pieces = [memoryview(buffer).cast("B") for buffer in buffers]
+        pieces = [bytes_of("sendmsg", buffer) for buffer in buffers]
         if sum(piece.nbytes for piece in pieces) <= _GATHERED:
             return self.send(b"".join(pieces), flags)
         total = 0
@@ -404,15 +417,30 @@ class Socket(Mappings):
     ) -> tuple[int, list[Any], int, None]:
         """Receive into the first buffers that have room for what is there."""
         _check_ancillary(ancbufsize)
+        views = [_writable("recvmsg_into", buffer) for buffer in buffers]
+        if flags & (_socket.MSG_PEEK | _socket.MSG_WAITALL) and len(views) > 1:
+            # Of all of them together; one call has one timeout.
+            data = memoryview(self.recv(sum(view.nbytes for view in views), flags))
+            total = data.nbytes
+            for view in views:
+                piece = data[: view.nbytes]
+                view[: piece.nbytes] = piece
+                data = data[piece.nbytes :]
+            return total, [], 0, None
         total = 0
-        for buffer in buffers:
-            data = memoryview(buffer).cast("B")
-            if total and self._connected_stream().readable == 0:
-                break
-            got = self.recv_into(data, 0, flags) if data.nbytes else 0
+        for view in views:
+            if view.nbytes == 0:
+                continue
+            try:
+                got = self.recv_into(view, 0, flags)
+            except BlockingIOError:
+                if total:
+                    break
+                raise
             total += got
-            if got < data.nbytes:
+            if got < view.nbytes:
                 break
+            flags |= _socket.MSG_DONTWAIT  # only the first bytes are waited for
         return total, [], 0, None
 
     def makefile(self, mode: str = "r", buffering: int | None = None, **options: Any) -> IO[Any]:
@@ -449,6 +477,7 @@ class Socket(Mappings):
 
     def _adopt(self, stream: _native.Stream) -> None:
         self._stream = stream
+        self._has_told_error = False
         stream.timeout = self._timeout
         self._options.apply(stream)
         if type(self) is Socket:
@@ -470,6 +499,17 @@ class Socket(Mappings):
 def _check_ancillary(size: int) -> None:
     if size < 0:
         raise ValueError("invalid ancillary data buffer length")
+
+
+def _writable(call: str, buffer: Buffer) -> memoryview:
+    view = bytes_of(call, buffer)
+    if view.readonly:
+        raise RdmaBufferError(
+            Status.ACCESS_DENIED,
+            f"{call}: the {type(buffer).__name__} is read-only, and this would write into it",
+            hint="pass writable memory, such as a bytearray",
+        )
+    return view
 
 
 def create_connection(

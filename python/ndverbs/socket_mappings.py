@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import operator
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ class Mappings:
         has room for (its option `RDMA_IOMAPSIZE`, set before it connects; 0 unless set); without
         one left this raises OSError with ENOBUFS. Source: librdmacm, riomap with PROT_WRITE.
         """
+        if offset is not None:
+            offset = _checked_offset("riomap", offset)
         return self._connected_stream().map(buffer, offset)
 
     def riounmap(self, buffer: Buffer) -> None:
@@ -57,7 +60,7 @@ class Mappings:
         there. After a timeout, or BlockingIOError of a socket that never waits, part of it may be
         written: write it again. Blocks for the socket's timeout, without the GIL.
         """
-        transfer = self._connected_stream().submit_write(data, offset)
+        transfer = self._connected_stream().submit_write(data, _checked_offset("riowrite", offset))
         try:
             if not transfer.wait(self._timeout):
                 if self._timeout == 0:
@@ -68,3 +71,10 @@ class Mappings:
             raise
         transfer.operation.result()
         return transfer.bytes_transferred
+
+
+def _checked_offset(call: str, offset: int) -> int:
+    offset = operator.index(offset)
+    if not 0 <= offset < 1 << 64:
+        raise OSError(errno.EINVAL, f"{call}: the offset {offset} is not in 0 to 2**64 - 1")
+    return offset

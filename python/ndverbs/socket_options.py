@@ -8,8 +8,10 @@ data taken over and not sent; both hold for connections that are made later, and
 from __future__ import annotations
 
 import errno
+import operator
 import socket
 import struct
+from typing import Any
 
 from ndverbs import _native
 
@@ -40,6 +42,15 @@ _KEPT = {
 }
 
 
+_C_INT = (-(1 << 31), (1 << 31) - 1)
+_LONGEST_KEEPALIVE_S = 32767  # Linux's, as the ranges below
+_RANGES = {
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): (1, _LONGEST_KEEPALIVE_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): (1, 127),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): (0, _C_INT[1]),
+}
+
+
 class Options:
     """The options of one socket."""
 
@@ -60,17 +71,14 @@ class Options:
         made._keepalive_s = self._keepalive_s
         return made
 
-    def set(self, level: int, name: int, value: object) -> None:
+    def set(self, level: int, name: int, value: Any) -> None:
         """Set one option."""
         if (level, name) == (socket.SOL_SOCKET, socket.SO_LINGER):
             if not isinstance(value, bytes | bytearray) or len(value) != 8:
                 raise OSError(errno.EINVAL, "SO_LINGER takes two packed integers")
             self._linger = struct.unpack("ii", value)
             return
-        if isinstance(value, bytes | bytearray):
-            value = int.from_bytes(value, "little", signed=True)
-        if not isinstance(value, int):
-            raise TypeError(f"an option's value is an integer or bytes, not {value!r}")
+        value = _to_int(value)
         match level, name:
             case socket.SOL_SOCKET, socket.SO_RCVBUF:
                 self.native.receive_buffer = _clamped(value)
@@ -79,9 +87,7 @@ class Options:
             case socket.SOL_SOCKET, socket.SO_KEEPALIVE:
                 self._is_keepalive = bool(value)
             case socket.IPPROTO_TCP, socket.TCP_KEEPIDLE:
-                if value < 1:
-                    raise OSError(errno.EINVAL, "TCP_KEEPIDLE is at least 1 s")
-                self._keepalive_s = float(value)
+                self._keepalive_s = float(_in_range(value, 1, _LONGEST_KEEPALIVE_S))
             case (0x10000, 0):
                 self.native.send_queue_depth = _in_range(value, 16, 32767)
             case (0x10000, 1):
@@ -93,7 +99,7 @@ class Options:
                 # What the eight bits on the wire can say.
                 self.native.iomap_entries = value if value <= 128 else max(128, value & ~0xFF)
             case key if key in self._kept:
-                self._kept[key] = value
+                self._kept[key] = _in_range(value, *_RANGES.get(key, _C_INT))
             case _:
                 raise OSError(errno.ENOPROTOOPT, f"a stream has no option {name} of level {level}")
         self.native.keepalive = self._keepalive_s if self._is_keepalive else 0.0
@@ -124,12 +130,33 @@ class Options:
                 value = self._kept[key]
             case _:
                 raise OSError(errno.ENOPROTOOPT, f"a stream has no option {name} of level {level}")
-        return value.to_bytes(4, "little", signed=True)[:length] if length else value
+        return packed_value(value, length)
 
     def apply(self, stream: _native.Stream) -> None:
         """Give a stream what may change while it is connected."""
         stream.set_keepalive(self._keepalive_s if self._is_keepalive else 0.0)
         stream.set_aborts_on_close(self._linger[0] != 0 and self._linger[1] == 0)
+
+
+def packed_value(value: int, length: int) -> int | bytes:
+    """Return an option's value, as `length` bytes unless that is 0."""
+    return value.to_bytes(4, "little", signed=True)[:length] if length else value
+
+
+def backlog_of(value: int) -> int:
+    """Return how many connections may wait: at least one, and what the core can count."""
+    return min(max(1, operator.index(value)), _C_INT[1])
+
+
+def _to_int(value: Any) -> int:
+    if isinstance(value, bytes | bytearray | memoryview):
+        if len(value) < 4:
+            raise OSError(errno.EINVAL, f"an option's value has 4 bytes, not {len(value)}")
+        return int.from_bytes(value[:4], "little", signed=True)
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"an option's value is an integer or bytes, not {value!r}") from None
 
 
 def _clamped(value: int) -> int:

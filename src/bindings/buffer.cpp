@@ -71,6 +71,13 @@ py::object resize_guard(const py::object& object) {
     return py::reinterpret_steal<py::object>(guard);
 }
 
+[[noreturn]] void raise_objects(const char* call, const py::handle& object) {
+    raise_buffer_error(Status::invalid_parameter,
+                       std::string(call) + ": the " + type_name(object) +
+                           " holds Python objects, whose pointers mean nothing elsewhere",
+                       "convert it to a numeric dtype first");
+}
+
 // Replaces the exporter's own exception by the reason and the remedy.
 [[noreturn]] void raise_refused(const char* call, PyObject* object, bool is_written) {
     py::error_already_set cause;  // takes the exporter's exception
@@ -115,10 +122,7 @@ core::BufferHold* export_whole(const char* call, const py::object& object, bool 
                            "register an array, bytearray, memoryview or mmap");
     }
     if (holds_objects(object)) {
-        raise_buffer_error(Status::invalid_parameter,
-                           name + ": the " + type_name(object) +
-                               " holds Python objects, whose pointers mean nothing elsewhere",
-                           "convert it to a numeric dtype first");
+        raise_objects(call, object);
     }
     Py_buffer view;
     export_or_raise(call, object.ptr(), is_written, view);
@@ -149,6 +153,22 @@ void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buf
     if (PyObject_GetBuffer(object, &view, is_written ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0) {
         raise_refused(call, object, is_written);
     }
+}
+
+void export_plain_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view) {
+    // With the format, which says whether there are objects; some NumPy types have none.
+    const int flags = PyBUF_ND | PyBUF_FORMAT | (is_written ? PyBUF_WRITABLE : 0);
+    bool has_objects = false;
+    if (PyObject_GetBuffer(object, &view, flags) == 0) {
+        has_objects = view.format != nullptr && format_has_objects(view.format);
+    } else {
+        PyErr_Clear();
+        export_or_raise(call, object, is_written, view);
+        has_objects = holds_objects(py::reinterpret_borrow<py::object>(object));
+    }
+    if (!has_objects) return;
+    PyBuffer_Release(&view);
+    raise_objects(call, object);
 }
 
 Extent buffer_extent(PyObject* object, bool is_written) {

@@ -24,6 +24,8 @@ namespace py = pybind11;
 
 // Exports `object` or raises with reason and remedy; `call` names who asks. The caller releases.
 void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view);
+// As export_or_raise(), and raises for memory that holds Python objects.
+void export_plain_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view);
 
 struct Extent {
     std::uint64_t address = 0;

@@ -35,7 +35,7 @@ constexpr std::size_t kDirectSend = 128 * 1024;
 class Exported {
 public:
     Exported(const char* call, PyObject* object, bool is_written) {
-        export_or_raise(call, object, is_written, view_);
+        export_plain_or_raise(call, object, is_written, view_);
     }
     ~Exported() { PyBuffer_Release(&view_); }
     Exported(const Exported&) = delete;

@@ -357,7 +357,7 @@ void StreamView::take() {
 
 std::shared_ptr<wsk::Transfer> transfer_for(PyObject* object, bool is_written, const char* call) {
     Py_buffer view;
-    export_or_raise(call, object, is_written, view);
+    export_plain_or_raise(call, object, is_written, view);
     auto transfer = std::make_shared<wsk::Transfer>();
     transfer->data = static_cast<std::byte*>(view.buf);
     transfer->length = static_cast<std::uint64_t>(view.len);

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <utility>
 
@@ -31,6 +32,15 @@ Expected<SocketAddress> SocketAddress::parse(const std::string& host, std::uint1
         if (percent == std::string::npos) return out;
         const std::string scope = host.substr(percent + 1);
         v6->sin6_scope_id = if_nametoindex(scope.c_str());
+        if (v6->sin6_scope_id == 0) {  // a number, as getnameinfo() gives it
+            const char* const end = scope.data() + scope.size();
+            const auto [at, problem] = std::from_chars(scope.data(), end, v6->sin6_scope_id);
+            std::array<char, IF_NAMESIZE> name{};
+            if (problem != std::errc{} || at != end ||
+                if_indextoname(v6->sin6_scope_id, name.data()) == nullptr) {
+                v6->sin6_scope_id = 0;
+            }
+        }
         if (v6->sin6_scope_id != 0) return out;
         return fail(Status::invalid_address, "no network interface \"" + scope + "\"");
     }
