@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ndverbs import address as _address
 from ndverbs._native import (
@@ -36,6 +37,8 @@ Address = str | tuple[str, int]
 _GRACE_S = 0.25
 # An iteration that always finds completions lets other tasks run after this many.
 _RESULTS_PER_TURN = 64
+# Later than any loop lives.
+_A_YEAR_S = 365 * 86400.0
 
 
 async def _connect_async(
@@ -153,7 +156,7 @@ async def _get_connector_async(self: Listener, timeout: float | None = None) -> 
                     connector = self._take()
                     if connector is not None:
                         return connector
-                    await _done(arrival)
+                    await wait_for_completion(arrival)
                     arrival.result()
                 finally:
                     arrival.abandon()
@@ -230,7 +233,7 @@ async def _outcome(operation: Operation, timeout: float | None, what: str) -> No
 
     try:
         async with asyncio.timeout(timeout):
-            await _done(operation)
+            await wait_for_completion(operation)
     except TimeoutError as cause:
         raise error(Status.IO_TIMEOUT, f"{what}: not done within {timeout} s") from cause
     finally:
@@ -239,19 +242,40 @@ async def _outcome(operation: Operation, timeout: float | None, what: str) -> No
     operation.result()
 
 
-async def _done(operation: Operation) -> None:
+class _Completion(Protocol):
+    def add_done_callback(self, function: Callable[[Any], object], /) -> object: ...
+
+
+async def wait_for_completion(completion: _Completion) -> None:
+    """Wait until something that takes done-callbacks is done.
+
+    The callback, which native objects hold, keeps neither the loop nor the coroutine: a loop that
+    is closed meanwhile goes, and what waits in it ends as a cancelled coroutine does.
+    """
     import asyncio
 
     loop = asyncio.get_running_loop()
     done = loop.create_future()
+    waiting = weakref.ref(done)
 
-    def report(_: Operation) -> None:
-        # RuntimeError: the loop is closed, and nobody waits any more.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(_settle, done)
+    def report(_: object) -> None:
+        future = waiting()
+        if future is not None:
+            # RuntimeError: the loop is closed, and no coroutine waits any more.
+            with contextlib.suppress(RuntimeError):
+                future.get_loop().call_soon_threadsafe(_settle, future)
 
-    operation.add_done_callback(report)
-    await done
+    completion.add_done_callback(report)
+    # While the loop is open, it is the loop that keeps the coroutine.
+    kept = loop.call_later(_A_YEAR_S, _keep, done)
+    try:
+        await done
+    finally:
+        kept.cancel()
+
+
+def _keep(_: object) -> None:
+    pass
 
 
 def _settle(future: asyncio.Future[None]) -> None:
@@ -283,6 +307,7 @@ class _Watch:
         self._loop = loop
         self._key = (id(queue), id(loop))
         self._sleeping: set[asyncio.Future[None]] = set()
+        self._is_watching = True
         _watches[self._key] = self
         loop.add_reader(self._fd, self._wake)
 
@@ -303,13 +328,18 @@ class _Watch:
             _settle(future)
 
     def _end(self) -> None:
+        if not self._is_watching:
+            return
+        self._is_watching = False
         if _watches.get(self._key) is self:
             del _watches[self._key]
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.remove_reader(self._fd)
 
 
-# By queue and loop; only the loop's own thread touches its watches.
-_watches: dict[tuple[int, int], _Watch] = {}
+# By queue and loop; only the loop's own thread touches its watches. The loop keeps them, as the
+# readers of a descriptor: those of a loop that was closed go with it.
+_watches: weakref.WeakValueDictionary[tuple[int, int], _Watch] = weakref.WeakValueDictionary()
 
 
 def _watch(
