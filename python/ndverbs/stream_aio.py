@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ndverbs import address as _address
-from ndverbs._native import Adapter
+from ndverbs._native import Adapter, Status
+from ndverbs.errors import error
 from ndverbs.socket import Socket
 
 _LIMIT = 2**16  # asyncio's own
@@ -43,7 +44,8 @@ async def open_connection(
     **options
         ``ssl``, ``server_hostname`` and the like, as asyncio.open_connection takes them.
     """
-    name, number = await _resolved(host, port)
+    _check_loop("open_connection")
+    name, number = await _resolved(host, port, options.pop("family", 0))
     sock = Socket(_family(name), adapter=adapter)
     try:
         sock.setblocking(False)
@@ -78,7 +80,10 @@ async def start_server(
     Without a host it listens on loopback, because RDMA connections have neither encryption nor
     authentication of their own.
     """
-    name, number = await _resolved(host or "127.0.0.1", port or 0 if host is None else port)
+    _check_loop("start_server")
+    family = options.pop("family", 0)
+    loopback = "::1" if family == _socket.AF_INET6 else "127.0.0.1"
+    name, number = await _resolved(host or loopback, port or 0 if host is None else port, family)
     sock = Socket(_family(name), adapter=adapter)
 
     def connected(
@@ -87,22 +92,11 @@ async def start_server(
         _send_files_by_copy(writer)
         return client_connected_cb(reader, writer)
 
-    # asyncio makes a task only of what it knows to be a coroutine.
-    async def connected_async(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answer = connected(reader, writer)
-        if answer is not None:
-            await answer
-
-    is_async = asyncio.iscoroutinefunction(client_connected_cb)
     try:
         sock.bind((name, number))
-        callback: Any = connected_async if is_async else connected
+        callback: Any = connected
         return await asyncio.start_server(
-            callback,
-            sock=sock,
-            backlog=backlog,
-            limit=limit,
-            **options,
+            callback, sock=sock, backlog=backlog, limit=limit, **options
         )
     except BaseException:
         sock.close()
@@ -113,14 +107,28 @@ def _family(host: str) -> int:
     return _socket.AF_INET6 if ":" in host else _socket.AF_INET
 
 
-async def _resolved(host: str | tuple[str, int], port: int | None) -> tuple[str, int]:
+def _check_loop(call: str) -> None:
+    """Refuse loops whose transports would look for the data in the descriptor itself."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, asyncio.selector_events.BaseSelectorEventLoop):
+        kind = f"{type(loop).__module__}.{type(loop).__qualname__}"
+        raise error(
+            Status.NOT_SUPPORTED,
+            f"{call}: the running loop is a {kind}, whose streams read and write descriptors "
+            "themselves, and none carries the data of a stream over RDMA",
+            hint="run it in asyncio's own loop: asyncio.Runner(loop_factory="
+            "asyncio.SelectorEventLoop)",
+        )
+
+
+async def _resolved(host: str | tuple[Any, ...], port: int | None, family: int) -> tuple[str, int]:
     given = _address.split(host if port is None and not _is_host(host) else (str(host), port or 0))
     if _address.is_numeric(given[0]):
-        return given
-    return await asyncio.get_running_loop().run_in_executor(None, _address.resolve, given)
+        return _address.resolve(given, family)
+    return await asyncio.get_running_loop().run_in_executor(None, _address.resolve, given, family)
 
 
-def _is_host(host: str | tuple[str, int]) -> bool:
+def _is_host(host: str | tuple[Any, ...]) -> bool:
     return isinstance(host, str) and (_address.is_numeric(host) or ":" not in host)
 
 

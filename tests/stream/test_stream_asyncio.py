@@ -3,6 +3,7 @@
 
 import asyncio
 import random
+import socket
 
 import pytest
 
@@ -220,6 +221,75 @@ def test_sock_calls_of_the_loop_work_on_sockets(adapter, server):
                 while received < 3_000_000:
                     received += len(await loop.sock_recv(far, 1 << 20))
                 await sending
+
+    run(main())
+
+
+class OtherLoop(asyncio.BaseEventLoop):
+    """A loop without asyncio's own transports, as uvloop's."""
+
+    def __init__(self):
+        super().__init__()
+        self._selector = self
+
+    def select(self, _):
+        return ()
+
+    def _process_events(self, _):
+        pass
+
+
+@pytest.mark.parametrize("call", ["open_connection", "start_server"])
+def test_a_loop_with_transports_of_its_own_is_refused(adapter, host, call):
+    calls = {
+        "open_connection": lambda: nd.open_connection(host, 1, adapter=adapter),
+        "start_server": lambda: nd.start_server(echo, host, 0, adapter=adapter),
+    }
+    loop = OtherLoop()
+    with pytest.raises(nd.RdmaError, match=rf"{call}: .*OtherLoop.*SelectorEventLoop") as caught:
+        loop.run_until_complete(calls[call]())
+    loop.close()
+    assert caught.value.status == nd.Status.NOT_SUPPORTED
+
+
+def test_a_client_of_uvloop_is_told_to_use_another_loop(adapter, host):
+    uvloop = pytest.importorskip("uvloop")
+    loop = uvloop.new_event_loop()
+    with pytest.raises(nd.RdmaError, match=r"open_connection: .*uvloop"):
+        loop.run_until_complete(nd.open_connection(host, 1, adapter=adapter))
+    loop.close()
+
+
+def test_a_handler_may_be_a_plain_function(adapter, host):
+    async def main():
+        served = asyncio.get_running_loop().create_future()
+
+        def handle(*ends):
+            served.set_result(ends)
+
+        server = await nd.start_server(handle, host, 0, adapter=adapter)
+        address = server.sockets[0].getsockname()
+        reader, writer = await nd.open_connection(*address, adapter=adapter)
+        writer.write(b"x")
+        _, far = await served
+        far.write(b"plain")
+        assert await reader.readexactly(5) == b"plain"
+        await close(writer)
+        await close(far)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_the_family_of_a_server_is_that_of_its_addresses(adapter):
+    async def main():
+        for call in (
+            nd.start_server(echo, "::1", 0, family=socket.AF_INET, adapter=adapter),
+            nd.open_connection("::1", 1, family=socket.AF_INET, adapter=adapter),
+        ):
+            with pytest.raises(ValueError, match="is not an address of AF_INET"):
+                await call
 
     run(main())
 
