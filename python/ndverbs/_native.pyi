@@ -374,6 +374,7 @@ class Adapter(_Object):
         RdmaError
             INVALID_DEVICE_STATE: called inside a callback of this adapter.
         """
+    def _is_callback_thread(self) -> bool: ...
     @property
     def info(self) -> AdapterInfo: ...
     def create_pd(self) -> ProtectionDomain:
@@ -1979,6 +1980,12 @@ class StreamListener(_Object):
     @property
     def local_address(self) -> tuple[str, int]:
         """Where it listens."""
+
+def _call_and_report(function: Callable[[Any], object], argument: object) -> None:
+    """Call it; its exception goes to ``sys.unraisablehook``."""
+
+def _is_callback_thread() -> bool:
+    """Return whether this is the callback thread of an adapter."""
 
 def _live_objects() -> dict[str, int]:
     """Count the native objects that exist, by kind; for tests."""

@@ -9,18 +9,21 @@ Event callbacks run on the adapter's callback thread, one at a time for a socket
 
 from __future__ import annotations
 
+import operator
+import os
 import socket as _socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ndverbs import wsk_socket as _sockets
+from ndverbs import wsk_events as _events
 from ndverbs._native import Adapter, Status, adapters
-from ndverbs.errors import RdmaError, error
+from ndverbs.errors import error
 from ndverbs.wsk_indication import DataIndication
 from ndverbs.wsk_listen import ListeningSocket
 from ndverbs.wsk_names import (
     CONNECTION_EVENTS,
+    SOL_SOCKET,
     ClientControl,
     EventMask,
     Flag,
@@ -34,6 +37,7 @@ from ndverbs.wsk_socket import Address, Socket
 
 __all__ = [
     "CONNECTION_EVENTS",
+    "SOL_SOCKET",
     "VERSION",
     "ClientControl",
     "DataIndication",
@@ -64,9 +68,9 @@ _has_sockets = False
 def socket(
     adapter: Adapter | str | None = None,
     *,
-    on_receive: _sockets.OnReceive | None = None,
-    on_disconnect: _sockets.OnDisconnect | None = None,
-    on_send_backlog: _sockets.OnSendBacklog | None = None,
+    on_receive: _events.OnReceive | None = None,
+    on_disconnect: _events.OnDisconnect | None = None,
+    on_send_backlog: _events.OnSendBacklog | None = None,
 ) -> Socket:
     """WskSocket: make an unbound connection socket.
 
@@ -166,13 +170,14 @@ def set_static_event_callbacks(mask: int) -> None:
     RdmaError
         INVALID_DEVICE_STATE: a socket was made before; INVALID_PARAMETER: not an event.
     """
+    mask = operator.index(mask)
     if mask & ~int(CONNECTION_EVENTS | EventMask.ACCEPT):
         raise error(Status.INVALID_PARAMETER, f"static callbacks: {mask:#x} is no event")
     if _has_sockets:
         raise error(
             Status.INVALID_DEVICE_STATE, "static callbacks are chosen before the first socket"
         )
-    _sockets.static_events = EventMask(mask)
+    _events.static_events = EventMask(mask)
 
 
 def control_client(code: int, value: Any = None) -> Any:
@@ -216,10 +221,14 @@ def get_address_info(
     """
     if not node and service in (None, ""):
         raise error(Status.INVALID_PARAMETER, "get_address_info: give a node or a service")
-    return _resolve(
-        "get_address_info",
-        lambda: _socket.getaddrinfo(node, service, family, _socket.SOCK_STREAM, 0, flags),
-    )
+
+    def look_up() -> Any:
+        for name in (node, service):
+            if isinstance(name, str) and "\0" in name:
+                raise ValueError(f"{name!r} contains a null character")
+        return _socket.getaddrinfo(node, service, family, _socket.SOCK_STREAM, 0, flags)
+
+    return _resolve("get_address_info", look_up)
 
 
 def get_name_info(address: tuple[Any, ...], flags: int = 0) -> Request:
@@ -234,15 +243,30 @@ def _resolve(what: str, look_up: Callable[[], Any]) -> Request:
     if _resolver is None:
         _resolver = ThreadPoolExecutor(4, thread_name_prefix="ndverbs names")
     promise = Promise()
-    request = Request(what, promise=promise)
+
+    def cancel() -> None:
+        promise.settle(error(Status.CANCELLED, f"{what}: the request was cancelled"))
 
     def run() -> None:
-        failure: RdmaError | None = None
         try:
-            request._information = look_up()
+            promise.settle(information=look_up())
         except OSError as refused:
-            failure = error(Status.NO_MATCH, f"{what}: {refused}")
-        promise.settle(failure)
+            promise.settle(error(Status.NO_MATCH, f"{what}: {refused}"))
+        except Exception as refused:  # a name that no resolver takes, a port out of range
+            promise.settle(error(Status.INVALID_PARAMETER, f"{what}: {refused}"))
 
-    _resolver.submit(run)
-    return request
+    try:
+        _resolver.submit(run)
+    except RuntimeError as refused:
+        raise error(
+            Status.INSUFFICIENT_RESOURCES, f"{what}: no thread to look it up on: {refused}"
+        ) from refused
+    return Request(what, promise=promise, on_cancel=cancel)
+
+
+def _forget_resolver() -> None:
+    global _resolver
+    _resolver = None  # its threads are the parent's
+
+
+os.register_at_fork(after_in_child=_forget_resolver)

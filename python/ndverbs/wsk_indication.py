@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, Self
 
 import numpy as np
@@ -20,8 +21,9 @@ class DataIndication:
         The bytes, not a copy. After `release` the peer may write there again.
     """
 
-    def __init__(self, view: _native.StreamView) -> None:
+    def __init__(self, view: _native.StreamView, owner: object) -> None:
         self._view = view
+        self._owner = weakref.ref(owner)
         exporter: Any = view
         array = np.frombuffer(exporter, np.uint8)
         array.flags.writeable = False
@@ -43,6 +45,10 @@ class DataIndication:
     def is_retained(self) -> bool:
         """Whether its memory is kept from the peer."""
         return self._view.is_taken
+
+    def is_of(self, sock: object) -> bool:
+        """Return whether it is this socket that it was received by."""
+        return self._owner() is sock
 
     def retain(self) -> None:
         """Keep the memory until `release`: inside a receive event, as returning PENDING does."""

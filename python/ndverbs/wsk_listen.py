@@ -4,26 +4,19 @@
 from __future__ import annotations
 
 import contextlib
-import socket as _socket
+import operator
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Self
 
-from ndverbs import wsk_socket
+from ndverbs import wsk_events
 from ndverbs._native import Adapter, Status
 from ndverbs.errors import ClosedError, RdmaError, error
 from ndverbs.sharing import adapter_for
-from ndverbs.socket_options import Options
-from ndverbs.wsk_names import (
-    CONNECTION_EVENTS,
-    EventMask,
-    InspectAction,
-    Ioctl,
-    Option,
-    RequestType,
-)
-from ndverbs.wsk_options import as_bind_failure, option
+from ndverbs.socket_options import Options, backlog_of
+from ndverbs.wsk_names import CONNECTION_EVENTS, EventMask, InspectAction, Option
+from ndverbs.wsk_options import Controls, as_bind_failure
 from ndverbs.wsk_request import Promise, Request, weakly
 from ndverbs.wsk_socket import Socket
 
@@ -34,7 +27,7 @@ OnInspect = Callable[
 OnAbort = Callable[["ListeningSocket", int], object]
 
 
-class ListeningSocket:
+class ListeningSocket(Controls):
     """A socket that listens; `ndverbs.wsk.listen` makes one.
 
     Connections that come before anybody accepts them wait, up to the backlog.
@@ -53,20 +46,20 @@ class ListeningSocket:
     ) -> None:
         self._adapter = adapter_for(adapter)
         self._options = options or Options()
-        self.on_accept = on_accept
+        self._on_accept = on_accept
         self._on_inspect = on_inspect
         self._on_abort = on_abort
-        self._is_exclusive = 0
-        self._enabled = wsk_socket.static_events & EventMask.ACCEPT
+        self._enabled = wsk_events.static_events & EventMask.ACCEPT
         self._inherited = EventMask(0)
         self._lock = threading.RLock()
-        self._waiting: deque[tuple[Promise, Request]] = deque()
+        self._waiting: deque[Promise] = deque()  # accept requests
+        self._is_telling = False  # an accept event
         self._is_closed = False
         try:
             self._native = self._adapter._create_stream_listener(
                 address,
                 self._options.native,
-                backlog,
+                backlog_of(backlog),
                 on_inspect=weakly(self._inspect) if on_inspect else None,
                 on_abort=weakly(self._abort) if on_abort else None,
                 on_ready=weakly(self._deliver),
@@ -87,6 +80,16 @@ class ListeningSocket:
         self.close()
 
     @property
+    def on_accept(self) -> OnAccept | None:
+        """The callback of accept events; connections that wait are told to one that is set."""
+        return self._on_accept
+
+    @on_accept.setter
+    def on_accept(self, function: OnAccept | None) -> None:
+        self._on_accept = function
+        self._deliver_soon()
+
+    @property
     def local_address(self) -> tuple[str, int]:
         """WskGetLocalAddress: where it listens."""
         return self._native.local_address
@@ -98,8 +101,7 @@ class ListeningSocket:
             made: Socket = request.result(timeout)
         except BaseException:
             request.cancel()
-            if request.status == Status.SUCCESS:
-                request.information.close()  # it came in the very moment
+            request.add_done_callback(_close_what_came)
             raise
         return made
 
@@ -109,13 +111,16 @@ class ListeningSocket:
         promise = Promise()
         request = Request("accept", promise=promise, on_cancel=lambda: self._cancel(promise))
         with self._lock:
-            self._waiting.append((promise, request))
+            self._check_open()
+            self._waiting.append(promise)
         self._deliver()
         return request
 
     def _cancel(self, promise: Promise) -> None:
         with self._lock:
-            self._waiting = deque(entry for entry in self._waiting if entry[0] is not promise)
+            if promise not in self._waiting:
+                return  # it gets its connection just now
+            self._waiting.remove(promise)
         promise.settle(error(Status.CANCELLED, "accept: the request was cancelled"))
 
     def set_event_callbacks(self, mask: int) -> Status:
@@ -125,6 +130,7 @@ class ListeningSocket:
         bring; they can never be switched off here.
         """
         self._check_open()
+        mask = operator.index(mask)
         events = EventMask(mask & ~int(EventMask.DISABLE))
         if int(events) & ~int(EventMask.ACCEPT | CONNECTION_EVENTS) or not events:
             raise error(
@@ -141,7 +147,7 @@ class ListeningSocket:
             return Status.SUCCESS
         self._enabled |= events & EventMask.ACCEPT
         self._inherited |= events & CONNECTION_EVENTS
-        self._native._call_soon(lambda _: self._deliver())
+        self._deliver_soon()
         return Status.SUCCESS
 
     def inspect_complete(self, inspect_id: int, action: int) -> None:
@@ -152,36 +158,21 @@ class ListeningSocket:
                 Status.INVALID_PARAMETER,
                 f"inspect_complete: {action!r} is neither accept nor reject",
             )
-        self._native.inspect_complete(inspect_id, action == InspectAction.ACCEPT)
+        self._native.inspect_complete(operator.index(inspect_id), action == InspectAction.ACCEPT)
 
-    def control(
-        self,
-        request: RequestType,
-        code: int,
-        value: Any = None,
-        *,
-        level: int = _socket.SOL_SOCKET,
-    ) -> Any:
-        """WskControlSocket: set an option, which accepted sockets inherit, get one, or ioctl."""
-        self._check_open()
-        if request == RequestType.IOCTL:
-            if code == Ioctl.SIO_ADDRESS_LIST_QUERY:
-                return list(self._adapter.info.addresses)
-            raise error(Status.NOT_SUPPORTED, f"control: ioctl {code:#x} means nothing here")
-        is_set = request == RequestType.SET_OPTION
-        if code == Option.SO_WSK_EVENT_CALLBACK and is_set:
-            return self.set_event_callbacks(value)
-        if code == Option.SO_CONDITIONAL_ACCEPT:
-            if is_set:
-                raise error(
-                    Status.INVALID_DEVICE_STATE,
-                    "control: conditional accept is chosen before the socket is bound",
-                    hint="pass on_inspect to wsk.listen()",
-                )
-            return int(self._on_inspect is not None)
-        answer = option(self, self._options, is_set, code, value, level)
+    def _socket_option(self, is_set: bool, code: int, value: Any) -> Any:
+        if code != Option.SO_CONDITIONAL_ACCEPT:
+            return super()._socket_option(is_set, code, value)
+        if is_set:
+            raise error(
+                Status.INVALID_DEVICE_STATE,
+                "control: conditional accept is chosen before the socket is bound",
+                hint="pass on_inspect to wsk.listen()",
+            )
+        return int(self._on_inspect is not None)
+
+    def _apply_options(self) -> None:
         self._native.set_options(self._options.native)
-        return answer
 
     def close(self) -> None:
         """WskCloseSocket: end accept requests with CANCELLED and reset what nobody accepted."""
@@ -189,56 +180,84 @@ class ListeningSocket:
             if self._is_closed:
                 return
             self._is_closed = True
-            waiting, self._waiting = list(self._waiting), deque()
         self._native.close()
-        for promise, _ in waiting:
+        self._end_requests()
+
+    def _end_requests(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, deque()
+        for promise in waiting:
             promise.settle(error(Status.CANCELLED, "accept: the listening socket was closed"))
 
     @property
     def closed(self) -> bool:
         """Whether it is closed."""
-        return self._is_closed
+        return self._is_closed or self._native.closed
 
     # ---- on the callback thread, or the thread of an accept request -------------------------
 
+    def _deliver_soon(self) -> None:
+        with contextlib.suppress(ClosedError):
+            self._native._call_soon(lambda _: self._deliver())
+
     def _deliver(self) -> None:
         """Hand waiting connections to requests, oldest first, else to the accept event."""
-        while not self._is_closed:
+        while True:
             with self._lock:
-                has_request = bool(self._waiting)
-                by_event = bool(self._enabled & EventMask.ACCEPT) and self.on_accept is not None
-                if not has_request and not by_event:
-                    return
-                # An accept event is told on the callback thread only.
-                if not has_request and threading.current_thread().name != "ndverbs callbacks":
+                if not self._waiting and not self._may_tell():
                     return
                 try:
                     stream = self._native.accept(0)
                 except ClosedError:
-                    return
+                    break
                 if stream is None:
                     return
-                promise, request = self._waiting.popleft() if has_request else (None, None)
-            made = Socket(self._adapter, _stream=stream, _options=self._options.copy())
-            if promise is not None and request is not None:
-                request._information = made
-                if not promise.settle():
-                    made.close()
+                promise = self._waiting.popleft() if self._waiting else None
+            try:
+                made = Socket(self._adapter, _stream=stream, _options=self._options.copy())
+            except BaseException as failure:  # the adapter is being closed
+                if promise is None:
+                    raise
+                promise.settle(failure)
+                continue
+            if promise is not None:
+                promise.settle(information=made)
             else:
                 self._tell_accept(made)
+        self._end_requests()
+
+    def _may_tell(self) -> bool:
+        """Accept events are told on the adapter's own callback thread, one at a time."""
+        return (
+            bool(self._enabled & EventMask.ACCEPT)
+            and self._on_accept is not None
+            and not self._is_telling
+            and self._adapter._is_callback_thread()
+        )
 
     def _tell_accept(self, made: Socket) -> None:
-        assert self.on_accept is not None
+        function: Any = self._on_accept
         answer = None
+        self._is_telling = True
         try:
-            answer = self.on_accept(self, made, made.local_address, made.remote_address)
+            local, remote = made.local_address, made.remote_address
+        except RdmaError:  # it is gone already
+            made.close()
+            self._is_telling = False
+            return
+        try:
+            answer = function(self, made, local, remote)
         except BaseException:
             made.close()
+            self._deliver_soon()  # those behind it
             raise
+        finally:
+            self._is_telling = False
         if answer == Status.REQUEST_NOT_ACCEPTED:
             made.close()
-        elif self._inherited and not made.closed:
-            made.set_event_callbacks(self._inherited)
+        elif self._inherited:
+            with contextlib.suppress(ClosedError):
+                made.set_event_callbacks(self._inherited)
 
     def _inspect(self, event: tuple[int, tuple[str, int], tuple[str, int]]) -> None:
         inspect_id, local, peer = event
@@ -256,5 +275,11 @@ class ListeningSocket:
         self._on_abort(self, inspect_id)
 
     def _check_open(self) -> None:
-        if self._is_closed:
+        if self.closed:
             raise error(Status.FILE_FORCED_CLOSED, "the listening socket is closed")
+
+
+def _close_what_came(request: Request) -> None:
+    """Of an accept() that gave up in the very moment that a connection came."""
+    if request.status == Status.SUCCESS:
+        request.information.close()

@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
+from ndverbs import _native
 from ndverbs._native import Operation, Status, StreamTransfer
+from ndverbs.aio import wait_for_completion
 from ndverbs.errors import RdmaError, error
-
-# Callbacks of an adapter run on a thread of this name, and must not wait on it.
-_CALLBACK_THREAD = "ndverbs callbacks"
 
 
 def weakly(method: Callable[..., object]) -> Callable[..., None]:
@@ -36,9 +34,10 @@ class _Completion(Protocol):
 
 
 class Promise:
-    """A completion that Python code settles."""
+    """A completion that Python code settles, with what the request brought."""
 
     def __init__(self) -> None:
+        self.information: Any = 0
         self._changed = threading.Condition()
         self._is_done = False
         self._error: BaseException | None = None
@@ -53,16 +52,20 @@ class Promise:
         if self._error is not None:
             raise self._error
 
-    def settle(self, failure: BaseException | None = None) -> bool:
-        """End it; False when it was ended before."""
+    def settle(self, failure: BaseException | None = None, information: Any = 0) -> bool:
+        """End it; False when it was ended before.
+
+        A callback that raises neither stops the others nor the caller: its exception goes to
+        ``sys.unraisablehook``.
+        """
         with self._changed:
             if self._is_done:
                 return False
-            self._is_done, self._error = True, failure
+            self.information, self._error, self._is_done = information, failure, True
             callbacks, self._callbacks = self._callbacks, []
             self._changed.notify_all()
         for function in callbacks:
-            function(self)
+            _native._call_and_report(function, self)
         return True
 
     def add_done_callback(self, function: Callable[[Any], object]) -> None:
@@ -87,7 +90,8 @@ class Request:
     status : Status
         PENDING, SUCCESS, or the status of its failure.
     information : object
-        What it brought, once done: bytes sent or received, an accepted socket, else 0.
+        What it brought, once done: bytes sent or received, an accepted socket, else 0. Of a send
+        that failed it is 0, too: how much of it the peer has received is not known.
     """
 
     def __init__(
@@ -98,7 +102,6 @@ class Request:
         operation: Operation | None = None,
         promise: Promise | None = None,
         on_cancel: Callable[[], object] | None = None,
-        information: object = 0,
     ) -> None:
         self._what = what
         self._transfer = transfer
@@ -106,7 +109,6 @@ class Request:
         completion: _Completion | None = promise or operation
         self._completion = completion or (transfer.operation if transfer else None)
         self._on_cancel = on_cancel
-        self._information = information
 
     def __repr__(self) -> str:
         """Return what it is and how far it is."""
@@ -130,16 +132,19 @@ class Request:
 
     @property
     def information(self) -> Any:
-        """What it brought; of one that is not done, nothing yet."""
+        """What it brought; 0 of one that is not done."""
+        if not self.done():
+            return 0
         if self._transfer is not None:
-            return self._transfer.bytes_transferred
-        return self._information
+            is_lost = self._what == "send" and self.exception() is not None
+            return 0 if is_lost else self._transfer.bytes_transferred
+        return self._promise.information if self._promise is not None else 0
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is completed; return whether it is. Not inside a callback."""
         if self.done():
             return True
-        if threading.current_thread().name == _CALLBACK_THREAD:
+        if _native._is_callback_thread():
             raise error(
                 Status.INVALID_DEVICE_STATE,
                 f"{self._what}: a callback must not wait for a request",
@@ -190,20 +195,8 @@ class Request:
         return self._wait_async().__await__()
 
     async def _wait_async(self) -> Any:
-        loop = asyncio.get_running_loop()
-        woken = loop.create_future()
-
-        def settle() -> None:
-            if not woken.done():
-                woken.set_result(None)
-
-        def report(_: Request) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(settle)
-
-        self.add_done_callback(report)
         try:
-            await woken
+            await wait_for_completion(self)
         except BaseException:
             self.cancel()
             raise

@@ -3,47 +3,31 @@
 
 from __future__ import annotations
 
-import socket as _socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 from ndverbs import _native
 from ndverbs import address as _address
+from ndverbs import wsk_events as _events
 from ndverbs._native import Adapter, Status
+from ndverbs.buffers import bytes_of
 from ndverbs.errors import ClosedError, RdmaError, error
 from ndverbs.sharing import adapter_for
 from ndverbs.socket_options import CONNECT_S, Options
+from ndverbs.wsk_events import Events, OnDisconnect, OnReceive, OnSendBacklog
 from ndverbs.wsk_indication import DataIndication
-from ndverbs.wsk_names import (
-    CONNECTION_EVENTS,
-    EventMask,
-    Flag,
-    Ioctl,
-    Option,
-    RequestType,
-)
-from ndverbs.wsk_options import as_bind_failure, option
+from ndverbs.wsk_names import CONNECTION_EVENTS, EventMask, Flag, Ioctl
+from ndverbs.wsk_options import Controls, as_bind_failure
 from ndverbs.wsk_request import Promise, Request, weakly
 
 Address = str | tuple[Any, ...]
 Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
-OnReceive = Callable[["Socket", "list[DataIndication]", Flag], "Status | int | None"]
-OnDisconnect = Callable[["Socket", Flag], object]
-OnSendBacklog = Callable[["Socket", int], object]
 
-# Bits of the native event callback.
-_CONNECTED, _BROKEN = 1, 8
-_BACKLOG = 32
-# The most that one indication shows.
-_INDICATED = 1 << 20
 _LARGEST_FIRST_DATA = 65535
 
-# Switched on for every socket that is made later; see set_static_event_callbacks().
-static_events = EventMask(0)
 
-
-class Socket:
+class Socket(Events, Controls):
     """A connection socket; `ndverbs.wsk.socket` makes one, unbound.
 
     Parameters
@@ -62,28 +46,18 @@ class Socket:
         _stream: _native.Stream | None = None,
         _options: Options | None = None,
     ) -> None:
+        super().__init__(on_receive, on_disconnect, on_send_backlog)
         self._adapter = adapter_for(adapter)
         self._options = _options or Options()
-        self.on_receive = on_receive
-        self.on_disconnect = on_disconnect
-        self.on_send_backlog = on_send_backlog
         self._local: tuple[str, int] | None = None
         self._endpoint: _native.SharedEndpoint | None = None
-        self._connecting: Promise | None = None
-        self._enabled = EventMask(0)
-        # Held while a callback runs: one at a time, and close() waits for it.
-        self._calling = threading.RLock()
-        self._running = EventMask(0)
-        self._is_stopped = False  # an indication was not wholly accepted
-        self._has_told_end = False
-        self._is_local_abort = False
-        self._receives = 0  # requests that are not done
-        self._deferred: list[Callable[[], None]] = []
-        self._is_exclusive = 0
+        self._changing = threading.Lock()  # which stream is this socket's
         self._stream = _stream or self._adapter._create_stream(self._options.native)
-        self._stream.set_event_callback(weakly(self._on_event))
         if _stream is not None:
-            self._enabled = static_events & CONNECTION_EVENTS
+            self._was_connected = True
+            self._enabled = _events.static_events & CONNECTION_EVENTS
+        self._hear()
+        self._prod()  # of what came before
 
     def __repr__(self) -> str:
         """Return its state."""
@@ -114,7 +88,10 @@ class Socket:
         self._local = host, port
 
     def connect(self, remote: Address, *, timeout: float | None = 10) -> Request:
-        """WskConnect: connect; the request is done when the connection is made."""
+        """WskConnect: connect; the request is done when the connection is made.
+
+        After one that failed, the socket may connect again.
+        """
         self._check_open()
         if self._local is None:
             raise error(
@@ -123,17 +100,47 @@ class Socket:
                 hint="bind() it first; port 0 lets the system choose",
             )
         promise = Promise()
-        self._connecting = promise
+        request = Request("connect", promise=promise, on_cancel=self._give_up_connecting)
+        with self._changing:
+            if self._connecting is not None:
+                is_first = False
+            else:
+                is_first, self._connecting = True, promise
+        if not is_first:
+            promise.settle(
+                error(
+                    Status.INVALID_DEVICE_STATE,
+                    "connect: another connect is under way",
+                    hint="wait for its request, or cancel() it",
+                )
+            )
+            return request
         try:
+            self._renew_stream()
             self._stream._start_connect(
                 self._endpoint or (self._local if self._local[1] else None),
                 _address.resolve(remote),
                 timeout if timeout is not None else CONNECT_S,
             )
-        except RdmaError as failure:
+        except BaseException as failure:
             self._connecting = None
             promise.settle(failure)
-        return Request("connect", promise=promise, on_cancel=self._stream.abort)
+            if not isinstance(failure, RdmaError):
+                raise
+        return request
+
+    def _renew_stream(self) -> None:
+        """Take another stream when the last one's attempt failed."""
+        with self._changing:
+            if self._was_connected or self._stream.phase != "over":
+                return
+            self._stream.set_event_callback(None)
+            self._stream.close()
+            self._stream = self._adapter._create_stream(self._options.native)
+            self._hear()
+
+    def _give_up_connecting(self) -> None:
+        self._stream.abort()
 
     def connect_ex(
         self, remote: Address, data: Buffer | None = None, flags: int = 0, *, timeout: float = 10
@@ -141,7 +148,7 @@ class Socket:
         """WskConnectEx: connect and send first data, up to 65535 bytes; then both are done."""
         if flags:
             raise error(Status.INVALID_PARAMETER, f"connect_ex: flags {flags} must be 0")
-        first = memoryview(data if data is not None else b"").cast("B")
+        first = bytes_of("connect_ex", data if data is not None else b"")
         if first.nbytes > _LARGEST_FIRST_DATA:
             raise error(
                 Status.BUFFER_OVERFLOW,
@@ -149,22 +156,21 @@ class Socket:
             )
         promise = Promise()
 
+        def sent(request: Request) -> None:
+            promise.settle(request.exception(), request.information)
+
         def connected(request: Request) -> None:
             failure = request.exception()
             if failure is None and first.nbytes:
                 try:
-                    self.send(first).add_done_callback(
-                        lambda sent: promise.settle(sent.exception())
-                    )
-                except RdmaError as refused:
+                    self.send(first).add_done_callback(sent)
+                except Exception as refused:
                     promise.settle(refused)
             else:
                 promise.settle(failure)
 
         self.connect(remote, timeout=timeout).add_done_callback(connected)
-        return Request(
-            "connect_ex", promise=promise, on_cancel=self._stream.abort, information=first.nbytes
-        )
+        return Request("connect_ex", promise=promise, on_cancel=self._give_up_connecting)
 
     @property
     def local_address(self) -> tuple[str, int]:
@@ -221,7 +227,7 @@ class Socket:
                 Status.NOT_SUPPORTED, f"receive: flags {flags:#x} contain one that streams lack"
             )
         is_drain, is_all = bool(flags & Flag.DRAIN), bool(flags & Flag.WAITALL)
-        nbytes = 0 if buffer is None else memoryview(buffer).nbytes
+        nbytes = 0 if buffer is None else bytes_of("receive", buffer).nbytes
         if is_drain and (is_all or nbytes):
             raise error(
                 Status.INVALID_PARAMETER, "receive: DRAIN takes neither WAITALL nor a buffer"
@@ -240,26 +246,35 @@ class Socket:
         transfer = self._stream.submit_receive(buffer, is_all=is_all, is_drain=is_drain)
         self._receives += 1
         request = Request("receive", transfer=transfer)
-        request.add_done_callback(self._on_received)
+        request.add_done_callback(weakly(self._on_received))
         return request
 
     def _receive_later(self, buffer: Any, is_all: bool, is_drain: bool) -> Request:
         """Of a receive inside a receive event: what the event shows is settled first."""
         promise = Promise()
-        request = Request("receive", promise=promise)
+        made: list[Request] = []
+
+        def cancel() -> None:
+            if made:
+                made[0].cancel()
+            else:
+                promise.settle(error(Status.CANCELLED, "receive: the request was cancelled"))
+
+        def finished(done: Request) -> None:
+            promise.settle(done.exception(), done.information)
+
+        request = Request("receive", promise=promise, on_cancel=cancel)
 
         def begin() -> None:
             try:
-                made = self._submit_receive(buffer, is_all, is_drain)
-            except RdmaError as failure:
+                if promise.done():
+                    return
+                if self.closed:
+                    raise error(Status.CANCELLED, "receive: the socket was closed")
+                made.append(self._submit_receive(buffer, is_all, is_drain))
+                made[0].add_done_callback(finished)
+            except Exception as failure:
                 promise.settle(failure)
-                return
-
-            def finished(done: Request) -> None:
-                request._information = done.information
-                promise.settle(done.exception())
-
-            made.add_done_callback(finished)
 
         self._deferred.append(begin)
         return request
@@ -274,10 +289,12 @@ class Socket:
         self._check_open()
         taken: list[DataIndication] = []
         while len(taken) < limit:
-            view = self._stream.take(_INDICATED)
+            view = self._stream.take(_events.MOST_INDICATED)
             if view is None:
                 break
-            taken.append(DataIndication(view))
+            taken.append(DataIndication(view, self))
+        if self._stream.is_peer_shut:
+            self._prod(EventMask.DISCONNECT)
         return taken
 
     def release(self, indications: DataIndication | Sequence[DataIndication]) -> None:
@@ -286,6 +303,12 @@ class Socket:
         for one in given:
             if not isinstance(one, DataIndication) or not one.is_retained:
                 raise error(Status.INVALID_PARAMETER, "release: not an indication that is retained")
+            if not one.is_of(self):
+                raise error(
+                    Status.INVALID_PARAMETER,
+                    "release: the indication is another socket's",
+                    hint="release it there, or call its own release()",
+                )
         for one in given:
             one.release()
 
@@ -317,7 +340,7 @@ class Socket:
             promise = Promise()
             promise.settle()
             return Request("disconnect", promise=promise)
-        if data is not None and memoryview(data).nbytes:
+        if data is not None and bytes_of("disconnect", data).nbytes:
             self._stream.submit_send(data)
         return Request("disconnect", operation=self._stream._start_disconnect())
 
@@ -326,21 +349,23 @@ class Socket:
 
         Waits for a callback that runs on another thread.
         """
-        if self._stream.closed:
-            return
-        self._enabled = EventMask(0)
-        try:
-            self._stream.set_event_callback(None)
+        with self._changing:
+            if self._stream.closed:
+                return
+            self._enabled = EventMask(0)
             self._is_local_abort = True
-            if self._stream.phase != "over":
-                self._stream.abort()
-        except ClosedError:
-            pass  # the adapter was faster
-        self._stream.close()
+            try:
+                self._stream.set_event_callback(None)
+                if self._stream.phase != "over":
+                    self._stream.abort()
+            except ClosedError:
+                pass  # the adapter was faster
+            self._stream.close()
         if self._endpoint is not None:
             self._endpoint.close()
-        if self._connecting is not None:
-            self._connecting.settle(error(Status.CANCELLED, "connect: the socket was closed"))
+        connecting = self._connecting
+        if connecting is not None:
+            connecting.settle(error(Status.CANCELLED, "connect: the socket was closed"))
         with self._calling:
             pass
 
@@ -350,27 +375,6 @@ class Socket:
         return self._stream.closed
 
     # ---- control ----------------------------------------------------------------------------
-
-    def control(
-        self,
-        request: RequestType,
-        code: int,
-        value: Any = None,
-        *,
-        level: int = _socket.SOL_SOCKET,
-    ) -> Any:
-        """WskControlSocket: set an option, get one, or carry out an ioctl."""
-        self._check_open()
-        if request == RequestType.IOCTL:
-            return self._ioctl(code)
-        if request not in (RequestType.SET_OPTION, RequestType.GET_OPTION):
-            raise error(Status.INVALID_PARAMETER, f"control: {request} is no request type")
-        is_set = request == RequestType.SET_OPTION
-        if code == Option.SO_WSK_EVENT_CALLBACK:
-            if not is_set:
-                raise error(Status.INVALID_PARAMETER, "control: event callbacks are only set")
-            return self.set_event_callbacks(value)
-        return option(self, self._options, is_set, code, value, level)
 
     def _ioctl(self, code: int) -> Any:
         if code == Ioctl.SIO_WSK_QUERY_IDEAL_SEND_BACKLOG:
@@ -383,9 +387,7 @@ class Socket:
             if not self._stream.inspect_id:
                 raise error(Status.INVALID_DEVICE_REQUEST, "control: the socket was not inspected")
             return self._stream.inspect_id
-        if code == Ioctl.SIO_ADDRESS_LIST_QUERY:
-            return list(self._adapter.info.addresses)
-        raise error(Status.NOT_SUPPORTED, f"control: ioctl {code:#x} means nothing to a stream")
+        return super()._ioctl(code)
 
     @property
     def ideal_send_backlog(self) -> int:
@@ -397,143 +399,8 @@ class Socket:
         """Bytes received and not yet delivered."""
         return int(self._ioctl(Ioctl.SIO_WSK_QUERY_RECEIVE_BACKLOG))
 
-    def set_event_callbacks(self, mask: int) -> Status:
-        """SO_WSK_EVENT_CALLBACK: switch callbacks on, or with DISABLE one off.
-
-        Returns
-        -------
-        Status
-            SUCCESS, or PENDING when the callback to be switched off runs just now; it is off when
-            it returns. (WSK says EVENT_PENDING.)
-        """
-        self._check_open()
-        events = EventMask(mask & ~int(EventMask.DISABLE))
-        if int(events) & ~int(CONNECTION_EVENTS) or not events:
-            raise error(
-                Status.INVALID_PARAMETER, f"set_event_callbacks: {mask:#x} is no connection event"
-            )
-        self._check_connected("set_event_callbacks")
-        if mask & EventMask.DISABLE:
-            if events not in tuple(EventMask):
-                raise error(
-                    Status.INVALID_PARAMETER,
-                    "set_event_callbacks: events are switched off one at a time",
-                )
-            if events & static_events:
-                raise error(
-                    Status.INVALID_DEVICE_REQUEST,
-                    "set_event_callbacks: the event is switched on statically, for good",
-                )
-            self._enabled &= ~events
-            return Status.PENDING if self._running & events else Status.SUCCESS
-        self._enabled |= events
-        # On the callback thread, as everything that is told.
-        self._prod()
-        return Status.SUCCESS
-
-    # ---- events, on the callback thread -----------------------------------------------------
-
-    def _prod(self) -> None:
-        """Have the callback thread look at what may be told."""
-        self._stream._call_soon(self._on_event)
-
-    def _resume(self) -> None:
-        self._is_stopped = False
-        if self._enabled & EventMask.RECEIVE and not self.closed:
-            self._prod()
-
-    def _on_event(self, bits: int) -> None:
-        if bits & (_CONNECTED | _BROKEN) and self._connecting is not None:
-            promise, self._connecting = self._connecting, None
-            self._settle_connect(promise, bool(bits & _CONNECTED))
-        if self.closed:
-            return
-        self._tell_data()
-        self._tell_end()
-        if bits & _BACKLOG:
-            self._tell_backlog()
-
-    def _settle_connect(self, promise: Promise, is_connected: bool) -> None:
-        failure: BaseException | None = None
-        self._enabled |= static_events & CONNECTION_EVENTS
-        # It may have ended again by now.
-        if not is_connected:
-            try:
-                self._stream.raise_failure()
-            except RdmaError as caught:
-                failure = caught
-        promise.settle(failure)
-
-    def _tell_data(self) -> None:
-        while self._can_tell(EventMask.RECEIVE, self.on_receive) and not self._is_stopped:
-            with self._calling:
-                if self._receives or self.closed:
-                    return
-                view = self._stream.look(_INDICATED)
-                if view is None:
-                    return
-                self._running |= EventMask.RECEIVE
-                try:
-                    self._indicate(view)
-                finally:
-                    self._running &= ~EventMask.RECEIVE
-                    deferred, self._deferred = self._deferred, []
-                    for begin in deferred:
-                        begin()
-
-    def _indicate(self, view: _native.StreamView) -> None:
-        indication = DataIndication(view)
-        flags = Flag.NONE
-        if self._stream.is_short_of_memory:
-            flags |= Flag.RELEASE_ASAP
-        if self._stream.readable == len(view):
-            flags |= Flag.ENTIRE_MESSAGE
-        assert self.on_receive is not None
-        accepted = 0
-        try:
-            answer = self.on_receive(self, [indication], flags)
-            # Status is an integer, too: 0 is SUCCESS, of everything.
-            if answer is None or answer is Status.SUCCESS:
-                accepted = len(view)
-            elif answer is Status.PENDING:
-                indication.retain()
-                accepted = len(view)
-            elif answer is not Status.DATA_NOT_ACCEPTED:
-                accepted = min(max(int(answer), 0), len(view))
-        finally:
-            if not indication.is_retained:
-                self._is_stopped = accepted < len(view)
-                if accepted and not self.closed:
-                    view.consume(accepted)
-
-    def _tell_end(self) -> None:
-        stream = self._stream
-        if self._has_told_end or self._is_local_abort or self.closed:
-            return
-        is_broken = bool(stream.error) and stream.phase == "over"
-        # Data first, as far as the application takes it by events.
-        if not is_broken and not (stream.is_peer_shut and stream.readable == 0):
-            return
-        if not self._can_tell(EventMask.DISCONNECT, self.on_disconnect):
-            return
-        self._has_told_end = True
-        with self._calling:
-            self._running |= EventMask.DISCONNECT
-            try:
-                assert self.on_disconnect is not None
-                self.on_disconnect(self, Flag.ABORTIVE if is_broken else Flag.NONE)
-            finally:
-                self._running &= ~EventMask.DISCONNECT
-
-    def _tell_backlog(self) -> None:
-        if self.closed or not self._can_tell(EventMask.SEND_BACKLOG, self.on_send_backlog):
-            return
-        with self._calling:
-            assert self.on_send_backlog is not None
-            self.on_send_backlog(self, self._stream.ideal_send_backlog)
-
-    def _can_tell(self, kind: EventMask, function: object) -> bool:
-        return bool(self._enabled & kind) and function is not None and not self.closed
+    def _apply_options(self) -> None:
+        self._options.apply(self._stream)
 
     def _check_open(self) -> None:
         if self._stream.closed:

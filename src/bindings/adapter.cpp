@@ -202,6 +202,8 @@ void bind_adapter(py::module_& module) {
         .def("close", [](const Adapter& self) { self.state->close(); })
         .def_property_readonly("closed",
                                [](const Adapter& self) { return self.state->is_closed(); })
+        .def("_is_callback_thread",
+             [](const Adapter& self) { return self.state->is_callback_thread(); })
         .def_property_readonly(
             "raw_handle", [](const Adapter& self) { return raw_handle_of(*self.state->get()); })
         .def("__enter__",

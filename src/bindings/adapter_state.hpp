@@ -66,6 +66,7 @@ public:
 
     // The queue of the callback thread, which this starts if it does not run yet.
     [[nodiscard]] std::weak_ptr<core::Adapter> with_callbacks();
+    [[nodiscard]] bool is_callback_thread() const { return loop_->is_this_thread(); }
 
     void add_dependent(Dependent& dependent) { dependents_.insert(&dependent); }
     void remove_dependent(Dependent& dependent) { dependents_.erase(&dependent); }

@@ -7,6 +7,11 @@
 #include "bindings/gil.hpp"
 
 namespace ndv::bindings {
+namespace {
+
+thread_local bool is_callback_thread = false;
+
+}  // namespace
 
 void CallbackLoop::start(std::shared_ptr<core::Adapter> adapter) {
     if (is_started_) return;
@@ -34,6 +39,8 @@ bool CallbackLoop::is_this_thread() const {
     return thread_.load(std::memory_order_relaxed) == std::this_thread::get_id();
 }
 
+bool CallbackLoop::is_any_on_this_thread() { return is_callback_thread; }
+
 void CallbackLoop::wait_until_ended() {
     std::unique_lock lock(mutex_);
     ended_.wait(lock, [this] { return !is_running_; });
@@ -43,6 +50,7 @@ void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter) {
     // Signals are not blocked here: a process that a callback starts would inherit that.
     survive_exit();
     thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    is_callback_thread = true;
     while (true) {
         core::CallbackQueue::Task task;
         {

@@ -24,6 +24,8 @@ public:
     // With the GIL. Starts the thread unless it was started before.
     void start(std::shared_ptr<core::Adapter> adapter);
     [[nodiscard]] bool is_this_thread() const;
+    // Of any adapter's callback thread.
+    [[nodiscard]] static bool is_any_on_this_thread();
     // Without the GIL, after CallbackQueue::stop(): returns when the thread will touch nothing
     // of the adapter any more.
     void wait_until_ended();

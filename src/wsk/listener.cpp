@@ -301,6 +301,7 @@ void StreamListener::set_backlog(std::uint32_t backlog) {
 void StreamListener::do_close() {
     std::vector<std::shared_ptr<Stream>> dropped;
     std::map<std::uint64_t, Inspected> inspected;
+    OnReady on_ready;
     {
         const base::Lock lock(mutex_);
         for (auto& [key, made] : making_) dropped.push_back(std::move(made.stream));
@@ -310,12 +311,13 @@ void StreamListener::do_close() {
         inspected.swap(inspected_);
         on_inspect_ = nullptr;
         on_abort_ = nullptr;
-        on_ready_ = nullptr;
+        on_ready.swap(on_ready_);
         if (readiness_) readiness_->set(true, true);
         available_.notify_all();
     }
     for (const auto& stream : dropped) stream->abort();
     if (listener_) listener_->close();
+    if (on_ready) on_ready();  // accept() says that it is closed
 }
 
 }  // namespace ndv::wsk

@@ -26,7 +26,7 @@ public:
                                          const core::SocketAddress& peer)>;
     // A request that was inspected is gone before its connection was made.
     using OnAbort = std::function<void(std::uint64_t id)>;
-    // A connection may be taken.
+    // A connection may be taken, or the listener was closed.
     using OnReady = std::function<void()>;
 
     // A peer that was answered has so long to begin.

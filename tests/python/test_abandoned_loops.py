@@ -9,6 +9,7 @@ import weakref
 import pytest
 
 import ndverbs as nd
+from ndverbs import wsk
 
 LIMIT = 30
 
@@ -43,6 +44,15 @@ def connects(adapter, kept):
     return connector.connect_async(qp, None, silent.local_address, timeout=None)
 
 
+def awaits_an_accept_request(adapter, kept):
+    kept.append(wsk.listen(("127.0.0.1", 0), adapter=adapter))
+
+    async def wait():
+        await kept[-1].accept_request()
+
+    return wait()
+
+
 def opens_a_stream(adapter, kept):
     kept.append(adapter.create_listener())
     kept[-1].listen("127.0.0.1:0")
@@ -54,6 +64,7 @@ WAITS = [
     iterates_over_completions,
     waits_for_a_connector,
     connects,
+    awaits_an_accept_request,
     opens_a_stream,
 ]
 
@@ -108,3 +119,19 @@ def test_an_open_loop_keeps_what_waits_in_it(adapter, start):
     asyncio.run(main())
     for owner in kept:
         owner.close()
+
+
+def test_a_request_is_cancelled_with_the_loop_that_awaited_it(adapter):
+    with wsk.listen(("127.0.0.1", 0), adapter=adapter) as listening:
+        request, tasks = listening.accept_request(), []
+
+        async def leave():
+            tasks.append(weakref.ref(asyncio.ensure_future(request._wait_async())))
+            await asyncio.sleep(0)
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(leave())
+        loop.close()
+        del loop
+        gc.collect()
+        assert request.status == nd.Status.CANCELLED

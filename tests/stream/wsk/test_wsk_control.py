@@ -90,10 +90,55 @@ def test_static_events_are_chosen_before_the_first_socket(ends):
 
 def test_static_events_are_on_in_every_socket_for_good(ends, monkeypatch, make_ends):
     monkeypatch.setattr(wsk, "_has_sockets", False)
-    monkeypatch.setattr(wsk._sockets, "static_events", wsk.EventMask(0))
+    monkeypatch.setattr(wsk._events, "static_events", wsk.EventMask(0))
     wsk.set_static_event_callbacks(RECEIVE)
     made = make_ends(on_receive=lambda _, shown, __: made.told.put(bytes(shown[0].array)))
     made.far.send(b"static").result(LIMIT)
     assert made.next() == b"static"
     with pytest.raises(nd.RdmaError, match="for good"):
         made.near.set_event_callbacks(RECEIVE | wsk.EventMask.DISABLE)
+
+
+CONTROLS = {
+    "no request type": (99, wsk.Option.SO_KEEPALIVE),
+    "got event callbacks": (wsk.RequestType.GET_OPTION, wsk.Option.SO_WSK_EVENT_CALLBACK),
+    "unknown ioctl": (wsk.RequestType.IOCTL, 0x1234),
+    "ioctl of datagrams": (wsk.RequestType.IOCTL, wsk.Ioctl.SIO_WSK_SET_SENDTO_ADDRESS),
+    "addresses": (wsk.RequestType.IOCTL, wsk.Ioctl.SIO_ADDRESS_LIST_QUERY),
+    "security": (wsk.RequestType.GET_OPTION, wsk.Option.SO_WSK_SECURITY),
+    "unknown option": (wsk.RequestType.SET_OPTION, 0x7777, 1),
+    "keepalive": (wsk.RequestType.GET_OPTION, wsk.Option.SO_KEEPALIVE),
+    "exclusive": (wsk.RequestType.GET_OPTION, wsk.Option.SO_EXCLUSIVEADDRUSE),
+    "bad value": (wsk.RequestType.SET_OPTION, wsk.Option.SO_RCVBUF, -1),
+    "event without a mask": (wsk.RequestType.SET_OPTION, wsk.Option.SO_WSK_EVENT_CALLBACK, 0),
+}
+
+
+@pytest.mark.parametrize("level", [wsk.SOL_SOCKET, socket.SOL_SOCKET])
+@pytest.mark.parametrize("asked", CONTROLS.values(), ids=CONTROLS)
+def test_both_kinds_of_sockets_answer_controls_alike(adapter, host, asked, level):
+    def answer(owner):
+        try:
+            return owner.control(*asked, level=level)
+        except nd.RdmaError as refused:
+            return refused.status
+
+    with wsk.socket(adapter) as sock, wsk.listen((host, 0), adapter=adapter) as listening:
+        assert answer(sock) == answer(listening)
+
+
+@pytest.mark.parametrize("level", [wsk.SOL_SOCKET, socket.SOL_SOCKET])
+def test_options_have_the_level_of_wsk_and_that_of_linux(adapter, level):
+    with wsk.socket(adapter) as sock:
+        sock.control(wsk.RequestType.SET_OPTION, wsk.Option.SO_KEEPALIVE, 1, level=level)
+        assert sock.control(wsk.RequestType.GET_OPTION, wsk.Option.SO_KEEPALIVE) == 1
+    with wsk.socket(adapter) as sock:
+        kind = wsk.RequestType
+        sock.control(kind.SET_OPTION, socket.TCP_KEEPIDLE, 60, level=socket.IPPROTO_TCP)
+        assert sock.control(kind.GET_OPTION, socket.TCP_KEEPIDLE, level=socket.IPPROTO_TCP) == 60
+
+
+def test_a_value_that_an_option_cannot_have_is_an_invalid_parameter(adapter):
+    with wsk.socket(adapter) as sock, pytest.raises(nd.RdmaError, match="-1 bytes") as caught:
+        sock.control(wsk.RequestType.SET_OPTION, wsk.Option.SO_RCVBUF, -1)
+    assert caught.value.status == nd.Status.INVALID_PARAMETER
