@@ -50,7 +50,7 @@ class Promise:
     def result(self) -> None:
         """Raise its failure, if it failed."""
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # which would keep the frames of earlier calls
 
     def settle(self, failure: BaseException | None = None, information: Any = 0) -> bool:
         """End it; False when it was ended before.
