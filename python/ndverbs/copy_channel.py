@@ -3,7 +3,7 @@
 
 Owns the queue pair, its completion queue, its protection domain and the memory of the messages,
 which is bounded: ``RECEIVES + SENDS + 1`` messages. Knows messages as bytes of `copy_protocol`,
-and nothing of files. One thread uses a channel; `farewell` alone may come from another.
+and nothing of files. One thread uses a channel; `farewell` and `give_way` may come from others.
 """
 
 from __future__ import annotations
@@ -52,20 +52,28 @@ class Channel:
     ----------
     adapter
         Stays open; its owner closes it.
+    connector
+        What a listener got; closed with the channel.
     write_depth
         How many writes may be under way at once.
     """
 
-    def __init__(self, adapter: Adapter, *, write_depth: int = 0) -> None:
+    def __init__(
+        self, adapter: Adapter, connector: Connector | None = None, *, write_depth: int = 0
+    ) -> None:
         self.peer = "the peer"
+        # For the owner's rules about idle peers; only read by other threads.
+        self.idle_since: float | None = time.monotonic()  # until when the peer owes nothing: None
+        self.has_sent = False  # the owner's: whether the peer has proven useful
         self._adapter = adapter
         self._lock = threading.Lock()  # guards _is_ending
         self._is_ending = False
-        self._connector: Connector | None = None
+        self._connector = connector
         self._inbox: deque[bytes] = deque()
         self._free_sends = list(range(RECEIVES, RECEIVES + SENDS))
         self._written: list[int] = []
         self._broken: str | None = None
+        self._gave_way: Failure | None = None
         # Anonymous memory is page-aligned, and costs nothing until it is used.
         self._memory = mmap.mmap(-1, (_FAREWELL + 1) * MAX_MESSAGE, flags=mmap.MAP_PRIVATE)
         # A queue that overflows is dead: every request has its place. One more for the farewell.
@@ -101,10 +109,17 @@ class Channel:
             )
         return False
 
-    def accept(self, connector: Connector, timeout: float) -> None:
-        """Accept what a listener got; raises what `Connector.accept` raises."""
-        self._connector = connector
-        connector.accept(self._qp, inbound_read_limit=0, outbound_read_limit=0, timeout=timeout)
+    def accept(self, timeout: float) -> None:
+        """Accept what the listener got; raises what `Connector.accept` raises."""
+        assert self._connector is not None
+        try:
+            self._connector.accept(
+                self._qp, inbound_read_limit=0, outbound_read_limit=0, timeout=timeout
+            )
+        except RdmaError as error:
+            if self._gave_way is not None:
+                raise self._gone(str(error)) from None
+            raise
 
     def register(self, memory: object, access: Access) -> MemoryRegion:
         """Register memory in this channel's own protection domain."""
@@ -167,6 +182,7 @@ class Channel:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
+            self.idle_since = self.idle_since or time.monotonic()
             self._cq.wait(left)
             self._take_in(self._cq.poll(64))
         except TimeoutError:
@@ -189,9 +205,19 @@ class Channel:
             if self._is_ending:
                 return
             self._is_ending = True
-        with contextlib.suppress(CopyError, RdmaError, ValueError):
-            self._post_send(_FAREWELL, failure)
+        self._say_last(failure)
         self._disconnect()
+
+    def give_way(self, failure: Failure) -> None:
+        """As `farewell`, without waiting: the peer may miss the reason, the owner does not."""
+        with self._lock:
+            if self._is_ending:
+                return
+            self._is_ending = True
+        self._gave_way = failure
+        self._say_last(failure)
+        if self._connector is not None:
+            self._connector.close()
 
     def finish(self) -> None:
         """End the connection after everything that was sent; never fails."""
@@ -221,6 +247,10 @@ class Channel:
         """Close it."""
         self.close()
 
+    def _say_last(self, failure: Failure) -> None:
+        with contextlib.suppress(CopyError, RdmaError, ValueError):
+            self._post_send(_FAREWELL, failure)
+
     def _disconnect(self) -> None:
         if self._connector is None:
             return
@@ -229,6 +259,7 @@ class Channel:
             self._connector.disconnect(timeout=2)
 
     def _next(self) -> Message:
+        self.idle_since = None
         message = decode(self._inbox.popleft())
         if isinstance(message, Failure):
             raise CopyError(message.reason, message.text)
@@ -269,6 +300,8 @@ class Channel:
                     self._post_receive(context)
 
     def _gone(self, why: str) -> CopyError:
+        if self._gave_way is not None:
+            return CopyError(self._gave_way.reason, f"it gave way: {self._gave_way.text}")
         # A failure that the peer sent before it left says more than the broken connection.
         with contextlib.suppress(RdmaError):
             self._take_in(self._cq.poll(64))

@@ -3,8 +3,9 @@
 
 Every connection has its own thread, protection domain and time limits, and maps only a few
 windows of its file at once, so that neither a large file nor a slow or hostile client costs more
-than that. The client's bytes land in the mapping of the new file by RDMA; they are read back for
-the checksum before the file gets its name.
+than that; a client that has not sent a byte yet gets one small window. Who is served and who gives
+way is in `copy_places`. The client's bytes land in the mapping of the new file by RDMA; they are
+read back for the checksum before the file gets its name.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Self
 from ndverbs import Access, Adapter, Connector, Listener, MemoryRegion, RdmaError
 from ndverbs.address import text as address_text
 from ndverbs.copy_channel import BUSY, Channel
+from ndverbs.copy_places import PATIENCE, PATIENCE_FIRST, Places
 from ndverbs.copy_protocol import (
     Commit,
     CopyError,
@@ -41,8 +43,9 @@ from ndverbs.copy_target import PartialFile, check_target, open_parent, shown, s
 
 WINDOW = 16 << 20  # bytes; what a client fills between two messages
 WINDOWS = 4  # open at once for one connection
-MAX_ACTIVE = 16  # connections that are served at once
-MAX_QUEUED = 64  # connections that wait for one of those to end
+FIRST_WINDOW = 1 << 20  # bytes; the only window until it is full
+MAX_ACTIVE = 16  # copies at once
+MAX_QUEUED = 64  # connections beyond those: they ask, or wait for their turn
 REQUEST_TIME = 10.0  # seconds that a client has to say what it wants
 SILENCE = 60.0  # seconds that a client has for one window
 STOP_TIME = 10.0  # seconds that connections get to end when the server stops
@@ -66,9 +69,11 @@ class Server:
     log
         Called with one line per copy, from any thread.
     max_active, max_queued
-        Connections served at once, and waiting; one more is refused.
+        Copies at once, and connections beyond those.
     request_time, silence
         Seconds that a client has for its request, and for each window.
+    patience_first, patience
+        As of `Places`.
     is_unnamed
         Whether files may do without a name while they are received.
     """
@@ -84,16 +89,21 @@ class Server:
         max_queued: int = MAX_QUEUED,
         request_time: float = REQUEST_TIME,
         silence: float = SILENCE,
+        patience_first: float = PATIENCE_FIRST,
+        patience: float = PATIENCE,
         is_unnamed: bool = True,
     ) -> None:
         self._log = log
         self._max_active = max_active
-        self._max_queued = max_queued
+        self._places = Places(
+            max_active, max_active + max_queued, patience_first=patience_first, patience=patience
+        )
+        # More than the places: those that gave way end a moment later.
+        self._max_threads = 2 * (max_active + max_queued)
         self._request_time = request_time
         self._silence = silence
         self._is_unnamed = is_unnamed
-        self._lock = threading.Lock()  # guards the four below
-        self._queue: deque[Connector] = deque()
+        self._lock = threading.Lock()  # guards the three below
         self._channels: set[Channel] = set()
         self._threads: set[threading.Thread] = set()
         self._is_stopping = False
@@ -125,15 +135,12 @@ class Server:
             if self._is_stopping:
                 return
             self._is_stopping = True
-            queued = list(self._queue)
-            self._queue.clear()
             channels = list(self._channels)
             threads = list(self._threads)
         self._listener.close()
-        for connector in queued:
-            connector.close()
         # Each farewell may take a moment; they take it together.
         stopping = Failure(Reason.STOPPING, "the server is being stopped")
+        self._places.stop(CopyError(stopping.reason, stopping.text))
         farewells = [threading.Thread(target=c.farewell, args=(stopping,)) for c in channels]
         for farewell in farewells:
             farewell.start()
@@ -160,57 +167,45 @@ class Server:
 
     def _admit(self, connector: Connector) -> None:
         peer = _peer_text(connector)
-        with self._lock:
-            if len(self._threads) < self._max_active:
-                # A daemon: a disk that hangs must not keep the process.
-                thread = threading.Thread(target=self._work, args=(connector,), daemon=True)
-                # Under the lock, so that it does not end before it is known.
-                with contextlib.suppress(RuntimeError):  # the system has no more threads
+        channel = None
+        # Without memory, descriptors or threads it is turned away, and the next one may have luck.
+        with contextlib.suppress(RdmaError, OSError, RuntimeError):
+            channel = Channel(self._adapter, connector)
+            channel.peer = f"the client at {peer}"
+            # A daemon: a disk that hangs must not keep the process.
+            thread = threading.Thread(target=self._work, args=(channel, peer), daemon=True)
+            # Under the lock, so that it does not end before it is known.
+            with self._lock:
+                has_room = not self._is_stopping and len(self._threads) < self._max_threads
+                if has_room and self._places.enter(channel):
                     thread.start()
                     self._threads.add(thread)
+                    self._channels.add(channel)
                     return
-            elif len(self._queue) < self._max_queued:
-                self._queue.append(connector)
-                self._log(f"{peer}: waits, {self._max_active} connections are being served")
-                return
         self._log(f"{peer}: turned away, too many connections")
         with contextlib.suppress(RdmaError):
             connector.reject(BUSY)
+        if channel is not None:
+            self._places.leave(channel)
+            channel.close()
         connector.close()
 
-    def _work(self, first: Connector) -> None:
-        """Serve one connection after the other until none waits."""
-        connector: Connector | None = first
-        while connector is not None:
-            self._serve_one(connector)
-            with self._lock:
-                connector = self._queue.popleft() if self._queue else None
-                if connector is None:
-                    self._threads.discard(threading.current_thread())
-
-    def _serve_one(self, connector: Connector) -> None:
-        peer = _peer_text(connector)
+    def _work(self, channel: Channel, peer: str) -> None:
         try:
-            with contextlib.closing(connector), Channel(self._adapter) as channel:
-                channel.peer = f"the client at {peer}"
-                with self._lock:
-                    if self._is_stopping:
-                        return
-                    self._channels.add(channel)
-                try:
-                    channel.accept(connector, self._request_time)
-                    self._log(f"{peer}: {self._store(channel)}")
-                finally:
-                    with self._lock:
-                        self._channels.discard(channel)
-        except CopyError as error:
-            self._log(f"{peer}: {error.text}")
-        except RdmaError as error:
+            with channel:
+                channel.accept(self._request_time)
+                self._log(f"{peer}: {self._store(channel, peer)}")
+        except (CopyError, RdmaError) as error:
             self._log(f"{peer}: {error}")
         except Exception as error:  # a defect of ours ends this connection and no other
             self._log(f"{peer}: internal error: {error!r}")
+        finally:
+            self._places.leave(channel)
+            with self._lock:
+                self._channels.discard(channel)
+                self._threads.discard(threading.current_thread())
 
-    def _store(self, channel: Channel) -> str:
+    def _store(self, channel: Channel, peer: str) -> str:
         """Receive one file; returns what the log says about it."""
         started = time.perf_counter()
         with contextlib.ExitStack() as stack:
@@ -219,6 +214,10 @@ class Server:
                 request = channel.receive(self._request_time, "to say what it wants")
                 if not isinstance(request, Request):
                     raise _unexpected(request)
+                self._places.take_turn(
+                    channel,
+                    lambda: self._log(f"{peer}: waits, {self._max_active} copies are under way"),
+                )
                 partial = stack.enter_context(self._open(request))
                 reception = _Reception(channel, partial, self._silence)
                 stack.callback(reception.close)
@@ -252,8 +251,9 @@ class _OpenWindow:
     access to the mapping into a SIGBUS; a file without a name cannot be opened by others.
     """
 
-    def __init__(self, channel: Channel, fd: int, offset: int, length: int) -> None:
-        self._mapping = mmap.mmap(fd, length, offset=offset)
+    def __init__(self, channel: Channel, partial: PartialFile, offset: int, length: int) -> None:
+        partial.extend(offset, length)
+        self._mapping = mmap.mmap(partial.fd, length, offset=offset)
         # Where the disk turns out to be full after all, this says so instead of a SIGBUS.
         try:
             self._mapping.madvise(_MADV_POPULATE_WRITE)
@@ -287,8 +287,7 @@ class _Reception:
 
     def run(self) -> int:
         """Return the CRC of the whole file once the client has committed it."""
-        while len(self._windows) < WINDOWS and self._offer():
-            pass
+        self._offer()
         while self._windows:
             message = self._receive()
             if not isinstance(message, Wrote):
@@ -299,8 +298,12 @@ class _Reception:
                     f"bytes {message.offset} to {message.offset + message.length} were not due"
                 )
             self._windows.popleft().close()
-            self._offer()
+            if self._channel.has_sent:
+                self._offer()  # before the checksum: the client goes on meanwhile
             self._read_back(message)
+            self._channel.has_sent = True
+            while len(self._windows) < WINDOWS and self._offer():
+                pass
         message = self._receive()
         if not isinstance(message, Commit):
             raise _unexpected(message)
@@ -322,10 +325,11 @@ class _Reception:
 
     def _offer(self) -> bool:
         """Open the next window; False at the end of the file."""
-        length = min(WINDOW, self._partial.size - self._offered)
+        most = WINDOW if self._channel.has_sent else FIRST_WINDOW
+        length = min(most, self._partial.size - self._offered)
         if length == 0:
             return False
-        window = _OpenWindow(self._channel, self._partial.fd, self._offered, length)
+        window = _OpenWindow(self._channel, self._partial, self._offered, length)
         self._windows.append(window)
         self._offered += length
         self._channel.send(window.offer, self._silence)

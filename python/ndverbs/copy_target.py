@@ -128,7 +128,8 @@ class PartialFile:
     name
         The last component of the target's name.
     size
-        In bytes. The space is reserved here, so that a full disk shows before data moves.
+        In bytes. A disk without room for it is refused here; the room is taken piece by piece, by
+        `extend`, so that an announcement alone takes nothing from others.
     is_unnamed
         Whether to try for a file without a name first.
     """
@@ -141,10 +142,23 @@ class PartialFile:
         self.fd = -1
         try:
             self.fd = self._create(is_unnamed)
-            self._reserve()
+            self._check_room()
         except BaseException:
             self.close()
             raise
+
+    def extend(self, offset: int, length: int) -> None:
+        """Take room on the disk for a piece; the file ends behind it, or where it did.
+
+        Raises
+        ------
+        CopyError
+            The disk is full, or the file may not be so long.
+        """
+        try:
+            os.posix_fallocate(self.fd, offset, length)
+        except OSError as error:
+            raise _refusal(error, f"no room for bytes {offset} to {offset + length}") from None
 
     def publish(self, *, force: bool, sync: bool) -> None:
         """Give the file its final name, in one step that no reader can see half done.
@@ -224,21 +238,17 @@ class PartialFile:
         self._partial_name = name
         return fd
 
-    def _reserve(self) -> None:
-        if self.size == 0:
-            return
+    def _check_room(self) -> None:
         try:
             space = os.fstatvfs(self.fd)
-            free = space.f_bavail * space.f_frsize
-            # Where posix_fallocate has to write block by block, this answers at once. File
-            # systems without a limit of their own have no blocks.
-            if space.f_blocks > 0 and self.size > free:
-                raise CopyError(
-                    Reason.DISK_FULL, f"the disk has {free} bytes free, the file has {self.size}"
-                )
-            os.posix_fallocate(self.fd, 0, self.size)
         except OSError as error:
-            raise _refusal(error, f"{self.size} bytes cannot be reserved") from None
+            raise _refusal(error, "the room on the disk cannot be told") from None
+        free = space.f_bavail * space.f_frsize
+        # File systems without a limit of their own have no blocks.
+        if space.f_blocks > 0 and self.size > free:
+            raise CopyError(
+                Reason.DISK_FULL, f"the disk has {free} bytes free, the file has {self.size}"
+            )
 
     def _link_new(self) -> None:
         """Give the name unless it exists."""

@@ -2,7 +2,7 @@
 """The plain TCP copy that `ndverbs demo` compares with: `copy_server` without the RDMA.
 
 Same ends as the RDMA copy, so that only the transport differs: the source is read into buffers
-that rotate, the target is reserved, mapped in windows, read back for the checksum and named when
+that rotate, the target is reserved and mapped in windows, read back for the checksum and named when
 it is whole; checksums run on a thread of their own on both sides, as the RDMA transport also runs
 beside them. What differs is how the bytes travel: ``socket.sendall`` and ``socket.recv_into`` on
 one connection.
@@ -90,6 +90,7 @@ def _store(connection: socket.socket, directory: str) -> None:
         with _Worker(add, WINDOWS) as hasher:
             for offset in range(0, size, WINDOW):
                 length = min(WINDOW, size - offset)
+                partial.extend(offset, length)
                 with mmap.mmap(partial.fd, length, offset=offset) as window:
                     with memoryview(window) as view:
                         _receive_into(connection, view)

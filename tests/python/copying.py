@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the copy share: servers in a thread or a process, and how they end."""
+"""What the tests of the copy share: clients, servers in a thread or a process, how they end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ndverbs import Access, Adapter, MemoryRegion
+from ndverbs.copy_channel import Channel
 from ndverbs.copy_client import Copied, copy_file
-from ndverbs.copy_protocol import Flags
+from ndverbs.copy_protocol import CopyError, Flags, Message, Request, Window
 from ndverbs.copy_server import Server
 from ndverbs.copy_source import SourceFile
 
@@ -82,6 +86,53 @@ def content(size: int) -> bytes:
     words = b"".join(i.to_bytes(8, "little") for i in range(4096))
     pieces = [i.to_bytes(8, "big") + words[8:] for i in range(-(-size // len(words)))]
     return b"".join(pieces)[:size]
+
+
+class Client:
+    """A client that says what the test wants."""
+
+    def __init__(self, adapter: Adapter, server: Serving) -> None:
+        self.channel = Channel(adapter, write_depth=16)
+        self.channel.peer = "the server"
+        self.channel.connect(server.address, LIMIT)
+        self.memory = np.zeros(1 << 20, np.uint8)
+        self.region: MemoryRegion = self.channel.register(self.memory, Access.LOCAL_WRITE)
+
+    def close(self) -> None:
+        self.region.close()
+        self.channel.close()
+
+    def send(self, message: Message) -> None:
+        self.channel.send(message, LIMIT)
+
+    def send_bytes(self, data: bytes) -> None:
+        self.memory[: len(data)] = np.frombuffer(data, np.uint8)
+        # The context of a send slot that is in use: it comes back once.
+        self.channel._qp.send(self.region.segment(0, len(data)), context=16)
+
+    def receive(self) -> Message:
+        return self.channel.receive(LIMIT, "in a test")
+
+    def window(self, size: int, name: bytes = b"target") -> Window:
+        """Ask for a file and return its first window."""
+        self.send(Request(name, size))
+        window = self.receive()
+        assert isinstance(window, Window)
+        return window
+
+    def write(self, window: Window, data: bytes, offset: int = 0) -> None:
+        self.memory[: len(data)] = np.frombuffer(data, np.uint8)
+        self.channel.write(
+            self.region.segment(0, len(data)), window.address + offset, window.token, 0
+        )
+
+    def failure(self) -> CopyError:
+        """Return why the server ended the connection."""
+        try:
+            while True:
+                self.receive()
+        except CopyError as error:
+            return error
 
 
 class Process:

@@ -13,12 +13,11 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ndverbs import Access, Adapter, MemoryRegion
+from ndverbs import Adapter
 from ndverbs.copy_channel import Channel
 from ndverbs.copy_client import copy_file
 from ndverbs.copy_protocol import (
@@ -33,9 +32,9 @@ from ndverbs.copy_protocol import (
     Window,
     Wrote,
 )
-from ndverbs.copy_server import WINDOW, WINDOWS
+from ndverbs.copy_server import FIRST_WINDOW, WINDOW, WINDOWS
 from ndverbs.copy_source import SourceFile
-from python.copying import LIMIT, Serving, assert_serves, serving
+from python.copying import LIMIT, Client, Serving, assert_serves, serving
 
 
 @pytest.fixture(scope="module")
@@ -49,53 +48,6 @@ def server(tmp_path: Path) -> Iterator[Serving]:
     with serving(tmp_path / "served") as server:
         yield server
         assert_serves(server, tmp_path)
-
-
-class Client:
-    """A client that says what the test wants."""
-
-    def __init__(self, adapter: Adapter, server: Serving) -> None:
-        self.channel = Channel(adapter, write_depth=16)
-        self.channel.peer = "the server"
-        self.channel.connect(server.address, LIMIT)
-        self.memory = np.zeros(1 << 20, np.uint8)
-        self.region: MemoryRegion = self.channel.register(self.memory, Access.LOCAL_WRITE)
-
-    def close(self) -> None:
-        self.region.close()
-        self.channel.close()
-
-    def send(self, message: Message) -> None:
-        self.channel.send(message, LIMIT)
-
-    def send_bytes(self, data: bytes) -> None:
-        self.memory[: len(data)] = np.frombuffer(data, np.uint8)
-        # The context of a send slot that is in use: it comes back once.
-        self.channel._qp.send(self.region.segment(0, len(data)), context=16)
-
-    def receive(self) -> Message:
-        return self.channel.receive(LIMIT, "in a test")
-
-    def window(self, size: int) -> Window:
-        """Ask for a file and return its first window."""
-        self.send(Request(b"target", size))
-        window = self.receive()
-        assert isinstance(window, Window)
-        return window
-
-    def write(self, window: Window, data: bytes, offset: int = 0) -> None:
-        self.memory[: len(data)] = np.frombuffer(data, np.uint8)
-        self.channel.write(
-            self.region.segment(0, len(data)), window.address + offset, window.token, 0
-        )
-
-    def failure(self) -> CopyError:
-        """Return why the server ended the connection."""
-        try:
-            while True:
-                self.receive()
-        except CopyError as error:
-            return error
 
 
 @pytest.fixture
@@ -237,9 +189,8 @@ def test_a_write_with_a_guessed_token_ends_the_connection(client: Client, server
 def test_a_write_after_the_window_was_handed_back_changes_nothing(client: Client, server: Serving):
     """The server has ended remote access before it looks at the checksum."""
     window = client.window(WINDOW * 6)
-    client.send(Wrote(0, WINDOW, zlib.crc32(bytes(WINDOW))))
+    client.send(Wrote(0, FIRST_WINDOW, zlib.crc32(bytes(FIRST_WINDOW))))
     for _ in range(WINDOWS):
-        # The last of them is offered after the first one was taken back.
         assert isinstance(client.receive(), Window)
     client.write(window, b"too late")
 
@@ -272,14 +223,14 @@ def test_another_connections_token_is_worth_nothing(
 def steps(client: Client, count: int) -> None:
     """Go so far in the exchange."""
     if count > 0:
-        window = client.window(WINDOW + 10)
-    content = b"some bytes".ljust(WINDOW + 10, b"\0")
+        window = client.window(FIRST_WINDOW + 10)
+    content = b"some bytes".ljust(FIRST_WINDOW + 10, b"\0")
     if count > 1:
         client.write(window, b"some bytes")
     if count > 2:
-        client.send(Wrote(0, WINDOW, zlib.crc32(content[:WINDOW])))
+        client.send(Wrote(0, FIRST_WINDOW, zlib.crc32(content[:FIRST_WINDOW])))
     if count > 3:
-        client.send(Wrote(WINDOW, 10, zlib.crc32(content)))
+        client.send(Wrote(FIRST_WINDOW, 10, zlib.crc32(content)))
 
 
 @pytest.mark.parametrize("count", range(5))
@@ -316,32 +267,6 @@ def test_bytes_that_are_no_rdma_at_all_disturb_nobody(server: Serving):
     for data in (b"", b"\0" * 100, b"GET / HTTP/1.1\r\n\r\n", b"MPA ID Req Frame" + b"\xff" * 64):
         with socket.create_connection(server.address, timeout=LIMIT) as stranger:
             stranger.sendall(data)
-
-
-def test_more_connections_than_places_wait_and_then_are_turned_away(
-    tmp_path: Path, adapter: Adapter
-):
-    with serving(tmp_path / "served", max_active=1, max_queued=1) as server:
-        first = Client(adapter, server)
-        first.window(10)  # it is being served
-        second = Channel(adapter)
-        thread = threading.Thread(target=second.connect, args=(server.address, LIMIT))
-        thread.start()
-        assert "waits, 1 connections are being served" in server.next_line()
-
-        third = Channel(adapter)
-        with pytest.raises(ConnectionRefusedError):
-            third.connect(server.address, LIMIT)
-        assert third.was_turned_away()
-        assert "turned away, too many connections" in server.next_line()
-        first.close()
-        thread.join(LIMIT)
-        second.send(Request(b"target", 0), LIMIT)
-        second.send(Commit(0, 0), LIMIT)
-
-        assert second.receive(LIMIT, "in a test") == Done(0, 0)
-        second.close()
-        third.close()
 
 
 def test_a_busy_server_says_so_to_the_user(tmp_path: Path, adapter: Adapter):
@@ -397,8 +322,8 @@ def fake_server(adapter: Adapter, *answers: Message | bytes) -> Iterator[tuple[s
         listener.listen(("127.0.0.1", 0))
 
         def run() -> None:
-            with Channel(adapter) as channel:
-                channel.accept(listener.get_connector(timeout=LIMIT), LIMIT)
+            with Channel(adapter, listener.get_connector(timeout=LIMIT)) as channel:
+                channel.accept(LIMIT)
                 with contextlib.suppress(CopyError):
                     channel.receive(LIMIT, "in a test")
                     for answer in answers:

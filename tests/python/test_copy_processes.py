@@ -26,25 +26,25 @@ import sys, zlib
 from ndverbs import Access, Adapter
 from ndverbs.copy_channel import Channel
 from ndverbs.copy_protocol import Commit, Request, Wrote
-from ndverbs.copy_server import WINDOW
+from ndverbs.copy_server import FIRST_WINDOW
 
 host, port, phase, target = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 channel = Channel(Adapter.open("soft"), write_depth=4)
 channel.connect((host, port), 30)
-size = 2 * WINDOW
+size = 2 * FIRST_WINDOW
 if phase > 0:
     channel.send(Request(target.encode(), size), 30)
     window = channel.receive(30, "")
 if phase > 1:
-    region = channel.register(bytearray(b"x" * WINDOW), Access.LOCAL_READ)
+    region = channel.register(bytearray(b"x" * FIRST_WINDOW), Access.LOCAL_READ)
     channel.write(region.segment(), window.address, window.token, 0)
 if phase > 2:
     channel.pump(float("inf"), "")
-    channel.send(Wrote(0, WINDOW, zlib.crc32(b"x" * WINDOW)), 30)
+    channel.send(Wrote(0, FIRST_WINDOW, zlib.crc32(b"x" * FIRST_WINDOW)), 30)
 if phase > 3:
     window = channel.receive(30, "")
     channel.write(region.segment(), window.address, window.token, 0)
-    channel.send(Wrote(WINDOW, WINDOW, zlib.crc32(b"x" * size)), 30)
+    channel.send(Wrote(FIRST_WINDOW, FIRST_WINDOW, zlib.crc32(b"x" * size)), 30)
 print("ready", flush=True)
 sys.stdin.read()
 """

@@ -283,9 +283,14 @@ def test_without_hard_links_a_rename_that_replaces_nothing_does(
     assert (tmp_path / "new").read_bytes() == b"hello"
 
 
-def test_the_space_is_reserved_before_data_comes(root: int):
-    with partial(root, size=1 << 20) as file:
-        status = os.fstat(file.fd)
+def test_room_is_taken_piece_by_piece(root: int):
+    with partial(root, size=3 << 20) as file:
+        sizes = [os.fstat(file.fd).st_blocks * 512]
+        for offset in (0, 1 << 20):
+            file.extend(offset, 1 << 20)
+            status = os.fstat(file.fd)
+            assert status.st_size == offset + (1 << 20)
+            sizes.append(status.st_blocks * 512)
 
-    assert status.st_size == 1 << 20
-    assert status.st_blocks * 512 >= 1 << 20
+    assert sizes[0] == 0
+    assert 1 << 20 <= sizes[1] < 2 << 20 <= sizes[2] < 3 << 20

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What strangers can take of a copy server before they have proven useful, and who gives way."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ndverbs import Adapter
+from ndverbs.copy_places import Places
+from ndverbs.copy_protocol import Commit, CopyError, Done, Failure, Reason, Request, Window, Wrote
+from ndverbs.copy_server import FIRST_WINDOW
+from python.copying import LIMIT, Client, assert_serves, serving
+
+# An MPA request with and without peer-to-peer mode: all that these strangers ever say.
+MPA_REQUESTS = [
+    b"MPA ID Req Frame\x10\x02\0\x04\xc0\x01\x80\x01",
+    b"MPA ID Req Frame\x10\x02\0\x04\0\x01\0\x01",
+]
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Iterator[Adapter]:
+    with Adapter.open("soft") as adapter:
+        yield adapter
+
+
+@pytest.mark.parametrize("request_bytes", [b"", *MPA_REQUESTS], ids=["tcp", "rtr", "plain"])
+def test_half_open_strangers_keep_nobody_from_the_server(tmp_path: Path, request_bytes: bytes):
+    with serving(tmp_path / "served") as server, contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stranger = stack.enter_context(socket.create_connection(server.address, timeout=LIMIT))
+            stranger.sendall(request_bytes)
+
+        assert_serves(server, tmp_path)
+
+
+def test_who_asks_for_nothing_gives_its_place_to_the_next(tmp_path: Path, adapter: Adapter):
+    with serving(tmp_path / "served", max_active=1, max_queued=1) as server:
+        oldest, youngest = Client(adapter, server), Client(adapter, server)
+
+        honest = Client(adapter, server)
+        honest.send(Request(b"target", 0))
+        honest.send(Commit(0, 0))
+
+        assert honest.receive() == Done(0, 0)
+        assert oldest.failure().reason in (Reason.BUSY, Reason.CONNECTION)
+        youngest.window(10, b"other")
+        for client in (oldest, youngest, honest):
+            client.close()
+
+
+def test_a_silent_copy_gives_its_turn_to_one_that_waits(tmp_path: Path, adapter: Adapter):
+    with serving(tmp_path / "served", max_active=2, patience_first=0.2) as server:
+        strangers = [Client(adapter, server) for _ in range(2)]
+        for number, stranger in enumerate(strangers):
+            stranger.window(10, b"%d" % number)
+
+        assert_serves(server, tmp_path)
+
+        assert "waits, 2 copies are under way" in server.next_line()
+        said = server.next_line() + server.next_line()  # in any order
+        assert "it gave way: nothing came for 0 s, and others waited" in said
+        assert "stored 'good'" in said
+        assert {s.failure().reason for s in strangers[:1]} <= {Reason.BUSY, Reason.CONNECTION}
+        assert server.names() == []
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_a_client_that_has_sent_has_more_patience_to_hope_for(tmp_path: Path, adapter: Adapter):
+    with serving(tmp_path / "served", max_active=1, patience_first=0.0) as server:
+        slow = Client(adapter, server)
+        slow.window(FIRST_WINDOW + 10)
+        slow.send(Wrote(0, FIRST_WINDOW, zlib.crc32(bytes(FIRST_WINDOW))))
+        assert isinstance(slow.receive(), Window)
+        waiting = Client(adapter, server)
+        waiting.send(Request(b"other", 0))
+        assert "waits, 1 copies are under way" in server.next_line()
+
+        crc = zlib.crc32(bytes(FIRST_WINDOW + 10))
+        slow.send(Wrote(FIRST_WINDOW, 10, crc))
+        slow.send(Commit(FIRST_WINDOW + 10, crc))
+        assert slow.receive() == Done(FIRST_WINDOW + 10, crc)
+        slow.close()
+        waiting.send(Commit(0, 0))
+
+        assert waiting.receive() == Done(0, 0)
+        waiting.close()
+
+
+def test_more_copies_than_turns_wait_and_more_than_places_are_turned_away(
+    tmp_path: Path, adapter: Adapter
+):
+    with serving(tmp_path / "served", max_active=1, max_queued=1, patience_first=LIMIT) as server:
+        first, second = Client(adapter, server), Client(adapter, server)
+        first.window(10)
+        second.send(Request(b"other", 0))
+        assert "waits, 1 copies are under way" in server.next_line()
+
+        with pytest.raises(ConnectionRefusedError):
+            Client(adapter, server)
+        assert "turned away, too many connections" in server.next_line()
+        first.close()
+        second.send(Commit(0, 0))
+
+        assert second.receive() == Done(0, 0)
+        second.close()
+
+
+def test_an_announcement_takes_no_disk(tmp_path: Path, adapter: Adapter):
+    """The disk is taken as bytes come: one small window for a client that has sent none."""
+    with serving(tmp_path / "served", is_unnamed=False) as server:
+        stranger = Client(adapter, server)
+        stranger.window(4 * FIRST_WINDOW)
+        (partial,) = server.names()
+
+        assert (server.directory / partial).stat().st_size == FIRST_WINDOW
+        stranger.close()
+        assert "ended the connection" in server.next_line()
+        assert server.names() == []
+
+
+class Guest:
+    """A guest without a connection."""
+
+    def __init__(self, idle_since: float | None = None, *, has_sent: bool = False) -> None:
+        self.idle_since = idle_since
+        self.has_sent = has_sent
+        self.failure: Failure | None = None
+
+    def give_way(self, failure: Failure) -> None:
+        self.failure = failure
+
+
+def test_the_longest_idle_guest_that_asks_gives_way():
+    places = Places(1, 3)
+    guests = [Guest(3.0), Guest(1.0), Guest(2.0)]
+    for guest in guests:
+        assert places.enter(guest)
+
+    assert places.enter(Guest(4.0))
+
+    assert [guest.failure is not None for guest in guests] == [False, True, False]
+
+
+def test_a_guest_that_waits_for_the_server_does_not_give_way():
+    places = Places(1, 2, patience_first=0.0)
+    busy, waiting = Guest(None), Guest(None)
+    assert places.enter(busy)
+    places.take_turn(busy, lambda: None)
+    assert places.enter(waiting)
+    thread = threading.Thread(target=lambda: places.take_turn(waiting, lambda: places.leave(busy)))
+    thread.start()
+    thread.join(LIMIT)
+
+    assert not thread.is_alive()
+    assert busy.failure is None
+
+
+def test_no_copy_gives_way_while_nobody_waits():
+    places = Places(2, 2, patience_first=0.0)
+    idle, other = Guest(0.0), Guest(None)
+    for guest in (idle, other):
+        assert places.enter(guest)
+        places.take_turn(guest, lambda: None)
+
+    assert not places.enter(Guest(None))
+    assert idle.failure is None
+
+
+def test_who_waits_for_a_turn_learns_that_the_server_stops():
+    places = Places(1, 2)
+    first, second = Guest(None), Guest(None)
+    for guest in (first, second):
+        assert places.enter(guest)
+    places.take_turn(first, lambda: None)
+
+    with pytest.raises(CopyError, match="stops"):
+        places.take_turn(second, lambda: places.stop(CopyError(Reason.STOPPING, "it stops")))
+
+    assert not places.enter(Guest(None))
