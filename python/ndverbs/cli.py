@@ -9,6 +9,7 @@ wrong usage, 130 after Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,22 +25,61 @@ class CommandError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    has_output = _open_standard_streams()
     try:
         given = _parser(sys.argv[1:] if arguments is None else list(arguments))
+        if not has_output and given.is_report:
+            raise CommandError(
+                "standard output is closed, and this command does nothing but write there; "
+                "redirect it to a file"
+            )
         run: Callable[[argparse.Namespace], int] = given.run
         code = run(given)
         sys.stdout.flush()  # here, where a reader that has gone is dealt with
         return code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone, as `head` does: that is no failure to talk about.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except (CommandError, OSError) as error:
-        print(f"ndverbs: {error}", file=sys.stderr)
+        complain(f"ndverbs: {error}")
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            return 1
+        _drop_output()  # or the interpreter tries once more, and has words of its own about it
         return 1
+
+
+def complain(line: str) -> None:
+    """Write a line to standard error; that nobody can read it is no reason to end."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _open_standard_streams() -> bool:
+    """Give closed standard streams to the null device; return whether there is an output.
+
+    Otherwise the next file or socket that is opened gets the number of the stream, and what anybody
+    writes there goes into it.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest number that is free; children may inherit it.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    # None where it was closed; nothing can be lost that is not flushed when the process ends.
+    has_output = sys.stdout is not None
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    return has_output
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser(arguments: list[str]) -> argparse.Namespace:
@@ -56,7 +96,7 @@ def _parser(arguments: list[str]) -> argparse.Namespace:
     _add_cp(commands)
     _add_demo(commands)
     bench = commands.add_parser("bench", help="time writes, reads and sends", allow_abbrev=False)
-    bench.set_defaults(run=_run_bench)
+    bench.set_defaults(run=_run_bench, is_report=False)
     if _command_of(arguments) == "bench":
         # Only this command's arguments live in a module that is slow to import.
         from ndverbs import bench as bench_module
@@ -101,7 +141,7 @@ def _add_info(commands: _Commands) -> None:
         "info", help="show adapters, their limits, and what is missing", allow_abbrev=False
     )
     info.add_argument("--json", action="store_true", help="print one JSON object")
-    info.set_defaults(run=_run_info)
+    info.set_defaults(run=_run_info, is_report=True)
 
 
 def _add_doctor(commands: _Commands) -> None:
@@ -114,7 +154,7 @@ def _add_doctor(commands: _Commands) -> None:
     )
     doctor.add_argument("provider", nargs="?", metavar="PROVIDER", choices=("soft", "verbs"))
     doctor.add_argument("--json", action="store_true", help="print a JSON list")
-    doctor.set_defaults(run=_run_doctor)
+    doctor.set_defaults(run=_run_doctor, is_report=True)
 
 
 def _add_serve(commands: _Commands) -> None:
@@ -153,7 +193,7 @@ def _add_serve(commands: _Commands) -> None:
     )
     # Ends the server with the program that started it, however that one ends: see demo.py.
     serve.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
-    serve.set_defaults(run=_run_serve)
+    serve.set_defaults(run=_run_serve, is_report=False)
 
 
 def _add_cp(commands: _Commands) -> None:
@@ -183,7 +223,7 @@ def _add_cp(commands: _Commands) -> None:
         metavar="SECONDS",
         help="wait so long for the connection (default: 30)",
     )
-    cp.set_defaults(run=_run_cp)
+    cp.set_defaults(run=_run_cp, is_report=False)
 
 
 def _add_demo(commands: _Commands) -> None:
@@ -208,7 +248,7 @@ def _add_demo(commands: _Commands) -> None:
         metavar="MIB",
         help="of the file that is made when none is named (default: 400)",
     )
-    demo.set_defaults(run=_run_demo)
+    demo.set_defaults(run=_run_demo, is_report=True)
 
 
 def _positive(text: str) -> int:

@@ -19,7 +19,7 @@ from typing import TextIO
 from ndverbs import Adapter, RdmaError
 from ndverbs.address import resolve, split
 from ndverbs.address import text as address_text
-from ndverbs.cli import INTERRUPTED, CommandError
+from ndverbs.cli import INTERRUPTED, CommandError, complain
 from ndverbs.copy_client import CONNECT_TIME, copy_file
 from ndverbs.copy_protocol import CopyError, Flags, Reason
 from ndverbs.copy_server import MAX_ACTIVE, SILENCE, Server
@@ -73,12 +73,12 @@ def serve(
             directory,
             (host, port),
             adapter=adapter,
-            log=_log,
+            log=complain,
             max_active=connections or MAX_ACTIVE,
             silence=silence or SILENCE,
         ) as server:
             if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-                _log(
+                complain(
                     f"warning: {host} is reachable from other machines, and there is neither "
                     "encryption nor authentication: whoever reaches it can write files here"
                 )
@@ -92,10 +92,10 @@ def serve(
                 stop.set()
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
     except _Stopped:
-        _log("stopped")
+        complain("stopped")
         return 0
     except KeyboardInterrupt:
-        _log("stopped")
+        complain("stopped")
         return INTERRUPTED
     except OSError as error:
         if isinstance(error, RdmaError):
@@ -194,8 +194,7 @@ class ProgressBar:
             return
         self._next = now + 0.1
         self._has_drawn = True
-        self._stream.write("\r\x1b[K" + self.line(done, now - self._started))
-        self._stream.flush()
+        self._write("\r\x1b[K" + self.line(done, now - self._started))
 
     def line(self, done: int, seconds: float) -> str:
         """Return what stands on the line after `seconds`."""
@@ -215,7 +214,12 @@ class ProgressBar:
     def __exit__(self, *error: object) -> None:
         """Clear the line."""
         if self._has_drawn:
-            self._stream.write("\r\x1b[K")
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        # A terminal that is gone is no reason to end the copy.
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
             self._stream.flush()
 
 
@@ -228,9 +232,3 @@ def _wait_for_eof() -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _log(line: str) -> None:
-    # Nobody reading our log is no reason to end.
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
