@@ -2,19 +2,19 @@
 """RDMA for Python: queue pairs over RDMA hardware or plain TCP, with NumPy arrays as the memory.
 
 The names follow Microsoft's Network Direct Kernel interface (NDK). Importing the package starts no
-thread and configures no logging.
+thread, and configures no logging unless the environment variable NDVERBS_LOG asks for it.
 """
 
 from __future__ import annotations
 
-import sys
+import sys as _sys
 
-if sys.platform != "linux":
-    raise ImportError(f"ndverbs runs on Linux only; this is {sys.platform}.")
+if _sys.platform != "linux":
+    raise ImportError(f"ndverbs runs on Linux only; this is {_sys.platform}.")
 
-import logging
 from typing import TYPE_CHECKING
 
+from ndverbs import _logs, _shown
 from ndverbs import aio as _aio
 from ndverbs._native import (
     Access,
@@ -58,6 +58,7 @@ from ndverbs.errors import (
 from ndverbs.remote import RemoteBuffer
 
 if TYPE_CHECKING:
+    from ndverbs import wsk
     from ndverbs.socket import Socket, create_connection, create_server
     from ndverbs.stream_aio import open_connection, start_server
 
@@ -104,11 +105,13 @@ __all__ = [
     "request_dtype",
     "result_dtype",
     "start_server",
+    "wsk",
 ]
 
 __version__: str
 
-logging.getLogger("ndverbs").addHandler(logging.NullHandler())
+_logs.set_up()
+_shown.attach()
 _aio.attach()
 
 
@@ -119,6 +122,7 @@ _LAZY = {
     "create_server": "ndverbs.socket",
     "open_connection": "ndverbs.stream_aio",
     "start_server": "ndverbs.stream_aio",
+    "wsk": "ndverbs.wsk",
 }
 
 
@@ -126,7 +130,8 @@ def __getattr__(name: str) -> object:
     if name in _LAZY:
         from importlib import import_module
 
-        found: object = getattr(import_module(_LAZY[name]), name)
+        module = import_module(_LAZY[name])
+        found: object = module if name == "wsk" else getattr(module, name)
         globals()[name] = found
         return found
     # importlib.metadata is slow to import, and hardly anybody asks.
@@ -135,3 +140,7 @@ def __getattr__(name: str) -> object:
 
         return version("ndverbs")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

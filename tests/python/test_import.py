@@ -67,7 +67,9 @@ def test_importing_loads_no_module_that_is_not_needed(imported):
 def test_importing_loads_none_of_the_package_that_is_for_commands(imported):
     own = {name for name in imported["modules"] if name.startswith("ndverbs.")}
     assert own == {
+        "ndverbs._logs",
         "ndverbs._native",
+        "ndverbs._shown",
         "ndverbs.address",
         "ndverbs.aio",
         "ndverbs.errors",

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package's loggers: one per room below "ndverbs", silent until somebody wants them.
+
+``NDVERBS_LOG=debug`` (or another level of `logging`) writes them to standard error, for programs
+and the command line alike. A program that sets up its own logging does not need it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+
+def set_up() -> None:
+    """Add what keeps the package silent by default, and what the environment asks for."""
+    logger = logging.getLogger("ndverbs")
+    logger.addHandler(logging.NullHandler())
+    wanted = os.environ.get("NDVERBS_LOG", "")
+    if not wanted:
+        return
+    level = logging.getLevelNamesMapping().get(wanted.upper())
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+    logger.addHandler(handler)
+    if level is None:
+        logger.warning("NDVERBS_LOG=%s is no level of logging; try debug or warning", wanted)
+    else:
+        logger.setLevel(level)
