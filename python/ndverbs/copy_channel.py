@@ -255,8 +255,10 @@ class Channel:
         if self._connector is None:
             return
         # What was posted still goes out; the peer has a moment to say that it is done, too.
-        with contextlib.suppress(RdmaError):
+        try:
             self._connector.disconnect(timeout=2)
+        except RdmaError:  # not connected yet, or the peer has no such moment to spare
+            self._connector.close()
 
     def _next(self) -> Message:
         self.idle_since = None
