@@ -37,6 +37,7 @@ Connection::Connection(const ConnectionConfig& config, SendQueue& send_queue,
       supply_(supply),
       max_fpdu_(config.max_fpdu) {
     staging_ = std::make_unique_for_overwrite<std::byte[]>(staging_size_);
+    if (config.crc) summed_ = std::make_unique_for_overwrite<std::byte[]>(kSummedBytes);
 }
 
 Connection::~Connection() { end_step(); }

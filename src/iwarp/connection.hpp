@@ -136,13 +136,15 @@ private:
     static constexpr std::size_t kFrameBytes = 288;   // header + kCopyLimit + pad + CRC, rounded
     static constexpr std::uint32_t kCopyLimit = 256;  // below, a copy is cheaper than a gather
     static constexpr std::uint32_t kFrameCount = 64;
+    static constexpr std::size_t kSummedBytes = 4 * kMaxFpdu;
 
     struct Frame {
         std::array<std::byte, kFrameBytes> bytes;  // header; of a small frame all of it
         std::array<std::byte, 8> tail;             // pad and CRC of a large frame
+        std::byte* head = nullptr;                 // `bytes`, or the whole frame in `summed_`
         std::uint32_t head_size = 0;
         std::uint32_t tail_size = 0;
-        std::uint32_t payload_size = 0;    // gathered, not in `bytes`
+        std::uint32_t payload_size = 0;    // gathered, not in `head`
         std::uint32_t payload_offset = 0;  // in the message
         std::uint32_t position = 0;        // request: send queue position; response: job
         FrameSource source = FrameSource::control;
@@ -182,11 +184,8 @@ private:
     void fail_read(const Job& job, std::uint32_t done, AccessResult result);
     void add_payload(Frame& out, std::size_t header, std::span<const PostedSegment> segments,
                      std::uint32_t offset, std::uint32_t size, const Pin* pin = nullptr);
-    void finish_frame(Frame& out, std::span<const PostedSegment> segments,
-                      const Pin* pin = nullptr);
-    [[nodiscard]] std::size_t payload_pieces(std::span<const PostedSegment> segments,
-                                             const Pin* pin, std::uint32_t offset,
-                                             std::size_t length, iovec* out, std::size_t max);
+    void finish_frame(Frame& out);
+    [[nodiscard]] bool has_frame_room() const;
     void frame_sent(Frame& sent);
     void unpin(Frame& out);
     void drop_unsent_frames();
@@ -194,6 +193,10 @@ private:
                                      std::size_t max);
 
     std::unique_ptr<Frame[]> frames_;
+    // With CRC, large frames lie here as they were summed: memory may change until it is sent.
+    // Filled from the front, and anew when all frames are out.
+    std::unique_ptr<std::byte[]> summed_;
+    std::size_t summed_end_ = 0;
     std::uint32_t frame_head_ = 0;  // oldest frame not fully sent
     std::uint32_t frame_tail_ = 0;
     std::size_t frame_sent_ = 0;   // bytes of the oldest frame taken by the link

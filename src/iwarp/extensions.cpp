@@ -64,7 +64,7 @@ void Connection::build_immediate(Frame& out) {
     body.emit(bytes.subspan<UntaggedHeader::kSize, ImmediateBody::kSize>());
     out.is_last = true;
     add_payload(out, kHeader, {}, 0, 0);
-    finish_frame(out, {});
+    finish_frame(out);
     immediate_is_next_ = false;
     extension_sent_ = true;
     message_open_ = false;
@@ -98,7 +98,7 @@ void Connection::build_atomic_request(Frame& out) {
     extension_sent_ = true;
     out.is_last = true;
     add_payload(out, kHeader, {}, 0, 0);
-    finish_frame(out, {});
+    finish_frame(out);
     message_open_ = false;
     ++request_next_;
 }
@@ -151,7 +151,7 @@ bool Connection::build_atomic_response() {
     body.emit(bytes.subspan<UntaggedHeader::kSize, AtomicResponseBody::kSize>());
     out.is_last = true;
     add_payload(out, kHeader, {}, 0, 0);
-    finish_frame(out, {});
+    finish_frame(out);
     message_open_ = false;
     ++job_next_;
     return true;

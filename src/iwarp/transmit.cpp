@@ -70,7 +70,8 @@ bool Connection::has_large_backlog(std::size_t threshold) {
 
 std::size_t Connection::poll_transmit(iovec* out, std::size_t max, std::size_t budget) {
     if (state_ == State::over) return 0;
-    while (frame_tail_ - frame_head_ < kFrameCount && frame_bytes_ < budget && build_next_frame()) {
+    if (frame_head_ == frame_tail_) summed_end_ = 0;
+    while (has_frame_room() && frame_bytes_ < budget && build_next_frame()) {
     }
     std::size_t count = 0;
     std::size_t skip = frame_sent_;
@@ -81,10 +82,15 @@ std::size_t Connection::poll_transmit(iovec* out, std::size_t max, std::size_t b
     return count;
 }
 
+// For one more frame of any size.
+bool Connection::has_frame_room() const {
+    return frame_tail_ - frame_head_ < kFrameCount && summed_end_ + kMaxFpdu <= kSummedBytes;
+}
+
 std::size_t Connection::gather(const Frame& from, std::size_t skip, iovec* out, std::size_t max) {
     std::size_t count = 0;
     if (skip < from.head_size) {
-        out[count++] = {const_cast<std::byte*>(from.bytes.data()) + skip, from.head_size - skip};
+        out[count++] = {from.head + skip, from.head_size - skip};
         skip = 0;
     } else {
         skip -= from.head_size;
@@ -240,7 +246,7 @@ void Connection::build_rtr() {
         tagged.emit(bytes.first<TaggedHeader::kSize>());
     }
     add_payload(out, header, {}, 0, 0);
-    finish_frame(out, {});
+    finish_frame(out);
 }
 
 void Connection::build_terminate() {
@@ -258,7 +264,7 @@ void Connection::build_terminate() {
     header.emit(bytes.first<UntaggedHeader::kSize>());
     out.is_terminate = true;
     add_payload(out, size, {}, 0, 0);
-    finish_frame(out, {});
+    finish_frame(out);
 }
 
 void Connection::begin_frame(Frame& out, FrameSource source, std::uint32_t position) {
@@ -336,7 +342,7 @@ void Connection::build_request_frame() {
     }
     const bool carries_payload = request.kind != RequestKind::read;
     add_payload(out, header, segments, message_offset_, carries_payload ? size : 0);
-    finish_frame(out, segments);
+    finish_frame(out);
     message_offset_ += size;
     if (out.is_last) {
         message_open_ = false;
@@ -370,7 +376,7 @@ bool Connection::build_response_frame() {
     header.to = job.body.sink_to + job.built;
     header.emit(std::span<std::byte>(out.bytes).first<TaggedHeader::kSize>());
     add_payload(out, TaggedHeader::kSize, {}, 0, size, &pin);
-    finish_frame(out, {}, &pin);
+    finish_frame(out);
     out.payload_offset = job.built;
     out.pin = pin;
     if (out.payload_size == 0) {
@@ -405,64 +411,51 @@ void Connection::fail_read(const Job& job, std::uint32_t done, AccessResult resu
     fail(read_error(result), true);
 }
 
-// Small payload is copied behind the header, so that the frame is one piece.
+// Small payload is copied behind the header, so that the frame is one piece. With CRC all payload
+// is: what is sent must be what was summed, and memory may change in between. (Copying, then
+// summing the warm copy, is faster than one pass that does both.)
 void Connection::add_payload(Frame& out, std::size_t header,
                              std::span<const PostedSegment> segments, std::uint32_t offset,
                              std::uint32_t size, const Pin* pin) {
+    out.head = out.bytes.data();
     out.head_size = static_cast<std::uint32_t>(header);
     out.payload_offset = offset;
-    out.payload_size = size;
-    if (size > kCopyLimit) return;
-    out.payload_size = 0;
+    out.payload_size = out.tail_size = 0;
+    if (size > kCopyLimit) {
+        if (!config_.crc) {
+            out.payload_size = size;
+            return;
+        }
+        out.head = summed_.get() + summed_end_;
+        std::memcpy(out.head, out.bytes.data(), header);
+        summed_end_ += fpdu_size(header + size - kLengthSize);
+    }
     std::array<iovec, 16> pieces;
     std::uint32_t done = 0;
     while (done < size) {
         const std::size_t count =
-            payload_pieces(segments, pin, offset + done, size - done, pieces.data(), pieces.size());
+            pin != nullptr
+                ? slice_pin(memory_, *pin, done, size - done, pieces.data(), pieces.size())
+                : slice_segments(segments, offset + done, size - done, pieces.data(),
+                                 pieces.size());
         for (std::size_t i = 0; i < count; ++i) {
-            std::memcpy(out.bytes.data() + out.head_size, pieces[i].iov_base, pieces[i].iov_len);
+            std::memcpy(out.head + out.head_size, pieces[i].iov_base, pieces[i].iov_len);
             out.head_size += static_cast<std::uint32_t>(pieces[i].iov_len);
             done += static_cast<std::uint32_t>(pieces[i].iov_len);
         }
     }
 }
 
-// Of a request's segments, or of the memory that a peer reads.
-std::size_t Connection::payload_pieces(std::span<const PostedSegment> segments, const Pin* pin,
-                                       std::uint32_t offset, std::size_t length, iovec* out,
-                                       std::size_t max) {
-    if (pin != nullptr) return slice_pin(memory_, *pin, offset, length, out, max);
-    return slice_segments(segments, offset, length, out, max);
-}
-
 // Pad and CRC; the frame joins the queue.
-void Connection::finish_frame(Frame& out, std::span<const PostedSegment> segments, const Pin* pin) {
-    const std::size_t ulpdu = out.head_size + out.payload_size - kLengthSize;
-    const std::size_t pad = pad_size(ulpdu);
-    std::byte* tail = out.payload_size == 0 ? out.bytes.data() + out.head_size : out.tail.data();
+void Connection::finish_frame(Frame& out) {
+    const std::size_t pad = pad_size(out.head_size + out.payload_size - kLengthSize);
+    std::byte* const tail = out.payload_size == 0 ? out.head + out.head_size : out.tail.data();
     std::memset(tail, 0, pad + kCrcSize);
     if (config_.crc) {
-        std::uint32_t crc = base::crc32c(0, out.bytes.data(), out.head_size);
-        std::array<iovec, 16> pieces;
-        std::size_t done = 0;
-        while (done < out.payload_size) {
-            const std::size_t count =
-                payload_pieces(segments, pin, out.payload_offset + static_cast<std::uint32_t>(done),
-                               out.payload_size - done, pieces.data(), pieces.size());
-            for (std::size_t i = 0; i < count; ++i) {
-                crc = base::crc32c(crc, pieces[i].iov_base, pieces[i].iov_len);
-                done += pieces[i].iov_len;
-            }
-        }
-        crc = base::crc32c(crc, tail, pad);
-        base::store_le32(tail + pad, crc);
+        base::store_le32(tail + pad, base::crc32c(0, out.head, out.head_size + pad));
     }
-    if (out.payload_size == 0) {
-        out.head_size += static_cast<std::uint32_t>(pad + kCrcSize);
-        out.tail_size = 0;
-    } else {
-        out.tail_size = static_cast<std::uint32_t>(pad + kCrcSize);
-    }
+    (out.payload_size == 0 ? out.head_size : out.tail_size) +=
+        static_cast<std::uint32_t>(pad + kCrcSize);
     frame_bytes_ += out.size();
     ++frame_tail_;
 }

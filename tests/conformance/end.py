@@ -233,6 +233,12 @@ class End:
     def store(self, name, data, offset=0):
         self.regions[name].array[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
 
+    def change(self, name, rounds):
+        """Add one to every byte of memory, again and again."""
+        array = self.regions[name].array
+        for _ in range(rounds):
+            np.add(array, 1, out=array)
+
     def words(self, name, count, access=nd.Access.REMOTE_ATOMIC, *, values=()):
         """Register 64-bit words under a name; return how a peer addresses them, if it may."""
         array = np.zeros(count, np.uint64)

@@ -128,6 +128,7 @@ class Pair:
         self.now = 0
         self.fin = fin
         self.options = {}  # of transmit() and receive(): pieces, budget
+        self.meddle = None  # called before the bytes of a gather list are taken
 
     def other(self, side):
         return self.b if side is self.a else self.a
@@ -143,7 +144,7 @@ class Pair:
             if not transmit:
                 return 0
             limit = max(0, outbound.write_policy(len(outbound.sent)))
-            data = engine.transmit(limit, **self.options)
+            data = engine.transmit(limit, meddle=self.meddle, **self.options)
             outbound.push(data)
             return len(data)
 

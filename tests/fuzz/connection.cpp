@@ -2,8 +2,10 @@
 // libFuzzer target: one stream fed with anything, in any cuts, with requests posted and regions
 // registered. Whatever comes: bytes outside the ranges that a peer may write stay as they were,
 // no pin outlives a step, every request completes at most once and in order, and a flush ends it.
+// With CRC, memory changes between the gather list and the bytes, and every frame that is sent has
+// the right sum.
 //
-// Input: one byte of settings, then commands, each a byte and what it takes:
+// Input: one byte of settings (0x02: CRC), then commands, each a byte and what it takes:
 //   0x00-0x7f  feed the next 1 + (command & 0x3f) * 4 bytes as the peer's; from 0x40 on in reads
 //              of five bytes
 //   0x80-0xbf  the next (command & 3) * 256 + first byte bytes are a ULPDU: its length, pad and a
@@ -32,7 +34,9 @@ using testing::Range;
 constexpr std::size_t kArena = 32768;
 constexpr std::uint32_t kWindow = 0x1100;
 constexpr std::uint64_t kWindowTo = 0x1000;
-// Ranges of the arena that a peer may write: window, receives and sinks of reads. The rest is not.
+// Ranges of the arena that a peer may write: window, receives and sinks of reads. The rest is not;
+// requests send from the source.
+constexpr Range kSourceRange{2048, 700};
 constexpr Range kWindowRange{4096, 24576};
 constexpr Range kReceiveRange{0, 512};
 constexpr Range kSinkRange{1024, 512};
@@ -48,7 +52,8 @@ void require(bool is_true, const char* sentence) {
 class Session {
 public:
     explicit Session(std::uint8_t settings)
-        : engine_(config_of(settings), EngineLimits{.send_depth = 8,
+        : has_crc_(config_of(settings).crc),
+          engine_(config_of(settings), EngineLimits{.send_depth = 8,
                                                     .receive_depth = 8,
                                                     .max_segments = 16,
                                                     .arena_size = kArena,
@@ -69,7 +74,7 @@ public:
         begin();
         const std::size_t taken = engine_.receive(data, read_size, 16, std::size_t{1} << 20, now_);
         require(taken <= data.size(), "no more is taken than there is");
-        static_cast<void>(engine_.transmit(link_limit_, 16, 4096));
+        transmit(link_limit_);
         end();
     }
 
@@ -86,7 +91,7 @@ public:
             case 3:
                 return post(iwarp::RequestKind::send, 40);
             case 4:
-                return post(iwarp::RequestKind::write, 700);
+                return post(iwarp::RequestKind::write, kSourceRange.length);
             case 5:
                 now_ += std::chrono::seconds(1);
                 return step(0);
@@ -137,6 +142,7 @@ public:
         require(engine_.send_queue().cursor.size() == 0, "every request has completed");
         require(engine_.receive_queue().cursor.size() == 0, "every receive has completed");
         const auto arena = engine_.arena();
+        if (is_inverted_) invert_memory();
         for (const Range& range : {kWindowRange, kReceiveRange, kSinkRange}) {
             std::fill_n(at(range), range.length, kFill);
         }
@@ -163,6 +169,14 @@ private:
     }
     std::byte* at(const Range& range) { return engine_.arena().data() + range.offset; }
 
+    void invert_memory() {
+        for (const Range& range : {kSourceRange, kWindowRange}) {
+            for (std::byte& byte : engine_.arena().subspan(range.offset, range.length))
+                byte = ~byte;
+        }
+        is_inverted_ = !is_inverted_;
+    }
+
     void post_receive() {
         const std::array ranges{Range{0, 100}, Range{100, 0}, Range{200, 156}};
         static_cast<void>(engine_.post_receive(next_receive_posted_, ranges)
@@ -179,7 +193,7 @@ private:
         request.operand = 0x0102030405060708;
         if (which < 2) {
             request.kind = iwarp::RequestKind::write_immediate;
-            return post(request, Range{2048, which == 0 ? 0U : 700U});
+            return post(request, Range{kSourceRange.offset, which == 0 ? 0U : kSourceRange.length});
         }
         request.kind = iwarp::RequestKind::fetch_add;
         if (which == 3) {
@@ -192,7 +206,7 @@ private:
     void post(iwarp::RequestKind kind, std::uint32_t length) {
         iwarp::SendRequest request;
         request.kind = kind;
-        post(request, Range{2048, length});
+        post(request, Range{kSourceRange.offset, length});
     }
     void post(iwarp::SendRequest request, const Range& range) {
         request.remote_token = kWindow;
@@ -226,10 +240,30 @@ private:
     }
     void step(std::size_t limit) {
         begin();
-        static_cast<void>(engine_.transmit(limit, 16, 4096));
+        transmit(limit);
         end();
     }
+    void transmit(std::size_t limit) {
+        if (!has_crc_) {
+            static_cast<void>(engine_.transmit(limit, 16, 4096));
+            return;
+        }
+        const auto sent = engine_.transmit(limit, 16, 4096, [this] { invert_memory(); });
+        sent_.insert(sent_.end(), sent.begin(), sent.end());
+        while (sent_.size() >= iwarp::kLengthSize) {
+            const std::size_t size = iwarp::fpdu_size(base::load_be<std::uint16_t>(sent_.data()));
+            if (sent_.size() < size) return;
+            const std::size_t covered = size - iwarp::kCrcSize;
+            require(
+                base::crc32c(0, sent_.data(), covered) == base::load_le32(sent_.data() + covered),
+                "what is sent is what was summed");
+            sent_.erase(sent_.begin(), sent_.begin() + static_cast<std::ptrdiff_t>(size));
+        }
+    }
 
+    const bool has_crc_;
+    bool is_inverted_ = false;
+    std::vector<std::byte> sent_;  // with CRC: of a frame that is not out as a whole
     Engine engine_;
     std::size_t link_limit_ = kEverything;  // bytes that it takes in one step
     iwarp::Time now_{};

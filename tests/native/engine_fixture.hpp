@@ -184,14 +184,16 @@ public:
     }
 
     // Everything that the engine wants to write, up to `limit` bytes; the link takes them all.
-    // `pieces` bounds the gather list.
-    [[nodiscard]] std::vector<std::byte> transmit(std::size_t limit, std::size_t pieces,
-                                                  std::size_t budget) {
+    // `pieces` bounds the gather list. `meddle` runs between a gather list and its bytes.
+    template <typename Meddle = void (*)()>
+    [[nodiscard]] std::vector<std::byte> transmit(
+        std::size_t limit, std::size_t pieces, std::size_t budget, Meddle meddle = [] {}) {
         std::vector<std::byte> out;
         std::vector<iovec> list(pieces);
         while (out.size() < limit) {
             const std::size_t count = connection_.poll_transmit(list.data(), pieces, budget);
             if (count == 0) break;
+            meddle();
             std::size_t taken = 0;
             for (std::size_t i = 0; i < count; ++i) {
                 const std::size_t size = std::min(list[i].iov_len, limit - out.size());

@@ -167,8 +167,11 @@ public:
         // The promise of end_step(): deregistration waits for a step, never longer.
         if (engine_->memory().pins() != 0) throw std::runtime_error("end_step() kept a pin");
     }
-    py::bytes transmit(std::optional<std::size_t> limit, std::size_t pieces, std::size_t budget) {
-        return to_bytes(engine_->transmit(limit.value_or(kNoLimit), pieces, budget));
+    py::bytes transmit(std::optional<std::size_t> limit, std::size_t pieces, std::size_t budget,
+                       const py::object& meddle) {
+        return to_bytes(engine_->transmit(limit.value_or(kNoLimit), pieces, budget, [&] {
+            if (!meddle.is_none()) meddle();
+        }));
     }
     std::size_t receive(const py::bytes& data, std::optional<std::size_t> read_size,
                         std::size_t pieces, std::size_t budget) {
@@ -325,7 +328,8 @@ void add_engine_class(py::module_& module) {
         .def("begin", &PyEngine::begin, py::arg("now_ns"))
         .def("end", &PyEngine::end)
         .def("transmit", &PyEngine::transmit, py::arg("limit") = py::none(), py::kw_only(),
-             py::arg("pieces") = kPieces, py::arg("budget") = kBudget)
+             py::arg("pieces") = kPieces, py::arg("budget") = kBudget,
+             py::arg("meddle") = py::none())
         .def("receive", &PyEngine::receive, py::arg("data"), py::arg("read_size") = py::none(),
              py::kw_only(), py::arg("pieces") = kPieces, py::arg("budget") = kBudget)
         .def("completions", &PyEngine::completions)
