@@ -80,6 +80,7 @@ void Connection::handle_end_of_stream() {
         return;
     }
     events_.peer_closed = true;
+    wakes_left_ = 0;
     check_drained();
 }
 
@@ -96,6 +97,7 @@ void Connection::handle_link_error(int os_error) {
 
 void Connection::handle_disconnect() {
     is_disconnecting_ = true;
+    wakes_left_ = 0;
     check_drained();
 }
 
@@ -226,7 +228,9 @@ StreamEvents Connection::take_events() {
 
 std::optional<Time> Connection::poll_deadline() const {
     if (state_ == State::terminating) return terminate_deadline_;
-    if (state_ == State::open && is_paused_) return pause_deadline_;
+    if (state_ != State::open) return std::nullopt;
+    if (is_paused_) return pause_deadline_;
+    if (wakes_left_ > 0) return wake_at_;
     return std::nullopt;
 }
 

@@ -46,6 +46,9 @@ struct ConnectionConfig {
     Time receive_wait = std::chrono::seconds(5);    // a Send without a posted receive
     Time terminate_wait = std::chrono::seconds(1);  // to get a Terminate out
     std::uint64_t seed = 0;                         // makes sink STags unpredictable
+    // Initiator: sends empty Writes to a peer that says nothing, until its first FPDU. Kernel siw
+    // looks at what came between its MPA reply and the socket's hand-over when more comes.
+    bool wakes_peer = false;
 };
 
 // Why a stream ended.
@@ -166,6 +169,8 @@ private:
     [[nodiscard]] Frame& frame(std::uint32_t index) { return frames_[index % kFrameCount]; }
     [[nodiscard]] bool build_next_frame();
     void build_rtr();
+    void build_empty_write();
+    [[nodiscard]] bool must_wake_peer() const;
     void build_terminate();
     [[nodiscard]] bool can_start_request();
     void execute_local_request();
@@ -213,6 +218,8 @@ private:
     std::uint32_t gathered_reads_ = 0;  // response frames that still read from memory
     bool is_held_ = false;
     bool rtr_pending_ = false;
+    std::uint32_t wakes_left_ = 0;
+    Time wake_at_{};
     bool response_turn_ = false;  // alternate between own requests and responses
     bool terminate_pending_ = false;
     TerminateBody terminate_;

@@ -403,6 +403,7 @@ void Connection::end_fpdu() {
     if (!any_fpdu_in_) {
         any_fpdu_in_ = true;
         is_held_ = false;
+        wakes_left_ = 0;
         events_.first_fpdu = true;
     }
     if (!control_.last) return;

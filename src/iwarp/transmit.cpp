@@ -17,6 +17,10 @@ std::uint32_t segment_limit(std::uint32_t max_fpdu, std::size_t header) {
     return (max_fpdu - static_cast<std::uint32_t>(header + kCrcSize)) & ~3U;
 }
 
+// After the opening, and after the first one.
+constexpr Time kFirstWake = std::chrono::milliseconds(50);
+constexpr Time kSecondWake = std::chrono::seconds(1);
+
 Opcode send_opcode(const SendRequest& request) {
     if (request.invalidates) {
         return request.solicits ? Opcode::send_solicited_invalidate : Opcode::send_invalidate;
@@ -47,7 +51,8 @@ bool Connection::wants_write() {
     if (state_ == State::over) return false;
     if (frame_head_ != frame_tail_ || terminate_pending_) return true;
     if (state_ != State::open || is_held_) return false;
-    return rtr_pending_ || message_open_ || has_response() || can_start_request();
+    return rtr_pending_ || message_open_ || must_wake_peer() || has_response() ||
+           can_start_request();
 }
 
 bool Connection::has_large_backlog(std::size_t threshold) {
@@ -197,6 +202,12 @@ bool Connection::build_next_frame() {
         build_rtr();
         return true;
     }
+    if (must_wake_peer()) {
+        wake_at_ = now_ + kSecondWake;
+        --wakes_left_;
+        build_empty_write();
+        return true;
+    }
     if (!message_open_) {
         const bool has_answer = has_response();
         const bool has_request = can_start_request();
@@ -227,26 +238,42 @@ bool Connection::build_next_frame() {
 // it without a check, and a responder that waits for the first FPDU is released.
 void Connection::build_rtr() {
     rtr_pending_ = false;
+    if (config_.wakes_peer) {
+        wakes_left_ = 2;
+        wake_at_ = now_ + kFirstWake;
+    }
+    if (config_.rtr != RtrKind::read) {
+        build_empty_write();
+        return;
+    }
+    constexpr std::size_t kHeader = UntaggedHeader::kSize + ReadRequestBody::kSize;
     Frame& out = frame(frame_tail_);
     out = Frame{};
-    std::span<std::byte> bytes(out.bytes);
-    std::size_t header = TaggedHeader::kSize;
-    if (config_.rtr == RtrKind::read) {
-        header = UntaggedHeader::kSize + ReadRequestBody::kSize;
-        UntaggedHeader untagged;
-        untagged.control = control_of(Opcode::read_request, header, 0, true);
-        untagged.queue_number = kQueueReadRequest;
-        untagged.msn = read_msn_++;
-        untagged.emit(bytes.first<UntaggedHeader::kSize>());
-        ReadRequestBody{}.emit(bytes.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
-        rtr_read_outstanding_ = true;
-    } else {
-        TaggedHeader tagged;
-        tagged.control = control_of(Opcode::write, header, 0, true);
-        tagged.emit(bytes.first<TaggedHeader::kSize>());
-    }
-    add_payload(out, header, {}, 0, 0);
+    const std::span<std::byte> bytes(out.bytes);
+    UntaggedHeader header;
+    header.control = control_of(Opcode::read_request, kHeader, 0, true);
+    header.queue_number = kQueueReadRequest;
+    header.msn = read_msn_++;
+    header.emit(bytes.first<UntaggedHeader::kSize>());
+    ReadRequestBody{}.emit(bytes.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
+    rtr_read_outstanding_ = true;
+    add_payload(out, kHeader, {}, 0, 0);
     finish_frame(out);
+}
+
+void Connection::build_empty_write() {
+    Frame& out = frame(frame_tail_);
+    out = Frame{};
+    TaggedHeader header;
+    header.control = control_of(Opcode::write, TaggedHeader::kSize, 0, true);
+    header.emit(std::span(out.bytes).first<TaggedHeader::kSize>());
+    add_payload(out, TaggedHeader::kSize, {}, 0, 0);
+    finish_frame(out);
+}
+
+// Between two messages: a Write in the middle of another is an error.
+bool Connection::must_wake_peer() const {
+    return wakes_left_ > 0 && now_ >= wake_at_ && !message_open_;
 }
 
 void Connection::build_terminate() {

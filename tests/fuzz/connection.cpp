@@ -163,6 +163,7 @@ private:
         config.ird = (settings & 0x10U) != 0 ? 2 : 1;
         config.ord = 2;
         config.max_fpdu = (settings & 0x20U) != 0 ? 64 : 65480;
+        config.wakes_peer = (settings & 0x80U) != 0;
         // Known to the fuzzer, which would never guess a sink STag otherwise.
         config.seed = 1;
         return config;

@@ -322,6 +322,7 @@ iwarp::ConnectionConfig Connector::stream_config(bool is_initiator) const {
     config.rtr = agreement.rtr;
     config.ird = agreement.ird;
     config.ord = agreement.ord;
+    config.wakes_peer = is_initiator;
     config.seed = parts_->seed ^ (id() * 0x9E3779B97F4A7C15ULL);
     return config;
 }

@@ -46,23 +46,6 @@ class Place:
 
     def connect(self, end, tool, port, **options):
         retry(end, tool, self.tool_at(port), self.refusals, **options)
-        self._wake(end, port)
-
-    def _wake(self, end, port):
-        """See to it that siw reads.
-
-        Siw (6.1) sends its MPA reply first and watches the connection for FPDUs afterwards. What
-        arrives in between stays unread until more arrives, and a fast host is quick enough to
-        answer a slow guest in between. So while the opening frame lies there, send another one.
-        """
-        end.memory("nothing", 1)
-        while self._unread(port):
-            end.write((0, 0), ("nothing", 0, 0))
-            assert end.completion().status == nd.Status.SUCCESS
-
-    def _unread(self, port):
-        _, table = self._machine.run(f"ss -H -t -n state established '( sport = :{port} )'")
-        return any(int(row.split()[0]) for row in table.splitlines())
 
 
 @pytest.fixture(scope="session")

@@ -267,7 +267,7 @@ private:
 std::unique_ptr<PyEngine> make_engine(bool is_initiator, bool crc, const std::string& rtr,
                                       std::uint16_t ird, std::uint16_t ord, std::uint32_t max_fpdu,
                                       std::int64_t receive_wait_ns, std::int64_t terminate_wait_ns,
-                                      std::uint64_t seed, std::uint32_t send_depth,
+                                      std::uint64_t seed, bool wakes_peer, std::uint32_t send_depth,
                                       std::uint32_t receive_depth, std::size_t arena_size,
                                       std::uint32_t start_position) {
     ConnectionConfig config;
@@ -280,6 +280,7 @@ std::unique_ptr<PyEngine> make_engine(bool is_initiator, bool crc, const std::st
     config.receive_wait = Time(receive_wait_ns);
     config.terminate_wait = Time(terminate_wait_ns);
     config.seed = seed;
+    config.wakes_peer = wakes_peer;
     EngineLimits limits;
     limits.send_depth = send_depth;
     limits.receive_depth = receive_depth;
@@ -296,8 +297,9 @@ void add_engine_class(py::module_& module) {
              py::arg("rtr") = "none", py::arg("ird") = 16, py::arg("ord") = 16,
              py::arg("max_fpdu") = 65480, py::arg("receive_wait_ns") = 5'000'000'000,
              py::arg("terminate_wait_ns") = 1'000'000'000, py::arg("seed") = 1,
-             py::arg("send_depth") = 64, py::arg("receive_depth") = 64,
-             py::arg("arena_size") = 64 * 1024, py::arg("start_position") = 0)
+             py::arg("wakes_peer") = false, py::arg("send_depth") = 64,
+             py::arg("receive_depth") = 64, py::arg("arena_size") = 64 * 1024,
+             py::arg("start_position") = 0)
         .def("add_region", &PyEngine::add_region, py::arg("stag"), py::arg("to"), py::arg("offset"),
              py::arg("length"), py::kw_only(), py::arg("remote_read") = false,
              py::arg("remote_write") = false, py::arg("remote_atomic") = false,
