@@ -108,6 +108,8 @@ public:
     [[nodiscard]] bool wants_read() const;
     // Reading is paused for want of a receive, and one is there now.
     [[nodiscard]] bool can_resume() const;
+    // A message under way holds a receive of the supply: since when it has not gone on noticeably.
+    [[nodiscard]] std::optional<Time> held_since() const;
     // Something could go out now, were the link ready.
     [[nodiscard]] bool wants_write();
     // Bytes that the next posted request in line and everything before it would put on the wire.
@@ -120,6 +122,7 @@ public:
     void handle_link_error(int os_error);  // RST, timeout, a fault on our memory (EFAULT)
     void handle_disconnect();              // no new requests; `drained` follows
     void handle_flush();                   // cancels everything, terminal
+    void give_way();                       // ends the stream for the receive that it holds
     void release_hold();                   // responder: the initiator may stay silent for good
     void set_max_fpdu(std::uint32_t bytes);
 
@@ -293,6 +296,8 @@ private:
     std::uint32_t written_ = 0;  // by the Write that ended since the last message, for immediates
     std::uint64_t atomic_value_ = 0;
     std::uint32_t receive_next_ = 0;  // receive queue position of the next message
+    Time held_since_{};
+    std::uint32_t held_offset_ = 0;  // of the message at that time
     bool any_fpdu_in_ = false;
     bool is_paused_ = false;  // a Send waits for a receive
     Time pause_deadline_{};

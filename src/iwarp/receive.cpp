@@ -19,6 +19,9 @@ constexpr std::size_t kBulkRead = 32 * 1024;
 // Segments without payload that are not the last of their message are legal and useless.
 constexpr std::uint32_t kMaxEmptySegments = 64;
 
+// A message that gets fewer bytes at a time stands still: one byte now and then is cheap.
+constexpr std::uint32_t kNoticeable = 4096;
+
 ErrorCode write_error(AccessResult result) {
     switch (result) {
         case AccessResult::granted:
@@ -87,6 +90,10 @@ void Connection::handle_received(std::size_t size, Time now) {
     }
     end_ += size - direct;
     process(now);
+    if (untagged_.offset - held_offset_ >= kNoticeable) {
+        held_offset_ = untagged_.offset;
+        held_since_ = now;
+    }
 }
 
 void Connection::process(Time now) {

@@ -15,6 +15,13 @@ bool Connection::has_receive() {
            (supply_ != nullptr && supply_->refill());
 }
 
+std::optional<Time> Connection::held_since() const {
+    if (supply_ == nullptr || receive_queue_.cursor.published() == receive_next_) return {};
+    return held_since_;
+}
+
+void Connection::give_way() { fail(error::kStreamCatastrophic, false); }
+
 // Sends and immediates share a queue and its numbers.
 bool Connection::check_send_order(const UntaggedHeader& header) {
     if (header.queue_number != kQueueSend) {
@@ -36,6 +43,8 @@ bool Connection::take_receive(Time now) {
         pause_deadline_ = now + config_.receive_wait;
         return false;
     }
+    held_since_ = now;
+    held_offset_ = 0;
     ReceiveRequest& receive = receive_queue_[receive_next_];
     receive.received = 0;
     receive.status = Status::success;

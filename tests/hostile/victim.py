@@ -32,12 +32,15 @@ def descriptors():
 class Stream:
     """One accepted or connected queue pair of the victim's, and its hostile peer."""
 
-    def __init__(self, victim, *, queue_depth=16, **limits):
+    def __init__(self, victim, *, queue_depth=16, srq=None):
         self.victim = victim
         self.cq = victim.adapter.create_cq(64)
-        self.qp = victim.pd.create_qp(
-            self.cq, self.cq, receive_queue_depth=queue_depth, initiator_queue_depth=queue_depth
-        )
+        if srq is None:
+            self.qp = victim.pd.create_qp(
+                self.cq, self.cq, receive_queue_depth=queue_depth, initiator_queue_depth=queue_depth
+            )
+        else:
+            self.qp = victim.pd.create_qp_with_srq(self.cq, self.cq, srq)
         self.disconnected = threading.Event()
         self.results = []
         self.connector = None
@@ -139,9 +142,9 @@ class Victim:
         self.streams.append(Stream(self, **options))
         return self.streams[-1]
 
-    def accepted(self, *, receives=0, **options):
+    def accepted(self, *, receives=0, srq=None, **options):
         """A stream with a raw peer, established."""
-        stream = self.stream()
+        stream = self.stream(srq=srq)
         stream.post_receives(receives)
         stream.accept(RawPeer.connect(self.address), **options)
         return stream

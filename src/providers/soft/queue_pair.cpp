@@ -171,6 +171,10 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     if (is_flushed_.load(std::memory_order_relaxed)) connection_->handle_flush();
     if ((reasons & kDisconnect) != 0) connection_->handle_disconnect();
     if ((reasons & kDeadline) != 0) check_hold(at);
+    if ((reasons & kGiveWay) != 0) {
+        const auto since = connection_->held_since();
+        if (since && at - *since >= SharedReceiveQueue::kPatience) connection_->give_way();
+    }
     bool is_more = transmit_some(budget);
     if ((reasons & kReceive) != 0) {
         is_more = receive_some(budget) || is_more;
@@ -185,6 +189,7 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     if (connection_) {
         count_traffic();
         update_interest();
+        if (soft_srq_ != nullptr) check_relief(at);
         update_deadline();
     }
     return is_more;
@@ -210,6 +215,7 @@ void QueuePair::take_attachment() {
     if (!config.is_initiator && config.rtr == iwarp::RtrKind::none) {
         hold_until_ = now() + kHoldTime;
     }
+    if (soft_srq_ != nullptr) soft_srq_->join(*this);
     const auto self = std::static_pointer_cast<QueuePair>(shared_from_this());
     queue_events_ = EPOLLIN;
     soft_receive_cq_.attach(self, link_->descriptor(), queue_events_);
@@ -410,6 +416,8 @@ void QueuePair::end_stream() {
     soft_receive_cq_.detach(*this, fd);
     if (&soft_initiator_cq_ != &soft_receive_cq_) soft_initiator_cq_.detach(*this, fd);
     progress_->remove(*this, fd);
+    if (soft_srq_ != nullptr) soft_srq_->leave(*this);
+    held_since_.store(0, std::memory_order_relaxed);
     if (cause.source != iwarp::Cause::Source::system) {
         link_->shut_write();
         progress_->linger(std::move(link_));
@@ -419,6 +427,7 @@ void QueuePair::end_stream() {
     receives_need_step_.exchange(1, std::memory_order_acq_rel);  // with do_post_receive()
     cancel_unconnected();
     hold_until_.reset();
+    relief_at_.reset();
     if (std::exchange(deadline_, std::nullopt)) progress_->clear_deadline(*this);
     if (const auto observer = observer_.lock()) observer->on_over(cause);
 }
@@ -432,6 +441,23 @@ void QueuePair::check_hold(Time at) {
     hold_until_.reset();
     connection_->release_hold();
     if (const auto observer = observer_.lock()) observer->on_established();
+}
+
+// A message that waits for a receive of the shared queue asks for one that stands still elsewhere.
+void QueuePair::check_relief(Time at) {
+    held_since_.store(connection_->held_since().value_or(Time{}).count(),
+                      std::memory_order_relaxed);
+    if (!connection_->is_paused()) {
+        relief_at_.reset();
+    } else if (!relief_at_ || at >= *relief_at_) {
+        if (relief_at_) soft_srq_->relieve(at);
+        relief_at_ = at + SharedReceiveQueue::kPatience;
+    }
+}
+
+std::optional<Time> QueuePair::held_since() const {
+    const Time since{held_since_.load(std::memory_order_relaxed)};
+    return since == Time{} ? std::nullopt : std::optional(since);
 }
 
 void QueuePair::update_interest() {
@@ -474,7 +500,9 @@ void QueuePair::count_traffic() {
 
 void QueuePair::update_deadline() {
     std::optional<Time> next = connection_->poll_deadline();
-    if (hold_until_ && (!next || *hold_until_ < *next)) next = hold_until_;
+    for (const std::optional<Time>& ours : {hold_until_, relief_at_}) {
+        if (ours && (!next || *ours < *next)) next = ours;
+    }
     if (next == deadline_) return;
     deadline_ = next;
     if (next) {

@@ -49,6 +49,7 @@ public:
     static constexpr unsigned kTransmit = 1;
     static constexpr unsigned kReceive = 2;
     static constexpr unsigned kIo = kTransmit | kReceive;
+    static constexpr unsigned kGiveWay = 64;
 
     QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
               std::shared_ptr<CompletionQueue> receive_cq,
@@ -80,6 +81,8 @@ public:
     // Member.
     void on_ready() override;
     void on_deadline() override;
+    // Since when a message under way holds a receive of the shared queue and stands still.
+    [[nodiscard]] std::optional<Time> held_since() const;
     [[nodiscard]] std::uint32_t wanted() const override;
     [[nodiscard]] Lease lease(Time at) const override;
 
@@ -121,6 +124,7 @@ private:
     void push(core::CompletionQueue& cq, core::Completion& completion);
     void handle_events();
     void check_hold(Time at);
+    void check_relief(Time at);
     void end_stream();
     void count_traffic();
     void update_interest();
@@ -161,10 +165,12 @@ private:
     bool steps_again_ = false;        // something came while the step was ending
     std::uint32_t queue_events_ = 0;  // what the completion queues' sets wait for
     std::optional<Time> hold_until_;
+    std::optional<Time> relief_at_;  // waits for a receive of the shared queue
     std::optional<Time> deadline_;
     iwarp::StreamCounters counted_;
 
-    std::atomic<std::uint32_t> wanted_{0};  // written by the stepper
+    std::atomic<std::uint32_t> wanted_{0};     // written by the stepper
+    std::atomic<std::int64_t> held_since_{0};  // likewise; 0: no receive is held
 };
 
 }  // namespace ndv::soft

@@ -93,10 +93,43 @@ bool SharedReceiveQueue::is_empty() const {
 bool SharedReceiveQueue::wait_for_receive(const std::shared_ptr<QueuePair>& qp) {
     const base::Lock lock(mutex_);
     if (ring_.count > 0) return false;
-    const bool is_known = std::ranges::any_of(
-        waiting_, [&qp](const std::weak_ptr<QueuePair>& weak) { return weak.lock() == qp; });
+    // By owner: a reference made here could be the last one, and its end needs this mutex.
+    const bool is_known =
+        std::ranges::any_of(waiting_, [&qp](const std::weak_ptr<QueuePair>& weak) {
+            return !weak.owner_before(qp) && !qp.owner_before(weak);
+        });
     if (!is_known) waiting_.push_back(qp);
     return true;
+}
+
+void SharedReceiveQueue::join(QueuePair& qp) {
+    const base::Lock lock(mutex_);
+    members_.push_back(&qp);
+}
+
+void SharedReceiveQueue::leave(const QueuePair& qp) {
+    const base::Lock lock(mutex_);
+    std::erase(members_, &qp);
+}
+
+void SharedReceiveQueue::relieve(Time at) {
+    std::shared_ptr<core::Object> first;  // let go of without the mutex
+    {
+        const base::Lock lock(mutex_);
+        if (ring_.count > 0) return;
+        Time since = at - kPatience;
+        QueuePair* found = nullptr;
+        for (QueuePair* const member : members_) {
+            const auto held = member->held_since();
+            if (!held || *held > since) continue;
+            since = *held;
+            found = member;
+        }
+        if (found != nullptr) first = found->weak_from_this().lock();
+    }
+    if (first) {
+        std::static_pointer_cast<QueuePair>(first)->step(QueuePair::kGiveWay, core::Budget::small);
+    }
 }
 
 std::uint32_t SharedReceiveQueue::depth() const {

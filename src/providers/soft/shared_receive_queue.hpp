@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The soft shared receive queue. Its receives are handed out under a mutex that is held for the
 // copy of one slot; a queue pair that finds none waits, and is stepped by the next receive posted.
+// While one waits, the message that has stood still for longest with a receive gives way.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -12,6 +14,7 @@
 #include "base/mutex.hpp"
 #include "core/shared_receive_queue.hpp"
 #include "iwarp/work_queue.hpp"
+#include "providers/soft/progress.hpp"
 
 namespace ndv::soft {
 
@@ -24,6 +27,14 @@ public:
                        core::RequestContexts* contexts, OnNotify on_notify);
     ~SharedReceiveQueue() override;
 
+    // What a message may stand still with a receive that another one waits for.
+    static constexpr Time kPatience = std::chrono::seconds(1);
+
+    // The connections that take receives: from attach() to their end.
+    void join(QueuePair& qp);
+    void leave(const QueuePair& qp);
+    // A message has waited for a receive: ends the connection that has stood still for longest.
+    void relieve(Time at);
     // From a stepper: moves the oldest receive into a queue of its own. False: there is none.
     [[nodiscard]] bool take(iwarp::ReceiveQueue& into);
     [[nodiscard]] bool is_empty() const;
@@ -60,6 +71,7 @@ private:
     std::uint32_t threshold_ NDV_GUARDED_BY(mutex_);
     bool is_armed_ NDV_GUARDED_BY(mutex_);
     std::vector<std::weak_ptr<QueuePair>> waiting_ NDV_GUARDED_BY(mutex_);
+    std::vector<QueuePair*> members_ NDV_GUARDED_BY(mutex_);  // they leave before they end
 };
 
 }  // namespace ndv::soft
