@@ -40,18 +40,18 @@ void Connection::take_pins_again() {
 void Connection::execute_local_request() {
     const std::uint32_t position = request_next_++;
     SendRequest& request = send_queue_[position];
-    const bool ends_memory = request.kind == RequestKind::invalidate;
-    if (ends_memory) let_pins_go();
+    // Also a bind or fast_register: one that meets the end of its region ends what it has made.
+    let_pins_go();
     const Status status = memory_.execute(request);
     if (status == Status::success) {
         request.progress = SendRequest::Progress::done;
-        if (ends_memory) take_pins_again();
+        take_pins_again();
         check_drained();
         return;
     }
     blame_request(position, status);
     fail(error::kLocalCatastrophic, false, BuiltFrames::send);
-    if (ends_memory) take_pins_again();
+    take_pins_again();
 }
 
 // The data of a read is placed; only then its sink may go.

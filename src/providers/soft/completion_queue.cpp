@@ -67,13 +67,19 @@ CompletionQueue::CompletionQueue(std::uint32_t depth, std::shared_ptr<Progress> 
       epoll_(std::move(epoll)),
       wake_(std::move(wake)) {}
 
-void CompletionQueue::attach(const std::shared_ptr<QueuePair>& qp, int fd, std::uint32_t events) {
+Expected<void> CompletionQueue::attach(const std::shared_ptr<QueuePair>& qp, int fd,
+                                       std::uint32_t events) {
     const base::Lock lock(mutex_);
-    members_[qp->id()] = qp;
     epoll_event event{};
     event.events = events;
     event.data.u64 = qp->id();
-    static_cast<void>(::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event));
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+        return fail(Status::insufficient_resources,
+                    "connect: the completion queue cannot watch another connection",
+                    "raise fs.epoll.max_user_watches, or close connections", errno);
+    }
+    members_[qp->id()] = qp;
+    return {};
 }
 
 void CompletionQueue::modify(const QueuePair& qp, int fd, std::uint32_t events) {

@@ -26,7 +26,8 @@ public:
                     base::Descriptor wake);
 
     // Connections come and go; `events` are level-triggered.
-    void attach(const std::shared_ptr<QueuePair>& qp, int fd, std::uint32_t events);
+    [[nodiscard]] Expected<void> attach(const std::shared_ptr<QueuePair>& qp, int fd,
+                                        std::uint32_t events);
     void modify(const QueuePair& qp, int fd, std::uint32_t events);
     void detach(const QueuePair& qp, int fd);
 

@@ -359,8 +359,13 @@ core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
     parts_->counters.active_connections.fetch_add(1, std::memory_order_relaxed);
     auto pending = std::make_shared<core::Operation>();
     qp->mark_connected();
-    pending->complete(qp->attach(std::move(link), config,
-                                 std::static_pointer_cast<Connector>(shared_from_this())));
+    auto attached = qp->attach(std::move(link), config,
+                               std::static_pointer_cast<Connector>(shared_from_this()));
+    if (!attached) {
+        on_over({});
+        qp->flush();
+    }
+    pending->complete(std::move(attached));
     return pending;
 }
 
@@ -419,7 +424,11 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
         parts_->progress->set_deadline(self, now() + parameters.timeout);
     }
     auto attached = mine->attach(std::move(link), config, self);
-    if (!attached) complete_operation(std::move(attached));
+    if (!attached) {
+        complete_operation(std::move(attached));
+        on_over({});
+        mine->flush();
+    }
     return pending;
 }
 

@@ -125,7 +125,14 @@ Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::Connec
     }
     wanted_.store(EPOLLIN, std::memory_order_relaxed);
     const auto self = std::static_pointer_cast<QueuePair>(shared_from_this());
-    if (auto added = progress_->add(self, fd); !added) {
+    auto added = soft_receive_cq_.attach(self, fd, EPOLLIN);
+    if (added && &soft_initiator_cq_ != &soft_receive_cq_) {
+        added = soft_initiator_cq_.attach(self, fd, EPOLLIN);
+    }
+    if (added) added = progress_->add(self, fd);
+    if (!added) {
+        soft_receive_cq_.detach(*this, fd);
+        soft_initiator_cq_.detach(*this, fd);
         const base::Lock lock(attach_mutex_);
         attachment_.reset();
         return added;
@@ -157,9 +164,9 @@ bool QueuePair::step(unsigned reasons, core::Budget budget) {
 
 bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     if ((reasons & kAttach) != 0) take_attachment();
-    if ((reasons & kFlush) != 0) is_flushed_.store(true, std::memory_order_release);
+    if ((reasons & kFlush) != 0) is_flushed_ = true;
     if (!connection_) {
-        if (is_flushed_.load(std::memory_order_relaxed)) {
+        if (is_flushed_) {
             set_state(core::QueuePairState::error);
             receives_need_step_.exchange(1, std::memory_order_acq_rel);  // with do_post_receive()
             cancel_unconnected();
@@ -168,7 +175,7 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     }
     const Time at = now();
     connection_->begin_step(at);
-    if (is_flushed_.load(std::memory_order_relaxed)) connection_->handle_flush();
+    if (is_flushed_) connection_->handle_flush();
     if ((reasons & kDisconnect) != 0) connection_->handle_disconnect();
     if ((reasons & kDeadline) != 0) check_hold(at);
     if ((reasons & kGiveWay) != 0) {
@@ -216,12 +223,7 @@ void QueuePair::take_attachment() {
         hold_until_ = now() + kHoldTime;
     }
     if (soft_srq_ != nullptr) soft_srq_->join(*this);
-    const auto self = std::static_pointer_cast<QueuePair>(shared_from_this());
     queue_events_ = EPOLLIN;
-    soft_receive_cq_.attach(self, link_->descriptor(), queue_events_);
-    if (&soft_initiator_cq_ != &soft_receive_cq_) {
-        soft_initiator_cq_.attach(self, link_->descriptor(), queue_events_);
-    }
 }
 
 bool QueuePair::transmit_some(core::Budget budget) {
@@ -374,7 +376,7 @@ void QueuePair::push(core::CompletionQueue& cq, core::Completion& completion) {
         if (completion.context_is_object) completion.contexts->retire(completion.context);
         completion.contexts->release();
     }
-    is_flushed_.store(true, std::memory_order_release);
+    is_flushed_ = true;
     if (connection_) connection_->handle_flush();
 }
 
@@ -408,7 +410,7 @@ void QueuePair::handle_events() {
 // The stream is over: the socket lingers without us, the queue pair stays for its completions.
 void QueuePair::end_stream() {
     set_state(core::QueuePairState::error);
-    is_flushed_.store(true, std::memory_order_release);
+    is_flushed_ = true;
     const iwarp::Cause cause = connection_->cause();
     count_traffic();
     connection_->end_step();

@@ -141,11 +141,13 @@ private:
     iwarp::ReceiveQueue receive_queue_;
 
     base::StateWord word_;
+    // acq_rel: what was written before a reason was given, the step that takes it sees.
     std::atomic<unsigned> reasons_{0};
+    // acq_rel: a connector that reserves sees what the one before it left behind (unreserve()).
     std::atomic<bool> is_reserved_{false};
-    std::atomic<bool> is_flushed_{false};
     // Reading is paused, or everything is cancelled at once: a new receive wants a step.
     std::atomic<std::uint32_t> receives_need_step_{0};
+    // relaxed: set before the connector says that it is connected, which orders it for who posts.
     std::atomic<std::uint16_t> outbound_read_limit_{0};
 
     // The hand-over from attach() to the stepper.
@@ -158,6 +160,7 @@ private:
     std::unique_ptr<Attachment> attachment_ NDV_GUARDED_BY(attach_mutex_);
 
     // Stepper.
+    bool is_flushed_ = false;
     std::unique_ptr<Link> link_;
     std::unique_ptr<iwarp::Connection> connection_;
     std::weak_ptr<StreamObserver> observer_;
@@ -169,8 +172,10 @@ private:
     std::optional<Time> deadline_;
     iwarp::StreamCounters counted_;
 
-    std::atomic<std::uint32_t> wanted_{0};     // written by the stepper
-    std::atomic<std::int64_t> held_since_{0};  // likewise; 0: no receive is held
+    // Written by the stepper. acq_rel: pairs with wanted(), by which the progress thread arms.
+    std::atomic<std::uint32_t> wanted_{0};
+    // Likewise; 0: no receive is held. relaxed: a number that others compare, nothing behind it.
+    std::atomic<std::int64_t> held_since_{0};
 };
 
 }  // namespace ndv::soft
