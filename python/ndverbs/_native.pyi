@@ -682,19 +682,21 @@ class MemoryRegion(_Object):
     def deregister(self) -> None:
         """End local and remote access and give the array back.
 
-        The tokens are dead, and no peer reads or writes the memory, when this returns.
+        The tokens are dead, and neither a peer nor a request of this side reads or writes the
+        memory, when this returns.
 
         Raises
         ------
         RdmaError
             INVALID_DEVICE_REQUEST: it is not registered.
         RdmaError
-            DEVICE_BUSY: windows are bound to it.
+            DEVICE_BUSY: windows are bound to it, or posted requests name it.
 
         Notes
         -----
         Gives the GIL up and waits, for microseconds, for whoever moves data of a connection right
-        now; never for a peer. `close` does the same.
+        now; never for a peer. `close` does the same and does not fail: requests that are posted
+        keep the memory and use it until they end, and the array is given back then.
 
         References
         ----------

@@ -71,7 +71,9 @@ Expected<void> MemoryRegion::register_buffer(BufferHold* hold, std::uint32_t rig
     return {};
 }
 
-Expected<void> MemoryRegion::deregister() {
+Expected<void> MemoryRegion::deregister() { return end_registration(false); }
+
+Expected<void> MemoryRegion::end_registration(bool is_forced) {
     BufferHold* hold = nullptr;
     {
         const base::Lock lock(mutex_);
@@ -85,6 +87,13 @@ Expected<void> MemoryRegion::deregister() {
                             " memory windows are bound to the region",
                         "invalidate or close them first");
         }
+        if (const std::uint32_t users = hold_->references() - 1; users > 0 && !is_forced) {
+            return fail(Status::device_busy,
+                        "deregister: posted requests name the region (segments: " +
+                            std::to_string(users) + ")",
+                        "take their completions first, flush the queue pair, or close() the "
+                        "region, which keeps the memory until they have ended");
+        }
         pd_->remove_range(tokens_.local);
         do_deregister(tokens_);
         hold = std::exchange(hold_, nullptr);
@@ -96,7 +105,7 @@ Expected<void> MemoryRegion::deregister() {
 }
 
 void MemoryRegion::do_close() {
-    if (is_registered()) static_cast<void>(deregister());
+    if (is_registered()) static_cast<void>(end_registration(true));
 }
 
 bool MemoryRegion::add_window() {

@@ -39,6 +39,10 @@ public:
     [[nodiscard]] bool is_writable() const { return is_writable_; }
 
     void add_reference() { count_.fetch_add(1, std::memory_order_relaxed); }
+    // 1: its region's, and no posted request names it. acquire: pairs with release().
+    [[nodiscard]] std::uint32_t references() const {
+        return count_.load(std::memory_order_acquire);
+    }
     void release() {
         // acq_rel: whoever gives the buffer back has seen all uses of it.
         if (count_.fetch_sub(1, std::memory_order_acq_rel) == 1) give_back();
@@ -82,7 +86,9 @@ public:
     // Takes over the caller's reference to `hold`, also when it fails.
     [[nodiscard]] Expected<void> register_buffer(BufferHold* hold, std::uint32_t rights);
     // The token is dead and remote access has ended before this returns. It waits for whoever
-    // steps a connection right now (microseconds), never for a peer.
+    // steps a connection right now (microseconds), never for a peer. Refused while posted requests
+    // name the region: its memory is the caller's own again when this has succeeded. close() does
+    // not fail; then a posted request keeps the memory until it ends.
     [[nodiscard]] Expected<void> deregister();
 
     [[nodiscard]] bool is_registered() const;
@@ -106,6 +112,8 @@ protected:
     void do_close() override;
 
 private:
+    [[nodiscard]] Expected<void> end_registration(bool is_forced);
+
     const std::shared_ptr<ProtectionDomain> pd_;
     mutable base::Mutex mutex_;
     BufferHold* hold_ NDV_GUARDED_BY(mutex_) = nullptr;

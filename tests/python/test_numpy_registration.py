@@ -319,12 +319,12 @@ def test_rights_of_a_region_are_those_that_were_asked_for(pd):
 # ---- a request in flight keeps the export -------------------------------------------------------
 
 
-def test_deregistered_buffer_stays_exported_until_its_receive_retires(pair):
+def test_closed_buffer_stays_exported_until_its_receive_retires(pair):
     buffer = bytearray(8)
     region = pair.near.pd.register(buffer, nd.Access.LOCAL_WRITE)
     pair.near.qp.receive(region)
 
-    region.deregister()
+    region.close()
     with pytest.raises(BufferError):
         buffer.append(1)
 
@@ -333,7 +333,7 @@ def test_deregistered_buffer_stays_exported_until_its_receive_retires(pair):
     buffer.append(1)
 
 
-def test_message_lands_in_a_buffer_that_was_deregistered_after_posting(pair):
+def test_message_lands_in_a_buffer_whose_region_was_closed_after_posting(pair):
     buffer = bytearray(8)
     region = pair.near.pd.register(buffer, nd.Access.LOCAL_WRITE)
     pair.near.qp.receive(region)

@@ -95,8 +95,10 @@ def test_innermost_region_is_chosen(pair):
     inner = pair.near.pd.register(array[20:30], nd.Access.LOCAL_WRITE)
     pair.near.qp.receive(array[22:25])
 
-    inner.deregister()
-    outer.deregister()  # either may go: the request holds the memory that it named
+    outer.deregister()
+    with pytest.raises(nd.RdmaError) as caught:
+        inner.deregister()  # the one that the request names
+    assert caught.value.status == nd.Status.DEVICE_BUSY
     pair.near.flush()
     assert pair.near.received().status == nd.Status.CANCELLED
 
