@@ -183,7 +183,10 @@ class Result(tuple[Any, ...]):
         """The immediate value that came along, or None."""
     @property
     def detail(self) -> str | None:
-        """A sentence from the device, the peer (its Terminate message) or the system, or None."""
+        """A sentence from the device, the peer (its Terminate message) or the system, or None.
+
+        Of a CANCELLED request: why its connection ended, where nothing else is known of it.
+        """
 
 @final
 class Segment:
@@ -1035,7 +1038,8 @@ class QueuePair(_Object):
     - RdmaError with NO_MORE_ENTRIES: the queue is full,
     - RdmaError with BUFFER_OVERFLOW: more bytes than ``info.max_transfer_length``, or inline more
       than ``inline_size``,
-    - RdmaError with CONNECTION_INVALID (not receive): not connected, or not any more,
+    - RdmaError with CONNECTION_INVALID (not receive): not connected; a ConnectionResetError or
+      ConnectionAbortedError when the connection has ended, by the peer or by this side,
     - TypeError: an argument of another kind.
 
     With the flag DEFER a request may wait for the next one that is posted without it; a posting

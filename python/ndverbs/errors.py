@@ -42,7 +42,8 @@ class RdmaError(OSError):
     posted : int or None
         How many rows `QueuePair.post_many` posted before the one that it is about.
     errno : int or None
-        ``os_error``, None where no system call was involved.
+        ``os_error``, None where no system call was involved. Of a request on a connection that has
+        ended: ECONNRESET when the peer or the network ended it, ECONNABORTED when this side did.
     """
 
     status: Status

@@ -42,10 +42,7 @@ Error common_error(Status status, const std::string& name, const QueuePair& qp) 
     if (status == Status::file_forced_closed) {
         error.what = name + ": the queue pair, or what the request is about, is closed";
     } else if (status == Status::connection_invalid) {
-        error.what = qp.state() == QueuePairState::error
-                         ? name + ": the queue pair's connection has ended"
-                         : name + ": the queue pair is not connected";
-        error.hint = "connect and complete_connect, or accept, before posting";
+        error = qp.not_connected(name);
     } else if (status == Status::no_more_entries) {
         error.what = name + ": the initiator queue is full (" +
                      std::to_string(qp.limits().initiator_queue_depth) + " requests outstanding)";

@@ -166,6 +166,20 @@ Status QueuePair::post_receive(const ReceiveRequest& request) {
     return posted;
 }
 
+Error QueuePair::not_connected(const std::string& name) const {
+    Error error{Status::connection_invalid, {}, {}, 0};
+    if (state() != QueuePairState::error) {
+        error.what = name + ": the queue pair is not connected";
+        error.hint = "connect and complete_connect, or accept, before posting";
+        return error;
+    }
+    const std::string why = detail_text(cause());
+    error.what = name + ": the queue pair's connection has ended" + (why.empty() ? "" : ": " + why);
+    error.hint = "a queue pair lives for one connection: create another";
+    error.os_error = error_number_of(cause());
+    return error;
+}
+
 Error QueuePair::explain(Status status, const WorkRequest& request) const {
     const std::string name = operation_name(request);
     const std::uint64_t length = total_length(request.segments);
@@ -206,14 +220,7 @@ Error QueuePair::explain(Status status, const WorkRequest& request) const {
             error.hint = "create_qp(max_initiator_sge=...), or post several requests";
             break;
         case Status::connection_invalid:
-            if (state() == QueuePairState::error) {
-                error.what = name + ": the queue pair's connection has ended";
-                error.hint = "a queue pair lives for one connection: create another";
-            } else {
-                error.what = name + ": the queue pair is not connected";
-                error.hint = "connect and complete_connect, or accept, before posting";
-            }
-            break;
+            return not_connected(name);
         case Status::no_more_entries:
             error.what = name + ": the initiator queue is full (" +
                          std::to_string(limits_.initiator_queue_depth) + " requests outstanding)";

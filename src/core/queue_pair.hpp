@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "base/expected.hpp"
 #include "base/live.hpp"
 #include "core/completion_queue.hpp"
+#include "core/detail.hpp"
 #include "core/mapping.hpp"
 #include "core/memory.hpp"
 #include "core/object.hpp"
@@ -59,6 +61,12 @@ public:
     // Cancels everything posted; terminal. Asynchronous: completions follow.
     virtual void flush() = 0;
 
+    // Why the connection ended: what was noted first. Source none before that.
+    [[nodiscard]] Detail cause() const {
+        return unpacked(cause_.load(std::memory_order_acquire));  // pairs with note_cause()
+    }
+    // The error of a request that needs a connection: it has ended, and why, or has not begun.
+    [[nodiscard]] Error not_connected(const std::string& name) const;
     [[nodiscard]] QueuePairState state() const { return state_.load(std::memory_order_acquire); }
     [[nodiscard]] const std::shared_ptr<ProtectionDomain>& pd() const { return pd_; }
     [[nodiscard]] const std::shared_ptr<CompletionQueue>& receive_cq() const { return receive_cq_; }
@@ -90,6 +98,11 @@ protected:
     [[nodiscard]] virtual Status do_fast_register(const FastRegisterRequest& request);
     [[nodiscard]] virtual Status do_bind(const BindRequest& request);
     [[nodiscard]] virtual Status do_invalidate(const InvalidateRequest& request);
+    // Before the state shows the end. What comes later is a consequence, and not noted.
+    void note_cause(const Detail& cause) {
+        std::uint64_t none = 0;
+        cause_.compare_exchange_strong(none, packed(cause), std::memory_order_acq_rel);
+    }
     void set_state(QueuePairState state) { state_.store(state, std::memory_order_release); }
     // idle to connected, unless it was flushed meanwhile.
     void connect_state() {
@@ -109,6 +122,7 @@ private:
     RequestContexts* const contexts_;  // one reference
     std::shared_ptr<SharedReceiveQueue> srq_;
     std::atomic<QueuePairState> state_{QueuePairState::idle};
+    std::atomic<std::uint64_t> cause_{0};  // a Detail
 };
 
 }  // namespace ndv::core

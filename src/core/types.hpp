@@ -63,16 +63,39 @@ struct Segment {
     std::uint32_t token = 0;
 };
 
-// Why a request failed, as far as anybody knows.
+// How a connection ended where no Terminate, system call or device says it.
+enum class End : std::uint8_t {
+    none,
+    peer_closed,   // in order
+    lost,          // the peer closed it, or it broke: the device does not tell
+    not_made,      // refused or given up before it was complete
+    timed_out,     // not complete in time
+    disconnected,  // by this side, in order
+    flushed,       // by this side's QueuePair.flush()
+    closed,        // by this side: queue pair, connector or adapter
+    overrun,       // of a completion queue
+};
+
+// Why a request failed, or a connection ended, as far as anybody knows.
 struct Detail {
     // local: our protocol engine; peer: its Terminate; system: errno; device: an RDMA device
-    enum class Source : std::uint8_t { none, local, peer, system, device };
+    enum class Source : std::uint8_t { none, local, peer, system, device, end };
     Source source = Source::none;
     std::uint8_t layer = 0;  // RDMAP 0, DDP 1, LLP 2 (RFC 5040 section 4.8)
     std::uint8_t error_type = 0;
-    std::uint8_t code = 0;           // device: ibv_wc_status
+    std::uint8_t code = 0;           // device: ibv_wc_status; end: an End
     std::uint16_t os_error = 0;      // errno when source is system
     std::uint32_t vendor_error = 0;  // device: the vendor's own code
+
+    [[nodiscard]] static constexpr Detail of(End end) {
+        Detail out;
+        out.source = Source::end;
+        out.code = static_cast<std::uint8_t>(end);
+        return out;
+    }
+    [[nodiscard]] constexpr bool is(End end) const {
+        return source == Source::end && code == static_cast<std::uint8_t>(end);
+    }
 };
 
 // What the binding hangs on a queue pair: contexts that are objects. Counted by the queue pair and

@@ -107,6 +107,7 @@ QueuePair::QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
 QueuePair::~QueuePair() {
     if (is_foreign()) return;
     // Nobody steps any more: the last reference is gone. What was posted still ends.
+    note_cause(core::Detail::of(core::End::closed));
     static_cast<void>(step_once(kFlush, core::Budget::small));
 }
 
@@ -144,13 +145,19 @@ Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::Connec
 void QueuePair::mark_connected() { connect_state(); }
 
 void QueuePair::disconnect() {
+    note_cause(core::Detail::of(core::End::disconnected));
     set_state(core::QueuePairState::error);  // no new requests; those posted still go out
     step(kDisconnect | kIo, core::Budget::large);
 }
 
-void QueuePair::flush() { step(kFlush, core::Budget::large); }
+void QueuePair::flush() { end(core::End::flushed); }
 
-void QueuePair::do_close() { step(kFlush, core::Budget::large); }
+void QueuePair::do_close() { end(core::End::closed); }
+
+void QueuePair::end(core::End why) {
+    note_cause(core::Detail::of(why));
+    step(kFlush, core::Budget::large);
+}
 
 bool QueuePair::step(unsigned reasons, core::Budget budget) {
     reasons_.fetch_or(reasons, std::memory_order_acq_rel);
@@ -189,8 +196,13 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     }
     // No pin from here on: the end of a request may end memory, which waits for pins.
     connection_->end_step();
-    // Whoever polls a cancelled request finds the queue pair in error.
-    if (connection_->is_over()) set_state(core::QueuePairState::error);
+    // Whoever polls a cancelled request finds the queue pair in error, and why.
+    if (connection_->is_over()) {
+        if (connection_->cause().source != iwarp::Cause::Source::none) {
+            note_cause(detail_of(connection_->cause()));
+        }
+        set_state(core::QueuePairState::error);
+    }
     deliver_completions();
     handle_events();
     if (connection_) {
@@ -219,6 +231,7 @@ void QueuePair::take_attachment() {
     iwarp::ReceiveSupply* const supply = soft_srq_ == nullptr ? nullptr : this;
     connection_ =
         std::make_unique<iwarp::Connection>(config, send_queue_, receive_queue_, memory_, supply);
+    has_begun_ = config.is_initiator;
     if (!config.is_initiator && config.rtr == iwarp::RtrKind::none) {
         hold_until_ = now() + kHoldTime;
     }
@@ -322,6 +335,10 @@ void QueuePair::complete(const iwarp::StreamCompletion& done) {
     core::Completion out;
     out.status = done.status;
     out.detail = detail_of(done.cause);
+    // A flush in the engine's eyes, which knows nothing of what is around it.
+    if (done.status == Status::cancelled && out.detail.source == core::Detail::Source::none) {
+        out.detail = cause();
+    }
     bool is_silent = false;
     if (done.is_receive) {
         iwarp::ReceiveRequest& request = receive_queue_[done.position];
@@ -376,6 +393,7 @@ void QueuePair::push(core::CompletionQueue& cq, core::Completion& completion) {
         if (completion.context_is_object) completion.contexts->retire(completion.context);
         completion.contexts->release();
     }
+    note_cause(core::Detail::of(core::End::overrun));
     is_flushed_ = true;
     if (connection_) connection_->handle_flush();
 }
@@ -389,7 +407,9 @@ void QueuePair::handle_events() {
         hold_until_.reset();
         connection_->release_hold();
     }
+    if (has_begun) has_begun_ = true;
     if (has_begun && observer) observer->on_established();
+    if (events.peer_closed) note_cause(core::Detail::of(core::End::peer_closed));
     if (events.peer_closed && !events.over) {
         // Nobody listens for the disconnect: then completions must tell it.
         if (!observer || !observer->on_peer_closed()) {
@@ -442,6 +462,7 @@ void QueuePair::check_hold(Time at) {
     }
     hold_until_.reset();
     connection_->release_hold();
+    has_begun_ = true;
     if (const auto observer = observer_.lock()) observer->on_established();
 }
 

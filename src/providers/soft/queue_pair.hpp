@@ -74,6 +74,8 @@ public:
     void mark_connected();
     // Graceful: everything posted goes out, then FIN; on_drained() follows.
     void disconnect();
+    // A flush for this reason.
+    void end(core::End why);
 
     [[nodiscard]] bool transmit(core::Budget budget) override { return step(kTransmit, budget); }
     void flush() override;
@@ -166,6 +168,7 @@ private:
     std::weak_ptr<StreamObserver> observer_;
     bool ends_records_ = false;       // small segments: start each batch at a segment boundary
     bool steps_again_ = false;        // something came while the step was ending
+    bool has_begun_ = false;          // of the initiator there was something, or we are it
     std::uint32_t queue_events_ = 0;  // what the completion queues' sets wait for
     std::optional<Time> hold_until_;
     std::optional<Time> relief_at_;  // waits for a receive of the shared queue

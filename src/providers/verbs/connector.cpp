@@ -62,7 +62,7 @@ Connector::~Connector() {
 }
 
 void Connector::Aftermath::run() {
-    if (to_end) to_end->end();
+    if (to_end) to_end->end(why);
     if (to_unreserve) to_unreserve->unreserve();
     id.reset();
     if (operation) operation->complete(std::move(outcome));

@@ -62,6 +62,7 @@ private:
         Expected<void> outcome;
         OnDisconnect tell;
         std::shared_ptr<QueuePair> to_end;
+        core::End why = core::End::closed;  // of to_end
         std::shared_ptr<QueuePair> to_unreserve;
         std::shared_ptr<CmId> id;  // dropped: destroyed on the worker thread
         void run();

@@ -39,8 +39,6 @@ struct Remains {
     }
 };
 
-constexpr std::uint64_t kHasFailed = 1ULL << 63U;
-
 }  // namespace
 
 HardwareQueuePair::HardwareQueuePair(std::shared_ptr<AdapterParts> parts,
@@ -148,6 +146,7 @@ QueuePair::QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
 
 QueuePair::~QueuePair() {
     if (is_foreign() || !hardware_) return;
+    note_cause(core::Detail::of(core::End::closed));
     remove_from_queues(*hardware_);
     // What was posted still ends; its buffers stay until the device has let go of them.
     for (const bool is_receive : {false, true}) {
@@ -242,13 +241,12 @@ void QueuePair::note_end(const ibv_wc& done, bool is_flush) {
     if (done.status == IBV_WC_SUCCESS) return;
     if (is_flush) {
         if (is_flushed_.load(std::memory_order_acquire)) return;
+        note_cause(core::Detail::of(core::End::lost));
         set_state(core::QueuePairState::error);
         request_tick(kEnd);
         return;
     }
-    std::uint64_t none = 0;
-    failure_.compare_exchange_strong(none, kHasFailed | (std::uint64_t{done.vendor_err} << 8U) |
-                                               static_cast<std::uint8_t>(done.status));
+    note_cause(detail_of(done));
     set_state(core::QueuePairState::error);
     request_tick(kBroken);
 }
@@ -329,6 +327,7 @@ void QueuePair::push(bool is_receive, core::Completion& done) {
         if (done.context_is_object) done.contexts->retire(done.context);
         done.contexts->release();
     }
+    note_cause(core::Detail::of(core::End::overrun));
     set_state(core::QueuePairState::error);
     request_tick(kBroken);
 }
@@ -336,12 +335,7 @@ void QueuePair::push(bool is_receive, core::Completion& done) {
 core::Completion QueuePair::cancelled() const {
     core::Completion out;
     out.status = Status::cancelled;
-    const std::uint64_t failure = failure_.load(std::memory_order_acquire);
-    if (failure != 0) {
-        out.detail.source = core::Detail::Source::device;
-        out.detail.code = static_cast<std::uint8_t>(failure);
-        out.detail.vendor_error = static_cast<std::uint32_t>(failure >> 8U);
-    }
+    out.detail = cause();
     return out;
 }
 

@@ -117,8 +117,8 @@ public:
 
     [[nodiscard]] bool transmit(core::Budget) override { return false; }
     void flush() override;
-    // A flush that the connector has decided on.
-    void end();
+    // A flush that the connector has decided on, and why.
+    void end(core::End why);
 
     // Member: what has to be done away from the caller's thread.
     void on_ready() override {}
@@ -141,7 +141,7 @@ private:
     [[nodiscard]] Status do_fast_register(const core::FastRegisterRequest& request) override;
     [[nodiscard]] Status do_bind(const core::BindRequest& request) override;
     [[nodiscard]] Status do_invalidate(const core::InvalidateRequest& request) override;
-    void do_close() override { flush(); }
+    void do_close() override;
 
     // Places for so many requests; false: the queue is full.
     [[nodiscard]] bool has_places(std::uint32_t count);
@@ -212,8 +212,7 @@ private:
     // Consumers: under the harvest mutex of the queue.
     ShadowQueue initiated_;
     ShadowQueue receives_;
-    bool has_failed_request_ = false;        // of the initiator queue
-    std::atomic<std::uint64_t> failure_{0};  // what broke the queue pair, packed
+    bool has_failed_request_ = false;  // of the initiator queue
 
     std::atomic<bool> is_reserved_{false};
     std::atomic<bool> is_flushed_{false};  // nothing reaches the hardware any more

@@ -105,7 +105,7 @@ void QueuePair::unreserve() {
 void QueuePair::renew() {
     auto fresh = make_hardware();
     if (!fresh) {
-        end();
+        end(core::End::lost);
         return;
     }
     const std::shared_ptr<HardwareQueuePair> old = hardware();
@@ -121,7 +121,7 @@ void QueuePair::renew() {
             is_lost = is_lost || post_receive_to_hardware(position) != 0;
         }
     });
-    if (is_lost) end();
+    if (is_lost) end(core::End::lost);
 }
 
 bool QueuePair::is_hardware_in_error() const {
@@ -134,16 +134,23 @@ bool QueuePair::is_hardware_in_error() const {
 }
 
 void QueuePair::disconnect() {
+    note_cause(core::Detail::of(core::End::disconnected));
     set_state(core::QueuePairState::error);  // no new requests; those posted still go out
     request_tick(kDrain);
 }
 
 void QueuePair::flush() {
-    end();
+    end(core::End::flushed);
     request_tick(kTell);
 }
 
-void QueuePair::end() {
+void QueuePair::do_close() {
+    end(core::End::closed);
+    request_tick(kTell);
+}
+
+void QueuePair::end(core::End why) {
+    note_cause(core::Detail::of(why));
     set_state(core::QueuePairState::error);
     {
         // No post is under way, and none reaches the hardware from here on.
@@ -175,7 +182,7 @@ void QueuePair::request_tick(unsigned reasons) {
 
 void QueuePair::on_deadline() {
     const unsigned reasons = reasons_.exchange(0, std::memory_order_acq_rel);
-    if ((reasons & (kBroken | kEnd)) != 0) end();
+    if ((reasons & (kBroken | kEnd)) != 0) end(core::End::lost);
     if ((reasons & kBroken) != 0) {
         if (const auto told = observer()) told->on_broken();
     }
