@@ -1404,7 +1404,7 @@ class QueuePair(_Object):
         NdkInvalidate.
         """
     def flush(self) -> None:
-        """Cancel everything posted; the queue pair is over.
+        """Cancel everything posted; the queue pair is over, and `on_disconnect` is called.
 
         The requests end with CANCELLED, a little later.
 
@@ -1533,7 +1533,8 @@ class Connector(_Object):
         ----------
         on_disconnect : callable, optional
             Called once, on the adapter's callback thread, when the connection ends for any reason
-            but our own disconnect or close.
+            but our own disconnect or close: also when a completion queue overruns or the queue
+            pair is flushed.
         timeout : float, optional
             Seconds.
 

@@ -197,9 +197,36 @@ ConnectorState Connector::state() const {
     return state_;
 }
 
-bool ConnectorQueue::is_full() const {
+bool Connector::is_withdrawn() const {
     const base::Lock lock(mutex_);
-    return waiting_.size() >= kMost;
+    return is_withdrawn_;
+}
+
+void Connector::set_on_withdrawn(std::function<void()> function) {
+    {
+        const base::Lock lock(mutex_);
+        if (!is_withdrawn_) {
+            on_withdrawn_ = std::move(function);
+            return;
+        }
+    }
+    if (function) function();
+}
+
+bool ConnectorQueue::is_full(std::size_t most) {
+    std::vector<std::shared_ptr<Connector>> gone;  // their ends need no lock of ours
+    const base::Lock lock(mutex_);
+    if (waiting_.size() < most) return false;
+    for (auto& connector : waiting_) {
+        if (connector->is_withdrawn()) gone.push_back(std::move(connector));
+    }
+    std::erase(waiting_, nullptr);
+    return waiting_.size() >= most;
+}
+
+std::size_t ConnectorQueue::size() const {
+    const base::Lock lock(mutex_);
+    return waiting_.size();
 }
 
 bool ConnectorQueue::push(std::shared_ptr<Connector> connector) {

@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/expected.hpp"
@@ -131,24 +132,42 @@ public:
     [[nodiscard]] Expected<SocketAddress> peer_address() const;
     [[nodiscard]] ConnectorState state() const;
 
+    // Passive, until it is answered: the peer has taken its request back. Accept and reject fail
+    // with CONNECTION_ABORTED then.
+    [[nodiscard]] bool is_withdrawn() const;
+    // Called once when that happens, from any thread, or at once when it has; not when an answer
+    // finds it out. One at most; an empty one ends it.
+    void set_on_withdrawn(std::function<void()> function);
+
 protected:
     // The providers': what every connector has, and the mutex that guards the rest of theirs, too.
     explicit Connector(ConnectorState state) : state_(state) {}
+    // The request is withdrawn; returns what is to be called without the mutex.
+    [[nodiscard]] std::function<void()> note_withdrawn() NDV_REQUIRES(mutex_) {
+        is_withdrawn_ = true;
+        return std::exchange(on_withdrawn_, nullptr);
+    }
 
     mutable base::Mutex mutex_;
     ConnectorState state_ NDV_GUARDED_BY(mutex_);
     std::optional<ConnectionData> data_ NDV_GUARDED_BY(mutex_);
     std::optional<SocketAddress> local_ NDV_GUARDED_BY(mutex_);
     std::optional<SocketAddress> peer_ NDV_GUARDED_BY(mutex_);
+
+private:
+    bool is_withdrawn_ NDV_GUARDED_BY(mutex_) = false;
+    std::function<void()> on_withdrawn_ NDV_GUARDED_BY(mutex_);
 };
 
 // Requests that wait for whoever takes them: a listener's, of any provider.
 class ConnectorQueue {
 public:
-    // Over this, requests are turned away (NDK has no backlog of its own).
+    // Over this, requests are turned away (NDK has no backlog of its own). Those that were
+    // withdrawn give way first.
     static constexpr std::size_t kMost = 1024;
 
-    [[nodiscard]] bool is_full() const;
+    [[nodiscard]] bool is_full(std::size_t most = kMost);
+    [[nodiscard]] std::size_t size() const;
     // Tells on_connect. False when full or closed: the connector was not taken over.
     [[nodiscard]] bool push(std::shared_ptr<Connector> connector);
     // Null when the time is over and no request came.

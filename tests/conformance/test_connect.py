@@ -338,6 +338,8 @@ def test_complete_connect_fails_when_the_peer_gave_up(idle_ends):
     assert refusal(accepted.result, LIMIT) == nd.Status.IO_TIMEOUT
 
     assert refusal(near.connector.complete_connect) == nd.Status.CONNECTION_ABORTED
+    assert near.connector.state == "disconnected"
+    assert near.stats()["connect_failure"] == 1
 
 
 def test_accept_fails_when_the_peer_gave_up(idle_ends):
@@ -347,6 +349,7 @@ def test_accept_fails_when_the_peer_gave_up(idle_ends):
     assert refusal(connected.result, LIMIT) == nd.Status.IO_TIMEOUT
 
     assert refusal(near.incoming.accept, near.qp) == nd.Status.CONNECTION_ABORTED
+    assert near.stats()["connect_failure"] == 1
 
 
 def test_reject_says_that_the_peer_gave_up(idle_ends):
@@ -395,9 +398,26 @@ def test_accept_that_nobody_waits_for_ends_at_its_timeout(idle_ends):
 
     assert refusal(operation.wait, LIMIT) == nd.Status.IO_TIMEOUT
     assert near.incoming.state == "disconnected"
-    assert near.received().status == nd.Status.CANCELLED
+    done = near.received()
+    assert done.status == nd.Status.CANCELLED
+    assert done.detail == "the peer did not complete the connection in time"
     assert near.state() == "error"
     assert near.stats()["connect_failure"] == 1
+    begun.result(LIMIT)
+
+
+def test_flush_ends_an_accept_and_does_not_blame_the_peer(idle_ends):
+    near, far = idle_ends.near, idle_ends.far
+    begun = far.begin("begin_connect", near.listen(), peer_to_peer=True)
+    near.take_request()
+    operation = near.incoming._start_accept(near.qp, timeout=LIMIT)
+
+    near.flush()
+
+    with pytest.raises(ConnectionAbortedError, match="the queue pair was flushed"):
+        operation.wait(LIMIT)
+    assert near.incoming.state == "disconnected"
+    assert near.stats()["connect_failure"] == 0
     begun.result(LIMIT)
 
 

@@ -250,7 +250,13 @@ def test_death_of_the_peer_cancels_receives_without_a_handler(mortal):
 
     far.process.kill()
 
-    assert near.completion("receive", 5).status == nd.Status.CANCELLED
+    done = near.completion("receive", 5)
+    assert done.status == nd.Status.CANCELLED
+    assert done.detail
+    with pytest.raises(ConnectionResetError) as caught:
+        near.send()
+    assert caught.value.status == nd.Status.CONNECTION_INVALID
+    assert done.detail in str(caught.value)
 
 
 def test_death_of_the_peer_ends_a_read(mortal):

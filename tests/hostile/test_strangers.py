@@ -171,6 +171,7 @@ def test_a_peer_that_need_not_speak_and_resets_ends_the_accept(victim):
     stream.peer.reset()
     with pytest.raises(nd.RdmaConnectionAbortedError):
         accepting.wait(20)
+    assert not stream.disconnected.is_set()
     assert victim.adapter.stats()["connect_failure"] == 1
 
 

@@ -96,7 +96,8 @@ Expected<std::shared_ptr<QueuePair>> Connector::claim(const std::shared_ptr<core
     if (parameters.private_data.size() > kMaxPrivateData) {
         return fail(Status::invalid_buffer_size,
                     "private_data has " + std::to_string(parameters.private_data.size()) +
-                        " bytes; at most " + std::to_string(kMaxPrivateData) + " fit");
+                        " bytes; at most " + std::to_string(kMaxPrivateData) + " fit",
+                    "see adapter.info");
     }
     const core::AdapterInfo& info = qp->pd()->info();
     if (parameters.inbound_read_limit > info.max_inbound_read_limit ||
@@ -149,18 +150,18 @@ core::Pending Connector::start_connect(std::shared_ptr<core::QueuePair> qp,
     peer_ = parameters.peer;
     data_.reset();
     handshake_ = iwarp::Handshake::initiator(offer_of(parameters));
-    state_ = State::connecting;
-    operation_ = std::make_shared<core::Operation>();
-    auto pending = operation_;
     is_tcp_connected_ = false;
     wanted_.store(EPOLLOUT, std::memory_order_release);
     const auto self = std::static_pointer_cast<Connector>(shared_from_this());
     if (auto added = parts_->progress->add(self, link_->descriptor()); !added) {
-        finish_connect(Unexpected{added.error()});
-        return pending;
+        Aftermath none;  // there is no operation yet: the call itself fails
+        finish_connect(Unexpected{added.error()}, none);
+        return Unexpected{added.error()};
     }
+    state_ = State::connecting;
+    operation_ = std::make_shared<core::Operation>();
     parts_->progress->set_deadline(self, now() + parameters.timeout);
-    return pending;
+    return operation_;
 }
 
 Expected<void> Connector::open_socket(const core::ConnectParameters& parameters) {
@@ -211,29 +212,63 @@ Expected<void> Connector::open_socket(const core::ConnectParameters& parameters)
     return {};
 }
 
-void Connector::on_ready() {
+void Connector::watch() {
     const base::Lock lock(mutex_);
-    if (state_ != State::connecting || !link_) return;
+    if (state_ != State::incoming || !link_) return;
+    wanted_.store(EPOLLIN, std::memory_order_release);
+    // Unwatched it is looked at when it is answered.
+    static_cast<void>(parts_->progress->add(std::static_pointer_cast<Connector>(shared_from_this()),
+                                            link_->descriptor()));
+}
+
+void Connector::on_ready() {
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        if (state_ == State::connecting && link_) advance_connect(after);
+        if (state_ == State::incoming && link_ && is_void()) after.tell = withdraw();
+    }
+    after.run();
+}
+
+// Nothing may follow a request before its reply: bytes or an end mean that it is void.
+bool Connector::is_void() const {
+    std::byte byte;
+    const ssize_t seen = ::recv(link_->descriptor(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return seen >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
+// Passive: the peer has taken its request back; nothing of it is kept but what it said.
+std::function<void()> Connector::withdraw() {
+    parts_->progress->remove(*this, link_->descriptor());
+    parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
+    link_.reset();
+    return note_withdrawn();
+}
+
+void Connector::advance_connect(Aftermath& after) {
     if (!is_tcp_connected_) {
         int os_error = 0;
         socklen_t length = sizeof os_error;
         ::getsockopt(link_->descriptor(), SOL_SOCKET, SO_ERROR, &os_error, &length);
         if (os_error != 0) {
             const Status status = status_of(os_error);
-            finish_connect(fail(
-                status,
-                "connect to " + peer_->text() + " failed: " + std::string(status_meaning(status)),
-                os_error == ECONNREFUSED ? "is the listener running?" : "", os_error));
+            finish_connect(
+                fail(status,
+                     "connect to " + peer_->text() +
+                         " failed: " + std::string(status_meaning(status)),
+                     os_error == ECONNREFUSED ? "is the listener running?" : "", os_error),
+                after);
             return;
         }
         is_tcp_connected_ = true;
         parts_->local_buffers.apply(link_->descriptor());
         local_ = local_address_of(link_->descriptor());
     }
-    drive_handshake();
+    drive_handshake(after);
 }
 
-void Connector::drive_handshake() {
+void Connector::drive_handshake(Aftermath& after) {
     using Outcome = iwarp::Handshake::Outcome;
     while (true) {
         LinkResult result;
@@ -258,7 +293,8 @@ void Connector::drive_handshake() {
             finish_connect(fail(status,
                                 "connect: " + peer_->text() +
                                     " closed the connection before it answered the MPA request",
-                                "is it an RDMA listener, and is it accepting?", result.os_error));
+                                "is it an RDMA listener, and is it accepting?", result.os_error),
+                           after);
             return;
         }
         const Outcome outcome = handshake_->outcome();
@@ -267,16 +303,16 @@ void Connector::drive_handshake() {
         data_ =
             core::ConnectionData{agreement.ird, agreement.ord, copy_of(handshake_->private_data())};
         if (outcome == Outcome::agreed) {
-            finish_connect({});
+            finish_connect({}, after);
         } else {
-            finish_connect(handshake_failure(outcome, peer_->text()));
+            finish_connect(handshake_failure(outcome, peer_->text()), after);
         }
         return;
     }
 }
 
 // The attempt is over, well or not; the link leaves the progress thread's set.
-void Connector::finish_connect(Expected<void> outcome) {
+void Connector::finish_connect(Expected<void> outcome, Aftermath& after) {
     parts_->progress->clear_deadline(*this);
     if (link_) parts_->progress->remove(*this, link_->descriptor());
     if (outcome) {
@@ -291,8 +327,8 @@ void Connector::finish_connect(Expected<void> outcome) {
         if (qp_) qp_->unreserve();
         qp_.reset();
     }
-    // Whoever waits is told without our mutex mattering: completion only wakes and enqueues.
-    if (const auto done = std::exchange(operation_, nullptr)) done->complete(std::move(outcome));
+    after.operation = std::exchange(operation_, nullptr);
+    after.outcome = std::move(outcome);
 }
 
 void Connector::drop_link() {
@@ -327,6 +363,22 @@ iwarp::ConnectionConfig Connector::stream_config(bool is_initiator) const {
     return config;
 }
 
+// The stream belongs to the queue pair from here on, unless it cannot be had.
+Expected<void> Connector::hand_over(QueuePair& qp, std::unique_ptr<Link> link,
+                                    const iwarp::ConnectionConfig& config) {
+    auto attached =
+        qp.attach(std::move(link), config, std::static_pointer_cast<Connector>(shared_from_this()));
+    if (attached) return {};
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
+        end(Unexpected{attached.error()}, core::End::not_made, after);
+    }
+    after.run();
+    return attached;
+}
+
 core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
     std::shared_ptr<QueuePair> qp;
     std::unique_ptr<Link> link;
@@ -337,36 +389,37 @@ core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
             return core::wrong_connector_state("complete_connect", state_,
                                                "call it once, after connect()");
         }
+        qp = qp_;
         if (peer_is_gone()) {
             state_ = State::disconnected;
+            parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
             drop_link();
-            qp = std::exchange(qp_, nullptr);
         } else {
-            state_ = State::connected;
-            is_active_ = true;
+            become_connected(parts_->counters.connects);
             on_disconnect_ = std::move(on_disconnect);
-            qp = qp_;
             link = std::move(link_);
             config = stream_config(true);
         }
     }
     if (!link) {
-        qp->flush();
+        qp->end(core::End::not_made);
         return fail(Status::connection_aborted, "complete_connect: the peer gave up",
                     "connect again, with another connector and queue pair");
     }
-    parts_->counters.connects.fetch_add(1, std::memory_order_relaxed);
-    parts_->counters.active_connections.fetch_add(1, std::memory_order_relaxed);
     auto pending = std::make_shared<core::Operation>();
     qp->mark_connected();
-    auto attached = qp->attach(std::move(link), config,
-                               std::static_pointer_cast<Connector>(shared_from_this()));
-    if (!attached) {
-        on_over({});
-        qp->flush();
-    }
-    pending->complete(std::move(attached));
+    pending->complete(hand_over(*qp, std::move(link), config));
     return pending;
+}
+
+// The first bytes that we send: they fit a fresh socket's buffer.
+bool Connector::send_reply() {
+    const auto out = handshake_->poll_transmit();
+    const iovec piece{const_cast<std::byte*>(out.data()), out.size()};
+    const LinkResult sent = link_->write(&piece, 1, true);
+    if (sent.kind != LinkResult::Kind::moved || sent.size != out.size()) return false;
+    handshake_->handle_sent(sent.size);
+    return true;
 }
 
 core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
@@ -377,7 +430,6 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
         std::min(parameters.inbound_read_limit, info.max_inbound_read_limit);
     parameters.outbound_read_limit =
         std::min(parameters.outbound_read_limit, info.max_outbound_read_limit);
-    const auto self = std::static_pointer_cast<Connector>(shared_from_this());
     std::unique_ptr<Link> link;
     std::shared_ptr<QueuePair> mine;
     std::shared_ptr<core::Operation> pending;
@@ -391,71 +443,71 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
         auto claimed = claim(qp, parameters);
         if (!claimed) return Unexpected{claimed.error()};
         mine = *claimed;
-        // Nothing may follow a request before its reply: bytes or an end mean that it is void.
-        std::byte byte;
-        const ssize_t seen = ::recv(link_->descriptor(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-        bool is_void = seen >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
-        if (!is_void) {
+        bool can_reply = link_ && !is_void();
+        if (can_reply) {
             static_cast<void>(handshake_->accept(offer_of(parameters)));  // length was checked
-            const auto out = handshake_->poll_transmit();
-            const iovec piece{const_cast<std::byte*>(out.data()), out.size()};
-            // The first bytes that we send: they fit a fresh socket's buffer.
-            const LinkResult sent = link_->write(&piece, 1, true);
-            is_void = sent.kind != LinkResult::Kind::moved || sent.size != out.size();
-            if (!is_void) handshake_->handle_sent(sent.size);
+            can_reply = send_reply();
         }
-        if (is_void) {
+        if (can_reply) {
+            const iwarp::Agreement& agreement = handshake_->agreement();
+            data_->inbound_read_limit = agreement.ird;
+            data_->outbound_read_limit = agreement.ord;
+            qp_ = mine;
+            state_ = State::completing;
+            on_disconnect_ = std::move(on_disconnect);
+            operation_ = pending = std::make_shared<core::Operation>();
+            parts_->progress->remove(*this, link_->descriptor());
+            link = std::move(link_);
+            config = stream_config(false);
+            parts_->progress->set_deadline(std::static_pointer_cast<Connector>(shared_from_this()),
+                                           now() + parameters.timeout);
+        } else {
+            if (link_) static_cast<void>(withdraw());  // the error tells it
             state_ = State::disconnected;
-            drop_link();
             mine->unreserve();
-            parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
             return fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
                         "nothing is left to accept; wait for the next request");
         }
-        const iwarp::Agreement& agreement = handshake_->agreement();
-        data_->inbound_read_limit = agreement.ird;
-        data_->outbound_read_limit = agreement.ord;
-        qp_ = mine;
-        state_ = State::completing;
-        on_disconnect_ = std::move(on_disconnect);
-        operation_ = pending = std::make_shared<core::Operation>();
-        link = std::move(link_);
-        config = stream_config(false);
-        parts_->progress->set_deadline(self, now() + parameters.timeout);
     }
-    auto attached = mine->attach(std::move(link), config, self);
-    if (!attached) {
-        complete_operation(std::move(attached));
-        on_over({});
-        mine->flush();
-    }
+    static_cast<void>(hand_over(*mine, std::move(link), config));  // completes the operation
     return pending;
+}
+
+void Connector::answer_reject(const std::vector<std::byte>& private_data) {
+    static_cast<void>(handshake_->reject(private_data));
+    static_cast<void>(send_reply());
+    drop_link();
 }
 
 Expected<void> Connector::reject(std::vector<std::byte> private_data) {
     if (private_data.size() > kMaxPrivateData) {
         return fail(Status::invalid_buffer_size,
                     "reject: private_data has " + std::to_string(private_data.size()) +
-                        " bytes; at most " + std::to_string(kMaxPrivateData) + " fit");
+                        " bytes; at most " + std::to_string(kMaxPrivateData) + " fit",
+                    "see adapter.info");
     }
     std::shared_ptr<QueuePair> unused;
-    const base::Lock lock(mutex_);
-    if (is_closed() || (state_ != State::incoming && state_ != State::accepted)) {
-        return core::wrong_connector_state("reject", state_,
-                                           "reject a request, or an answer to connect()");
+    bool is_aborted = false;
+    {
+        const base::Lock lock(mutex_);
+        if (is_closed() || (state_ != State::incoming && state_ != State::accepted)) {
+            return core::wrong_connector_state("reject", state_,
+                                               "reject a request, or an answer to connect()");
+        }
+        if (state_ == State::accepted) {
+            is_aborted = peer_is_gone();
+            refuse_answer();
+        } else if (!link_ || is_void()) {
+            is_aborted = true;
+            if (link_) static_cast<void>(withdraw());  // the error tells it
+        } else {
+            parts_->progress->remove(*this, link_->descriptor());
+            answer_reject(private_data);
+        }
+        state_ = State::disconnected;
+        unused = std::exchange(qp_, nullptr);
+        if (unused) unused->unreserve();
     }
-    const bool is_aborted = peer_is_gone();
-    if (state_ == State::incoming && !is_aborted) {
-        static_cast<void>(handshake_->reject(private_data));
-        const auto out = handshake_->poll_transmit();
-        const iovec piece{const_cast<std::byte*>(out.data()), out.size()};
-        static_cast<void>(link_->write(&piece, 1, true));
-    }
-    if (state_ == State::accepted) refuse_answer();
-    state_ = State::disconnected;
-    drop_link();
-    unused = std::exchange(qp_, nullptr);
-    if (unused) unused->unreserve();
     if (is_aborted) return fail(Status::connection_aborted, "reject: the peer had given up");
     return {};
 }

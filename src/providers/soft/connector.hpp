@@ -31,6 +31,8 @@ public:
         const base::Lock lock(mutex_);
         endpoint_ = std::move(endpoint);
     }
+    // Passive: hears from now on when the peer takes its request back.
+    void watch();
 
     [[nodiscard]] core::Pending start_connect(std::shared_ptr<core::QueuePair> qp,
                                               core::ConnectParameters parameters) override;
@@ -58,19 +60,39 @@ public:
 private:
     using State = core::ConnectorState;
 
+    // What is done after the mutex is given back: flushing, waking and telling others.
+    struct Aftermath {
+        std::shared_ptr<QueuePair> to_end;
+        core::End why = core::End::none;
+        std::shared_ptr<core::Operation> operation;
+        Expected<void> outcome;
+        OnDisconnect tell;
+        void run();
+    };
+
     [[nodiscard]] Expected<std::shared_ptr<QueuePair>> claim(
         const std::shared_ptr<core::QueuePair>& qp, const core::ConnectParameters& parameters);
     [[nodiscard]] Expected<void> open_socket(const core::ConnectParameters& parameters)
         NDV_REQUIRES(mutex_);
-    void drive_handshake() NDV_REQUIRES(mutex_);
-    void finish_connect(Expected<void> outcome) NDV_REQUIRES(mutex_);
+    void advance_connect(Aftermath& after) NDV_REQUIRES(mutex_);
+    [[nodiscard]] bool is_void() const NDV_REQUIRES(mutex_);
+    [[nodiscard]] std::function<void()> withdraw() NDV_REQUIRES(mutex_);
+    void drive_handshake(Aftermath& after) NDV_REQUIRES(mutex_);
+    void finish_connect(Expected<void> outcome, Aftermath& after) NDV_REQUIRES(mutex_);
+    void become_connected(std::atomic<std::uint64_t>& counter) NDV_REQUIRES(mutex_);
+    bool leave_connected() NDV_REQUIRES(mutex_);
+    // Of what had a stream: the queue pair is flushed.
+    void end(Expected<void> outcome, core::End why, Aftermath& after) NDV_REQUIRES(mutex_);
+    [[nodiscard]] Expected<void> hand_over(QueuePair& qp, std::unique_ptr<Link> link,
+                                           const iwarp::ConnectionConfig& config);
+    [[nodiscard]] bool send_reply() NDV_REQUIRES(mutex_);
+    void answer_reject(const std::vector<std::byte>& private_data) NDV_REQUIRES(mutex_);
     void drop_link() NDV_REQUIRES(mutex_);
     void refuse_answer() NDV_REQUIRES(mutex_);
     [[nodiscard]] bool peer_is_gone() const NDV_REQUIRES(mutex_);
     [[nodiscard]] iwarp::ConnectionConfig stream_config(bool is_initiator) const
         NDV_REQUIRES(mutex_);
     void do_close() override;
-    void complete_operation(Expected<void> outcome);
 
     const std::shared_ptr<AdapterParts> parts_;
     bool is_tcp_connected_ NDV_GUARDED_BY(mutex_) = false;

@@ -9,35 +9,58 @@
 
 namespace ndv::soft {
 
+void Connector::Aftermath::run() {
+    if (to_end) to_end->end(why);
+    if (operation) operation->complete(std::move(outcome));
+    if (tell) tell();
+}
+
+void Connector::become_connected(std::atomic<std::uint64_t>& counter) {
+    state_ = State::connected;
+    is_active_ = true;
+    counter.fetch_add(1, std::memory_order_relaxed);
+    parts_->counters.active_connections.fetch_add(1, std::memory_order_relaxed);
+}
+
+// True: it was counted as an active connection.
+bool Connector::leave_connected() {
+    if (!std::exchange(is_active_, false)) return false;
+    parts_->counters.active_connections.fetch_sub(1, std::memory_order_relaxed);
+    return true;
+}
+
+void Connector::end(Expected<void> outcome, core::End why, Aftermath& after) {
+    parts_->progress->clear_deadline(*this);
+    leave_connected();
+    state_ = State::disconnected;
+    on_disconnect_ = nullptr;
+    after.operation = std::exchange(operation_, nullptr);  // the flush would take it for a success
+    after.outcome = std::move(outcome);
+    after.to_end = qp_;
+    after.why = why;
+}
+
 void Connector::on_deadline() {
-    std::shared_ptr<QueuePair> dead;
-    std::shared_ptr<core::Operation> done;
-    Expected<void> outcome;
+    Aftermath after;
     {
         const base::Lock lock(mutex_);
         if (state_ == State::connecting) {
             finish_connect(fail(Status::io_timeout, "connect to " + peer_->text() + " timed out",
-                                "is the address right, and does the peer accept?"));
-            return;
-        }
-        if (state_ == State::completing) {
-            on_disconnect_ = nullptr;
+                                "is the address right, and does the peer accept?"),
+                           after);
+        } else if (state_ == State::completing) {
             parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
-            outcome = fail(Status::io_timeout,
-                           "accept: " + peer_->text() + " did not complete the connection in time",
-                           "nothing is left to accept; wait for the next request");
+            end(fail(Status::io_timeout,
+                     "accept: " + peer_->text() + " did not complete the connection in time",
+                     "nothing is left to accept; wait for the next request"),
+                core::End::timed_out, after);
         } else if (state_ == State::disconnecting) {
-            outcome = fail(Status::io_timeout, "disconnect: the peer did not answer in time",
-                           "the connection is closed all the same");
-        } else {
-            return;  // it has been answered meanwhile
+            end(fail(Status::io_timeout, "disconnect: the peer did not answer in time",
+                     "the connection is closed all the same"),
+                core::End::disconnected, after);
         }
-        state_ = State::disconnected;
-        dead = qp_;
-        done = std::exchange(operation_, nullptr);  // the flush would take it for a success
     }
-    if (dead) dead->flush();
-    if (done) done->complete(std::move(outcome));
+    after.run();
 }
 
 core::Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
@@ -53,118 +76,89 @@ core::Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
         on_disconnect_ = nullptr;  // a local disconnect is never indicated locally
         operation_ = pending = std::make_shared<core::Operation>();
         qp = qp_;
+        parts_->progress->set_deadline(std::static_pointer_cast<Connector>(shared_from_this()),
+                                       now() + timeout);
     }
-    parts_->progress->set_deadline(std::static_pointer_cast<Connector>(shared_from_this()),
-                                   now() + timeout);
     qp->disconnect();
     return pending;
 }
 
 void Connector::abandon() {
-    std::shared_ptr<QueuePair> dead;
-    std::shared_ptr<core::Operation> done;
+    Aftermath after;
     {
         const base::Lock lock(mutex_);
         if (state_ == State::connecting) {
-            finish_connect(fail(Status::cancelled, "connect was abandoned"));
-            return;
+            finish_connect(fail(Status::cancelled, "connect was abandoned"), after);
+        } else if (state_ == State::completing) {
+            end(fail(Status::cancelled, "accept was abandoned"), core::End::closed, after);
+        } else {
+            after.operation = std::exchange(operation_, nullptr);
+            after.outcome = fail(Status::cancelled, "the operation was abandoned");
         }
-        if (state_ == State::completing) {
-            state_ = State::disconnected;
-            dead = qp_;
-        }
-        done = std::exchange(operation_, nullptr);  // the flush would take it for a success
     }
-    if (dead) dead->flush();
-    if (done) done->complete(fail(Status::cancelled, "the operation was abandoned"));
+    after.run();
 }
 
 void Connector::do_close() {
-    std::shared_ptr<QueuePair> dead;
-    std::shared_ptr<core::Operation> done;
+    std::shared_ptr<QueuePair> dropped;  // without the mutex
+    Aftermath after;
     {
         const base::Lock lock(mutex_);
         if (state_ == State::connecting) {
-            finish_connect(fail(Status::cancelled, "connect: the connector was closed"));
-        } else if (state_ == State::incoming && !peer_is_gone()) {
-            static_cast<void>(handshake_->reject({}));
-            const auto out = handshake_->poll_transmit();
-            const iovec piece{const_cast<std::byte*>(out.data()), out.size()};
-            static_cast<void>(link_->write(&piece, 1, true));
+            finish_connect(fail(Status::cancelled, "connect: the connector was closed"), after);
+        } else if (state_ == State::incoming && link_) {
+            parts_->progress->remove(*this, link_->descriptor());
+            if (is_void()) {
+                link_.reset();
+            } else {
+                answer_reject({});
+            }
         } else if (state_ == State::accepted) {
             refuse_answer();
         }
         const bool has_stream = state_ == State::completing || state_ == State::connected ||
                                 state_ == State::disconnecting;
-        state_ = State::disconnected;
-        on_disconnect_ = nullptr;
-        endpoint_.reset();
         drop_link();
-        dead = std::exchange(qp_, nullptr);
-        if (dead && !has_stream) {
-            dead->unreserve();
-            dead.reset();
+        endpoint_.reset();
+        if (has_stream) {
+            end(fail(Status::cancelled, "the connector was closed"), core::End::closed, after);
+        } else if (state_ != State::disconnected) {
+            state_ = State::disconnected;
+            if (qp_) qp_->unreserve();
         }
-        parts_->progress->clear_deadline(*this);
-        done = std::exchange(operation_, nullptr);  // the flush would take it for a success
+        dropped = std::exchange(qp_, nullptr);
     }
-    if (dead) dead->flush();
-    if (done) done->complete(fail(Status::cancelled, "the connector was closed"));
-}
-
-void Connector::complete_operation(Expected<void> outcome) {
-    std::shared_ptr<core::Operation> done;
-    {
-        const base::Lock lock(mutex_);
-        done = std::exchange(operation_, nullptr);
-    }
-    if (done) done->complete(std::move(outcome));
+    after.run();
 }
 
 void Connector::on_established() {
-    std::shared_ptr<core::Operation> done;
+    Aftermath after;
     {
         const base::Lock lock(mutex_);
         if (state_ != State::completing) return;
-        state_ = State::connected;
-        is_active_ = true;
-        qp_->mark_connected();
         parts_->progress->clear_deadline(*this);
-        done = std::exchange(operation_, nullptr);
+        become_connected(parts_->counters.accepts);
+        qp_->mark_connected();
+        after.operation = std::exchange(operation_, nullptr);
     }
-    parts_->counters.accepts.fetch_add(1, std::memory_order_relaxed);
-    parts_->counters.active_connections.fetch_add(1, std::memory_order_relaxed);
-    if (done) done->complete({});
+    after.run();
 }
 
 bool Connector::on_peer_closed() {
-    OnDisconnect tell;
-    std::shared_ptr<QueuePair> finished;
-    std::shared_ptr<core::Operation> done;
-    bool was_active = false;
+    Aftermath after;
     {
         const base::Lock lock(mutex_);
         peer_closed_ = true;
         if (state_ == State::completing) return false;
         if (state_ == State::disconnecting) {
-            if (!is_drained_) return true;  // our own FIN is still to come
-            state_ = State::disconnected;
-            done = std::exchange(operation_, nullptr);
-            finished = qp_;
-            was_active = std::exchange(is_active_, false);
+            if (!is_drained_) return true;            // our own FIN is still to come
+            end({}, core::End::disconnected, after);  // the implicit flush of a disconnect
         } else if (state_ == State::connected) {
             if (!on_disconnect_) return false;
-            tell = std::exchange(on_disconnect_, nullptr);
+            after.tell = std::exchange(on_disconnect_, nullptr);
         }
     }
-    // Before whoever waits hears of it; the flush may end on another thread.
-    if (was_active) parts_->counters.active_connections.fetch_sub(1, std::memory_order_relaxed);
-    if (finished) finished->flush();  // the implicit flush of a disconnect
-    if (done) {
-        parts_->progress->clear_deadline(*this);
-        done->complete({});
-    }
-    if (tell) tell();
+    after.run();
     return true;
 }
 
@@ -179,38 +173,39 @@ void Connector::on_drained() {
 }
 
 void Connector::on_over(const iwarp::Cause& cause) {
-    OnDisconnect tell;
-    std::shared_ptr<core::Operation> done;
-    State before = State::idle;
-    bool was_active = false;
+    Aftermath after;
     {
         const base::Lock lock(mutex_);
-        before = std::exchange(state_, State::disconnected);
-        was_active = std::exchange(is_active_, false);
-        tell = std::exchange(on_disconnect_, nullptr);
-        done = std::exchange(operation_, nullptr);
-    }
-    if (was_active) parts_->counters.active_connections.fetch_sub(1, std::memory_order_relaxed);
-    if (cause.source != iwarp::Cause::Source::none) {
-        auto& counter =
-            was_active ? parts_->counters.connection_errors : parts_->counters.connect_failures;
-        counter.fetch_add(1, std::memory_order_relaxed);
-    }
-    parts_->progress->clear_deadline(*this);
-    if (done) {
-        if (before == State::completing) {
-            done->complete(fail(Status::connection_aborted,
-                                "accept: the peer gave up before the connection was complete", {},
-                                cause.os_error));
-        } else if (cause.source == iwarp::Cause::Source::none) {
-            done->complete({});
-        } else {
-            done->complete(fail(Status::connection_reset,
-                                "disconnect: the connection broke before the peer answered", {},
-                                cause.os_error));
+        const State before = std::exchange(state_, State::disconnected);
+        const core::Detail why = qp_ ? qp_->cause() : core::Detail::of(core::End::closed);
+        const bool is_ours = why.is(core::End::flushed) || why.is(core::End::closed);
+        const bool is_failure =
+            cause.source != iwarp::Cause::Source::none || why.is(core::End::overrun);
+        parts_->progress->clear_deadline(*this);
+        if (leave_connected() && is_failure) {
+            parts_->counters.connection_errors.fetch_add(1, std::memory_order_relaxed);
         }
+        after.operation = std::exchange(operation_, nullptr);
+        if (before == State::completing) {
+            on_disconnect_ = nullptr;
+            if (!is_ours) {
+                parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
+            }
+            after.outcome =
+                is_ours ? fail(Status::connection_aborted, "accept: the queue pair was flushed")
+                        : fail(Status::connection_aborted,
+                               "accept: the peer gave up before the connection was complete", {},
+                               cause.os_error);
+        } else if (is_failure) {
+            after.outcome = fail(Status::connection_reset,
+                                 "disconnect: the connection broke before the peer answered", {},
+                                 cause.os_error);
+        }
+        // Whatever ended it, a flush included, but for this side's own close.
+        if (!why.is(core::End::closed)) after.tell = std::move(on_disconnect_);
+        on_disconnect_ = nullptr;
     }
-    if (tell && cause.source != iwarp::Cause::Source::none) tell();
+    after.run();
 }
 
 }  // namespace ndv::soft

@@ -210,6 +210,7 @@ void Listener::handle_request(std::uint64_t id, std::unique_ptr<Link> link,
         if (is_closed() || is_paused_ || !adapter) return;  // the connector closes: a reject
     }
     adapter->adopt(connector);
+    connector->watch();
     static_cast<void>(requests_.push(connector));
 }
 

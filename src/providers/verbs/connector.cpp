@@ -264,6 +264,7 @@ core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
         } else {
             state_ = State::disconnected;
             after.to_end = std::exchange(qp_, nullptr);
+            after.why = core::End::not_made;
             after.id = std::move(id_);
             parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
         }
@@ -317,7 +318,9 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
             on_disconnect_ = nullptr;
             after.to_unreserve = std::exchange(qp_, nullptr);
             after.id = std::move(id_);
-            parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
+            if (!peer_is_gone_) {  // that was counted when it left
+                parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
+            }
         }
     }
     after.run();

@@ -79,6 +79,7 @@ private:
     void handle_refusal(const rdma_cm_event& event, Aftermath& after) NDV_REQUIRES(mutex_);
     void handle_established(Aftermath& after) NDV_REQUIRES(mutex_);
     void handle_disconnected(Aftermath& after) NDV_REQUIRES(mutex_);
+    void withdraw(Aftermath& after) NDV_REQUIRES(mutex_);
     void fail_connect(Unexpected error, Aftermath& after) NDV_REQUIRES(mutex_);
     void finish_disconnect(Expected<void> outcome, Aftermath& after) NDV_REQUIRES(mutex_);
     void become_connected() NDV_REQUIRES(mutex_);

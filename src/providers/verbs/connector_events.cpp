@@ -131,6 +131,7 @@ void Connector::handle_refusal(const rdma_cm_event& event, Aftermath& after) {
     }
     // The active side gave up, or rejected our acceptance.
     peer_is_gone_ = true;
+    if (state_ == State::incoming) withdraw(after);
     if (state_ != State::completing) return;
     state_ = State::disconnected;
     on_disconnect_ = nullptr;
@@ -141,6 +142,13 @@ void Connector::handle_refusal(const rdma_cm_event& event, Aftermath& after) {
         event.event == RDMA_CM_EVENT_UNREACHABLE ? Status::io_timeout : Status::connection_aborted,
         "accept: the peer gave up before the connection was complete", {}, os_error);
     after.to_end = std::exchange(qp_, nullptr);
+    after.why = core::End::not_made;
+}
+
+// Passive: the peer has taken its request back.
+void Connector::withdraw(Aftermath& after) {
+    parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
+    after.tell = note_withdrawn();
 }
 
 // Passive: the active side has completed the connection.
@@ -155,14 +163,18 @@ void Connector::handle_established(Aftermath& after) {
 
 void Connector::handle_disconnected(Aftermath& after) {
     peer_is_gone_ = true;
-    if (state_ == State::completing) {
+    if (state_ == State::incoming) {
+        withdraw(after);
+    } else if (state_ == State::completing) {
         state_ = State::disconnected;
         on_disconnect_ = nullptr;
         parts_->progress->clear_deadline(*this);
+        parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
         after.operation = std::exchange(operation_, nullptr);
         after.outcome = fail(Status::connection_aborted,
                              "accept: the peer gave up before the connection was complete");
         after.to_end = std::exchange(qp_, nullptr);
+        after.why = core::End::not_made;
     } else if (state_ == State::disconnecting) {
         if (has_left_) finish_disconnect({}, after);
     } else if (state_ == State::connected) {
@@ -173,6 +185,7 @@ void Connector::handle_disconnected(Aftermath& after) {
         // Posted receives stay for an end in order that somebody is told of. On iWARP they are
         // gone: the device has flushed them.
         if (!after.tell || is_broken || parts_->device->is_iwarp()) after.to_end = qp_;
+        after.why = is_broken ? core::End::lost : core::End::peer_closed;
         if (!after.tell) {
             // Nobody will answer the peer's disconnect: this does.
             static_cast<void>(rdma_disconnect(id_->get()));
@@ -279,6 +292,10 @@ void Connector::on_flushed() {
                 after.outcome =
                     fail(Status::connection_aborted, "accept: the queue pair was flushed");
             }
+            // A flush is told, this side's own close is not.
+            if (state_ == State::connected && qp_ && qp_->cause().is(core::End::flushed)) {
+                after.tell = std::move(on_disconnect_);
+            }
             state_ = State::disconnected;
             leave_connected(false);
             on_disconnect_ = nullptr;
@@ -301,6 +318,7 @@ void Connector::finish_disconnect(Expected<void> outcome, Aftermath& after) {
     after.operation = std::exchange(operation_, nullptr);
     after.outcome = std::move(outcome);
     after.to_end = qp_;  // the implicit flush of a disconnect
+    after.why = core::End::disconnected;
 }
 
 void Connector::on_deadline() {
@@ -319,6 +337,7 @@ void Connector::on_deadline() {
             after.outcome = fail(Status::io_timeout,
                                  "accept: the peer did not complete the connection in time");
             after.to_end = std::exchange(qp_, nullptr);
+            after.why = core::End::timed_out;
             after.id = std::move(id_);
         } else if (state_ == State::disconnecting) {
             if (!std::exchange(has_left_, true)) static_cast<void>(rdma_disconnect(id_->get()));
