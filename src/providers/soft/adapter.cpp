@@ -79,6 +79,8 @@ void Adapter::stop() { parts_->progress->stop(); }
 
 std::map<std::string, std::uint64_t> Adapter::stats() const {
     std::map<std::string, std::uint64_t> all = parts_->counters.read();
+    all["starting_connection"] = parts_->starting_connections.load(std::memory_order_relaxed);
+    all["lingering_connection"] = parts_->progress->lingering();
     all["rdma_in_octets"] = parts_->totals->bytes_in.load(std::memory_order_relaxed);
     all["rdma_out_octets"] = parts_->totals->bytes_out.load(std::memory_order_relaxed);
     all["rdma_in_frames"] = parts_->totals->fpdus_in.load(std::memory_order_relaxed);

@@ -30,6 +30,7 @@ struct AdapterParts {
     std::uint64_t seed = 0;
     std::atomic<std::uint64_t> next_domain{1};
     core::ConnectionCounters counters;
+    std::atomic<std::uint64_t> starting_connections{0};  // strangers whose request is not whole
     EndpointTable endpoints;
 
     [[nodiscard]] std::unique_ptr<Link> make_link(base::Descriptor socket) const;

@@ -334,7 +334,8 @@ void Connector::finish_connect(Expected<void> outcome, Aftermath& after) {
 void Connector::drop_link() {
     if (!link_) return;
     link_->shut_write();
-    parts_->progress->linger(std::move(link_));
+    parts_->progress->linger(std::move(link_), state_ == State::incoming ? Progress::Peer::stranger
+                                                                         : Progress::Peer::known);
 }
 
 // Active side: the stream is open as far as MPA goes. An end in order is that of a connection

@@ -3,6 +3,7 @@
 #include "providers/soft/listener.hpp"
 
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -14,6 +15,9 @@ namespace {
 
 constexpr int kBacklog = 1024;              // of TCP; the kernel caps it at somaxconn
 constexpr std::size_t kMaxIncoming = 1024;  // strangers in start-up at once
+// Of the process's descriptors, so many parts for strangers in start-up, as many for requests that
+// wait for their taker: the rest serves those who were taken.
+constexpr std::size_t kPart = 4;
 constexpr Time kRequestTime = std::chrono::seconds(10);
 constexpr Time kOutOfDescriptors = std::chrono::milliseconds(50);
 constexpr int kAcceptBatch = 64;
@@ -41,7 +45,10 @@ public:
           listener_(std::move(listener)),
           link_(std::move(link)),
           descriptor_(link_->descriptor()),
-          handshake_(iwarp::Handshake::responder()) {}
+          handshake_(iwarp::Handshake::responder()) {
+        parts_->starting_connections.fetch_add(1, std::memory_order_relaxed);
+    }
+    ~Incoming() override { parts_->starting_connections.fetch_sub(1, std::memory_order_relaxed); }
 
     // Any thread, at any time: the listener may close while the start-up ends.
     [[nodiscard]] int descriptor() const { return descriptor_; }
@@ -149,24 +156,44 @@ std::uint32_t Listener::wanted() const {
 void Listener::on_ready() {
     for (int i = 0; i < kAcceptBatch; ++i) {
         int fd = -1;
+        int os_error = 0;
         {
             const base::Lock lock(mutex_);
             if (!socket_ || is_paused_) return;
             fd = ::accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-            if (fd < 0) {
-                if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-                    // The queue stays readable: a short pause instead of a busy loop.
-                    is_out_of_descriptors_.store(true, std::memory_order_release);
-                }
-                break;
-            }
+            os_error = errno;
+            // Linux looks for a free descriptor first, and then whether anybody waits.
+            pollfd waiting{socket_.get(), POLLIN, 0};
+            if (fd < 0 && ::poll(&waiting, 1, 0) == 0) return;
         }
-        admit(base::Descriptor(fd));
+        if (fd >= 0) {
+            admit(base::Descriptor(fd));
+            continue;
+        }
+        if (status_of(os_error) != Status::insufficient_resources) break;
+        if (drop_stranger()) continue;
+        // The queue stays readable: a short pause instead of a busy loop.
+        is_out_of_descriptors_.store(true, std::memory_order_release);
+        break;
     }
     if (is_out_of_descriptors_.load(std::memory_order_relaxed)) {
         parts_->progress->set_deadline(std::static_pointer_cast<Listener>(shared_from_this()),
                                        now() + kOutOfDescriptors);
     }
+}
+
+// For another one, when the process has no descriptor left: who has been here the longest without
+// a request goes, those first that only linger.
+bool Listener::drop_stranger() {
+    if (parts_->progress->drop_stranger()) return true;
+    std::shared_ptr<Incoming> oldest;
+    {
+        const base::Lock lock(mutex_);
+        if (incoming_.empty()) return false;
+        oldest = incoming_.begin()->second;
+    }
+    oldest->leave();
+    return true;
 }
 
 void Listener::on_deadline() {
@@ -186,9 +213,13 @@ void Listener::admit(base::Descriptor socket) {
     {
         const base::Lock lock(mutex_);
         // Over the cap a stranger is turned away at once; its descriptor is closed on return.
-        if (is_closed() || requests_.is_full()) return;
+        if (is_closed() ||
+            requests_.is_full(part_of_descriptors(kPart, core::ConnectorQueue::kMost))) {
+            return;
+        }
         // The one that has been silent the longest makes room: a flood of them keeps nobody out.
-        if (incoming_.size() >= kMaxIncoming) oldest = incoming_.begin()->second;
+        if (incoming_.size() >= part_of_descriptors(kPart, kMaxIncoming))
+            oldest = incoming_.begin()->second;
         incoming_[incoming->id()] = incoming;
     }
     if (oldest) oldest->leave();

@@ -3,7 +3,9 @@
 #include "providers/soft/progress.hpp"
 
 #include <sys/epoll.h>
+#include <sys/resource.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -11,15 +13,23 @@ namespace ndv::soft {
 namespace {
 
 constexpr Time kLingerTime = std::chrono::seconds(5);
+constexpr std::size_t kMostLingering = 1024;
 
 }  // namespace
 
+std::size_t part_of_descriptors(std::size_t divisor, std::size_t most) {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return most;
+    return std::clamp<std::size_t>(static_cast<std::size_t>(limit.rlim_cur) / divisor, 1, most);
+}
+
 class Lingerer final : public Member {
 public:
-    Lingerer(Progress& progress, std::unique_ptr<Link> link)
-        : progress_(progress), link_(std::move(link)) {}
+    Lingerer(Progress& progress, std::unique_ptr<Link> link, Progress::Peer peer)
+        : progress_(progress), peer_(peer), link_(std::move(link)) {}
 
     [[nodiscard]] int descriptor() const { return link_->descriptor(); }
+    [[nodiscard]] std::size_t kind() const { return static_cast<std::size_t>(peer_); }
 
     std::uint32_t wanted() const override { return EPOLLIN; }
     void on_ready() override {
@@ -30,50 +40,75 @@ public:
             const LinkResult result = link_->read(&piece, 1);
             if (result.kind == LinkResult::Kind::would_block) return;
             if (result.kind != LinkResult::Kind::moved) {
-                finish();
+                progress_.let_go(*this);
                 return;
             }
         }
     }
-    void on_deadline() override { finish(); }
+    void on_deadline() override { progress_.let_go(*this); }
 
 private:
-    void finish() {
-        progress_.remove(*this, descriptor());
-        progress_.clear_deadline(*this);
-        std::shared_ptr<Member> self;
-        const base::Lock lock(progress_.lingering_mutex_);
-        const auto found = progress_.lingering_.find(id());
-        if (found == progress_.lingering_.end()) return;
-        self = std::move(found->second);
-        progress_.lingering_.erase(found);
-        progress_.lingered_.notify_all();
-    }
-
     Progress& progress_;
-    std::unique_ptr<Link> link_;
+    const Progress::Peer peer_;
+    const std::unique_ptr<Link> link_;  // closed with the last reference
 };
 
-void Progress::linger(std::unique_ptr<Link> link) {
-    const auto lingerer = std::make_shared<Lingerer>(*this, std::move(link));
+// The caller or the progress thread holds a reference.
+void Progress::let_go(Lingerer& lingerer) {
+    remove(lingerer, lingerer.descriptor());
+    clear_deadline(lingerer);
+    std::shared_ptr<Lingerer> self;
+    const base::Lock lock(lingering_mutex_);
+    Lingerers& others = lingering_[lingerer.kind()];
+    const auto found = others.find(lingerer.id());
+    if (found == others.end()) return;
+    self = std::move(found->second);
+    others.erase(found);
+    lingered_.notify_all();
+}
+
+void Progress::linger(std::unique_ptr<Link> link, Peer peer) {
+    const auto lingerer = std::make_shared<Lingerer>(*this, std::move(link), peer);
+    std::shared_ptr<Lingerer> oldest;
     {
         const base::Lock lock(lingering_mutex_);
         if (takes_no_more_) return;
-        lingering_[lingerer->id()] = lingerer;
+        Lingerers& others = lingering_[lingerer->kind()];
+        if (others.size() >= part_of_descriptors(8, kMostLingering)) {
+            oldest = others.begin()->second;
+        }
+        others[lingerer->id()] = lingerer;
     }
+    if (oldest) let_go(*oldest);
     if (!add(lingerer, lingerer->descriptor())) {
-        const base::Lock lock(lingering_mutex_);
-        lingering_.erase(lingerer->id());
+        let_go(*lingerer);
         return;
     }
     set_deadline(lingerer, now() + kLingerTime);
 }
 
+bool Progress::drop_stranger() {
+    std::shared_ptr<Lingerer> oldest;
+    {
+        const base::Lock lock(lingering_mutex_);
+        Lingerers& strangers = lingering_[static_cast<std::size_t>(Peer::stranger)];
+        if (strangers.empty()) return false;
+        oldest = strangers.begin()->second;
+    }
+    let_go(*oldest);
+    return true;
+}
+
+std::size_t Progress::lingering() const {
+    const base::Lock lock(lingering_mutex_);
+    return lingering_[0].size() + lingering_[1].size();
+}
+
 void Progress::stop() {
     {
         base::UniqueLock lock(lingering_mutex_);
-        // Bounded by kLingerTime: the progress thread empties the list.
-        while (!lingering_.empty()) lingered_.wait(lock.native());
+        // Bounded by kLingerTime: the progress thread empties the lists.
+        while (!lingering_[0].empty() || !lingering_[1].empty()) lingered_.wait(lock.native());
         takes_no_more_ = true;
     }
     core::Progress::stop();

@@ -442,7 +442,8 @@ void QueuePair::end_stream() {
     held_since_.store(0, std::memory_order_relaxed);
     if (cause.source != iwarp::Cause::Source::system) {
         link_->shut_write();
-        progress_->linger(std::move(link_));
+        progress_->linger(std::move(link_),
+                          has_begun_ ? Progress::Peer::known : Progress::Peer::stranger);
     }
     link_.reset();
     connection_.reset();
