@@ -43,13 +43,15 @@ def test_half_open_strangers_keep_nobody_from_the_server(tmp_path: Path, request
 
 def test_half_open_strangers_do_not_keep_a_server_from_stopping(tmp_path: Path):
     """Its threads end before the time that strangers have to become connections."""
-    with serving(tmp_path / "served", request_time=LIMIT) as server:
-        with socket.create_connection(server.address, timeout=LIMIT) as stranger:
-            stranger.sendall(MPA_REQUESTS[0])
-            assert stranger.recv(1) == b"M"  # the reply: the server waits for more
-            server.server.close()
+    with (
+        serving(tmp_path / "served", request_time=LIMIT) as server,
+        socket.create_connection(server.address, timeout=LIMIT) as stranger,
+    ):
+        stranger.sendall(MPA_REQUESTS[0])
+        assert stranger.recv(1) == b"M"  # the reply: the server waits for more
+        server.server.close()
 
-            assert server.server._threads == set()
+        assert server.server._threads == set()
 
 
 def test_who_asks_for_nothing_gives_its_place_to_the_next(tmp_path: Path, adapter: Adapter):
