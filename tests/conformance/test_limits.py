@@ -201,6 +201,16 @@ def test_completion_queue_beyond_the_adapters_limits_is_refused(adapter, depth):
         adapter.create_cq(depth)
 
 
+def test_hundreds_of_queues_can_be_made(adapter):
+    pd = adapter.create_pd()
+    queues = []
+    for _ in range(200):
+        cq = adapter.create_cq(16)
+        queues.append(pd.create_qp(cq, cq, receive_queue_depth=8, initiator_queue_depth=8))
+
+    assert [qp.state for qp in queues] == ["idle"] * 200
+
+
 def test_queues_of_another_adapter_are_refused(adapter, pair):
     with adapter.create_cq(1) as foreign, pytest.raises(ValueError, match="another adapter"):
         pair.near.pd.create_qp(foreign, pair.near.initiator_cq)

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/connection.hpp"
+#include "core/mapping.hpp"
 #include "providers/verbs/cm.hpp"
 #include "providers/verbs/loader.hpp"
 
@@ -47,6 +48,7 @@ Quirks quirks_of(std::uint32_t vendor) {
         quirks.has_query_qp = false;
         quirks.completes_in_order = false;
         quirks.has_solicited_interrupts = false;
+        quirks.misreads_a_page = true;
     }
     if (vendor == kVendorRxe) {
         quirks.has_kernel_wc_flags = true;
@@ -133,8 +135,9 @@ Unexpected verb_failed(const std::string& what, int os_error) {
         hint = "this process may lock " + std::to_string(limit.rlim_cur >> 10U) +
                " KiB of memory: raise it (ulimit -l unlimited, or memlock in limits.conf)";
     }
-    return fail(status, what + " failed: " + std::generic_category().message(os_error),
-                std::move(hint), os_error);
+    const std::string reason =
+        os_error == 0 ? "the driver gives no reason" : std::generic_category().message(os_error);
+    return fail(status, what + " failed: " + reason, std::move(hint), os_error);
 }
 
 std::vector<std::string> Device::names() {
@@ -180,6 +183,7 @@ Device::~Device() {
     if (is_foreign()) return;
     base::forget_descriptor(context_->cmd_fd);
     base::forget_descriptor(context_->async_fd);
+    if (cover_ != nullptr) ibv_destroy_cq(cover_);
     ibv_close_device(context_);
 }
 
@@ -230,8 +234,23 @@ void Device::read_attributes() {
     info_.rdma_technology = is_iwarp_                                    ? "iWARP"
                             : port.link_layer == IBV_LINK_LAYER_ETHERNET ? "RoCE"
                                                                          : "InfiniBand";
+    if (quirks_.misreads_a_page) cover_misread_page();
     read_optional(device);
     info_.addresses = addresses_of(name_);
+}
+
+// libsiw knows a failed mapping of a queue by the offset 0x90000, which the kernel gives out like
+// any other, to the first queue that fits there: from then on no queue can be made. So a queue of
+// ours, made while all offsets are free, lies over it: behind another one that only fills the room
+// before. Without it the device works, for as long as it has few queues.
+void Device::cover_misread_page() {
+    // An entry has 32 bytes, and a queue some more: 129 pages of 4 KiB, and 17 behind them. Larger
+    // pages are rare: 516 KiB do for all of them.
+    const bool is_small = core::page_size() == 4096;
+    ibv_cq* const filler = ibv_create_cq(context_, is_small ? 16384 : 8192, nullptr, nullptr, 0);
+    if (filler == nullptr) return;
+    cover_ = ibv_create_cq(context_, is_small ? 2048 : 16384, nullptr, nullptr, 0);
+    ibv_destroy_cq(filler);
 }
 
 // What NDK leaves to the adapter, and what is ours and needs something of the device.

@@ -29,6 +29,8 @@ struct Quirks {
     // A window reaches no further than it was bound, though its region does.
     bool bounds_windows = true;
     bool has_kernel_wc_flags = false;  // a receive's WITH_INV shows as the kernel's own bit
+    // The driver takes a queue whose mapping begins at one certain page for a failure.
+    bool misreads_a_page = false;
 };
 
 class Device {
@@ -56,6 +58,7 @@ public:
 private:
     void read_attributes();
     void read_optional(const ibv_device_attr& device);
+    void cover_misread_page();
 
     ibv_context* const context_;
     const unsigned made_in_ = base::fork_generation();
@@ -66,9 +69,11 @@ private:
     bool is_active_ = false;
     std::uint8_t port_ = 1;
     std::uint32_t max_cq_entries_ = 0;
+    ibv_cq* cover_ = nullptr;  // lies over the page that the driver misreads
 };
 
-// The sentence for a verb that failed: what, why, and what to do when it is the locked memory.
+// The sentence for a verb that failed: what, why, and what to do when it is the locked memory. An
+// `os_error` of 0: the library gave no reason.
 [[nodiscard]] Unexpected verb_failed(const std::string& what, int os_error);
 
 // Owns a handle of the device; destroys it with `kDestroy`.

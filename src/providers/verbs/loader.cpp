@@ -7,6 +7,7 @@
 #include <infiniband/verbs.h>
 #include <rdma/rdma_cma.h>
 
+#include <cerrno>
 #include <string>
 
 // The header turns these into calls of newer functions; here they are names.
@@ -158,8 +159,12 @@ const Expected<void>& load() {
 }  // namespace ndv::verbs
 
 extern "C" {
+// Libraries may fail without setting errno; what an earlier call left there is no reason.
 #define NDV_X(library, version, result, name, parameters, arguments) \
-    result name parameters { return ndv::verbs::table.name##_ arguments; }
+    result name parameters {                                         \
+        errno = 0;                                                   \
+        return ndv::verbs::table.name##_ arguments;                  \
+    }
 NDV_VERBS_FUNCTIONS(NDV_X)
 #undef NDV_X
 }
