@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/log.hpp"
 #include "providers/soft/adapter.hpp"
 #if NDV_WITH_VERBS
 #include "providers/verbs/adapter.hpp"
@@ -37,8 +38,13 @@ Expected<std::shared_ptr<core::Adapter>> open_automatic(core::AdapterOptions opt
     }
     for (const auto& provider : builtin()) {
         options.address = provider->find_device(peer);
-        if (!options.address.empty()) return provider->open(options);
+        if (options.address.empty()) continue;
+        auto opened = provider->open(options);
+        if (opened) return opened;
+        base::log(base::LogLevel::warning, provider->name(),
+                  options.address + " is passed over: " + opened.error().what);
     }
+    options.address.clear();
     return builtin().front()->open(options);
 }
 

@@ -96,19 +96,15 @@ std::weak_ptr<core::Adapter> Adapter::weak_from_this_adapter() {
 
 std::string VerbsProvider::find_device(const std::optional<core::SocketAddress>& peer) const {
     if (!load()) return {};
-    if (peer) return device_towards(*peer);
-    for (const std::string& name : Device::names()) {
-        auto device = Device::open(name);
-        if (device && (*device)->is_active()) return name;
-    }
-    return {};
+    const std::string towards = peer ? device_towards(*peer) : "";
+    if (peer && towards.empty()) return {};
+    auto device = Device::open(towards);
+    return device && (*device)->is_usable() ? (*device)->name() : "";
 }
 
 std::vector<core::AdapterInfo> VerbsProvider::adapters() const {
     std::vector<core::AdapterInfo> all;
-    for (const std::string& name : Device::names()) {
-        if (auto device = Device::open(name)) all.push_back((*device)->info());
-    }
+    for (const auto& device : Device::open_all()) all.push_back(device->info());
     return all;
 }
 

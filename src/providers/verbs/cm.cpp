@@ -4,8 +4,10 @@
 
 #include <fcntl.h>
 #include <ifaddrs.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -14,6 +16,7 @@
 namespace ndv::verbs {
 namespace {
 
+constexpr const char* kManager = "/dev/infiniband/rdma_cm";
 constexpr int kResolveTime_ms = 1000;
 constexpr int kBatch = 64;  // events, then others have their turn
 
@@ -24,18 +27,33 @@ core::SocketAddress address_of(const sockaddr* raw) {
     return out;
 }
 
-// One rdma_cm_id with an event channel of its own, whose descriptor blocks.
+// An event channel whose descriptor blocks, and ids of it that nobody observes.
+class LoneChannel {
+public:
+    LoneChannel() : channel_(rdma_create_event_channel()) {}
+    LoneChannel(const LoneChannel&) = delete;
+    LoneChannel& operator=(const LoneChannel&) = delete;
+    ~LoneChannel() {
+        if (channel_ != nullptr) rdma_destroy_event_channel(channel_);
+    }
+    explicit operator bool() const { return channel_ != nullptr; }
+    [[nodiscard]] rdma_event_channel* get() const { return channel_; }
+
+private:
+    rdma_event_channel* const channel_;
+};
+
 class LoneId {
 public:
-    LoneId() : channel_(rdma_create_event_channel()) {
-        if (channel_ == nullptr) return;
-        if (rdma_create_id(channel_, &id_, nullptr, RDMA_PS_TCP) != 0) id_ = nullptr;
+    explicit LoneId(const LoneChannel& channel) {
+        if (!channel || rdma_create_id(channel.get(), &id_, nullptr, RDMA_PS_TCP) != 0) {
+            id_ = nullptr;
+        }
     }
     LoneId(const LoneId&) = delete;
     LoneId& operator=(const LoneId&) = delete;
     ~LoneId() {
         if (id_ != nullptr) rdma_destroy_id(id_);
-        if (channel_ != nullptr) rdma_destroy_event_channel(channel_);
     }
     explicit operator bool() const { return id_ != nullptr; }
     [[nodiscard]] rdma_cm_id* get() const { return id_; }
@@ -45,7 +63,6 @@ public:
     }
 
 private:
-    rdma_event_channel* channel_;
     rdma_cm_id* id_ = nullptr;
 };
 
@@ -62,11 +79,12 @@ bool is_for_peers(const sockaddr& address) {
 }  // namespace
 
 std::string device_towards(const core::SocketAddress& peer) {
-    const LoneId id;
+    const LoneChannel channel;
+    const LoneId id(channel);
     core::SocketAddress target = peer;
     rdma_cm_event* event = nullptr;
     if (!id || rdma_resolve_addr(id.get(), nullptr, target.raw(), kResolveTime_ms) != 0 ||
-        rdma_get_cm_event(id.get()->channel, &event) != 0) {
+        rdma_get_cm_event(channel.get(), &event) != 0) {
         return {};
     }
     const bool is_resolved = event->event == RDMA_CM_EVENT_ADDR_RESOLVED;
@@ -74,29 +92,38 @@ std::string device_towards(const core::SocketAddress& peer) {
     return is_resolved ? id.device() : "";
 }
 
-std::vector<std::string> addresses_of(const std::string& device) {
-    std::vector<std::string> out;
-    ifaddrs* all = nullptr;
-    if (::getifaddrs(&all) != 0) return out;
-    for (const ifaddrs* one = all; one != nullptr; one = one->ifa_next) {
-        if (one->ifa_addr == nullptr || !is_for_peers(*one->ifa_addr)) continue;
-        core::SocketAddress address = address_of(one->ifa_addr);
-        const LoneId id;
-        if (id && rdma_bind_addr(id.get(), address.raw()) == 0 && id.device() == device) {
-            out.push_back(address.host());
+std::vector<std::string> AddressBook::of(const std::string& device) {
+    if (!known_) {
+        known_.emplace();
+        const LoneChannel channel;
+        ifaddrs* all = nullptr;
+        if (!channel || ::getifaddrs(&all) != 0) return {};
+        for (const ifaddrs* one = all; one != nullptr; one = one->ifa_next) {
+            if (one->ifa_addr == nullptr || (one->ifa_flags & IFF_UP) == 0 ||
+                !is_for_peers(*one->ifa_addr)) {
+                continue;
+            }
+            core::SocketAddress address = address_of(one->ifa_addr);
+            const LoneId id(channel);
+            if (id && rdma_bind_addr(id.get(), address.raw()) == 0 && !id.device().empty()) {
+                (*known_)[id.device()].push_back(address.host());
+            }
         }
+        ::freeifaddrs(all);
     }
-    ::freeifaddrs(all);
-    return out;
+    return (*known_)[device];
 }
 
 Expected<std::shared_ptr<CmChannel>> CmChannel::open(const std::shared_ptr<AdapterParts>& parts) {
     rdma_event_channel* const channel = rdma_create_event_channel();
     if (channel == nullptr) {
-        const int os_error = errno;
+        int os_error = errno;
+        // librdmacm looks at the device first, and what it finds there it leaves in errno.
+        if (::access(kManager, R_OK | W_OK) != 0) os_error = errno;
         if (os_error == EACCES || os_error == EPERM) {
-            return fail(Status::access_denied, "open: no permission on /dev/infiniband/rdma_cm",
-                        "allow this user to read and write it; in a container, pass it through",
+            return fail(Status::access_denied, std::string("open: no permission on ") + kManager,
+                        "allow this user to read and write it (udev's group is usually rdma); in a "
+                        "container, pass it through",
                         os_error);
         }
         return fail(Status::device_not_ready, "open: the connection manager cannot be reached",

@@ -6,7 +6,9 @@
 #include <rdma/rdma_cma.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,8 +26,16 @@ inline constexpr int kMorePorts = 4;
 
 // The name of the device that rdma_cm would use to reach an address; empty: none within a second.
 [[nodiscard]] std::string device_towards(const core::SocketAddress& peer);
-// The addresses of this host that rdma_cm binds to a device.
-[[nodiscard]] std::vector<std::string> addresses_of(const std::string& device);
+
+// Which addresses of this host rdma_cm binds to which device: asked once for all devices, because
+// a host may have hundreds of addresses.
+class AddressBook {
+public:
+    [[nodiscard]] std::vector<std::string> of(const std::string& device);
+
+private:
+    std::optional<std::map<std::string, std::vector<std::string>>> known_;
+};
 
 // On the progress thread. What is in `event` is valid during the call only.
 class CmObserver {

@@ -8,9 +8,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <limits>
+#include <optional>
 #include <system_error>
 #include <utility>
 
+#include "base/log.hpp"
 #include "core/connection.hpp"
 #include "core/mapping.hpp"
 #include "providers/verbs/cm.hpp"
@@ -80,11 +82,11 @@ std::uint32_t unsigned_of(int value) { return static_cast<std::uint32_t>(std::ma
 
 std::uint32_t below(int value, std::uint32_t most) { return std::min(unsigned_of(value), most); }
 
-Expected<std::shared_ptr<Device>> open_one(ibv_device* device) {
-    ibv_context* const context = ibv_open_device(device);
-    if (context != nullptr) return std::make_shared<Device>(context);
-    int os_error = errno;
+Expected<std::shared_ptr<Device>> open_one(ibv_device* device, AddressBook& book) {
     const std::string name = ibv_get_device_name(device);
+    ibv_context* const context = ibv_open_device(device);
+    if (context != nullptr) return std::make_shared<Device>(context, book.of(name));
+    int os_error = errno;
     // The library looks elsewhere when the file cannot be opened, and leaves that search's errno.
     const std::string file = std::string("/dev/infiniband/") + device->dev_name;
     if (::access(file.c_str(), R_OK | W_OK) != 0 && errno != ENOENT) os_error = errno;
@@ -100,22 +102,40 @@ Expected<std::shared_ptr<Device>> open_one(ibv_device* device) {
         "run `ndverbs doctor`", os_error);
 }
 
-// Attributes promise windows, and say nothing of resizing; drivers may lack both.
+void log_passed_over(const Error& error) {
+    base::log(base::LogLevel::info, "verbs", "a device is passed over: " + error.what);
+}
+
+// Attributes promise windows, and say nothing of resizing or kinds of queue pairs; drivers may lack
+// each.
 struct Abilities {
+    bool has_queue_pairs = false;
     bool has_windows = false;
     bool resizes_queues = false;
 };
 
 Abilities try_out(ibv_context* context) {
     Abilities out;
-    if (ibv_pd* const pd = ibv_alloc_pd(context)) {
+    ibv_pd* const pd = ibv_alloc_pd(context);
+    ibv_cq* const cq = ibv_create_cq(context, 1, nullptr, nullptr, 0);
+    if (pd != nullptr && cq != nullptr) {
+        ibv_qp_init_attr wanted{};
+        wanted.send_cq = wanted.recv_cq = cq;
+        wanted.qp_type = IBV_QPT_RC;
+        wanted.cap = {1, 1, 1, 1, 0};
+        if (ibv_qp* const qp = ibv_create_qp(pd, &wanted)) {
+            out.has_queue_pairs = true;
+            ibv_destroy_qp(qp);
+        }
+    }
+    if (pd != nullptr) {
         if (ibv_mw* const mw = ibv_alloc_mw(pd, IBV_MW_TYPE_2)) {
             out.has_windows = true;
             ibv_dealloc_mw(mw);
         }
         ibv_dealloc_pd(pd);
     }
-    if (ibv_cq* const cq = ibv_create_cq(context, 1, nullptr, nullptr, 0)) {
+    if (cq != nullptr) {
         out.resizes_queues = ibv_resize_cq(cq, 64) == 0;
         ibv_destroy_cq(cq);
     }
@@ -150,21 +170,28 @@ std::vector<std::string> Device::names() {
 Expected<std::shared_ptr<Device>> Device::open(const std::string& name) {
     if (const auto& loaded = load(); !loaded) return Unexpected{loaded.error()};
     const DeviceList list;
-    std::shared_ptr<Device> first;
+    AddressBook book;
+    std::shared_ptr<Device> best;
+    std::optional<Error> refused;
     std::string known;
     for (ibv_device* const device : list) {
         const std::string found = ibv_get_device_name(device);
         known += (known.empty() ? "" : ", ") + found;
         if (!name.empty()) {
-            if (found == name) return open_one(device);
+            if (found == name) return open_one(device, book);
             continue;
         }
-        auto opened = open_one(device);
-        if (!opened) return opened;
-        if ((*opened)->is_active()) return opened;
-        if (!first) first = *opened;
+        auto opened = open_one(device, book);
+        if (!opened) {
+            log_passed_over(opened.error());
+            if (!refused) refused = opened.error();
+            continue;
+        }
+        if ((*opened)->is_usable()) return opened;
+        if (!best || ((*opened)->is_active() && !best->is_active())) best = *opened;
     }
-    if (first) return first;
+    if (best) return best;
+    if (refused) return Unexpected{std::move(*refused)};
     if (known.empty()) {
         return fail(Status::device_not_ready, "open: there is no RDMA device that can be used",
                     "run `ndverbs doctor`; without a device, the soft adapter works anywhere");
@@ -173,7 +200,23 @@ Expected<std::shared_ptr<Device>> Device::open(const std::string& name) {
                 "this machine has: " + known);
 }
 
-Device::Device(ibv_context* context) : context_(context) {
+std::vector<std::shared_ptr<Device>> Device::open_all() {
+    std::vector<std::shared_ptr<Device>> out;
+    if (!load()) return out;
+    AddressBook book;
+    for (ibv_device* const device : DeviceList()) {
+        auto opened = open_one(device, book);
+        if (opened) {
+            out.push_back(std::move(*opened));
+        } else {
+            log_passed_over(opened.error());
+        }
+    }
+    return out;
+}
+
+Device::Device(ibv_context* context, std::vector<std::string> addresses) : context_(context) {
+    info_.addresses = std::move(addresses);
     base::register_descriptor(context_->cmd_fd);
     base::register_descriptor(context_->async_fd);
     read_attributes();
@@ -236,7 +279,6 @@ void Device::read_attributes() {
                                                                          : "InfiniBand";
     if (quirks_.misreads_a_page) cover_misread_page();
     read_optional(device);
-    info_.addresses = addresses_of(name_);
 }
 
 // libsiw knows a failed mapping of a queue by the offset 0x90000, which the kernel gives out like
@@ -257,6 +299,7 @@ void Device::cover_misread_page() {
 void Device::read_optional(const ibv_device_attr& device) {
     constexpr unsigned kTypes = IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B;
     const Abilities abilities = try_out(context_);
+    has_queue_pairs_ = abilities.has_queue_pairs;
     const bool invalidates = (device.device_cap_flags & IBV_DEVICE_MEM_MGT_EXTENSIONS) != 0 &&
                              quirks_.invalidates_for_peers;
     const bool has_windows = invalidates && (device.device_cap_flags & kTypes) != 0 &&

@@ -35,12 +35,16 @@ struct Quirks {
 
 class Device {
 public:
-    // By the kernel's name ("mlx5_0"); empty: the first with an active port, else the first.
+    // By the kernel's name ("mlx5_0"); empty: the first that connections can be made with, else the
+    // first with an active port, else the first; those that cannot be opened are passed over.
     [[nodiscard]] static Expected<std::shared_ptr<Device>> open(const std::string& name);
+    // All that can be opened.
+    [[nodiscard]] static std::vector<std::shared_ptr<Device>> open_all();
     // Names of the devices that the installed libraries can drive.
     [[nodiscard]] static std::vector<std::string> names();
 
-    explicit Device(ibv_context* context);
+    // `addresses`: those that rdma_cm binds to the device.
+    Device(ibv_context* context, std::vector<std::string> addresses);
     Device(const Device&) = delete;
     Device& operator=(const Device&) = delete;
     ~Device();
@@ -50,6 +54,12 @@ public:
     [[nodiscard]] const core::AdapterInfo& info() const { return info_; }
     [[nodiscard]] bool is_iwarp() const { return is_iwarp_; }
     [[nodiscard]] bool is_active() const { return is_active_; }
+    // What connections need: an active port, an address that rdma_cm knows, and reliable-connected
+    // queue pairs, which some devices (EFA, usnic) lack.
+    [[nodiscard]] bool is_usable() const {
+        return is_active_ && has_queue_pairs_ && !info_.addresses.empty();
+    }
+    [[nodiscard]] bool has_queue_pairs() const { return has_queue_pairs_; }
     [[nodiscard]] std::uint8_t port() const { return port_; }
     [[nodiscard]] const Quirks& quirks() const { return quirks_; }
     [[nodiscard]] std::uint32_t max_cq_entries() const { return max_cq_entries_; }
@@ -67,6 +77,7 @@ private:
     Quirks quirks_;
     bool is_iwarp_ = false;
     bool is_active_ = false;
+    bool has_queue_pairs_ = false;
     std::uint8_t port_ = 1;
     std::uint32_t max_cq_entries_ = 0;
     ibv_cq* cover_ = nullptr;  // lies over the page that the driver misreads

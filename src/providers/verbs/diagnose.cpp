@@ -74,11 +74,22 @@ core::Finding check_device(const std::string& name) {
     }
     auto device = Device::open(name);
     if (!device) return {"device " + name, false, device.error().what, device.error().hint};
-    const bool is_active = (*device)->is_active();
-    return {"device " + name, is_active,
-            (*device)->info().rdma_technology + ", port " + std::to_string((*device)->port()) +
-                (is_active ? " active" : " not active"),
-            is_active ? "" : "bring its network interface up (ip link set ... up)"};
+    std::string what =
+        (*device)->info().rdma_technology + ", port " + std::to_string((*device)->port());
+    std::string remedy;
+    if (!(*device)->is_active()) {
+        what += " not active";
+        remedy = "bring its network interface up (ip link set ... up)";
+    } else if (!(*device)->has_queue_pairs()) {
+        what += " active, but it has no queue pairs of the kind that connections need";
+        remedy = "use the soft adapter over its network interface";
+    } else if ((*device)->info().addresses.empty()) {
+        what += " active, but without an address";
+        remedy = "give its network interface one (ip addr add ...; InfiniBand: IPoIB)";
+    } else {
+        what += " active";
+    }
+    return {"device " + name, remedy.empty(), std::move(what), std::move(remedy)};
 }
 
 }  // namespace

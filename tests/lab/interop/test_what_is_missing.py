@@ -45,6 +45,37 @@ def failure(statement, prefix=()):
     return json.loads(_run(program, prefix))
 
 
+def opened(name, prefix=()):
+    """Open an adapter in another process; return its name, or the error's status, and the log."""
+    program = (
+        "import json, logging, ndverbs as nd\n"
+        "lines = []\n"
+        "handler = logging.Handler()\n"
+        "handler.emit = lambda record: lines.append(f'{record.name}: {record.getMessage()}')\n"
+        "logging.getLogger('ndverbs').addHandler(handler)\n"
+        "logging.getLogger('ndverbs').setLevel(logging.INFO)\n"
+        "try:\n"
+        f"    with nd.Adapter.open({name!r}) as adapter:\n"
+        "        found = adapter.info.name\n"
+        "except nd.RdmaError as error:\n"
+        "    found = f'{error.status.name}: {error}'\n"
+        "print(json.dumps([found, '\\n'.join(lines)]))"
+    )
+    return json.loads(_run(program, prefix))
+
+
+def listed(prefix=()):
+    """Return the names of the adapters that another process finds."""
+    program = "import json, ndverbs as nd; print(json.dumps([i.name for i in nd.adapters()]))"
+    return json.loads(_run(program, prefix))
+
+
+def file_of(device):
+    names = Path("/sys/class/infiniband_verbs").glob("uverbs*/ibdev")
+    (found,) = (name.parent for name in names if name.read_text().strip() == device)
+    return Path("/dev/infiniband") / found.name
+
+
 def bad_findings(prefix=()):
     """Return what the doctor finds wrong with the verbs provider: check to what and remedy."""
     program = (
@@ -77,6 +108,25 @@ def mode(paths, bits):
     finally:
         for path, bits_before in before.items():
             path.chmod(bits_before)
+
+
+@contextlib.contextmanager
+def without_addresses(interface):
+    """Take an interface's addresses away for a while."""
+    shown = subprocess.run(
+        ["ip", "-json", "address", "show", "dev", interface, "scope", "global"],
+        capture_output=True,
+        check=True,
+    )
+    before = [f"{a['local']}/{a['prefixlen']}" for a in json.loads(shown.stdout)[0]["addr_info"]]
+    for address in before:
+        subprocess.run(["ip", "address", "del", address, "dev", interface], check=True)
+    try:
+        yield
+    finally:
+        for address in before:
+            nodad = ["nodad"] if ":" in address else []
+            subprocess.run(["ip", "address", "add", address, "dev", interface, *nodad], check=True)
 
 
 @pytest.fixture
@@ -147,3 +197,57 @@ def test_too_little_lockable_memory_is_told_with_the_limit(as_nobody, device_fil
     assert "1024 KiB" in text
     assert "ulimit -l" in text
     assert "1024 KiB" in found["locked memory"]
+
+
+@pytest.mark.parametrize(("forbidden", "other"), [("siw0", "rxe0"), ("rxe0", "siw0")])
+def test_device_that_may_not_be_opened_hides_no_other(as_nobody, device_files, forbidden, other):
+    with mode(device_files, 0o666), mode([file_of(forbidden)], 0o600):
+        for name in ("verbs", "auto", f"verbs:{other}"):
+            assert opened(name, as_nobody)[0] == f"verbs:{other}"
+        found, _ = opened(f"verbs:{forbidden}", as_nobody)
+        names = listed(as_nobody)
+
+    assert found.startswith("ACCESS_DENIED")
+    assert names == ["soft", f"verbs:{other}"]
+
+
+def test_device_that_is_passed_over_is_told_to_the_log(as_nobody, device_files):
+    file = file_of("siw0")
+    with mode(device_files, 0o666), mode([file], 0o600):
+        _, log = opened("verbs", as_nobody)
+
+    assert log.startswith("ndverbs.verbs: ")
+    assert str(file) in log
+
+
+def test_auto_is_soft_when_no_device_may_be_opened(as_nobody, device_files):
+    with mode(device_files, 0o600):
+        found, _ = opened("auto", as_nobody)
+        refused, _ = opened("verbs", as_nobody)
+
+    assert found == "soft"
+    assert refused.startswith("ACCESS_DENIED")
+
+
+def test_forbidden_connection_manager_is_named(as_nobody, device_files):
+    manager = Path("/dev/infiniband/rdma_cm")
+    with mode(device_files, 0o666), mode([manager], 0o600):
+        for name in ("verbs", "verbs:rxe0"):
+            refused, _ = opened(name, as_nobody)
+            assert refused.startswith("ACCESS_DENIED")
+            assert str(manager) in refused
+        found, _ = opened("auto", as_nobody)
+
+    assert found == "soft"
+
+
+def test_device_without_an_address_is_the_last_choice(as_nobody, device_files):
+    with without_addresses("eth1"):
+        assert opened("verbs")[0] == "verbs:siw0"
+        assert opened("auto")[0] == "verbs:siw0"
+        found = bad_findings()
+        with mode(device_files, 0o666), mode([file_of("siw0")], 0o600):
+            assert opened("auto", as_nobody)[0] == "soft"
+            assert opened("verbs", as_nobody)[0] == "verbs:rxe0"
+
+    assert "without an address" in found["device rxe0"]
