@@ -285,8 +285,8 @@ void bind_listener_class(py::module_& module) {
     bind_handle(cls);
     cls.def(
            "accept",
-           [](const StreamListener& self,
-              std::optional<double> timeout) -> std::unique_ptr<Stream> {
+           [](StreamListener& self, std::optional<double> timeout) -> std::unique_ptr<Stream> {
+               self.hush();
                const auto native = self.share();
                std::optional<Expected<std::shared_ptr<wsk::Stream>>> taken;
                static_cast<void>(wait_in_slices(Deadline(timeout), [&](auto slice) {
@@ -305,8 +305,7 @@ void bind_listener_class(py::module_& module) {
                 call_soon(self.adapter(), function);
             },
             py::arg("function"))
-        .def("fileno",
-             [](const StreamListener& self) { return value_or_raise(self.get().descriptor()); })
+        .def("fileno", &StreamListener::descriptor)
         .def(
             "inspect_complete",
             [](const StreamListener& self, std::uint64_t id, bool accepts) {
@@ -462,7 +461,7 @@ void bind_stream(py::module_& module) {
             py::arg("is_drain") = false, "Receive into the caller's memory.")
         .def("take", take, py::arg("most"), "Take received bytes without a copy, or None.")
         .def("look", look, py::arg("most"), "Look at received bytes, or None.")
-        .def("fileno", [](const Stream& self) { return value_or_raise(self.get().descriptor()); })
+        .def("fileno", &Stream::descriptor)
         .def("set_event_callback", set_event_callback, py::arg("function").none(true))
         .def(
             "_call_soon",

@@ -9,19 +9,41 @@
 #include <optional>
 
 #include "bindings/connection.hpp"
+#include "bindings/errors.hpp"
 #include "bindings/handle.hpp"
 #include "wsk/listener.hpp"
+#include "wsk/readiness.hpp"
 #include "wsk/stream.hpp"
 
 namespace ndv::bindings {
+
+// The descriptor of a socket stays until close(): a loop that watches it when the adapter closes
+// sees it readable, and the call that follows says why.
+using Shown = std::shared_ptr<wsk::Readiness>;
+template <typename Value>
+[[nodiscard]] int descriptor_of(const Value& handle, Shown& shown) {
+    if (shown == nullptr || handle.adapter()->is_foreign()) {
+        shown = value_or_raise(handle.get().descriptor());
+    }
+    return shown->descriptor();
+}
 
 class Stream final : public Handle<wsk::Stream> {
 public:
     Stream(std::shared_ptr<wsk::Stream> native, std::shared_ptr<AdapterState> adapter)
         : Handle("socket", std::move(native), std::move(adapter)) {}
 
+    void close() {
+        Handle::close();
+        shown_ = nullptr;
+    }
+    [[nodiscard]] int descriptor() { return descriptor_of(*this, shown_); }
+
     // Seconds; none: calls wait without a limit; 0: they never wait.
     std::optional<double> timeout;
+
+private:
+    Shown shown_;
 };
 
 class StreamListener final : public Handle<wsk::StreamListener> {
@@ -29,6 +51,19 @@ public:
     StreamListener(std::shared_ptr<wsk::StreamListener> native,
                    std::shared_ptr<AdapterState> adapter)
         : Handle("listening socket", std::move(native), std::move(adapter)) {}
+
+    void close() {
+        Handle::close();
+        shown_ = nullptr;
+    }
+    [[nodiscard]] int descriptor() { return descriptor_of(*this, shown_); }
+    // A server in a loop would be told again and again that its adapter has gone: once is enough.
+    void hush() {
+        if (shown_ && peek() == nullptr) shown_->set(false, true);
+    }
+
+private:
+    Shown shown_;
 };
 
 // A request of ndverbs.wsk: a send or receive under way.

@@ -270,15 +270,15 @@ bool StreamListener::has_ready() const {
     return !ready_.empty();
 }
 
-Expected<int> StreamListener::descriptor() {
+Expected<std::shared_ptr<Readiness>> StreamListener::descriptor() {
     const base::Lock lock(mutex_);
     if (!readiness_) {
         auto made = Readiness::create();
         if (!made) return Unexpected{made.error()};
-        readiness_ = std::move(*made);
+        readiness_ = std::make_shared<Readiness>(std::move(*made));
         readiness_->set(!ready_.empty() || is_closed(), true);
     }
-    return readiness_->descriptor();
+    return readiness_;
 }
 
 Expected<core::SocketAddress> StreamListener::local_address() const {

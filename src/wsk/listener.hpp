@@ -51,8 +51,8 @@ public:
     // Null: none came in time.
     [[nodiscard]] Expected<std::shared_ptr<Stream>> accept(std::chrono::nanoseconds timeout);
     [[nodiscard]] bool has_ready() const;
-    // Readable when accept() would not wait.
-    [[nodiscard]] Expected<int> descriptor();
+    // Readable when accept() would not wait; see Stream.
+    [[nodiscard]] Expected<std::shared_ptr<Readiness>> descriptor();
     [[nodiscard]] Expected<core::SocketAddress> local_address() const;
     // Of connections that come from now on.
     void set_options(const StreamOptions& options);
@@ -115,7 +115,7 @@ private:
     OnInspect on_inspect_ NDV_GUARDED_BY(mutex_);
     OnAbort on_abort_ NDV_GUARDED_BY(mutex_);
     OnReady on_ready_ NDV_GUARDED_BY(mutex_);
-    std::optional<Readiness> readiness_ NDV_GUARDED_BY(mutex_);
+    std::shared_ptr<Readiness> readiness_ NDV_GUARDED_BY(mutex_);
 };
 
 }  // namespace ndv::wsk

@@ -287,7 +287,7 @@ void Stream::do_close() {
     const Entered entered(*this);
     is_closing_ = true;
     is_read_shut_ = true;
-    readiness_.reset();  // the number is the system's again, although the stream may live on
+    if (const auto shown = std::exchange(readiness_, nullptr)) shown->set(true, true);
     if (!is_live()) {
         phase_.store(Phase::over, std::memory_order_release);
         return;

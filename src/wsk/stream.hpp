@@ -132,8 +132,9 @@ public:
     [[nodiscard]] bool wait_connected(std::chrono::nanoseconds timeout);
     // The operation itself is completed a moment later.
     [[nodiscard]] bool wait_done(const Transfer& transfer, std::chrono::nanoseconds timeout);
-    // Readable and writable as the stream is; made on first use.
-    [[nodiscard]] Expected<int> descriptor();
+    // Readable and writable as the stream is, and both for good when it is closed; made on first
+    // use. The number is the system's again when nobody holds it any more.
+    [[nodiscard]] Expected<std::shared_ptr<Readiness>> descriptor();
     // Once; from any thread, without locks, one call at a time.
     void set_on_event(OnEvent function);
 
@@ -346,7 +347,7 @@ private:
     std::uint32_t events_ = 0;
     std::shared_ptr<const OnEvent> on_event_;
     bool is_telling_ = false;  // some thread calls it
-    std::optional<Readiness> readiness_;
+    std::shared_ptr<Readiness> readiness_;
 
     Follower* followers_ = nullptr;
 

@@ -423,14 +423,14 @@ bool Stream::wait_done(const Transfer& transfer, std::chrono::nanoseconds timeou
     return wait_until([&transfer] { return transfer.is_finished; }, timeout);
 }
 
-Expected<int> Stream::descriptor() {
+Expected<std::shared_ptr<Readiness>> Stream::descriptor() {
     const Entered entered(*this);
     if (!readiness_) {
         auto made = Readiness::create();
         if (!made) return Unexpected{made.error()};
-        readiness_ = std::move(*made);
+        readiness_ = std::make_shared<Readiness>(std::move(*made));
     }
-    return readiness_->descriptor();
+    return readiness_;
 }
 
 void Stream::show_readiness() { readiness_->set(is_readable_now(), is_writable_now()); }
