@@ -111,7 +111,28 @@ void StreamListener::take_requests() {
         auto peer = connector->peer_address();
         on_inspect(id, local ? *local : core::SocketAddress{},
                    peer ? *peer : core::SocketAddress{});
+        // Behind the inspection, which it takes back.
+        connector->set_on_withdrawn([weak = std::weak_ptr(shared_from_this()), id] {
+            const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
+            if (self) self->withdraw(id);
+        });
     }
+}
+
+// The peer has taken back a request that waits for its answer.
+void StreamListener::withdraw(std::uint64_t id) {
+    std::shared_ptr<core::Connector> connector;  // goes without the mutex
+    OnAbort on_abort;
+    {
+        const base::Lock lock(mutex_);
+        const auto found = inspected_.find(id);
+        if (found == inspected_.end()) return;
+        connector = std::move(found->second.connector);
+        inspected_.erase(found);
+        on_abort = on_abort_;
+    }
+    if (on_abort) on_abort(id);
+    wake();  // there is room in the backlog
 }
 
 // Ends those whose time is over and, while all places are taken and a request waits, those who have

@@ -81,7 +81,9 @@ private:
     };
 
     void do_close() override;
-    void wake();  // any thread
+    // Any thread.
+    void wake();
+    void withdraw(std::uint64_t id);
     // The worker's thread.
     void take_requests();
     [[nodiscard]] bool find_place();

@@ -179,3 +179,33 @@ def test_a_request_that_vanishes_while_it_pends_is_told_by_abort(adapter, host):
             inspect_id = asked.get(timeout=LIMIT)
         listening.inspect_complete(inspect_id, wsk.InspectAction.ACCEPT)
         assert aborted.get(timeout=LIMIT) == inspect_id
+
+
+def test_a_request_that_vanishes_is_told_before_its_answer_and_gives_its_place_back(adapter, host):
+    asked, aborted = queue.Queue(), queue.Queue()
+
+    def on_inspect(_, inspect_id, *__):
+        asked.put(inspect_id)
+        return wsk.InspectAction.PEND
+
+    with wsk.listen(
+        (host, 0),
+        adapter=adapter,
+        backlog=1,
+        on_inspect=on_inspect,
+        on_abort=lambda _, inspect_id: aborted.put(inspect_id),
+    ) as listening:
+        with wsk.socket(adapter) as near:
+            near.bind((host, 0))
+            near.connect(listening.local_address)
+            first = asked.get(timeout=LIMIT)
+        assert aborted.get(timeout=LIMIT) == first
+        listening.inspect_complete(first, wsk.InspectAction.ACCEPT)  # late: nothing comes of it
+        with wsk.socket(adapter) as near:
+            near.bind((host, 0))
+            request = near.connect(listening.local_address)
+            listening.inspect_complete(asked.get(timeout=LIMIT), wsk.InspectAction.ACCEPT)
+            request.result(LIMIT)
+            with listening.accept(LIMIT) as far:
+                assert far.remote_address == near.local_address
+        assert aborted.empty()
