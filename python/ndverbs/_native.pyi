@@ -936,7 +936,8 @@ class CompletionQueue(_Object):
 
         The descriptor becomes readable at the first completion that satisfies this, at once when
         the queue holds some, and stays so until the next arm. An arm that is not satisfied yet
-        merges with this one; the stronger counts.
+        merges with this one; the stronger counts. A completion that `poll` fetches by itself and
+        returns satisfies none.
 
         Parameters
         ----------

@@ -104,7 +104,11 @@ void bind_completion_queue(py::module_& module) {
     cls.def_property_readonly("depth",
                               [](const CompletionQueue& self) { return self.get().depth(); })
         .def(
-            "arm", [](const CompletionQueue& self, core::Notify kind) { self.get().arm(kind); },
+            "arm",
+            [](const CompletionQueue& self, core::Notify kind) {
+                self.get().arm(kind);
+                if (kind != core::Notify::errors) self.get().end_lease();
+            },
             py::arg("kind") = core::Notify::any, "Ask for one notification of the descriptor.")
         .def("wait", wait, py::arg("timeout") = py::none(),
              "Sleep until the queue holds a completion.")

@@ -29,6 +29,21 @@ std::uint32_t strength(Notify kind) {
 // NDK's MAXULONG: no limit of this kind.
 constexpr std::uint32_t kUnlimited = 0xFFFFFFFF;
 
+// The queue whose poll() makes progress on this thread right now.
+constinit thread_local const void* polled_here = nullptr;
+
+// A step may call streams, which poll queues of their own.
+class PolledHere {
+public:
+    explicit PolledHere(const void* queue) : before_(std::exchange(polled_here, queue)) {}
+    PolledHere(const PolledHere&) = delete;
+    PolledHere& operator=(const PolledHere&) = delete;
+    ~PolledHere() { polled_here = before_; }
+
+private:
+    const void* const before_;
+};
+
 Notify kind_of(std::uint32_t strength) {
     return strength == 1 ? Notify::errors : strength == 2 ? Notify::solicited : Notify::any;
 }
@@ -57,8 +72,13 @@ std::size_t CompletionQueue::poll(Completion* out, std::size_t limit, Budget bud
         needs_large = true;
         return 0;
     }
-    needs_large = do_progress(budget);
+    {
+        const PolledHere here(this);
+        needs_large = do_progress(budget);
+    }
     while (count < limit && ring_.pop(out[count])) ++count;
+    // The caller has what it brought itself: only what stays behind is worth a notification.
+    if (std::exchange(holds_back_, false) && !is_empty()) tell();
     // A caller with results in hand goes its way: the large step is due at the next call, or small
     // traffic would hold a large backlog back for as long as it lasts.
     owes_large_ = needs_large && count > 0;
@@ -85,7 +105,11 @@ bool CompletionQueue::push(const Completion& completion) {
         const bool matches = armed == strength(Notify::any) ||
                              (armed == strength(Notify::solicited) &&
                               (completion.is_solicited || is_failure(completion.status)));
-        if (matches) on_satisfied();
+        if (matches && polled_here == this) {
+            holds_back_ = true;
+        } else if (matches) {
+            on_satisfied();
+        }
     }
     if (sleepers_.fetch_add(0, std::memory_order_acq_rel) > 0) wake();
     return true;
@@ -106,40 +130,41 @@ void CompletionQueue::tell() {
 }
 
 void CompletionQueue::satisfy() {
-    const std::uint64_t moderation = moderation_.load(std::memory_order_relaxed);
-    if (moderation == 0) [[likely]] {
+    // relaxed: a look that is too early tells at once, which is never wrong.
+    std::uint64_t moderation = moderation_.load(std::memory_order_relaxed);
+    if (moderation != 0) [[unlikely]] {
+        const base::Lock lock(mutex_);
+        // Again, because whoever changes it under the lock looks at is_due_ as well.
+        moderation = moderation_.load(std::memory_order_relaxed);
+        const auto count = static_cast<std::uint32_t>(moderation);
+        if (moderation != 0 && (count == kUnlimited || ring_.size() < count)) {
+            if (std::exchange(is_due_, true)) return;  // and its timer runs
+        } else {
+            moderation = 0;
+        }
+    }
+    if (moderation == 0) {
         notify();
         return;
     }
     const auto interval = static_cast<std::uint32_t>(moderation >> 32U);
-    const auto count = static_cast<std::uint32_t>(moderation);
-    if (count != kUnlimited && ring_.size() >= count) {
-        notify();
-        return;
-    }
-    {
-        const base::Lock lock(mutex_);
-        if (std::exchange(is_due_, true)) return;  // and its timer runs
-    }
     if (interval == kUnlimited) return;  // the count alone decides
     set_notify_timer(std::chrono::microseconds(interval));
 }
 
 void CompletionQueue::notify() {
     std::shared_ptr<const std::function<void(Status)>> tell;
-    bool had_timer = false;
     {
         const base::Lock lock(mutex_);
-        had_timer = std::exchange(is_due_, false);
+        is_due_ = false;  // its timer finds that, or the next one that is due
         if (armed_.exchange(0, std::memory_order_acq_rel) == 0) return;
         tell = on_notify_;
         const std::uint64_t one = 1;
         // An eventfd of ours takes a one unless it overflows, and it is drained at every arm.
-        if (event_ && !is_signalled_ && ::write(event_.get(), &one, sizeof one) == sizeof one) {
-            is_signalled_ = true;
+        if (!std::exchange(is_signalled_, true) && event_) {
+            static_cast<void>(!::write(event_.get(), &one, sizeof one));
         }
     }
-    if (had_timer) set_notify_timer(std::nullopt);
     if (tell) (*tell)(status());
 }
 
@@ -178,26 +203,25 @@ Expected<void> CompletionQueue::control_interrupt_moderation(std::uint32_t inter
                     "adapter.info.adapter_flags tells");
     }
     // NDK: no interval, or a count of 0 or 1, is no moderation, whatever the other says.
-    if (interval_us == 0 || count <= 1) {
-        moderation_.store(0, std::memory_order_relaxed);
-        notify_if_satisfied();
-        return {};
-    }
+    const bool is_none = interval_us == 0 || count <= 1;
     const std::uint32_t most = count > depth() ? kUnlimited : count;
-    if (interval_us == kUnlimited && most == kUnlimited) {
+    if (!is_none && interval_us == kUnlimited && most == kUnlimited) {
         return fail(Status::invalid_parameter_mix,
                     "control_interrupt_moderation: without a limit on time or on number nobody "
                     "would ever be notified",
                     "give one of the two a limit; a count above the depth is none");
     }
-    moderation_.store((static_cast<std::uint64_t>(interval_us) << 32U) | most,
-                      std::memory_order_relaxed);
-    notify_if_satisfied();
+    {
+        const base::Lock lock(mutex_);
+        moderation_.store(is_none ? 0 : (static_cast<std::uint64_t>(interval_us) << 32U) | most,
+                          std::memory_order_relaxed);
+    }
+    // What waits by rules that are no more is told now, which is never too late.
+    notify_if_due();
     return {};
 }
 
-// A notification that waits by rules that are no more: tells it now, which is never too late.
-void CompletionQueue::notify_if_satisfied() {
+void CompletionQueue::notify_if_due() {
     bool is_due = false;
     {
         const base::Lock lock(mutex_);
@@ -215,9 +239,9 @@ void CompletionQueue::arm(Notify kind) {
     std::uint32_t merged = 0;
     {
         const base::Lock lock(mutex_);
-        if (is_signalled_) {
+        if (std::exchange(is_signalled_, false) && event_) {
             std::uint64_t count = 0;
-            if (::read(event_.get(), &count, sizeof count) == sizeof count) is_signalled_ = false;
+            static_cast<void>(!::read(event_.get(), &count, sizeof count));
         }
         // acq_rel, and always written: pairs with push().
         merged = std::max(strength(kind), armed_.load(std::memory_order_relaxed));
@@ -236,7 +260,7 @@ void CompletionQueue::arm(Notify kind) {
 Expected<int> CompletionQueue::descriptor() {
     const base::Lock lock(mutex_);
     if (!event_) {
-        base::Descriptor made(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+        base::Descriptor made(::eventfd(is_signalled_ ? 1 : 0, EFD_CLOEXEC | EFD_NONBLOCK));
         if (!made) {
             return fail(Status::insufficient_resources, "fileno: eventfd failed",
                         "raise the limit on open files (ulimit -n)", errno);

@@ -31,7 +31,8 @@ public:
 
     // Takes up to `limit` completions, oldest first; when there is none, makes progress and tries
     // once more. `needs_large` is set when a small budget left work behind: call again with a
-    // large one (and without the GIL). One consumer at a time.
+    // large one (and without the GIL). One consumer at a time. A completion that this call brings
+    // and takes out itself satisfies no arm.
     [[nodiscard]] std::size_t poll(Completion* out, std::size_t limit, Budget budget,
                                    bool& needs_large);
 
@@ -41,7 +42,11 @@ public:
 
     // One notification; see Notify. Merges with an arm that is not satisfied yet.
     void arm(Notify kind);
-    // The descriptor behind arm(); made on first use.
+    // The consumer sleeps until it is notified: what its polls kept for it is the progress
+    // thread's again.
+    virtual void end_lease() {}
+    // The descriptor behind arm(); made on first use, and readable when an arm was satisfied
+    // before.
     [[nodiscard]] Expected<int> descriptor();
     // Called with status() when an arm is satisfied, from any thread, without locks; whoever sets
     // it sees to it that calls do not overlap. Once, before the first arm.
@@ -77,12 +82,10 @@ protected:
     virtual void do_arm(Notify kind) { static_cast<void>(kind); }
     // Optional: makes room for `depth` completions below, where there is something below.
     [[nodiscard]] virtual Expected<void> do_resize(std::uint32_t depth);
-    // Optional: calls notify() after this time, unless called again or with nothing meanwhile.
+    // Optional: calls notify_if_due() after this time; a second call replaces the first.
     // False: the provider has no such timer, and moderation is not supported.
     [[nodiscard]] virtual bool has_notify_timer() const { return false; }
-    virtual void set_notify_timer(std::optional<std::chrono::nanoseconds> delay) {
-        static_cast<void>(delay);
-    }
+    virtual void set_notify_timer(std::chrono::nanoseconds delay) { static_cast<void>(delay); }
     // From push() and mark_dead(): an arm is satisfied, or the queue is dead. A provider that calls
     // these under locks notes it, and calls tell() without them: whoever is told may poll at once.
     virtual void on_satisfied() { tell(); }
@@ -110,13 +113,14 @@ protected:
     [[nodiscard]] std::optional<Notify> armed() const;
     // Satisfies an arm, if there is one.
     void notify();
+    // The same, if moderation holds one back that is satisfied.
+    void notify_if_due();
     // The queue is dead: tells every waiter and the arm.
     void mark_dead(Status status);
 
 private:
     // An arm is satisfied: tells now, or when moderation says so.
     void satisfy();
-    void notify_if_satisfied();
 
     base::MpscRing<Completion> ring_;
     std::atomic<Status> status_{Status::success};
@@ -124,12 +128,15 @@ private:
     std::atomic<std::uint32_t> armed_{0};
     std::atomic<std::uint32_t> sleepers_{0};
     bool owes_large_ = false;  // the consumer's
+    bool holds_back_ = false;  // the consumer's: its own poll pushed what satisfies the arm
     base::Mutex mutex_;
     base::Descriptor event_ NDV_GUARDED_BY(mutex_);  // eventfd
+    // From a satisfied arm to the next arm, with a descriptor or without.
     bool is_signalled_ NDV_GUARDED_BY(mutex_) = false;
     std::shared_ptr<const std::function<void(Status)>> on_notify_ NDV_GUARDED_BY(mutex_);
     base::Mutex resize_mutex_;
-    // Moderation: interval in the high half, count in the low half; 0: none.
+    // Moderation: interval in the high half, count in the low half; 0: none. Written under the
+    // mutex, together with a look at is_due_.
     std::atomic<std::uint64_t> moderation_{0};
     // Satisfied, and held back by moderation.
     bool is_due_ NDV_GUARDED_BY(mutex_) = false;

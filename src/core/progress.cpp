@@ -2,6 +2,7 @@
 // The progress loop and leases.
 #include "core/progress.hpp"
 
+#include <poll.h>
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -137,19 +138,26 @@ void Progress::run() {
     pthread_setname_np(pthread_self(), "ndverbs");
     std::array<epoll_event, 64> events;
     while (!is_stopping_.load(std::memory_order_acquire)) {
-        const int timeout = next_timeout_ms(now());
-        is_dozing_.store(timeout > 1 && !parked_.empty(), std::memory_order_release);
+        int timeout = next_timeout_ms(now());
+        // acq_rel, as the exchange below: pairs with lease_ended() and lease_dropped().
+        if (!parked_.empty() &&
+            (doze_.fetch_or(timeout > 1 ? kParks | kDozes : kParks, std::memory_order_acq_rel) &
+             kEnded) != 0) {
+            timeout = 0;
+        }
         const int count =
             ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout);
-        is_dozing_.store(false, std::memory_order_release);
+        // The descriptor was closed behind our back: deadlines are still kept.
+        if (count < 0 && errno != EINTR) ::poll(nullptr, 0, std::clamp(timeout, 1, 100));
         const Time at = now();
+        if ((doze_.exchange(0, std::memory_order_acq_rel) & kEnded) != 0) {
+            for (Parked& parked : parked_) parked.check_at = at;
+        }
         for (int i = 0; i < count; ++i) {
             const std::uint64_t id = events[static_cast<std::size_t>(i)].data.u64;
             if (id == kWakeId) {
                 std::uint64_t drained = 0;
                 static_cast<void>(!::read(wake_.get(), &drained, sizeof drained));
-                // A lease may have ended early: look at all of them now.
-                for (Parked& parked : parked_) parked.check_at = at;
             } else {
                 serve(id, at);
             }
@@ -189,7 +197,7 @@ void Progress::serve_parked(Time at) {
             if (member) serve(id, at);
             continue;
         }
-        // Somebody sleeps over it: doze longer and longer; lease_ended() wakes us.
+        // While a thread sleeps over it: doze longer and longer; lease_ended() wakes us.
         parked.period =
             lease == Lease::held ? std::min(2 * parked.period, kLongestDoze) : kLeaseTime;
         parked.check_at = at + parked.period;

@@ -76,9 +76,14 @@ public:
     void set_deadline(const std::shared_ptr<Member>& member, Time deadline);
     void clear_deadline(const Member& member);
 
-    // After a sleep over connections: lets the thread look at lapsed leases again, if it dozes.
+    // A thread's sleep over connections is over: they have a lease for a moment, and the progress
+    // thread looks at them again now, if it dozes. acq_rel: see doze_.
     void lease_ended() {
-        if (is_dozing_.load(std::memory_order_acquire)) wake();
+        if ((doze_.fetch_or(kEnded, std::memory_order_acq_rel) & kDozes) != 0) wake();
+    }
+    // Nothing is left of a lease: the progress thread looks at the connections again at once.
+    void lease_dropped() {
+        if ((doze_.fetch_or(kEnded, std::memory_order_acq_rel) & kParks) != 0) wake();
     }
 
     // Ends the thread, after what it is doing; from the thread itself, without waiting.
@@ -113,7 +118,12 @@ private:
     std::unordered_map<std::uint64_t, Time> deadline_of_ NDV_GUARDED_BY(mutex_);
     std::vector<Parked> parked_;  // the thread's own
     std::atomic<bool> is_stopping_{false};
-    std::atomic<bool> is_dozing_{false};
+    // Bits. The thread says in what sleep it is before it sleeps, and who ends a lease says that:
+    // one word, so that one of the two sees the other's, with the lease that was ended.
+    static constexpr std::uint32_t kParks = 1;  // the thread's: parked members wait for a lease
+    static constexpr std::uint32_t kDozes = 2;  // and for longer than a lease lasts
+    static constexpr std::uint32_t kEnded = 4;
+    std::atomic<std::uint32_t> doze_{0};
 };
 
 }  // namespace ndv::core

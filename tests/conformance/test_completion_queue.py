@@ -212,6 +212,16 @@ def test_descriptor_made_after_the_arm_works_as_well(pair):
     assert is_readable(queue, LIMIT)
 
 
+def test_arm_that_is_satisfied_before_there_is_a_descriptor_is_not_lost(pair):
+    queue = pair.near.receive_cq
+    queue.arm()
+    arrive(pair, 1)
+    queue.wait(LIMIT)
+
+    assert is_readable(queue, LIMIT)
+    assert len(queue.poll()) == 1
+
+
 def test_descriptor_is_the_same_at_every_call(pair):
     assert pair.near.receive_cq.fileno() == pair.near.receive_cq.fileno()
     assert pair.near.receive_cq.fileno() != pair.near.initiator_cq.fileno()

@@ -27,6 +27,10 @@ constexpr Time kShortSleep = std::chrono::microseconds(100);
 constexpr std::uint32_t kVainSpins = 4;
 constexpr std::uint32_t kSpinTrial = 64;
 
+// Arm, poll again, sleep: a caller that has armed is about to sleep, unless it polls more often
+// than that.
+constexpr std::uint32_t kPollsBeforeSleep = 8;
+
 }  // namespace
 
 // A moderated notification that waits for its time, on the progress thread.
@@ -36,7 +40,7 @@ public:
     void on_ready() override {}
     void on_deadline() override {
         if (const auto queue = std::static_pointer_cast<CompletionQueue>(queue_.lock())) {
-            queue->notify();
+            queue->notify_if_due();
         }
     }
     [[nodiscard]] std::uint32_t wanted() const override { return 0; }
@@ -108,8 +112,24 @@ std::shared_ptr<QueuePair> CompletionQueue::only_member(bool& has_several) const
     return members_.size() == 1 ? members_.begin()->second.lock() : nullptr;
 }
 
+// Without a lease the progress thread hears at once of what comes while the caller sleeps.
+bool CompletionQueue::takes_lease() {
+    const auto open = armed();
+    if (!open || *open == core::Notify::errors) return true;
+    return polls_since_arm_.fetch_add(1, std::memory_order_relaxed) >= kPollsBeforeSleep;
+}
+
+void CompletionQueue::end_lease() {
+    polls_since_arm_.store(0, std::memory_order_relaxed);
+    // relaxed: lease_dropped() publishes it.
+    lease_until_.store(0, std::memory_order_relaxed);
+    progress_->lease_dropped();
+}
+
 bool CompletionQueue::do_progress(core::Budget budget) {
-    lease_until_.store((now() + kLeaseTime).count(), std::memory_order_relaxed);
+    if (takes_lease()) {
+        lease_until_.store((now() + kLeaseTime).count(), std::memory_order_relaxed);
+    }
     bool has_several = false;
     // One connection: reading costs less than asking whether to read.
     if (const auto only = only_member(has_several)) return only->step(QueuePair::kIo, budget);
@@ -200,18 +220,14 @@ Expected<void> CompletionQueue::do_resize(std::uint32_t depth) {
                                                " exceeds the adapter's " + std::to_string(most));
 }
 
-void CompletionQueue::set_notify_timer(std::optional<std::chrono::nanoseconds> delay) {
+void CompletionQueue::set_notify_timer(std::chrono::nanoseconds delay) {
     std::shared_ptr<NotifyTimer> timer;
     {
         const base::Lock lock(mutex_);
         if (!timer_) timer_ = std::make_shared<NotifyTimer>(weak_from_this());
         timer = timer_;
     }
-    if (delay) {
-        progress_->set_deadline(timer, now() + *delay);
-    } else {
-        progress_->clear_deadline(*timer);
-    }
+    progress_->set_deadline(timer, now() + delay);
 }
 
 void CompletionQueue::wake() noexcept {

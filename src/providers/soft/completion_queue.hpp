@@ -32,6 +32,7 @@ public:
     void detach(const QueuePair& qp, int fd);
 
     [[nodiscard]] Lease lease(Time at) const;
+    void end_lease() override;
     [[nodiscard]] const std::shared_ptr<Progress>& progress() const { return progress_; }
 
 private:
@@ -40,8 +41,9 @@ private:
     void wake() noexcept override;
     [[nodiscard]] Expected<void> do_resize(std::uint32_t depth) override;
     [[nodiscard]] bool has_notify_timer() const override { return true; }
-    void set_notify_timer(std::optional<std::chrono::nanoseconds> delay) override;
+    void set_notify_timer(std::chrono::nanoseconds delay) override;
     friend class NotifyTimer;
+    [[nodiscard]] bool takes_lease();
     // Steps the only connection for a moment; true: the queue holds something now.
     [[nodiscard]] bool spin();
     [[nodiscard]] bool spin_if_worth();
@@ -56,10 +58,11 @@ private:
     mutable base::Mutex mutex_;
     std::shared_ptr<NotifyTimer> timer_ NDV_GUARDED_BY(mutex_);  // made on first use
     std::unordered_map<std::uint64_t, std::weak_ptr<QueuePair>> members_ NDV_GUARDED_BY(mutex_);
-    std::atomic<std::int64_t> lease_until_{0};  // ns of the steady clock
-    std::atomic<int> holders_{0};               // threads that sleep over the connections
-    std::atomic<bool> spins_{false};            // the last sleep was a short one
-    std::atomic<std::uint32_t> vain_spins_{0};  // since one found something
+    std::atomic<std::int64_t> lease_until_{0};       // ns of the steady clock
+    std::atomic<std::uint32_t> polls_since_arm_{0};  // that found the ring empty
+    std::atomic<int> holders_{0};                    // threads that sleep over the connections
+    std::atomic<bool> spins_{false};                 // the last sleep was a short one
+    std::atomic<std::uint32_t> vain_spins_{0};       // since one found something
 };
 
 }  // namespace ndv::soft

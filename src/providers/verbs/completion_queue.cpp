@@ -301,12 +301,9 @@ Expected<void> CompletionQueue::do_resize(std::uint32_t depth) {
     return {};
 }
 
-void CompletionQueue::set_notify_timer(std::optional<std::chrono::nanoseconds> delay) {
-    if (!delay) {
-        parts_->progress->clear_deadline(*this);
-    } else if (const auto self =
-                   std::static_pointer_cast<CompletionQueue>(weak_from_this().lock())) {
-        parts_->progress->set_deadline(self, now() + *delay);
+void CompletionQueue::set_notify_timer(std::chrono::nanoseconds delay) {
+    if (const auto self = std::static_pointer_cast<CompletionQueue>(weak_from_this().lock())) {
+        parts_->progress->set_deadline(self, now() + delay);
     }
 }
 

@@ -113,7 +113,7 @@ public:
 
     // Member: the interrupt, for an arm that nobody sleeps for.
     void on_ready() override;
-    void on_deadline() override { notify(); }
+    void on_deadline() override { notify_if_due(); }
     [[nodiscard]] std::uint32_t wanted() const override;
     [[nodiscard]] core::Lease lease(Time) const override {
         return waiters_.load(std::memory_order_acquire) > 0 ? core::Lease::held : core::Lease::none;
@@ -129,7 +129,7 @@ private:
     void do_arm(core::Notify kind) override;
     [[nodiscard]] Expected<void> do_resize(std::uint32_t depth) override;
     [[nodiscard]] bool has_notify_timer() const override { return true; }
-    void set_notify_timer(std::optional<std::chrono::nanoseconds> delay) override;
+    void set_notify_timer(std::chrono::nanoseconds delay) override;
     void wake() noexcept override;
     void on_satisfied() override { owes_telling_.store(true, std::memory_order_relaxed); }
     [[nodiscard]] bool spin();

@@ -6,5 +6,6 @@ PYBIND11_MODULE(_testing, module) {
     module.doc() = "Internals of ndverbs for its own tests; not part of any release.";
     ndv::testing::add_wire(module);
     ndv::testing::add_engine(module);
+    ndv::testing::add_queue(module);
     ndv::testing::add_stream(module);
 }

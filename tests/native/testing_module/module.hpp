@@ -9,6 +9,7 @@ namespace ndv::testing {
 
 void add_wire(pybind11::module_& module);
 void add_engine(pybind11::module_& module);
+void add_queue(pybind11::module_& module);
 void add_stream(pybind11::module_& module);
 
 }  // namespace ndv::testing
