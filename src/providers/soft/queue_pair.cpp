@@ -166,6 +166,8 @@ bool QueuePair::step(unsigned reasons, core::Budget budget) {
     do {
         is_more = step_once(reasons_.exchange(0, std::memory_order_acq_rel), budget);
     } while (std::exchange(steps_again_, false) || !word_.leave());
+    // acq_rel: pairs with lease(); either we see that it waits, or it that the word is idle.
+    if (is_awaited_.exchange(false, std::memory_order_acq_rel)) progress_->lease_dropped();
     return is_more;
 }
 
@@ -549,11 +551,14 @@ void QueuePair::on_deadline() {
 std::uint32_t QueuePair::wanted() const { return wanted_.load(std::memory_order_acquire); }
 
 Lease QueuePair::lease(Time at) const {
-    // Somebody steps, maybe for longer than a lease lasts: arming now would only spin.
-    if (!word_.is_idle()) return Lease::fresh;
     const Lease receive = soft_receive_cq_.lease(at);
     const Lease initiator = soft_initiator_cq_.lease(at);
-    return std::max(receive, initiator);
+    if (const Lease most = std::max(receive, initiator); most != Lease::none) return most;
+    if (word_.is_idle()) return Lease::none;
+    // Another thread steps, maybe for longer than a lease lasts: arming now would only spin. It
+    // may have read already, and be at the end of its step, so it tells when it leaves.
+    is_awaited_.exchange(true, std::memory_order_acq_rel);  // pairs with step()
+    return word_.is_idle() ? Lease::none : Lease::fresh;
 }
 
 }  // namespace ndv::soft

@@ -143,6 +143,8 @@ private:
     iwarp::ReceiveQueue receive_queue_;
 
     base::StateWord word_;
+    // The progress thread left an event to whoever stepped just then: tell it at the step's end.
+    mutable std::atomic<bool> is_awaited_{false};
     // acq_rel: what was written before a reason was given, the step that takes it sees.
     std::atomic<unsigned> reasons_{0};
     // acq_rel: a connector that reserves sees what the one before it left behind (unreserve()).
