@@ -7,13 +7,15 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-#include <csignal>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <new>
 #include <system_error>
 #include <utility>
+
+#include "base/signals.hpp"
 
 namespace ndv::core {
 namespace {
@@ -25,37 +27,38 @@ constexpr std::uint64_t kWakeId = 0;
 
 Progress::~Progress() { stop(); }
 
-Expected<void> Progress::add(const std::shared_ptr<Member>& member, int fd) {
-    const base::Lock lock(mutex_);
+Expected<void> Progress::start() {
     if (is_stopping_.load(std::memory_order_relaxed)) {
         return fail(Status::file_forced_closed, "the adapter is closed");
     }
-    if (!thread_.joinable()) {
-        epoll_ = base::Descriptor(::epoll_create1(EPOLL_CLOEXEC));
-        wake_ = base::Descriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-        epoll_event event{};
-        event.events = EPOLLIN;
-        event.data.u64 = kWakeId;
-        if (!epoll_ || !wake_ ||
-            ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
-            return fail(Status::insufficient_resources, "no descriptors for the progress thread",
-                        "raise the limit on open files (ulimit -n)", errno);
-        }
-        // Signals belong to Python's threads: this one starts with all of them blocked.
-        sigset_t all;
-        sigset_t before;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        try {
-            thread_ = std::thread([this] { run(); });
-        } catch (const std::system_error& error) {
-            pthread_sigmask(SIG_SETMASK, &before, nullptr);
-            return fail(Status::insufficient_resources, "the progress thread did not start",
-                        "raise the limit on processes (ulimit -u)", error.code().value());
-        }
-        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (thread_.joinable()) return {};
+    epoll_ = base::Descriptor(::epoll_create1(EPOLL_CLOEXEC));
+    wake_ = base::Descriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.u64 = kWakeId;
+    if (!epoll_ || !wake_ || ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
+        return fail(Status::insufficient_resources, "no descriptors for the progress thread",
+                    "raise the limit on open files (ulimit -n)", errno);
     }
-    members_[member->id()] = {member, fd};
+    const base::BlockedSignals blocked;
+    try {
+        thread_ = std::thread([this] { run(); });
+    } catch (const std::system_error& error) {
+        return fail(Status::insufficient_resources, "the progress thread did not start",
+                    "raise the limit on processes (ulimit -u)", error.code().value());
+    }
+    return {};
+}
+
+Expected<void> Progress::add(const std::shared_ptr<Member>& member, int fd) {
+    const base::Lock lock(mutex_);
+    if (auto started = start(); !started) return started;
+    try {
+        members_[member->id()] = {member, fd};
+    } catch (const std::bad_alloc&) {
+        return fail(Status::insufficient_resources, "no memory for another connection");
+    }
     epoll_event event{};
     event.events = member->wanted() | EPOLLONESHOT;
     event.data.u64 = member->id();
@@ -85,19 +88,16 @@ void Progress::remove(const Member& member, int fd) {
 }
 
 void Progress::set_deadline(const std::shared_ptr<Member>& member, Time deadline) {
-    bool is_earliest = false;
-    {
-        const base::Lock lock(mutex_);
-        const auto [known, is_new] = deadline_of_.try_emplace(member->id(), deadline);
-        if (!is_new) {
-            if (known->second == deadline) return;
-            deadlines_.erase({known->second, member->id()});
-            known->second = deadline;
-        }
-        const auto placed = deadlines_.emplace(DeadlineKey{deadline, member->id()}, member).first;
-        is_earliest = placed == deadlines_.begin();
+    const base::Lock lock(mutex_);
+    const auto [known, is_new] = deadline_of_.try_emplace(member->id(), deadline);
+    if (!is_new) {
+        if (known->second == deadline) return;
+        deadlines_.erase({known->second, member->id()});
+        known->second = deadline;
     }
-    if (is_earliest) wake();
+    const auto placed = deadlines_.emplace(DeadlineKey{deadline, member->id()}, member).first;
+    // Without the thread, which the first connection tries to start again, it waits for that.
+    if (placed == deadlines_.begin() && start()) wake();
 }
 
 void Progress::clear_deadline(const Member& member) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The progress thread of one adapter: serves what nobody polls or waits for, and deadlines. It
-// starts with the first member, blocks all signals, and never takes the GIL. Members are one-shot
-// in its epoll set; one whose connection somebody polls (a lease) stays disarmed until the lease
-// lapses.
+// starts with the first member, blocks signals (base/signals.hpp), and never takes the GIL. Members
+// are one-shot in its epoll set; one whose connection a program polls (a lease) stays disarmed
+// until the lease lapses.
 #pragma once
 
 #include <atomic>
@@ -66,7 +66,7 @@ public:
     Progress& operator=(const Progress&) = delete;
     virtual ~Progress();
 
-    // Starts the thread on first use.
+    // Starts the thread on first use. Without memory: insufficient_resources.
     [[nodiscard]] Expected<void> add(const std::shared_ptr<Member>& member, int fd);
     // Arms for what the member wants now, from any thread; harmless for one that is armed.
     void arm(const Member& member);
@@ -96,6 +96,8 @@ private:
         Time period;
     };
 
+    // Nothing when the thread runs already.
+    [[nodiscard]] Expected<void> start() NDV_REQUIRES(mutex_);
     void run();
     void wake();
     [[nodiscard]] std::shared_ptr<Member> find(std::uint64_t id);

@@ -4,10 +4,11 @@
 
 #include <pthread.h>
 
-#include <csignal>
 #include <memory>
 #include <new>
 #include <system_error>
+
+#include "base/signals.hpp"
 
 namespace ndv::wsk {
 namespace {
@@ -28,22 +29,16 @@ Worker::~Worker() {
 Expected<void> Worker::start() {
     const base::Lock lock(mutex_);
     if (is_stopped_ || thread_.joinable()) return {};
-    // Signals belong to Python's threads: this one starts with all of them blocked.
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int os_error = 0;
+    const base::BlockedSignals blocked;
     try {
         thread_ = std::thread([this] { run(); });
     } catch (const std::system_error& error) {
-        os_error = error.code().value();
+        return fail(Status::insufficient_resources,
+                    "the thread that serves the adapter's stream sockets did not start",
+                    "raise the limit on processes (ulimit -u, or that of the container)",
+                    error.code().value());
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    if (os_error == 0) return {};
-    return fail(Status::insufficient_resources,
-                "the thread that serves the adapter's stream sockets did not start",
-                "raise the limit on processes (ulimit -u, or that of the container)", os_error);
+    return {};
 }
 
 void Worker::post_at(Clock::time_point at, Task task) {

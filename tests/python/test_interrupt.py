@@ -166,3 +166,57 @@ def test_ctrl_c_ends_the_wait(name):
     assert child.returncode == 0
     # 100 ms is the promise; a loaded machine gets ten times that.
     assert took < 1
+
+
+def test_threads_of_ours_leave_signals_to_python_and_faults_to_their_handler(pair):
+    faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+    masks = {}
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/status") as status:
+            fields = dict(line.split(":\t", 1) for line in status)
+        if fields["Name"].startswith("ndverbs"):
+            masks[fields["Name"].strip()] = int(fields["SigBlk"], 16)
+
+    assert masks
+    for mask in masks.values():
+        assert mask >> (signal.SIGINT - 1) & 1
+        assert mask >> (signal.SIGTERM - 1) & 1
+        assert not [fault for fault in faults if mask >> (fault - 1) & 1]
+
+
+def test_fault_on_a_thread_of_ours_is_reported_by_faulthandler():
+    # A peer writes behind the end of a mapped file: the fault is the progress thread's.
+    program = textwrap.dedent("""
+        import faulthandler, mmap, tempfile, threading
+        import ndverbs as nd
+        faulthandler.enable()
+        adapter = nd.Adapter.open("soft")
+        pd, cq, far_cq = adapter.create_pd(), adapter.create_cq(8), adapter.create_cq(8)
+        qp, far = pd.create_qp(cq, cq), pd.create_qp(far_cq, far_cq)
+        listener = adapter.create_listener()
+        listener.listen("127.0.0.1:0")
+        def accept():
+            global accepted
+            accepted = listener.get_connector(30)
+            accepted.accept(far)
+        thread = threading.Thread(target=accept)
+        thread.start()
+        connector = adapter.create_connector()
+        connector.connect(qp, None, listener.local_address)
+        connector.complete_connect()
+        thread.join()
+        file = tempfile.TemporaryFile()
+        file.truncate(8192)
+        memory = mmap.mmap(file.fileno(), 8192)
+        region = pd.register(memory, nd.Access.REMOTE_WRITE)
+        file.truncate(0)
+        qp.write(b"x", region.remote(), flags=nd.Flag.INLINE)
+        threading.Event().wait(60)
+    """)
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT
+    )
+
+    assert done.returncode == -signal.SIGBUS
+    assert "Fatal Python error: Bus error" in done.stderr

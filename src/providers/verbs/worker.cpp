@@ -1,23 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Threads with all signals blocked: those belong to Python's.
+// Threads with signals blocked: those belong to Python's.
 #include "providers/verbs/worker.hpp"
 
 #include <pthread.h>
 
-#include <csignal>
 #include <future>
 #include <system_error>
 #include <utility>
+
+#include "base/signals.hpp"
 
 namespace ndv::verbs {
 namespace {
 
 // Not joinable when no thread could be started.
 std::thread start_thread(std::function<void()> body) {
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const base::BlockedSignals blocked;
     std::thread thread;
     try {
         thread = std::thread(std::move(body));
@@ -25,7 +23,6 @@ std::thread start_thread(std::function<void()> body) {
     } catch (const std::system_error&) {
         // The caller runs it itself.
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
     return thread;
 }
 
