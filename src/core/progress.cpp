@@ -22,6 +22,11 @@ namespace {
 
 constexpr Time kLongestDoze = std::chrono::milliseconds(32);
 constexpr std::uint64_t kWakeId = 0;
+// The thread looks at is_stopping_ by itself now and then: a program that closes all descriptors
+// takes the wake-up away.
+constexpr int kLongestSleep_ms = 2000;
+// An allocation failed: what the thread was at is tried again after this.
+constexpr int kMemoryPause_ms = 10;
 
 }  // namespace
 
@@ -129,9 +134,9 @@ int Progress::next_timeout_ms(Time at) {
     for (const Parked& parked : parked_) {
         if (!next || parked.check_at < *next) next = parked.check_at;
     }
-    if (!next) return -1;
+    if (!next) return kLongestSleep_ms;
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(*next - at).count();
-    return static_cast<int>(std::clamp<std::int64_t>(left, 0, 1'000'000));
+    return static_cast<int>(std::clamp<std::int64_t>(left, 0, kLongestSleep_ms));
 }
 
 void Progress::run() {
@@ -170,14 +175,19 @@ void Progress::run() {
 void Progress::serve(std::uint64_t id, Time at) {
     const std::shared_ptr<Member> member = find(id);
     if (!member) return;
-    if (member->lease(at) != Lease::none) {
-        const auto is_same = [id](const Parked& parked) { return parked.id == id; };
-        if (std::none_of(parked_.begin(), parked_.end(), is_same)) {
-            parked_.push_back({id, at + kLeaseTime, kLeaseTime});
+    try {
+        if (member->lease(at) != Lease::none) {
+            const auto is_same = [id](const Parked& parked) { return parked.id == id; };
+            if (std::none_of(parked_.begin(), parked_.end(), is_same)) {
+                parked_.push_back({id, at + kLeaseTime, kLeaseTime});
+            }
+            return;
         }
-        return;
+        member->on_ready();
+    } catch (const std::bad_alloc&) {
+        // What is ready still is when it is armed again.
+        ::poll(nullptr, 0, kMemoryPause_ms);
     }
-    member->on_ready();
     arm(*member);
 }
 
@@ -208,15 +218,25 @@ void Progress::serve_parked(Time at) {
 void Progress::serve_deadlines(Time at) {
     while (true) {
         std::shared_ptr<Member> member;
+        Deadlines::node_type due;
+        DeadlinesOf::node_type known;
         {
             const base::Lock lock(mutex_);
             const auto first = deadlines_.begin();
             if (first == deadlines_.end() || first->first.first > at) return;
             member = first->second.lock();
-            deadline_of_.erase(first->first.second);
-            deadlines_.erase(first);
+            known = deadline_of_.extract(first->first.second);
+            due = deadlines_.extract(first);
         }
-        if (member) member->on_deadline();
+        if (!member) continue;
+        try {
+            member->on_deadline();
+        } catch (const std::bad_alloc&) {
+            // Once more in a moment, by the nodes that are there, unless it has another by now.
+            const base::Lock lock(mutex_);
+            due.key().first = known.mapped() = at + std::chrono::milliseconds(kMemoryPause_ms);
+            if (deadline_of_.insert(std::move(known)).inserted) deadlines_.insert(std::move(due));
+        }
     }
 }
 

@@ -116,8 +116,10 @@ private:
     };
     std::unordered_map<std::uint64_t, Entry> members_ NDV_GUARDED_BY(mutex_);
     using DeadlineKey = std::pair<Time, std::uint64_t>;  // id: keys are unique
-    std::map<DeadlineKey, std::weak_ptr<Member>> deadlines_ NDV_GUARDED_BY(mutex_);
-    std::unordered_map<std::uint64_t, Time> deadline_of_ NDV_GUARDED_BY(mutex_);
+    using Deadlines = std::map<DeadlineKey, std::weak_ptr<Member>>;
+    using DeadlinesOf = std::unordered_map<std::uint64_t, Time>;
+    Deadlines deadlines_ NDV_GUARDED_BY(mutex_);
+    DeadlinesOf deadline_of_ NDV_GUARDED_BY(mutex_);
     std::vector<Parked> parked_;  // the thread's own
     std::atomic<bool> is_stopping_{false};
     // Bits. The thread says in what sleep it is before it sleeps, and who ends a lease says that:

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <new>
 #include <utility>
 
 namespace ndv::soft {
@@ -68,23 +69,26 @@ void Progress::let_go(Lingerer& lingerer) {
 }
 
 void Progress::linger(std::unique_ptr<Link> link, Peer peer) {
-    const auto lingerer = std::make_shared<Lingerer>(*this, std::move(link), peer);
-    std::shared_ptr<Lingerer> oldest;
-    {
-        const base::Lock lock(lingering_mutex_);
-        if (takes_no_more_) return;
-        Lingerers& others = lingering_[lingerer->kind()];
-        if (others.size() >= part_of_descriptors(8, kMostLingering)) {
-            oldest = others.begin()->second;
+    std::shared_ptr<Lingerer> lingerer;
+    try {
+        lingerer = std::make_shared<Lingerer>(*this, std::move(link), peer);
+        std::shared_ptr<Lingerer> oldest;
+        {
+            const base::Lock lock(lingering_mutex_);
+            if (takes_no_more_) return;
+            Lingerers& others = lingering_[lingerer->kind()];
+            if (others.size() >= part_of_descriptors(8, kMostLingering)) {
+                oldest = others.begin()->second;
+            }
+            others[lingerer->id()] = lingerer;
         }
-        others[lingerer->id()] = lingerer;
+        if (oldest) let_go(*oldest);
+        set_deadline(lingerer, now() + kLingerTime);
+        if (add(lingerer, lingerer->descriptor())) return;
+    } catch (const std::bad_alloc&) {
+        // It closes without: the last message may be lost, the process is not.
     }
-    if (oldest) let_go(*oldest);
-    if (!add(lingerer, lingerer->descriptor())) {
-        let_go(*lingerer);
-        return;
-    }
-    set_deadline(lingerer, now() + kLingerTime);
+    if (lingerer) let_go(*lingerer);
 }
 
 bool Progress::drop_stranger() {

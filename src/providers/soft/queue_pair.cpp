@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <new>
 #include <utility>
 
 #include "providers/soft/mapping.hpp"
@@ -163,15 +165,47 @@ bool QueuePair::step(unsigned reasons, core::Budget budget) {
     reasons_.fetch_or(reasons, std::memory_order_acq_rel);
     if (!word_.enter()) return false;
     bool is_more = false;
-    do {
-        is_more = step_once(reasons_.exchange(0, std::memory_order_acq_rel), budget);
-    } while (std::exchange(steps_again_, false) || !word_.leave());
+    try {
+        do {
+            is_more = step_once(reasons_.exchange(0, std::memory_order_acq_rel), budget);
+        } while (std::exchange(steps_again_, false) || !word_.leave());
+    } catch (const std::bad_alloc&) {
+        leave_without_memory();
+        throw;  // a caller is told, the progress thread pauses
+    }
     // acq_rel: pairs with lease(); either we see that it waits, or it that the word is idle.
     if (is_awaited_.exchange(false, std::memory_order_acq_rel)) progress_->lease_dropped();
     return is_more;
 }
 
+// The connection ends in the next step, for which a writable socket wakes the progress thread.
+void QueuePair::leave_without_memory() {
+    has_no_memory_ = true;
+    wanted_.store(EPOLLIN | EPOLLOUT, std::memory_order_release);
+    while (!word_.leave()) {
+    }
+    progress_->arm(*this);
+}
+
+void QueuePair::end_without_memory() {
+    if (connection_) {
+        connection_->handle_link_error(ENOMEM);
+        return;
+    }
+    if (!link_) return;
+    const int fd = link_->descriptor();
+    soft_receive_cq_.detach(*this, fd);
+    if (&soft_initiator_cq_ != &soft_receive_cq_) soft_initiator_cq_.detach(*this, fd);
+    progress_->remove(*this, fd);
+    link_.reset();
+    is_flushed_ = true;
+    const iwarp::Cause cause{iwarp::Cause::Source::system, {}, ENOMEM};
+    note_cause(detail_of(cause));
+    if (const auto observer = observer_.lock()) observer->on_over(cause);
+}
+
 bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
+    if (std::exchange(has_no_memory_, false)) end_without_memory();
     if ((reasons & kAttach) != 0) take_attachment();
     if ((reasons & kFlush) != 0) is_flushed_ = true;
     if (!connection_) {

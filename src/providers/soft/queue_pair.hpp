@@ -117,6 +117,8 @@ private:
 
     // Stepper.
     [[nodiscard]] bool step_once(unsigned reasons, core::Budget budget);
+    void leave_without_memory();
+    void end_without_memory();
     void take_attachment();
     [[nodiscard]] bool transmit_some(core::Budget budget);
     [[nodiscard]] bool receive_some(core::Budget budget);
@@ -170,6 +172,7 @@ private:
     std::weak_ptr<StreamObserver> observer_;
     bool ends_records_ = false;       // small segments: start each batch at a segment boundary
     bool steps_again_ = false;        // something came while the step was ending
+    bool has_no_memory_ = false;      // an allocation failed in a step, which is half done
     bool has_begun_ = false;          // of the initiator there was something, or we are it
     std::uint32_t queue_events_ = 0;  // what the completion queues' sets wait for
     std::optional<Time> hold_until_;
