@@ -6,7 +6,6 @@
 
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 
 #include "bindings/errors.hpp"
@@ -91,10 +90,7 @@ AdapterState::AdapterState(std::shared_ptr<core::Adapter> native)
 AdapterState::~AdapterState() {
     if (phase_ == Phase::open && !is_foreign() && loop_->is_this_thread()) {
         // The last reference went in a callback, which the barrier would wait for.
-        std::thread([native = std::move(native_), loop = loop_, gate = gate_]() mutable {
-            close_native(std::move(native), *loop);
-            gate->open();
-        }).detach();
+        loop_->close_after_task([gate = gate_] { gate->open(); });
         return;
     }
     close();
@@ -128,6 +124,8 @@ void AdapterState::close() {
         gate_->wait();
         return;
     }
+    // The interpreter's end waits for the gate.
+    const FinishesFirst first;
     phase_ = Phase::closing;
     for (const OnClose& entry : std::exchange(on_close_, {})) {
         if (const auto owner = entry.owner.lock()) entry.function();
@@ -158,13 +156,16 @@ void AdapterState::on_close(std::weak_ptr<void> owner, std::function<void()> fun
 }
 
 void close_all_adapters() {
-    for (const Opened& entry : std::exchange(opened(), {})) {
-        if (entry.owner != ::getpid()) continue;
-        if (const auto state = entry.state.lock()) {
-            state->close();
-        } else {
-            const Released released;
-            entry.gate->wait();
+    // Daemon threads may have one in the making, until they give up the GIL.
+    while (!opened().empty()) {
+        for (const Opened& entry : std::exchange(opened(), {})) {
+            if (entry.owner != ::getpid()) continue;
+            if (const auto state = entry.state.lock()) {
+                state->close();
+            } else {
+                const Released released;
+                entry.gate->wait();
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 // The loop of the callback thread.
 #include "bindings/callbacks.hpp"
 
+#include <exception>
 #include <utility>
 
 #include "bindings/gil.hpp"
@@ -62,16 +63,27 @@ void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter) {
             task();
         } catch (py::error_already_set& error) {
             error.discard_as_unraisable("ndverbs callback");
+        } catch (const std::exception& error) {  // out of memory, most likely
+            PyErr_SetString(PyExc_MemoryError, error.what());
+            PyErr_WriteUnraisable(nullptr);
         }
         task = nullptr;  // what it holds goes before the task counts as done
         run_deferred();
         adapter->callbacks().done();
+        if (then_ && !adapter->is_closed()) {
+            const Released released;
+            adapter->close();
+            adapter->callbacks().stop(true);
+        }
     }
     thread_.store({}, std::memory_order_relaxed);
     adapter = nullptr;
-    const std::lock_guard lock(mutex_);
-    is_running_ = false;
-    ended_.notify_all();
+    {
+        const std::lock_guard lock(mutex_);
+        is_running_ = false;
+        ended_.notify_all();
+    }
+    if (then_) std::exchange(then_, nullptr)();
 }
 
 void queue_callback(const std::weak_ptr<core::Adapter>& adapter, std::function<void()> task) {

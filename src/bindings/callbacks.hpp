@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "bindings/deferred.hpp"
 #include "core/adapter.hpp"
@@ -29,11 +30,15 @@ public:
     // Without the GIL, after CallbackQueue::stop(): returns when the thread will touch nothing
     // of the adapter any more.
     void wait_until_ended();
+    // On the callback thread, for the adapter whose last reference went in a task: the thread
+    // closes it when the task is done, and calls `then` at its end.
+    void close_after_task(std::function<void()> then) { then_ = std::move(then); }
 
 private:
     void run(std::shared_ptr<core::Adapter> adapter);
 
-    bool is_started_ = false;  // guarded by the GIL
+    bool is_started_ = false;     // guarded by the GIL
+    std::function<void()> then_;  // the thread's own
     std::atomic<std::thread::id> thread_{};
     std::mutex mutex_;
     std::condition_variable ended_;

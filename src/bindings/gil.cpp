@@ -2,6 +2,7 @@
 // The GIL, deadlines and the end of the interpreter.
 #include "bindings/gil.hpp"
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <atomic>
 #include <cstdio>
 #include <string>
+#include <utility>
 
 #include "bindings/deferred.hpp"
 #include "bindings/errors.hpp"
@@ -20,23 +22,62 @@ namespace {
 constexpr std::chrono::milliseconds kSlice{50};
 constexpr double kNever_s = 10 * 365.0 * 24 * 3600;
 
+// Both seq_cst: a thread that comes back counts itself and then looks whether the exit has begun;
+// begin_exit() says that it has and then looks at the count. One of the two sees the other.
 constinit std::atomic<bool> exiting{false};
+constinit std::atomic<unsigned> returning{0};  // threads that wait for the GIL in ~Released
 constinit thread_local bool survives_exit = false;
+
+[[noreturn]] void stay() {
+    while (true) ::pause();
+}
+
+void note_returned() {
+    returning.fetch_sub(1, std::memory_order_seq_cst);
+    if (exiting.load(std::memory_order_seq_cst)) returning.notify_all();
+}
 
 }  // namespace
 
 Released::~Released() noexcept(false) {
-    // acquire: pairs with the release in begin_exit().
-    if (exiting.load(std::memory_order_acquire) && !survives_exit) {
-        while (true) ::pause();
+    if (survives_exit) {
+        PyEval_RestoreThread(state_);
+    } else {
+        returning.fetch_add(1, std::memory_order_seq_cst);
+        if (exiting.load(std::memory_order_seq_cst)) {
+            note_returned();
+            stay();
+        }
+        PyEval_RestoreThread(state_);
+        note_returned();
     }
-    PyEval_RestoreThread(state_);
     run_deferred();
 }
 
-void begin_exit() { exiting.store(true, std::memory_order_release); }
-bool is_exiting() { return exiting.load(std::memory_order_acquire); }
+void prepare_exit() {
+    // Threads that wait for the GIL are not in a forked child.
+    ::pthread_atfork(nullptr, nullptr, [] { returning.store(0, std::memory_order_relaxed); });
+}
+
+void begin_exit() {
+    exiting.store(true, std::memory_order_seq_cst);
+    PyThreadState* const state = PyEval_SaveThread();
+    while (const unsigned count = returning.load(std::memory_order_seq_cst)) {
+        returning.wait(count, std::memory_order_seq_cst);
+    }
+    PyEval_RestoreThread(state);
+}
+
 void survive_exit() { survives_exit = true; }
+
+FinishesFirst::FinishesFirst() : survived_(std::exchange(survives_exit, true)) {}
+
+FinishesFirst::~FinishesFirst() {
+    survives_exit = survived_;
+    if (survived_ || !exiting.load(std::memory_order_seq_cst)) return;
+    PyEval_SaveThread();
+    stay();
+}
 
 std::string seconds_text(double seconds) {
     std::array<char, 32> text{};

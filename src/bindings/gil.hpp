@@ -19,20 +19,35 @@ public:
     Released() : state_(PyEval_SaveThread()) {}
     Released(const Released&) = delete;
     Released& operator=(const Released&) = delete;
-    // Taking the GIL may end a daemon thread by unwinding it (Python before 3.14).
+    // When the interpreter ends, a daemon thread stays in here for good.
     ~Released() noexcept(false);
 
 private:
     PyThreadState* const state_;
 };
 
-// The interpreter ends: from now on daemon threads that come back from native code stay where
-// they are, as Python 3.14 has it, instead of being unwound through C++ frames.
+// Once, when the module is made.
+void prepare_exit();
+// With the GIL. The interpreter ends: from now on daemon threads that come back from native code
+// stay where they are, as Python 3.14 has it, instead of being unwound through C++ frames. Those
+// that wait for the GIL already get it first.
 void begin_exit();
-[[nodiscard]] bool is_exiting();
 // This thread goes on although the interpreter ends: the one that runs the exit handlers, and
 // callback threads, which are waited for.
 void survive_exit();
+
+// With the GIL, around what the exit handlers wait for: the thread goes on until the end of the
+// scope, and stays there when the interpreter has begun to end meanwhile.
+class FinishesFirst {
+public:
+    FinishesFirst();
+    FinishesFirst(const FinishesFirst&) = delete;
+    FinishesFirst& operator=(const FinishesFirst&) = delete;
+    ~FinishesFirst();
+
+private:
+    const bool survived_;
+};
 
 // When a blocking call gives up. No value means never.
 class Deadline {

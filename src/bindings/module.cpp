@@ -41,6 +41,7 @@ void at_exit() {
 PYBIND11_MODULE(_native, module) {
     using namespace ndv::bindings;
     module.doc() = "The C++ core of ndverbs.";
+    prepare_exit();
     bind_enums(module);
     bind_result(module);
     bind_batch(module);

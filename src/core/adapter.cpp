@@ -119,6 +119,14 @@ void Adapter::do_close() {
         }
     }
     stop();
+    const base::Lock lock(mutex_);
+    has_ended_ = true;
+    ended_.notify_all();
+}
+
+void Adapter::await_close() {
+    base::UniqueLock lock(mutex_);
+    while (!has_ended_) ended_.wait(lock.native());
 }
 
 }  // namespace ndv::core

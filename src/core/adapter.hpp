@@ -94,6 +94,7 @@ protected:
     virtual void stop() = 0;
     // Blocks: closes every descendant, newest first, then stop().
     void do_close() override;
+    void await_close() override;
 
 private:
     template <typename T>
@@ -105,6 +106,8 @@ private:
     base::Mutex mutex_;
     std::vector<std::weak_ptr<Object>> descendants_ NDV_GUARDED_BY(mutex_);
     std::size_t prune_at_ NDV_GUARDED_BY(mutex_) = 64;
+    bool has_ended_ NDV_GUARDED_BY(mutex_) = false;
+    std::condition_variable ended_;
     CallbackQueue callbacks_;
 };
 

@@ -22,7 +22,11 @@ public:
     // Idempotent; of any object but the adapter it neither blocks nor fails. The resource itself
     // goes when its last successor is gone.
     void close() {
-        if (!closed_.exchange(true, std::memory_order_acq_rel)) do_close();
+        if (!closed_.exchange(true, std::memory_order_acq_rel)) {
+            do_close();
+        } else {
+            await_close();
+        }
     }
     [[nodiscard]] bool is_closed() const { return closed_.load(std::memory_order_acquire); }
     // Made by another process: this one may only drop references.
@@ -34,6 +38,8 @@ public:
 
 protected:
     virtual void do_close() = 0;
+    // Another thread closes, or closed: returns when that is done, where closing is a barrier.
+    virtual void await_close() {}
 
 private:
     std::atomic<bool> closed_{false};

@@ -40,6 +40,14 @@ def join(near, far, on_disconnect=None):
     near.connector.complete_connect(on_disconnect)
     thread.join()
 
+def linger(listener):
+    "A peer that does not close when it is rejected: the adapter waits for it for up to 5 s."
+    import socket
+    peer = socket.create_connection(listener.local_address)
+    peer.sendall(b"MPA ID Req Frame\\x10\\x02\\0\\x04\\0\\x01\\0\\x01")
+    listener.get_connector(30).reject()
+    return peer
+
 class Silent:
     def __init__(self):
         import socket
@@ -153,6 +161,74 @@ STATES = {
             except nd.ClosedError:  # the interpreter's end closes adapters
                 pass
         threading.Thread(target=send, daemon=True).start()
+    """,
+    "daemon thread that closes an adapter whose socket lingers": """
+        near, far = ends()
+        keep = far.connector = linger(far.listener)
+        closing = threading.Thread(target=near.adapter.close, daemon=True)
+        closing.start()
+        while not near.adapter.closed:
+            pass
+    """,
+    "daemon thread that drops an adapter whose socket lingers": """
+        begun = threading.Event()
+        def drop():
+            end = End()
+            kept.append(linger(end.listener))
+            begun.set()
+        kept = []
+        threading.Thread(target=drop, daemon=True).start()
+        begun.wait(30)
+    """,
+    "daemon threads that open and drop adapters": """
+        opened = threading.Semaphore(0)
+        def work():
+            try:
+                while True:
+                    nd.Adapter.open("soft").create_cq(16)
+                    opened.release()
+            except nd.RdmaError:  # the interpreter's end closes adapters
+                pass
+        for _ in range(2):
+            threading.Thread(target=work, daemon=True).start()
+        for _ in range(20):
+            opened.acquire()
+    """,
+    "daemon threads that deregister": """
+        end, registered = End(), threading.Semaphore(0)
+        def work():
+            try:
+                while True:
+                    end.pd.register(bytearray(64))
+                    registered.release()
+            except nd.RdmaError:  # the interpreter's end closes adapters
+                pass
+        for _ in range(4):
+            threading.Thread(target=work, daemon=True).start()
+        for _ in range(50):
+            registered.acquire()
+    """,
+    "adapter dropped inside its own callback": """
+        dropped = threading.Event()
+        def on_notify(status):
+            ends.clear()
+            dropped.set()
+        ends = [End()]
+        def arm(end):
+            cq = end.adapter.create_cq(4, on_notify=on_notify)
+            cq.arm()
+            end.other = end.pd.create_qp(cq, cq)
+            end.other.receive(context=cq)
+            end.other.flush()
+        arm(ends[0])
+        dropped.wait(30)
+    """,
+    "descriptors closed by the program": """
+        import os
+        near, far = ends()
+        join(near, far)
+        os.closerange(3, 4096)
+        near.adapter.close()
     """,
     "callback under way": """
         entered = threading.Event()
