@@ -674,9 +674,18 @@ class MemoryRegion(_Object):
         RdmaError
             INVALID_DEVICE_REQUEST: it is registered already.
 
+        RdmaError
+            ACCESS_VIOLATION, a BufferError: its last page cannot be read, because its file is
+            shorter than the mapping or its file system is full.
+
         Notes
         -----
         Gives the GIL up. Nothing stays exported after a failure.
+
+        A peer that touches a page of a mapped file behind the file's end, or one that a full
+        file system (``/dev/shm`` of a container) has no room for, ends this process with SIGBUS,
+        as a touch of its own does. Do not truncate a file while it is registered, and reserve
+        shared memory before (``os.posix_fallocate``).
 
         References
         ----------

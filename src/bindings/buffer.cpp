@@ -2,6 +2,10 @@
 // Exports and their diagnosis.
 #include "bindings/buffer.hpp"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -114,6 +118,14 @@ py::object resize_guard(const py::object& object) {
 
 namespace {
 
+// Whether a byte can be read, asked of the kernel: to read a page that its file is too short for
+// ends the process. The kernel reads the signal set before it refuses the impossible first
+// argument.
+bool is_readable(const std::byte* byte) {
+    const std::uintptr_t word = reinterpret_cast<std::uintptr_t>(byte) & ~std::uintptr_t{7};
+    return ::syscall(SYS_rt_sigprocmask, -1, word, nullptr, 8) == 0 || errno != EFAULT;
+}
+
 core::BufferHold* export_whole(const char* call, const py::object& object, bool is_written) {
     const std::string name = call;
     if (PyObject_CheckBuffer(object.ptr()) == 0) {
@@ -131,6 +143,14 @@ core::BufferHold* export_whole(const char* call, const py::object& object, bool 
         raise_buffer_error(Status::invalid_buffer_size,
                            name + ": the " + type_name(object) + " is empty",
                            "zero-length requests need no registered memory");
+    }
+    if (!is_readable(static_cast<const std::byte*>(view.buf) + view.len - 1)) {
+        PyBuffer_Release(&view);
+        raise_buffer_error(Status::access_violation,
+                           name + ": the end of the " + type_name(object) +
+                               " has no memory behind it: its file is shorter than the mapping, "
+                               "or its file system is full",
+                           "give the file its size, and the file system its room, before mapping");
     }
     return std::make_unique<PythonBuffer>(view, resize_guard(object)).release();
 }

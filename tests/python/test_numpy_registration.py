@@ -392,3 +392,18 @@ def test_pending_read_keeps_its_sink_exported(pair):
     pair.adapter.close()
 
     buffer.append(1)
+
+
+def test_mapping_whose_file_has_become_too_short_is_refused(adapter, tmp_path):
+    pd = adapter.create_pd()
+    with open(tmp_path / "mapped", "w+b") as file:
+        file.truncate(4 * mmap.PAGESIZE)
+        memory = mmap.mmap(file.fileno(), 4 * mmap.PAGESIZE)
+        pd.register(memory).close()
+        file.truncate(mmap.PAGESIZE)
+
+        with pytest.raises(BufferError, match="file is shorter"):
+            pd.register(memory)
+
+        file.truncate(4 * mmap.PAGESIZE)
+        pd.register(memory).close()
