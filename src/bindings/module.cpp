@@ -38,7 +38,7 @@ void at_exit() {
 }  // namespace
 }  // namespace ndv::bindings
 
-PYBIND11_MODULE(_native, module) {
+PYBIND11_MODULE(native_of_main, module) {
     using namespace ndv::bindings;
     module.doc() = "The C++ core of ndverbs.";
     prepare_exit();
@@ -66,4 +66,14 @@ PYBIND11_MODULE(_native, module) {
     module.def("_live_objects", live_objects, "Count the native objects that exist, by kind.");
     module.attr("__version__") = NDV_VERSION;
     py::module_::import("atexit").attr("register")(py::cpp_function(at_exit));
+}
+
+// Before pybind11 does anything, which waits for ever for the main interpreter's thread state.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__native();
+PyObject* PyInit__native() {
+    if (PyInterpreterState_Get() == PyInterpreterState_Main()) return PyInit_native_of_main();
+    PyErr_SetString(PyExc_ImportError,
+                    "ndverbs cannot be imported in a sub-interpreter: its callbacks and its exit "
+                    "belong to the main one; import it there, or use another process");
+    return nullptr;
 }

@@ -83,3 +83,27 @@ def test_importing_starts_no_thread_and_opens_no_descriptor(imported):
 
 def test_importing_configures_no_logging(imported):
     assert (imported["root_handlers"], imported["level"]) == (0, 0)
+
+
+@pytest.mark.parametrize("is_imported", [False, True])
+def test_import_in_a_sub_interpreter_is_refused_with_a_reason(is_imported):
+    program = f"""
+import sys
+try:
+    import _xxsubinterpreters as interpreters
+except ImportError:
+    import _interpreters as interpreters
+if {is_imported}:
+    import ndverbs
+inner = interpreters.create()
+code = f"import sys; sys.path[:] = {{sys.path!r}}\\ntry:\\n import ndverbs._native\\n" \
+    "except ImportError as error:\\n print(error, flush=True)\\nelse:\\n print('imported')"
+interpreters.run_string(inner, code)
+interpreters.destroy(inner)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=100
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "sub-interpreter" in done.stdout
