@@ -12,10 +12,21 @@
 #include <utility>
 
 #include "bindings/deferred.hpp"
+#include "bindings/enums.hpp"
 #include "bindings/errors.hpp"
 
 namespace ndv::bindings {
 namespace {
+
+// To clear an instance of a Python class is to drop its attributes, and what is below it in
+// ndarray, bytearray and array does nothing. Types that free their memory when they are cleared, as
+// memoryview and ctypes do, must not be: a peer may be writing to it.
+bool is_cleared_harmlessly(PyTypeObject* type) {
+    const auto enum_member = py::reinterpret_steal<py::object>(status_member(Status::success));
+    const inquiry clear_of_python_classes = Py_TYPE(enum_member.ptr())->tp_clear;
+    while (type != nullptr && type->tp_clear == clear_of_python_classes) type = type->tp_base;
+    return type == nullptr || type->tp_clear == nullptr;
+}
 
 class PythonBuffer final : public core::BufferHold, Deferred {
 public:
@@ -24,7 +35,11 @@ public:
         : BufferHold(static_cast<std::byte*>(view.buf), static_cast<std::uint64_t>(view.len),
                      view.readonly == 0),
           view_(view),
-          guard_(guard.release().ptr()) {}
+          guard_(guard.release().ptr()),
+          is_collected_(view.obj != nullptr && is_cleared_harmlessly(Py_TYPE(view.obj))) {}
+
+    [[nodiscard]] PyObject* exporter() const { return view_.obj; }
+    [[nodiscard]] bool is_collected() const { return is_collected_; }
 
 private:
     friend std::default_delete<PythonBuffer>;
@@ -38,6 +53,7 @@ private:
 
     Py_buffer view_;
     PyObject* const guard_;
+    const bool is_collected_;
 };
 
 std::string type_name(const py::handle& object) { return Py_TYPE(object.ptr())->tp_name; }
@@ -115,6 +131,12 @@ py::object resize_guard(const py::object& object) {
 }
 
 }  // namespace
+
+int traverse_export(const core::BufferHold& hold, visitproc visit, void* arg) {
+    const auto& buffer = static_cast<const PythonBuffer&>(hold);
+    if (buffer.is_collected()) Py_VISIT(buffer.exporter());
+    return 0;
+}
 
 namespace {
 

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "core/memory.hpp"
 
@@ -19,6 +20,10 @@ namespace py = pybind11;
 [[nodiscard]] core::BufferHold* export_for_registration(const py::object& object,
                                                         std::uint32_t rights);
 
+// For the garbage collector, of what export_for_...() returned: visits its reference to the
+// exporter, unless the collector might free the memory while it is exported.
+int traverse_export(const core::BufferHold& hold, visitproc visit, void* arg);
+
 // Exports `object` for a logical address mapping, writable where it can be.
 [[nodiscard]] core::BufferHold* export_for_mapping(const py::object& object);
 
@@ -26,6 +31,16 @@ namespace py = pybind11;
 void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view);
 // As export_or_raise(), and raises for memory that holds Python objects.
 void export_plain_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view);
+
+// The count that a handle has of a buffer, which is then the one that shows it to the collector.
+struct ReleaseHold {
+    void operator()(core::BufferHold* hold) const { hold->release(); }
+};
+using HoldCount = std::unique_ptr<core::BufferHold, ReleaseHold>;
+[[nodiscard]] inline HoldCount count(core::BufferHold* hold) {
+    hold->add_reference();
+    return HoldCount(hold);
+}
 
 struct Extent {
     std::uint64_t address = 0;

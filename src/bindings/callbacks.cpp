@@ -90,16 +90,27 @@ void queue_callback(const std::weak_ptr<core::Adapter>& adapter, std::function<v
     if (const auto alive = adapter.lock()) alive->callbacks().push(std::move(task));
 }
 
-void call_and_report(PyObject* function) noexcept {
-    PyObject* const result = PyObject_CallNoArgs(function);
+namespace {
+
+void report(PyObject* function, PyObject* result) noexcept {
     if (result == nullptr) PyErr_WriteUnraisable(function);
     Py_XDECREF(result);
+    Py_DECREF(function);
+}
+
+}  // namespace
+
+// The collector may drop the function meanwhile: each holds a reference of its own.
+void call_and_report(PyObject* function) noexcept {
+    if (function == nullptr) return;
+    Py_INCREF(function);
+    report(function, PyObject_CallNoArgs(function));
 }
 
 void call_and_report(PyObject* function, const py::object& argument) noexcept {
-    PyObject* const result = PyObject_CallOneArg(function, argument.ptr());
-    if (result == nullptr) PyErr_WriteUnraisable(function);
-    Py_XDECREF(result);
+    if (function == nullptr) return;
+    Py_INCREF(function);
+    report(function, PyObject_CallOneArg(function, argument.ptr()));
 }
 
 }  // namespace ndv::bindings

@@ -49,7 +49,7 @@ private:
 // Nothing happens when the adapter is gone.
 void queue_callback(const std::weak_ptr<core::Adapter>& adapter, std::function<void()> task);
 
-// Calls `function` with the GIL held; an exception goes to sys.unraisablehook.
+// Calls `function`, unless it is null, with the GIL held; an exception goes to sys.unraisablehook.
 void call_and_report(PyObject* function) noexcept;
 void call_and_report(PyObject* function, const py::object& argument) noexcept;
 

@@ -6,10 +6,13 @@
 #include <pybind11/stl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 
 #include "bindings/callbacks.hpp"
+#include "bindings/collected.hpp"
+#include "bindings/contexts.hpp"
 #include "bindings/enums.hpp"
 #include "bindings/errors.hpp"
 #include "bindings/module.hpp"
@@ -58,16 +61,35 @@ CompletionQueue::CompletionQueue(std::shared_ptr<core::CompletionQueue> native,
     : Handle("completion queue", std::move(native), std::move(adapter)) {
     if (on_notify.is_none()) return;
     // One callback thread per adapter: the calls of one queue never overlap.
+    const auto function = SharedObject::make(on_notify);
+    set_calls({function});
     peek()->set_on_notify([callbacks = this->adapter()->with_callbacks(),
-                           queue = std::weak_ptr(peek()),
-                           function = SharedObject::make(on_notify)](Status status) {
-        queue_callback(callbacks, [queue, function, status] {
+                           queue = std::weak_ptr(peek()), function](Status status) {
+        queue_callback(callbacks, [queue, call = PendingCall(function), status] {
             const auto alive = queue.lock();
             if (alive == nullptr || alive->is_closed()) return;
-            call_and_report(function->get(),
-                            py::reinterpret_steal<py::object>(status_member(status)));
+            call_and_report(call.get(), py::reinterpret_steal<py::object>(status_member(status)));
         });
     });
+}
+
+void CompletionQueue::will_give(const py::object& contexts) {
+    if (!gives_.empty() && gives_.back().is(contexts)) return;  // one queue for both kinds
+    if (gives_.size() >= prune_at_) {
+        std::erase_if(gives_, [](const py::object& one) { return !Contexts::is_alive(one); });
+        prune_at_ = std::max<std::size_t>(16, 2 * gives_.size());
+    }
+    gives_.push_back(contexts);
+}
+
+int CompletionQueue::traverse(visitproc visit, void* arg) const {
+    for (const py::object& contexts : gives_) Py_VISIT(contexts.ptr());
+    return Handle::traverse(visit, arg);
+}
+
+void CompletionQueue::clear() noexcept {
+    const auto given = std::exchange(gives_, {});
+    Handle::clear();
 }
 
 // The new storage may be large: without the GIL.
@@ -84,6 +106,7 @@ void CompletionQueue::resize(std::uint32_t depth) {
 void CompletionQueue::close() {
     if (has_descriptor_ && is_usable()) signal_descriptor(*peek());
     Handle::close();
+    const auto given = std::exchange(gives_, {});
 }
 
 int CompletionQueue::fileno() {
@@ -99,6 +122,7 @@ int CompletionQueue::fileno() {
 
 void bind_completion_queue(py::module_& module) {
     py::class_<CompletionQueue> cls(module, "CompletionQueue", py::is_final(),
+                                    collected<CompletionQueue>(),
                                     "Where requests of queue pairs end.");
     bind_handle(cls);
     cls.def_property_readonly("depth",

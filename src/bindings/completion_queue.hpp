@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "bindings/handle.hpp"
 #include "core/completion_queue.hpp"
@@ -26,12 +27,24 @@ public:
     [[nodiscard]] int fileno();
     void resize(std::uint32_t depth);
 
+    // Completions of this queue give back contexts of these; see Contexts.
+    void will_give(const py::object& contexts);
+    int traverse(visitproc visit, void* arg) const;
+    void clear() noexcept;
+
     // Another Python thread polls without the GIL: core's ring has one consumer. Guarded by the
     // GIL.
     bool is_polled = false;
 
 private:
+    void drop() override {
+        const auto given = std::exchange(gives_, {});
+        Handle::drop();
+    }
+
     bool has_descriptor_ = false;
+    std::vector<py::object> gives_;
+    std::size_t prune_at_ = 16;
 };
 
 // The queue overran or broke: it and its queue pairs are dead.

@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "bindings/collected.hpp"
 #include "bindings/connection.hpp"
 #include "bindings/errors.hpp"
 #include "bindings/module.hpp"
@@ -42,10 +43,12 @@ std::unique_ptr<Operation> operation(const Connector& self, core::Pending pendin
 }
 
 // The callback thread runs it. The native connector drops it on any thread.
-core::Connector::OnDisconnect on_disconnect(const Connector& self, const py::object& function) {
+core::Connector::OnDisconnect on_disconnect(Connector& self, const py::object& function) {
     if (function.is_none()) return {};
-    return [adapter = self.adapter()->with_callbacks(), shared = SharedObject::make(function)] {
-        queue_callback(adapter, [shared] { call_and_report(shared->get()); });
+    const auto shared = SharedObject::make(function);
+    self.set_calls({shared});
+    return [adapter = self.adapter()->with_callbacks(), shared] {
+        queue_callback(adapter, [call = PendingCall(shared)] { call_and_report(call.get()); });
     };
 }
 
@@ -85,8 +88,7 @@ std::unique_ptr<Operation> start_connect(
     return operation(self, std::move(*pending));
 }
 
-std::unique_ptr<Operation> start_complete_connect(const Connector& self,
-                                                  const py::object& function) {
+std::unique_ptr<Operation> start_complete_connect(Connector& self, const py::object& function) {
     const auto native = self.share();
     auto callback = on_disconnect(self, function);
     std::optional<core::Pending> pending;
@@ -97,7 +99,7 @@ std::unique_ptr<Operation> start_complete_connect(const Connector& self,
     return operation(self, std::move(*pending));
 }
 
-std::unique_ptr<Operation> start_accept(const Connector& self, const QueuePair& qp,
+std::unique_ptr<Operation> start_accept(Connector& self, const QueuePair& qp,
                                         std::uint32_t inbound_read_limit,
                                         std::uint32_t outbound_read_limit,
                                         const py::bytes& private_data, const py::object& function,
@@ -204,7 +206,7 @@ void bind_blocking(py::class_<Connector>& cls) {
             "Ask a listener for a connection, from a shared local address.")
         .def(
             "complete_connect",
-            [](const Connector& self, const py::object& function, std::optional<double> timeout) {
+            [](Connector& self, const py::object& function, std::optional<double> timeout) {
                 start_complete_connect(self, function)
                     ->wait_or_abandon(timeout, "complete_connect");
             },
@@ -212,7 +214,7 @@ void bind_blocking(py::class_<Connector>& cls) {
             "Begin to use the connection that the peer accepted.")
         .def(
             "accept",
-            [](const Connector& self, const QueuePair& qp, std::uint32_t inbound_read_limit,
+            [](Connector& self, const QueuePair& qp, std::uint32_t inbound_read_limit,
                std::uint32_t outbound_read_limit, const py::bytes& private_data,
                const py::object& function, std::optional<double> timeout, bool crc) {
                 start_accept(self, qp, inbound_read_limit, outbound_read_limit, private_data,
@@ -271,7 +273,7 @@ void bind_connector(py::module_& module) {
             return "<SharedEndpoint " + self.get().local_address().text() + ">";
         });
 
-    py::class_<Connector> cls(module, "Connector", py::is_final(),
+    py::class_<Connector> cls(module, "Connector", py::is_final(), collected<Connector>(),
                               "One end of a connection while it is made, used and ended.");
     bind_handle(cls);
     bind_blocking(cls);

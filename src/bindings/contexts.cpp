@@ -10,6 +10,24 @@ namespace {
 // A queue of the default depth grows twice; nodes are never given back before the queue pair.
 constexpr std::size_t kBlock = 64;
 
+// Nothing but a place in the collector's graph. Null: what it stood for is gone.
+struct Seen {
+    PyObject_HEAD Contexts* contexts;
+};
+
+constinit PyTypeObject* seen_type = nullptr;
+
+int traverse_seen(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    const auto* const contexts = reinterpret_cast<Seen*>(self)->contexts;
+    return contexts == nullptr ? 0 : contexts->traverse(visit, arg);
+}
+
+int clear_seen(PyObject* self) {
+    if (auto* const contexts = reinterpret_cast<Seen*>(self)->contexts) contexts->clear();
+    return 0;
+}
+
 std::uint64_t number_of(const py::object& object) {
     std::uint64_t number = 0;
     return fits_unsigned(object.ptr(), number) ? number : 0;
@@ -30,6 +48,59 @@ bool fits_unsigned(PyObject* object, std::uint64_t& out) {
 
 Contexts* Contexts::make(py::object queue_pair_context) {
     return std::unique_ptr<Contexts>(new Contexts(std::move(queue_pair_context))).release();
+}
+
+py::object Contexts::seen() {
+    if (seen_ != nullptr) return py::reinterpret_borrow<py::object>(seen_);
+    auto* const made = PyObject_GC_New(Seen, seen_type);
+    if (made == nullptr) throw py::error_already_set();
+    made->contexts = this;
+    seen_ = reinterpret_cast<PyObject*>(made);
+    PyObject_GC_Track(seen_);
+    return py::reinterpret_steal<py::object>(seen_);
+}
+
+bool Contexts::is_alive(const py::object& seen) {
+    return reinterpret_cast<Seen*>(seen.ptr())->contexts != nullptr;
+}
+
+void Contexts::forget_seen(PyObject* self) {
+    PyObject_GC_UnTrack(self);
+    if (auto* const contexts = reinterpret_cast<Seen*>(self)->contexts) contexts->seen_ = nullptr;
+    PyTypeObject* const type = Py_TYPE(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+int Contexts::traverse(visitproc visit, void* arg) const {
+    Py_VISIT(queue_pair_context_.ptr());
+    for (const auto& block : blocks_) {
+        for (std::size_t i = 0; i < kBlock; ++i) Py_VISIT(block[i].object);
+    }
+    return 0;
+}
+
+void Contexts::clear() noexcept {
+    const py::object queue_pair_context = std::exchange(queue_pair_context_, py::none());
+    // By index: what goes may run code that posts, which may add a block.
+    for (std::size_t at = 0; at < blocks_.size(); ++at) {
+        for (std::size_t i = 0; i < kBlock; ++i) Py_CLEAR(blocks_[at][i].object);
+    }
+}
+
+void prepare_contexts(py::module_& module) {
+    PyType_Slot slots[] = {
+        {Py_tp_traverse, reinterpret_cast<void*>(traverse_seen)},
+        {Py_tp_clear, reinterpret_cast<void*>(clear_seen)},
+        {Py_tp_dealloc, reinterpret_cast<void*>(Contexts::forget_seen)},
+        {0, nullptr},
+    };
+    PyType_Spec spec{"ndverbs._native._Contexts", sizeof(Seen), 0,
+                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                     slots};
+    PyObject* const type = PyType_FromModuleAndSpec(module.ptr(), &spec, nullptr);
+    if (type == nullptr) throw py::error_already_set();
+    seen_type = reinterpret_cast<PyTypeObject*>(type);
 }
 
 Contexts::Contexts(py::object queue_pair_context)
@@ -65,7 +136,7 @@ PyObject* Contexts::give_back(std::uint64_t value, bool is_object) {
     const bool is_shared = std::exchange(node.is_shared, false);
     owner->put_free(node);
     if (is_shared) owner->release();
-    return object;
+    return object != nullptr ? object : Py_NewRef(Py_None);
 }
 
 void Contexts::forget(const Context& context) {
@@ -97,9 +168,9 @@ void Contexts::Node::run() noexcept {
 
 void Contexts::run() noexcept {
     const std::unique_ptr<Contexts> self(this);
-    for (const auto& block : blocks_) {
-        for (std::size_t i = 0; i < kBlock; ++i) Py_CLEAR(block[i].object);
-    }
+    if (seen_ != nullptr)
+        reinterpret_cast<Seen*>(std::exchange(seen_, nullptr))->contexts = nullptr;
+    clear();
 }
 
 void Contexts::grow() {

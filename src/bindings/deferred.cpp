@@ -38,7 +38,7 @@ std::shared_ptr<SharedObject> SharedObject::make(py::object object) {
 
 void SharedObject::run() noexcept {
     const std::unique_ptr<SharedObject> self(this);
-    Py_DECREF(object_);
+    Py_XDECREF(object_);
 }
 
 }  // namespace ndv::bindings

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "bindings/adapter_state.hpp"
 #include "bindings/deferred.hpp"
@@ -93,6 +94,24 @@ public:
     }
     [[nodiscard]] bool is_closed() const { return native_ == nullptr || native_->is_closed(); }
 
+    // See collected.hpp: what native closures of this object call.
+    int traverse(visitproc visit, void* arg) const {
+        for (const auto& weak : calls_) {
+            const auto function = weak.lock();
+            if (const int stop = function ? function->traverse(visit, arg) : 0) return stop;
+        }
+        return 0;
+    }
+    void clear() noexcept {
+        for (const auto& weak : std::exchange(calls_, {})) {
+            if (const auto function = weak.lock()) function->clear();
+        }
+    }
+    // From now on it calls these and no others.
+    void set_calls(std::vector<std::weak_ptr<SharedObject>> functions) {
+        calls_ = std::move(functions);
+    }
+
 protected:
     // First of all in a destructor: no drop() from now on.
     void detach() { adapter_->remove_dependent(*this); }
@@ -105,6 +124,7 @@ private:
     const char* const noun_;
     std::shared_ptr<Native> native_;
     const std::shared_ptr<AdapterState> adapter_;  // keeps the adapter open
+    std::vector<std::weak_ptr<SharedObject>> calls_;
 };
 
 // The handle inside `self`, whose type the caller has checked; null when __init__ never ran. Our

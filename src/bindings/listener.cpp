@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "bindings/collected.hpp"
 #include "bindings/connection.hpp"
 #include "bindings/errors.hpp"
 #include "bindings/module.hpp"
@@ -59,7 +60,7 @@ using Taken = Expected<std::shared_ptr<core::Connector>>;
 
 // Runs on the callback thread, once per connector.
 void deliver(const std::weak_ptr<AdapterState>& state,
-             const std::weak_ptr<core::Listener>& listener, const SharedObject& function) {
+             const std::weak_ptr<core::Listener>& listener, const PendingCall& function) {
     const auto adapter = state.lock();
     const auto native = listener.lock();
     if (adapter == nullptr || native == nullptr) return;
@@ -85,12 +86,15 @@ Listener::Listener(std::shared_ptr<core::Listener> native, std::shared_ptr<Adapt
         peek()->set_on_connect([arrivals = arrivals_] { arrivals->notify(); });
         return;
     }
-    peek()->set_on_connect(
-        [callbacks = this->adapter()->with_callbacks(), state = std::weak_ptr(this->adapter()),
-         listener = std::weak_ptr(peek()), function = SharedObject::make(on_connect)] {
-            queue_callback(callbacks,
-                           [state, listener, function] { deliver(state, listener, *function); });
+    const auto function = SharedObject::make(on_connect);
+    set_calls({function});
+    peek()->set_on_connect([callbacks = this->adapter()->with_callbacks(),
+                            state = std::weak_ptr(this->adapter()),
+                            listener = std::weak_ptr(peek()), function] {
+        queue_callback(callbacks, [state, listener, call = PendingCall(function)] {
+            deliver(state, listener, call);
         });
+    });
 }
 
 void Listener::close() {
@@ -119,7 +123,7 @@ std::unique_ptr<Operation> Listener::wait_for_arrival() const {
 }
 
 void bind_listener(py::module_& module) {
-    py::class_<Listener> cls(module, "Listener", py::is_final(),
+    py::class_<Listener> cls(module, "Listener", py::is_final(), collected<Listener>(),
                              "Where peers ask for connections.");
     bind_handle(cls);
     cls.def(

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "bindings/buffer.hpp"
+#include "bindings/collected.hpp"
 #include "bindings/enums.hpp"
 #include "bindings/errors.hpp"
 #include "bindings/memory.hpp"
@@ -60,6 +60,7 @@ core::Segment segment(const FastRegisterMemoryRegion& self, std::uint64_t offset
 
 void bind_lam(py::module_& module) {
     py::class_<LogicalAddressMapping> cls(module, "LogicalAddressMapping", py::is_final(),
+                                          collected<LogicalAddressMapping>(),
                                           "Pages of an array, by addresses of the adapter.");
     bind_handle(cls);
     cls.def("release", &LogicalAddressMapping::close, "As close(); NDK's name.")
@@ -144,8 +145,9 @@ std::unique_ptr<LogicalAddressMapping> build_lam(const std::shared_ptr<AdapterSt
                                                  const py::object& array) {
     const std::shared_ptr<core::Adapter> native = adapter->get();
     core::BufferHold* const hold = export_for_mapping(array);
+    HoldCount counted = count(hold);
     return std::make_unique<LogicalAddressMapping>(value_or_raise(native->build_lam(hold)), adapter,
-                                                   array);
+                                                   array, std::move(counted));
 }
 
 }  // namespace ndv::bindings

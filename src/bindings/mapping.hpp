@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "bindings/buffer.hpp"
 #include "bindings/handle.hpp"
 #include "core/mapping.hpp"
 
@@ -18,9 +19,10 @@ namespace ndv::bindings {
 class LogicalAddressMapping final : public Handle<core::LogicalAddressMapping, CloseWaits::yes> {
 public:
     LogicalAddressMapping(std::shared_ptr<core::LogicalAddressMapping> native,
-                          std::shared_ptr<AdapterState> adapter, py::object array)
+                          std::shared_ptr<AdapterState> adapter, py::object array, HoldCount hold)
         : Handle("logical address mapping", std::move(native), std::move(adapter)),
-          array_(std::move(array)) {}
+          array_(std::move(array)),
+          hold_(std::move(hold)) {}
     ~LogicalAddressMapping() {
         detach();
         close();
@@ -29,18 +31,28 @@ public:
     void close() {
         Handle::close();
         const py::object array = std::exchange(array_, py::object());
+        hold_ = nullptr;
+        run_deferred();
     }
     [[nodiscard]] py::object array() const {
         static_cast<void>(get());
         return array_;
     }
 
+    int traverse(visitproc visit, void* arg) const {
+        Py_VISIT(array_.ptr());
+        return hold_ ? traverse_export(*hold_, visit, arg) : 0;
+    }
+    void clear() noexcept { close(); }
+
 private:
     void drop() override {
         const py::object array = std::exchange(array_, py::object());
+        hold_ = nullptr;
         const std::shared_ptr<core::LogicalAddressMapping> native = take();
     }
     py::object array_;
+    HoldCount hold_;
 };
 
 class FastRegisterMemoryRegion final

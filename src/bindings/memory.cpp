@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "bindings/buffer.hpp"
+#include "bindings/collected.hpp"
 #include "bindings/enums.hpp"
 #include "bindings/errors.hpp"
 #include "bindings/module.hpp"
@@ -38,6 +38,7 @@ py::object make_remote_buffer(std::uint64_t address, std::uint32_t token, std::u
 void MemoryRegion::register_array(const py::object& array, std::uint32_t rights) {
     const std::shared_ptr<core::MemoryRegion> native = share();
     core::BufferHold* const hold = export_for_registration(array, rights);
+    HoldCount counted = count(hold);
     std::optional<Expected<void>> outcome;
     {
         const Released released;
@@ -46,6 +47,7 @@ void MemoryRegion::register_array(const py::object& array, std::uint32_t rights)
     check_or_raise(*outcome);
     static_cast<void>(get());  // closed meanwhile, it holds nothing
     array_ = array;
+    hold_ = std::move(counted);
     segment_ = {native->address(), native->size(), native->tokens().local};
 }
 
@@ -58,11 +60,13 @@ void MemoryRegion::deregister() {
     }
     check_or_raise(*outcome);
     const py::object array = forget();
+    run_deferred();
 }
 
 void MemoryRegion::close() {
     Handle::close();
     const py::object array = forget();
+    run_deferred();
 }
 
 void MemoryRegion::drop() {
@@ -72,6 +76,7 @@ void MemoryRegion::drop() {
 
 py::object MemoryRegion::forget() {
     segment_ = {};
+    hold_ = nullptr;
     return std::exchange(array_, py::object());
 }
 
@@ -137,6 +142,7 @@ void bind_memory(py::module_& module) {
         });
 
     py::class_<MemoryRegion> region(module, "MemoryRegion", py::is_final(),
+                                    collected<MemoryRegion>(),
                                     "Registered memory, or what will hold it.");
     bind_handle(region);
     region

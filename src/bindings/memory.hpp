@@ -6,6 +6,7 @@
 
 #include <memory>
 
+#include "bindings/buffer.hpp"
 #include "bindings/handle.hpp"
 #include "core/memory.hpp"
 
@@ -46,12 +47,19 @@ public:
     [[nodiscard]] py::object array() const;
     [[nodiscard]] bool is_registered() const { return segment_.token != 0; }
 
+    int traverse(visitproc visit, void* arg) const {
+        Py_VISIT(array_.ptr());
+        return hold_ ? traverse_export(*hold_, visit, arg) : 0;
+    }
+    void clear() noexcept { close(); }
+
 private:
     void drop() override;
     // The array, which the caller drops.
     [[nodiscard]] py::object forget();
 
     py::object array_;
+    HoldCount hold_;
     core::Segment segment_;  // token 0: nothing is registered
 };
 

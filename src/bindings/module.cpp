@@ -42,6 +42,7 @@ PYBIND11_MODULE(native_of_main, module) {
     using namespace ndv::bindings;
     module.doc() = "The C++ core of ndverbs.";
     prepare_exit();
+    prepare_contexts(module);
     bind_enums(module);
     bind_result(module);
     bind_batch(module);

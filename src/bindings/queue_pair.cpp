@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "bindings/collected.hpp"
 #include "bindings/completion_queue.hpp"
 #include "bindings/enums.hpp"
 #include "bindings/errors.hpp"
@@ -25,9 +26,8 @@ const char* state_name(core::QueuePairState state) {
     return "unknown";
 }
 
-std::unique_ptr<QueuePair> create_qp(const ProtectionDomain& domain,
-                                     const CompletionQueue& receive_cq,
-                                     const CompletionQueue& initiator_cq, const py::object& context,
+std::unique_ptr<QueuePair> create_qp(const ProtectionDomain& domain, CompletionQueue& receive_cq,
+                                     CompletionQueue& initiator_cq, const py::object& context,
                                      const core::QueuePairLimits& limits,
                                      const SharedReceiveQueue* srq = nullptr) {
     const std::shared_ptr<core::ProtectionDomain> native = domain.share();
@@ -38,16 +38,16 @@ std::unique_ptr<QueuePair> create_qp(const ProtectionDomain& domain,
     }
     const std::shared_ptr<core::SharedReceiveQueue> shared =
         srq == nullptr ? nullptr : srq->share();
-    Contexts* const contexts = Contexts::make(context);
-    auto made = srq == nullptr
-                    ? native->create_qp(receive_cq.share(), initiator_cq.share(), limits, contexts)
-                    : native->create_qp_with_srq(receive_cq.share(), initiator_cq.share(), shared,
-                                                 limits, contexts);
-    if (!made) {
-        contexts->release();
-        raise(made.error());
-    }
-    return std::make_unique<QueuePair>(std::move(*made), domain.adapter(), contexts);
+    ContextsHold contexts(context);
+    auto made = value_or_raise(
+        srq == nullptr
+            ? native->create_qp(receive_cq.share(), initiator_cq.share(), limits, contexts.get())
+            : native->create_qp_with_srq(receive_cq.share(), initiator_cq.share(), shared, limits,
+                                         contexts.get()));
+    receive_cq.will_give(contexts.seen());
+    initiator_cq.will_give(contexts.seen());
+    if (srq != nullptr) receive_cq.will_give(srq->seen());
+    return std::make_unique<QueuePair>(std::move(made), domain.adapter(), std::move(contexts));
 }
 
 }  // namespace
@@ -56,11 +56,10 @@ void bind_create_qp(py::class_<ProtectionDomain>& domain) {
     constexpr core::QueuePairLimits kDefault;
     domain.def(
         "create_qp",
-        [](const ProtectionDomain& self, const CompletionQueue& receive_cq,
-           const CompletionQueue& initiator_cq, const py::object& context,
-           std::uint32_t receive_queue_depth, std::uint32_t initiator_queue_depth,
-           std::uint32_t max_receive_sge, std::uint32_t max_initiator_sge,
-           std::uint32_t inline_size) {
+        [](const ProtectionDomain& self, CompletionQueue& receive_cq, CompletionQueue& initiator_cq,
+           const py::object& context, std::uint32_t receive_queue_depth,
+           std::uint32_t initiator_queue_depth, std::uint32_t max_receive_sge,
+           std::uint32_t max_initiator_sge, std::uint32_t inline_size) {
             return create_qp(self, receive_cq, initiator_cq, context,
                              {receive_queue_depth, initiator_queue_depth, max_receive_sge,
                               max_initiator_sge, inline_size});
@@ -74,10 +73,10 @@ void bind_create_qp(py::class_<ProtectionDomain>& domain) {
         py::arg("inline_size") = kDefault.inline_size, "Create a queue pair.");
     domain.def(
         "create_qp_with_srq",
-        [](const ProtectionDomain& self, const CompletionQueue& receive_cq,
-           const CompletionQueue& initiator_cq, const SharedReceiveQueue& srq,
-           const py::object& context, std::uint32_t initiator_queue_depth,
-           std::uint32_t max_initiator_sge, std::uint32_t inline_size) {
+        [](const ProtectionDomain& self, CompletionQueue& receive_cq, CompletionQueue& initiator_cq,
+           const SharedReceiveQueue& srq, const py::object& context,
+           std::uint32_t initiator_queue_depth, std::uint32_t max_initiator_sge,
+           std::uint32_t inline_size) {
             core::QueuePairLimits limits;
             limits.initiator_queue_depth = initiator_queue_depth;
             limits.max_initiator_sge = max_initiator_sge;
@@ -93,7 +92,7 @@ void bind_create_qp(py::class_<ProtectionDomain>& domain) {
 }
 
 void bind_queue_pair(py::module_& module) {
-    py::class_<QueuePair> cls(module, "QueuePair", py::is_final(),
+    py::class_<QueuePair> cls(module, "QueuePair", py::is_final(), collected<QueuePair>(),
                               "One end of a connection: a receive and an initiator queue.");
     bind_handle(cls);
     cls.def(

@@ -15,10 +15,10 @@ namespace ndv::bindings {
 
 class QueuePair final : public Handle<core::QueuePair> {
 public:
-    // Takes over a reference to `contexts`.
     QueuePair(std::shared_ptr<core::QueuePair> native, std::shared_ptr<AdapterState> adapter,
-              Contexts* contexts)
-        : Handle("queue pair", std::move(native), std::move(adapter)), contexts_(contexts) {}
+              ContextsHold contexts)
+        : Handle("queue pair", std::move(native), std::move(adapter)),
+          contexts_(std::move(contexts)) {}
     ~QueuePair() {
         detach();
         close();
@@ -26,23 +26,24 @@ public:
 
     void close() {
         Handle::close();
-        let_contexts_go();
+        contexts_.reset();
         run_deferred();
     }
 
     // Valid while the handle is usable.
-    [[nodiscard]] Contexts& contexts() const { return *contexts_; }
+    [[nodiscard]] Contexts& contexts() const { return *contexts_.get(); }
+
+    int traverse(visitproc visit, void* arg) const { return contexts_.traverse(visit, arg); }
+    void clear() noexcept { contexts_.clear(); }
 
 private:
     void drop() override {
+        ContextsHold contexts = std::move(contexts_);
         const std::shared_ptr<core::QueuePair> native = take();
-        let_contexts_go();
-    }
-    void let_contexts_go() {
-        if (Contexts* const contexts = std::exchange(contexts_, nullptr)) contexts->release();
+        contexts.reset();
     }
 
-    Contexts* contexts_;
+    ContextsHold contexts_;
 };
 
 }  // namespace ndv::bindings

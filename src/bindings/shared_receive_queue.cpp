@@ -7,6 +7,7 @@
 #include <string>
 
 #include "bindings/callbacks.hpp"
+#include "bindings/collected.hpp"
 #include "bindings/enums.hpp"
 #include "bindings/hot.hpp"
 #include "bindings/memory.hpp"
@@ -40,28 +41,30 @@ std::unique_ptr<SharedReceiveQueue> create_srq(const ProtectionDomain& domain,
                                                const py::object& on_notify) {
     const std::shared_ptr<core::ProtectionDomain> native = domain.share();
     core::SharedReceiveQueue::OnNotify tell;
+    std::weak_ptr<SharedObject> called;
     if (!on_notify.is_none()) {
-        tell = [callbacks = domain.adapter()->with_callbacks(),
-                function = SharedObject::make(on_notify)](Status status) {
-            queue_callback(callbacks, [function, status] {
-                call_and_report(function->get(),
+        const auto function = SharedObject::make(on_notify);
+        called = function;
+        tell = [callbacks = domain.adapter()->with_callbacks(), function](Status status) {
+            queue_callback(callbacks, [call = PendingCall(function), status] {
+                call_and_report(call.get(),
                                 py::reinterpret_steal<py::object>(status_member(status)));
             });
         };
     }
-    Contexts* const contexts = Contexts::make(py::none());
-    auto made = native->create_srq(limits, contexts, std::move(tell));
-    if (!made) {
-        contexts->release();
-        raise(made.error());
-    }
-    return std::make_unique<SharedReceiveQueue>(std::move(*made), domain.adapter(), contexts);
+    ContextsHold contexts{py::none()};
+    auto made = std::make_unique<SharedReceiveQueue>(
+        value_or_raise(native->create_srq(limits, contexts.get(), std::move(tell))),
+        domain.adapter(), std::move(contexts));
+    made->set_calls({called});
+    return made;
 }
 
 }  // namespace
 
 void bind_shared_receive_queue(py::module_& module, py::class_<ProtectionDomain>& domain) {
     py::class_<SharedReceiveQueue> cls(module, "SharedReceiveQueue", py::is_final(),
+                                       collected<SharedReceiveQueue>(),
                                        "Receives that several queue pairs take from.");
     bind_handle(cls);
     cls.def(

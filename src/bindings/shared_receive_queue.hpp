@@ -15,11 +15,10 @@ namespace ndv::bindings {
 
 class SharedReceiveQueue final : public Handle<core::SharedReceiveQueue> {
 public:
-    // Takes over a reference to `contexts`.
     SharedReceiveQueue(std::shared_ptr<core::SharedReceiveQueue> native,
-                       std::shared_ptr<AdapterState> adapter, Contexts* contexts)
+                       std::shared_ptr<AdapterState> adapter, ContextsHold contexts)
         : Handle("shared receive queue", std::move(native), std::move(adapter)),
-          contexts_(contexts) {}
+          contexts_(std::move(contexts)) {}
     ~SharedReceiveQueue() {
         detach();
         close();
@@ -27,21 +26,29 @@ public:
 
     void close() {
         Handle::close();
-        let_contexts_go();
+        contexts_.reset();
         run_deferred();
     }
     // Valid while the handle is usable.
-    [[nodiscard]] Contexts& contexts() const { return *contexts_; }
+    [[nodiscard]] Contexts& contexts() const { return *contexts_.get(); }
+    [[nodiscard]] const py::object& seen() const { return contexts_.seen(); }
+
+    int traverse(visitproc visit, void* arg) const {
+        const int stop = Handle::traverse(visit, arg);
+        return stop != 0 ? stop : contexts_.traverse(visit, arg);
+    }
+    void clear() noexcept {
+        Handle::clear();
+        contexts_.clear();
+    }
 
 private:
     void drop() override {
+        ContextsHold contexts = std::move(contexts_);
         const std::shared_ptr<core::SharedReceiveQueue> native = take();
-        let_contexts_go();
+        contexts.reset();
     }
-    void let_contexts_go() {
-        if (Contexts* const contexts = std::exchange(contexts_, nullptr)) contexts->release();
-    }
-    Contexts* contexts_;
+    ContextsHold contexts_;
 };
 
 }  // namespace ndv::bindings

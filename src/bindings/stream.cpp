@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bindings/buffer.hpp"
+#include "bindings/collected.hpp"
 #include "bindings/errors.hpp"
 #include "bindings/module.hpp"
 
@@ -188,17 +189,20 @@ std::unique_ptr<StreamView> look(const Stream& self, std::uint32_t most) {
 }
 
 // Runs on the callback thread; None takes it off.
-void set_event_callback(const Stream& self, const py::object& function) {
+void set_event_callback(Stream& self, const py::object& function) {
     const auto native = self.share();
     if (function.is_none()) {
         native->set_on_event({});
         return;
     }
-    native->set_on_event([callbacks = self.adapter()->with_callbacks(),
-                          shared = SharedObject::make(function)](std::uint32_t events) {
-        queue_callback(callbacks,
-                       [shared, events] { call_and_report(shared->get(), py::int_(events)); });
-    });
+    const auto shared = SharedObject::make(function);
+    self.set_calls({shared});
+    native->set_on_event(
+        [callbacks = self.adapter()->with_callbacks(), shared](std::uint32_t events) {
+            queue_callback(callbacks, [call = PendingCall(shared), events] {
+                call_and_report(call.get(), py::int_(events));
+            });
+        });
 }
 
 // On the callback thread, as an event without a bit.
@@ -281,7 +285,7 @@ void bind_waits(py::class_<Stream>& cls) {
 
 void bind_listener_class(py::module_& module) {
     py::class_<StreamListener> cls(module, "StreamListener", py::is_final(),
-                                   "A listening stream socket.");
+                                   collected<StreamListener>(), "A listening stream socket.");
     bind_handle(cls);
     cls.def(
            "accept",
@@ -389,36 +393,47 @@ std::unique_ptr<StreamListener> create_stream_listener(
     wsk::StreamListener::OnInspect inspect;
     wsk::StreamListener::OnAbort abort;
     wsk::StreamListener::OnReady ready;
+    std::vector<std::weak_ptr<SharedObject>> calls;
+    const auto share = [&calls](const py::object& function) {
+        auto shared = SharedObject::make(function);
+        calls.push_back(shared);
+        return shared;
+    };
     if (!on_inspect.is_none()) {
-        inspect = [callbacks = adapter->with_callbacks(), shared = SharedObject::make(on_inspect)](
+        inspect = [callbacks = adapter->with_callbacks(), shared = share(on_inspect)](
                       std::uint64_t id, const core::SocketAddress& near,
                       const core::SocketAddress& peer) {
-            queue_callback(callbacks, [shared, id, near, peer] {
-                call_and_report(shared->get(), py::make_tuple(id, to_pair(near), to_pair(peer)));
+            queue_callback(callbacks, [call = PendingCall(shared), id, near, peer] {
+                call_and_report(call.get(), py::make_tuple(id, to_pair(near), to_pair(peer)));
             });
         };
     }
     if (!on_abort.is_none()) {
         abort = [callbacks = adapter->with_callbacks(),
-                 shared = SharedObject::make(on_abort)](std::uint64_t id) {
-            queue_callback(callbacks,
-                           [shared, id] { call_and_report(shared->get(), py::int_(id)); });
+                 shared = share(on_abort)](std::uint64_t id) {
+            queue_callback(callbacks, [call = PendingCall(shared), id] {
+                call_and_report(call.get(), py::int_(id));
+            });
         };
     }
     if (!on_ready.is_none()) {
-        ready = [callbacks = adapter->with_callbacks(), shared = SharedObject::make(on_ready)] {
-            queue_callback(callbacks, [shared] { call_and_report(shared->get()); });
+        ready = [callbacks = adapter->with_callbacks(), shared = share(on_ready)] {
+            queue_callback(callbacks,
+                           [call = PendingCall(shared)] { call_and_report(call.get()); });
         };
     }
     listener->set_callbacks(std::move(inspect), std::move(abort), std::move(ready));
     listener->start();
-    return std::make_unique<StreamListener>(std::move(listener), adapter);
+    auto handle = std::make_unique<StreamListener>(std::move(listener), adapter);
+    handle->set_calls(std::move(calls));
+    return handle;
 }
 
 void bind_stream(py::module_& module) {
     bind_options(module);
     bind_views(module);
-    py::class_<Stream> cls(module, "Stream", py::is_final(), "A stream socket's connection.");
+    py::class_<Stream> cls(module, "Stream", py::is_final(), collected<Stream>(),
+                           "A stream socket's connection.");
     bind_handle(cls);
     bind_waits(cls);
     cls.def("_start_connect", start_connect, py::arg("local").none(true), py::arg("peer"),
