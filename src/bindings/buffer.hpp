@@ -48,7 +48,7 @@ struct Extent {
 };
 
 // Where the buffer of `object` lies. The export is given back at once: what keeps the memory is
-// the registration that it lies in, or the caller for the length of the call.
+// the registration that it lies in.
 [[nodiscard]] Extent buffer_extent(PyObject* object, bool is_written);
 
 }  // namespace ndv::bindings

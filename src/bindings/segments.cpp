@@ -5,7 +5,6 @@
 #include <string>
 
 #include "bindings/arguments.hpp"
-#include "bindings/buffer.hpp"
 #include "bindings/errors.hpp"
 #include "bindings/memory.hpp"
 
@@ -76,8 +75,24 @@ void prepare_segments(PyObject* segment_type, PyObject* memory_region_type) {
              intern("access")};
 }
 
+Exports::~Exports() {
+    for (std::size_t i = 0; i < count_; ++i) PyBuffer_Release(&first_[i]);
+    for (Py_buffer& view : rest_) PyBuffer_Release(&view);
+}
+
+Extent Exports::add(PyObject* object, bool is_written) {
+    Py_buffer view;
+    export_or_raise("segments", object, is_written, view);
+    if (count_ < first_.size()) {
+        first_[count_++] = view;
+    } else {
+        rest_.push_back(view);
+    }
+    return {reinterpret_cast<std::uint64_t>(view.buf), static_cast<std::uint64_t>(view.len)};
+}
+
 void SegmentList::add(const core::Segment& segment) {
-    total_ += segment.length;
+    total_ = core::add_length(total_, segment.length);
     if (rest_.empty() && count_ < first_.size()) {
         first_[count_++] = segment;
         return;
@@ -87,7 +102,9 @@ void SegmentList::add(const core::Segment& segment) {
 }
 
 void SegmentList::add_buffer(PyObject* object) {
-    const Extent extent = buffer_extent(object, (rights_ & core::access::kLocalWrite) != 0);
+    const bool is_written = (rights_ & core::access::kLocalWrite) != 0;
+    const Extent extent =
+        is_inline_ ? exports_.add(object, is_written) : buffer_extent(object, is_written);
     if (extent.length == 0) return;  // an empty slice lies nowhere and moves nothing
     if (is_inline_) {
         add({extent.address, extent.length, 0});

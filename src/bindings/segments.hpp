@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "bindings/buffer.hpp"
 #include "bindings/queue_pair.hpp"
 #include "core/types.hpp"
 
@@ -19,6 +20,23 @@ namespace ndv::bindings {
 // Interns names and remembers the exact types; once, when the module is made.
 void prepare_segments(PyObject* segment_type, PyObject* memory_region_type);
 
+// Buffers that stay exported while this lives.
+class Exports {
+public:
+    Exports() = default;
+    Exports(const Exports&) = delete;
+    Exports& operator=(const Exports&) = delete;
+    ~Exports();
+    Extent add(PyObject* object, bool is_written);
+
+private:
+    std::array<Py_buffer, 2> first_;  // left uninitialised, and enough for nearly all
+    std::size_t count_ = 0;           // in first_
+    std::vector<Py_buffer> rest_;
+};
+
+// Lives until the request is posted: what inline data is copied from stays exported for so long,
+// because a sequence may make its items when it is asked for them.
 class SegmentList {
 public:
     // `poster`: the handle of a queue pair or of a shared receive queue. `rights`: what a buffer
@@ -51,6 +69,7 @@ private:
     core::ProtectionDomain& (*const domain_)(const void* poster);  // raises when it is closed
     const std::uint32_t rights_;
     const bool is_inline_;
+    Exports exports_;  // of inline data
     std::uint64_t total_ = 0;
     std::size_t count_ = 0;
     std::array<core::Segment, 8> first_;  // enough for nearly all

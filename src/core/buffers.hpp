@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/expected.hpp"
 #include "core/memory.hpp"
@@ -18,11 +19,12 @@ inline constexpr std::size_t kMaxSegments = 64;  // above any adapter's max_*_re
 
 [[nodiscard]] inline std::uint64_t total_length(std::span<const Segment> segments) {
     std::uint64_t length = 0;
-    for (const Segment& segment : segments) length += segment.length;
+    for (const Segment& segment : segments) length = add_length(length, segment.length);
     return length;
 }
 
-// References that a request holds until the provider has taken them over.
+// References that a request holds until the provider has taken them over, or has copied what is
+// INLINE.
 class Buffers {
 public:
     Buffers() = default;
@@ -30,32 +32,54 @@ public:
     Buffers& operator=(const Buffers&) = delete;
     ~Buffers() {
         for (std::size_t i = 0; i < count_; ++i) {
-            if (buffer(i).hold != nullptr) buffer(i).hold->release();
+            if (first_[i].hold != nullptr) first_[i].hold->release();
         }
     }
 
     [[nodiscard]] Status acquire(ProtectionDomain& pd, std::span<const Segment> segments,
                                  std::uint32_t rights) {
         for (const Segment& segment : segments) {
-            std::construct_at(&buffer(count_));
-            const Status status = pd.acquire_local(segment, rights, buffer(count_));
+            const Status status = acquire_one(pd, segment, rights);
             if (status != Status::success) return status;
-            ++count_;
         }
         return Status::success;
     }
-    [[nodiscard]] std::span<const LocalBuffer> get() const {
-        return {reinterpret_cast<const LocalBuffer*>(storage_.data()), count_};
+    // INLINE: what has no token is the caller's own memory. NDK does not limit the segments.
+    [[nodiscard]] Status acquire_inline(ProtectionDomain& pd, std::span<const Segment> segments,
+                                        std::uint32_t rights) {
+        if (segments.size() > kMaxSegments) {
+            many_.resize(segments.size());
+            first_ = many_.data();
+        }
+        for (const Segment& segment : segments) {
+            if (segment.token != 0) {
+                const Status status = acquire_one(pd, segment, rights);
+                if (status != Status::success) return status;
+                continue;
+            }
+            LocalBuffer& own = *std::construct_at(first_ + count_++);
+            own.data = reinterpret_cast<std::byte*>(segment.address);
+            own.length = static_cast<std::uint32_t>(segment.length);
+        }
+        return Status::success;
     }
+    [[nodiscard]] std::span<const LocalBuffer> get() const { return {first_, count_}; }
     void handed_over() { count_ = 0; }
 
 private:
-    LocalBuffer& buffer(std::size_t i) {
-        return *reinterpret_cast<LocalBuffer*>(&storage_[i * sizeof(LocalBuffer)]);
+    [[nodiscard]] Status acquire_one(ProtectionDomain& pd, const Segment& segment,
+                                     std::uint32_t rights) {
+        LocalBuffer& made = *std::construct_at(first_ + count_);
+        const Status status = pd.acquire_local(segment, rights, made);
+        if (status == Status::success) ++count_;
+        return status;
     }
+
     // Left uninitialised: a request rarely has more than a few of them.
     alignas(LocalBuffer) std::array<std::byte, kMaxSegments * sizeof(LocalBuffer)> storage_;
+    LocalBuffer* first_ = reinterpret_cast<LocalBuffer*>(storage_.data());
     std::size_t count_ = 0;
+    std::vector<LocalBuffer> many_;  // for more than kMaxSegments
 };
 
 // `remedy`: how to get more segments.

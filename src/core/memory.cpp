@@ -3,12 +3,31 @@
 #include "core/memory.hpp"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <utility>
 
 #include "core/completion_queue.hpp"
 #include "core/queue_pair.hpp"
 
 namespace ndv::core {
+
+std::byte* LocalBuffer::copy_to(std::byte* to) const {
+    if (pages == nullptr) {
+        if (length > 0) std::memcpy(to, begin(), length);
+        return to + length;
+    }
+    std::array<iovec, 8> pieces;
+    for (std::uint32_t done = 0; done < length;) {
+        const std::size_t count =
+            pages->pieces(offset + done, length - done, pieces.data(), pieces.size());
+        for (std::size_t i = 0; i < count; ++i) {
+            std::memcpy(to + done, pieces[i].iov_base, pieces[i].iov_len);
+            done += static_cast<std::uint32_t>(pieces[i].iov_len);
+        }
+    }
+    return to + length;
+}
 
 MemoryRegion::MemoryRegion(std::shared_ptr<ProtectionDomain> pd) : pd_(std::move(pd)) {}
 

@@ -69,6 +69,12 @@ struct LocalBuffer {
     const base::PageList* pages = nullptr;  // not null: scattered, and `data` is not set
     std::uint64_t offset = 0;               // in `pages`
     std::uint32_t key = 0;                  // the device's name for it, where there is a device
+    std::byte* host = nullptr;  // not null: `data` is the device's address, and this our own
+
+    // The address in this process; not of scattered memory.
+    [[nodiscard]] std::byte* begin() const { return host != nullptr ? host : data; }
+    // Copies the bytes and returns where they end.
+    std::byte* copy_to(std::byte* to) const;
 };
 
 struct Tokens {

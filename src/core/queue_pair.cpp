@@ -140,14 +140,14 @@ Status QueuePair::post(const WorkRequest& request) {
     std::uint64_t length = 0;
     const Status status = check(request, length);
     if (status != Status::success) return status;
-    if ((request.flags & flag::kInline) != 0) {
-        return do_post(request, {}, static_cast<std::uint32_t>(length));
-    }
+    const bool is_inline = (request.flags & flag::kInline) != 0;
+    const std::uint32_t rights = local_rights(request.type);
     Buffers buffers;
-    const Status local = buffers.acquire(*pd_, request.segments, local_rights(request.type));
+    const Status local = is_inline ? buffers.acquire_inline(*pd_, request.segments, rights)
+                                   : buffers.acquire(*pd_, request.segments, rights);
     if (local != Status::success) return local;
     const Status posted = do_post(request, buffers.get(), static_cast<std::uint32_t>(length));
-    if (posted == Status::success) buffers.handed_over();
+    if (posted == Status::success && !is_inline) buffers.handed_over();
     return posted;
 }
 

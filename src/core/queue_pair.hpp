@@ -86,7 +86,8 @@ public:
 protected:
     // Once, before anybody else sees the queue pair.
     void set_srq(std::shared_ptr<SharedReceiveQueue> srq) { srq_ = std::move(srq); }
-    // `buffers` carry references that the provider owns once it returns success.
+    // `buffers` carry references that the provider owns once it returns success. Those of an INLINE
+    // request stay the caller's: their bytes are copied before it returns.
     [[nodiscard]] virtual Status do_post(const WorkRequest& request,
                                          std::span<const LocalBuffer> buffers,
                                          std::uint32_t length) = 0;

@@ -63,6 +63,11 @@ struct Segment {
     std::uint32_t token = 0;
 };
 
+// Sums of lengths that callers give: one that does not fit 64 bits exceeds every limit.
+[[nodiscard]] constexpr std::uint64_t add_length(std::uint64_t total, std::uint64_t more) {
+    return more > ~total ? ~std::uint64_t{0} : total + more;
+}
+
 // How a connection ended where no Terminate, system call or device says it.
 enum class End : std::uint8_t {
     none,

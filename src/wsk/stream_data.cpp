@@ -203,6 +203,12 @@ Expected<std::uint64_t> Stream::map(const std::shared_ptr<Transfer>& memory,
     const Entered entered(*this);
     if (auto refusal = send_refusal("riomap")) return Unexpected{std::move(*refusal)};
     const std::uint64_t address = memory->region->address();
+    if (offset.value_or(address) > ~memory->length) {
+        return fail(Status::invalid_parameter,
+                    "riomap: the mapping at offset " + std::to_string(*offset) +
+                        " would end beyond 64 bits",
+                    {}, EINVAL);
+    }
     const Mapping mapping{
         offset.value_or(address),
         {address, memory->region->tokens().remote, static_cast<std::uint32_t>(memory->length)}};
@@ -232,7 +238,10 @@ Expected<void> Stream::unmap(const std::byte* data, std::uint64_t length) {
 // A mapping of the peer's covers all that is left, or several do.
 std::optional<Error> Stream::unmapped(const Transfer& transfer) const {
     for (std::uint64_t done = transfer.done; done < transfer.length;) {
-        const RemoteRange range = engine_->find_mapping(*transfer.offset + done);
+        // None lies across the end of 64 bits.
+        const RemoteRange range = done > ~*transfer.offset
+                                      ? RemoteRange{}
+                                      : engine_->find_mapping(*transfer.offset + done);
         if (range.length == 0) {
             return Error{Status::invalid_parameter,
                          "riowrite: the peer has nothing mapped at offset " +

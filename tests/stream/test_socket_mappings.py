@@ -100,6 +100,32 @@ def test_a_write_where_nothing_is_mapped_raises_and_writes_nothing(mappable):
     assert not memory.any()
 
 
+def test_offsets_that_do_not_fit_64_bits_are_refused(mappable):
+    near, far = mappable
+    memory = np.zeros(16, np.uint8)
+    near.riomap(memory[:8], 2**64 - 9)
+    near.riomap(memory[8:], 0)
+    told(near, far)
+    with raises(errno.EINVAL):
+        near.riomap(np.zeros(16, np.uint8), 2**64 - 8)
+    with raises(errno.EFAULT):
+        far.riowrite(b"0123456789", 2**64 - 9)
+    told(far, near)
+    assert not memory.any()
+
+
+def test_an_array_cannot_be_resized_while_a_view_of_it_is_mapped(mappable):
+    near, _ = mappable
+    memory = np.zeros(64, np.uint8)
+    part = memory[8:16]
+    near.riomap(part)
+    with pytest.raises(ValueError, match="resize"):
+        memory.resize(10**6, refcheck=False)
+    near.riounmap(part)
+    del part
+    memory.resize(10**6, refcheck=False)
+
+
 def test_a_mapping_takes_an_entry_of_the_peers_until_it_ends(mappable):
     near, far = mappable
     memory = np.zeros((3, 10), np.uint8)

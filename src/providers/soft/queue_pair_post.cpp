@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Posting to a soft queue pair: a slot of a queue is filled and published. No lock, no allocation.
 #include <algorithm>
-#include <cstring>
 
 #include "providers/soft/mapping.hpp"
 #include "providers/soft/queue_pair.hpp"
@@ -68,16 +67,9 @@ Status QueuePair::do_post(const core::WorkRequest& request,
         slot.local_token = request.segments.front().token;
     }
     if ((request.flags & core::flag::kInline) != 0) {
-        std::byte* to = send_queue_.inline_storage(position).data();
-        std::size_t at = 0;
-        for (const core::Segment& segment : request.segments) {
-            // INLINE: the address is the caller's own and need not be registered.
-            if (segment.length > 0) {
-                std::memcpy(to + at, reinterpret_cast<const void*>(segment.address),
-                            segment.length);
-            }
-            at += segment.length;
-        }
+        std::byte* const to = send_queue_.inline_storage(position).data();
+        std::byte* end = to;
+        for (const core::LocalBuffer& buffer : buffers) end = buffer.copy_to(end);
         slot.segment_count = length > 0 ? 1 : 0;
         send_queue_.segment_storage(position)[0] = {to, length, nullptr, nullptr, 0};
     } else {

@@ -28,7 +28,9 @@ Status LocalMemory::acquire(const core::Segment& segment, std::uint32_t rights,
         return Status::access_violation;
     }
     region.hold->add_reference();
-    out.data = region.data + (segment.address - region.address);
+    const std::uint64_t offset = segment.address - region.address;
+    out.data = region.data + offset;
+    if (region.host != nullptr) out.host = region.host + offset;
     out.length = static_cast<std::uint32_t>(segment.length);
     out.hold = region.hold;
     out.key = region.key;

@@ -27,7 +27,8 @@ public:
         std::uint64_t address = 0;  // by which requests name the first byte
         std::uint64_t size = 0;
         std::uint32_t rights = 0;
-        std::uint32_t key = 0;  // the device's
+        std::uint32_t key = 0;      // the device's
+        std::byte* host = nullptr;  // not null: `data` is the device's address, and this our own
     };
 
     LocalMemory(std::shared_ptr<OwnedDomain> domain, std::shared_ptr<LamTable> lams)

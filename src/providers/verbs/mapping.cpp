@@ -117,10 +117,10 @@ Status Mappable::add_pages(const core::FastRegisterRequest& request, std::uint32
         if (pages == nullptr) {
             return errno == EINVAL ? Status::not_supported : Status::insufficient_resources;
         }
-        out = new Mapping(shared_from_this(), window_, nullptr, request.length);
+        std::byte* const begin = pages->data() + request.first_byte_offset;
+        out = new Mapping(shared_from_this(), window_, begin, request.length);
         out->alias_ =
-            DeviceRegion::create(domain, *pages, pages->data() + request.first_byte_offset,
-                                 request.length, request.base_address);
+            DeviceRegion::create(domain, *pages, begin, request.length, request.base_address);
         pages->release();
     }
     out->target_ = out->alias_;
@@ -149,6 +149,7 @@ Status Mappable::post(const core::FastRegisterRequest& request, std::uint32_t qu
     // The device knows the alias by its base address, and the rest as this process does.
     const bool is_own = mapping->base_ != nullptr;
     local.data = is_own ? mapping->data() : reinterpret_cast<std::byte*>(request.base_address);
+    if (!is_own) local.host = mapping->data();
     local.address = request.base_address;
     local.size = request.length;
     local.rights = rights;

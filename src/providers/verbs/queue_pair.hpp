@@ -163,7 +163,7 @@ private:
     [[nodiscard]] Expected<std::shared_ptr<HardwareQueuePair>> make_hardware();
     void renew();
     [[nodiscard]] int post_receive_to_hardware(std::uint32_t position);
-    void stage_inline(const core::WorkRequest& request, std::uint32_t position,
+    void stage_inline(std::span<const core::LocalBuffer> buffers, std::uint32_t position,
                       std::uint32_t length, ibv_send_wr& wr);
     // What a completion means for the queue pair, and for the request.
     [[nodiscard]] bool is_flush(const ibv_wc& done) const;

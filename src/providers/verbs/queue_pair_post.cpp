@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <utility>
 
 #include "providers/verbs/queue_pair.hpp"
@@ -62,9 +61,11 @@ Status QueuePair::do_post(const core::WorkRequest& request,
     if (is_flushed_.load(std::memory_order_relaxed)) return Status::connection_invalid;
     ibv_send_wr wr{};
     const std::uint32_t position = initiated_.cursor.tail_position();
-    fill_slot(request, request.type, buffers, wr);
+    const bool is_inline = (request.flags & core::flag::kInline) != 0;
+    fill_slot(request, request.type, is_inline ? std::span<const core::LocalBuffer>() : buffers,
+              wr);
     describe(request, wr);
-    if ((request.flags & core::flag::kInline) != 0) stage_inline(request, position, length, wr);
+    if (is_inline) stage_inline(buffers, position, length, wr);
     return submit(wr, 1);
 }
 
@@ -233,27 +234,24 @@ Status QueuePair::post_reading_invalidate(const core::WorkRequest& request,
     return post(wr, nullptr, Effect::none);
 }
 
-// INLINE: the addresses are the caller's own and need not be registered.
-void QueuePair::stage_inline(const core::WorkRequest& request, std::uint32_t position,
+// INLINE: what has no token is the caller's own, and not registered.
+void QueuePair::stage_inline(std::span<const core::LocalBuffer> buffers, std::uint32_t position,
                              std::uint32_t length, ibv_send_wr& wr) {
     const std::span<ibv_sge> pieces = initiated_.pieces(position);
     wr.num_sge = 0;
     if (length == 0) return;
     if (length <= hardware_->inline_size()) wr.send_flags |= IBV_SEND_INLINE;
-    if (length <= hardware_->inline_size() && request.segments.size() <= pieces.size()) {
-        for (const core::Segment& segment : request.segments) {
-            if (segment.length == 0) continue;
+    if (length <= hardware_->inline_size() && buffers.size() <= pieces.size()) {
+        for (const core::LocalBuffer& buffer : buffers) {
+            if (buffer.length == 0) continue;
             pieces[static_cast<std::size_t>(wr.num_sge++)] = {
-                segment.address, static_cast<std::uint32_t>(segment.length), 0};
+                reinterpret_cast<std::uint64_t>(buffer.begin()), buffer.length, 0};
         }
         return;
     }
     std::byte* const to = hardware_->staging(position & initiated_.cursor.mask());
-    std::size_t at = 0;
-    for (const core::Segment& segment : request.segments) {
-        std::memcpy(to + at, reinterpret_cast<const void*>(segment.address), segment.length);
-        at += segment.length;
-    }
+    std::byte* end = to;
+    for (const core::LocalBuffer& buffer : buffers) end = buffer.copy_to(end);
     pieces[0] = {reinterpret_cast<std::uint64_t>(to), length, hardware_->staging_key()};
     wr.num_sge = 1;
 }
