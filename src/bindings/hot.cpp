@@ -40,8 +40,8 @@ constinit PyObject* dtype_name = nullptr;
 }  // namespace
 
 PyObject* post_request(PyObject* self, core::WorkRequest request, const Given& given) {
-    auto& handle = usable<QueuePair>(self);
     if (given.flags != nullptr) request.flags = to_unsigned32(given.flags, "flags");
+    auto& handle = usable<QueuePair>(self);
     const std::uint32_t rights = handle.peek()->local_rights(request.type);
     SegmentList segments(handle, rights, (request.flags & core::flag::kInline) != 0);
     if (given.segments != nullptr) segments.add_all(given.segments);
@@ -114,7 +114,8 @@ public:
     // take with the GIL, tries again without it.
     // Raises for a queue that is dead, unless there are `earlier` ones to be handed out.
     std::size_t take(CompletionQueue& handle, std::size_t limit, std::size_t earlier) {
-        core::CompletionQueue& native = *handle.peek();
+        // Arguments and results are Python objects, which may have closed the queue.
+        core::CompletionQueue& native = handle.get();
         if (handle.is_polled) return 0;  // by a thread that has given the GIL up
         limit = std::min(limit, kMost);
         bool needs_large = false;

@@ -5,6 +5,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <exception>
 #include <memory>
 #include <new>
 
@@ -75,6 +76,8 @@ PyObject* entry(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObjec
         error.set_error();
     } catch (const std::bad_alloc&) {
         PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
     }
     return nullptr;
 }

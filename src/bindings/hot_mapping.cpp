@@ -2,11 +2,14 @@
 // QueuePair.fast_register, bind and invalidate: METH_FASTCALL, as all that is posted.
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bindings/buffer.hpp"
@@ -27,10 +30,17 @@ constinit Parameters<6> bind_parameters{
     "bind", 4, 2, {"window", "region", "address", "nbytes", "context", "flags"}};
 constinit Parameters<3> invalidate_parameters{"invalidate", 1, 1, {"region", "context", "flags"}};
 
+// Not by isinstance, which believes what an object says of its class.
+template <typename Value>
+bool is_a(PyObject* object) {
+    return PyObject_TypeCheck(object,
+                              reinterpret_cast<PyTypeObject*>(py::type::of<Value>().ptr())) != 0;
+}
+
 // The handle in `object` when it is of the class; a TypeError otherwise.
 template <typename Value>
 Value& handle_of(PyObject* object, const char* parameter) {
-    if (!py::isinstance<Value>(object)) {
+    if (!is_a<Value>(object)) {
         throw py::type_error(std::string(parameter) + " must be a " +
                              py::type::of<Value>().attr("__name__").template cast<std::string>() +
                              ", not " + Py_TYPE(object)->tp_name);
@@ -42,12 +52,10 @@ Value& handle_of(PyObject* object, const char* parameter) {
 class Pages {
 public:
     explicit Pages(PyObject* object) {
-        if (py::isinstance<LogicalAddressMapping>(object)) {
+        if (is_a<LogicalAddressMapping>(object)) {
             mapping_ = usable<LogicalAddressMapping>(object).share();
             pages_ = mapping_->pages();
-        } else if (PyObject_CheckBuffer(object) != 0) {
-            take_buffer(object);
-        } else {
+        } else if (!take_buffer(object)) {
             take_sequence(object);
         }
     }
@@ -62,26 +70,37 @@ public:
     [[nodiscard]] const core::LogicalAddressMapping* mapping() const { return mapping_.get(); }
 
 private:
-    void take_buffer(PyObject* object) {
+    // Integers as this machine has them are read in place; all others one by one.
+    [[nodiscard]] bool take_buffer(PyObject* object) {
         if (PyObject_GetBuffer(object, &view_, PyBUF_ND | PyBUF_FORMAT) != 0) {
-            throw py::error_already_set();
+            PyErr_Clear();
+            return false;
         }
-        const std::string format = view_.format == nullptr ? "B" : view_.format;
-        if (view_.itemsize != 8 || view_.ndim != 1 || format.find_first_of("QqLl") == format.npos) {
+        constexpr const char* kPrefixes =
+            std::endian::native == std::endian::little ? "@=<" : "@=>!";
+        std::string_view format = view_.format == nullptr ? "B" : view_.format;
+        format.remove_prefix(std::min(format.find_first_not_of(kPrefixes), format.size()));
+        has_view_ = view_.itemsize == 8 && view_.ndim == 1 &&
+                    (format == "Q" || format == "q" || format == "L" || format == "l");
+        if (!has_view_) {
             PyBuffer_Release(&view_);
-            throw py::type_error(
-                "pages must be a LogicalAddressMapping, an array of uint64 or a sequence of int");
+            return false;
         }
-        has_view_ = true;
         pages_ = {static_cast<const std::uint64_t*>(view_.buf),
                   static_cast<std::size_t>(view_.len) / 8};
+        return true;
     }
     void take_sequence(PyObject* object) {
         const auto fast = py::reinterpret_steal<py::object>(PySequence_Fast(
             object, "pages must be a LogicalAddressMapping, an array of uint64 or a sequence"));
         if (!fast) throw py::error_already_set();
         for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast.ptr()); ++i) {
-            own_.push_back(to_unsigned64(PySequence_Fast_GET_ITEM(fast.ptr(), i), "page"));
+            // Looking at an item may change a list.
+            const auto item =
+                py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(fast.ptr(), i));
+            const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(item.ptr()));
+            if (!number) throw py::error_already_set();
+            own_.push_back(to_unsigned64(number.ptr(), "page"));
         }
         pages_ = own_;
     }
@@ -169,9 +188,9 @@ PyObject* invalidate(PyObject* self, PyObject* const* args, Py_ssize_t count, Py
     if (flags != nullptr) request.flags = to_unsigned32(flags, "flags");
     std::shared_ptr<core::FastRegisterMemoryRegion> region;
     std::shared_ptr<core::MemoryWindow> window;
-    if (py::isinstance<MemoryWindow>(object)) {
+    if (is_a<MemoryWindow>(object)) {
         window = usable<MemoryWindow>(object).share();
-    } else if (py::isinstance<MemoryRegion>(object)) {
+    } else if (is_a<MemoryRegion>(object)) {
         throw py::type_error(
             "invalidate takes what fast_register and bind make; use MemoryRegion.deregister()");
     } else {
