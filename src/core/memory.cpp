@@ -11,6 +11,14 @@
 #include "core/queue_pair.hpp"
 
 namespace ndv::core {
+namespace {
+
+// What peers may write, their responses to our Reads may, too.
+std::uint32_t granted_rights(std::uint32_t rights) {
+    return (rights & access::kRemoteWriteBit) != 0 ? rights | access::kRdmaReadSink : rights;
+}
+
+}  // namespace
 
 std::byte* LocalBuffer::copy_to(std::byte* to) const {
     if (pages == nullptr) {
@@ -77,16 +85,12 @@ Expected<void> MemoryRegion::register_buffer(BufferHold* hold, std::uint32_t rig
                            "register: the memory region is registered already",
                            "deregister() it first, or create another region"));
     }
-    // What peers may write, their responses to our Reads may, too.
-    std::uint32_t granted = rights;
-    if ((rights & access::kRemoteWriteBit) != 0) granted |= access::kRdmaReadSink;
-    auto tokens = do_register(*hold, granted);
+    auto tokens = do_register(*hold, granted_rights(rights));
     if (!tokens) return refuse(Unexpected{tokens.error()});
     tokens_ = *tokens;
     hold_ = hold;
     rights_ = rights;
-    pd_->add_range(tokens_.local,
-                   {reinterpret_cast<std::uint64_t>(hold->data()), hold->size(), granted});
+    pd_->add_range(range());
     return {};
 }
 
@@ -113,7 +117,7 @@ Expected<void> MemoryRegion::end_registration(bool is_forced) {
                         "take their completions first, flush the queue pair, or close() the "
                         "region, which keeps the memory until they have ended");
         }
-        pd_->remove_range(tokens_.local);
+        pd_->remove_range(range());
         do_deregister(tokens_);
         hold = std::exchange(hold_, nullptr);
         tokens_ = Tokens{};
@@ -121,6 +125,11 @@ Expected<void> MemoryRegion::end_registration(bool is_forced) {
     }
     hold->release();
     return {};
+}
+
+Range MemoryRegion::range() const {
+    return {reinterpret_cast<std::uint64_t>(hold_->data()), hold_->size(), granted_rights(rights_),
+            tokens_.local};
 }
 
 void MemoryRegion::do_close() {
@@ -221,53 +230,32 @@ Expected<void> ProtectionDomain::check_limits(const char* call,
     return {};
 }
 
-void ProtectionDomain::add_range(std::uint32_t token, const Range& range) {
+void ProtectionDomain::add_range(const Range& range) {
     const base::Lock lock(mutex_);
-    ranges_[token] = range;
+    ranges_.add(range);
 }
 
-void ProtectionDomain::remove_range(std::uint32_t token) {
+void ProtectionDomain::remove_range(const Range& range) {
     const base::Lock lock(mutex_);
-    ranges_.erase(token);
+    ranges_.remove(range);
 }
 
 Expected<Segment> ProtectionDomain::find(std::uint64_t address, std::uint64_t length,
                                          std::uint32_t rights) const {
     const base::Lock lock(mutex_);
-    const Range* best = nullptr;
-    const Range* nearest = nullptr;
-    std::uint64_t nearest_distance = 0;
-    bool is_right_missing = false;
-    std::uint32_t token = 0;
-    for (const auto& [key, range] : ranges_) {
-        const bool contains = address >= range.address && length <= range.size &&
-                              address - range.address <= range.size - length;
-        if (contains && (range.rights & rights) == rights) {
-            if (best == nullptr || range.size < best->size) {
-                best = &range;
-                token = key;
-            }
-            continue;
-        }
-        is_right_missing = is_right_missing || contains;
-        const std::uint64_t distance =
-            address > range.address ? address - range.address : range.address - address;
-        if (nearest == nullptr || distance < nearest_distance) {
-            nearest = &range;
-            nearest_distance = distance;
-        }
+    if (const Range* found = ranges_.find(address, length, rights)) [[likely]] {
+        return Segment{address, length, found->token};
     }
-    if (best != nullptr) return Segment{address, length, token};
     std::string what = std::to_string(length) + " bytes at " + std::to_string(address);
-    if (is_right_missing) {
+    if (ranges_.find(address, length, 0) != nullptr) {
         return fail(Status::access_violation,
                     what + " are registered, but without the right that the request needs",
                     "register the array with Access.LOCAL_WRITE");
     }
     what += " are in no registered region of this protection domain";
-    if (nearest != nullptr) {
+    if (const Range* nearest = ranges_.nearest(address)) {
         what += "; the nearest is [" + std::to_string(nearest->address) + ", " +
-                std::to_string(nearest->address + nearest->size) + ")";
+                std::to_string(nearest->end()) + ")";
     }
     return fail(Status::invalid_parameter, std::move(what),
                 "register the array in the queue pair's protection domain first");

@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 
 #include "base/expected.hpp"
@@ -15,6 +14,7 @@
 #include "base/mutex.hpp"
 #include "base/pages.hpp"
 #include "core/object.hpp"
+#include "core/ranges.hpp"
 #include "core/types.hpp"
 
 namespace ndv::core {
@@ -119,6 +119,7 @@ protected:
 
 private:
     [[nodiscard]] Expected<void> end_registration(bool is_forced);
+    [[nodiscard]] Range range() const NDV_REQUIRES(mutex_);
 
     const std::shared_ptr<ProtectionDomain> pd_;
     mutable base::Mutex mutex_;
@@ -179,16 +180,11 @@ private:
     friend class MemoryRegion;
     [[nodiscard]] Expected<void> check_limits(const char* call,
                                               const QueuePairLimits& limits) const;
-    struct Range {
-        std::uint64_t address;
-        std::uint64_t size;
-        std::uint32_t rights;
-    };
-    void add_range(std::uint32_t token, const Range& range);
-    void remove_range(std::uint32_t token);
+    void add_range(const Range& range);
+    void remove_range(const Range& range);
 
     mutable base::Mutex mutex_;
-    std::map<std::uint32_t, Range> ranges_ NDV_GUARDED_BY(mutex_);  // by local token
+    Ranges ranges_ NDV_GUARDED_BY(mutex_);
 };
 
 }  // namespace ndv::core

@@ -8,4 +8,5 @@ PYBIND11_MODULE(_testing, module) {
     ndv::testing::add_engine(module);
     ndv::testing::add_queue(module);
     ndv::testing::add_stream(module);
+    ndv::testing::add_ranges(module);
 }

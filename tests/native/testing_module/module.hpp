@@ -11,5 +11,6 @@ void add_wire(pybind11::module_& module);
 void add_engine(pybind11::module_& module);
 void add_queue(pybind11::module_& module);
 void add_stream(pybind11::module_& module);
+void add_ranges(pybind11::module_& module);
 
 }  // namespace ndv::testing
