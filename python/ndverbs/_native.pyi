@@ -650,7 +650,9 @@ class MemoryRegion(_Object):
     """Registered memory, or what will hold it.
 
     The array is exported for as long as it is registered, and after that until our own requests
-    that name it are done: it can be neither resized nor freed.
+    that name it are done: it can be neither resized nor freed, and so can no array that it is a
+    view of. Leave alone what frees memory that is exported all the same: ``ctypes.resize``,
+    ``ndarray.__setstate__``, and the assignment of ``ndarray.data`` in older NumPy.
     """
 
     def register(self, array: _Memory, access: Access) -> None:

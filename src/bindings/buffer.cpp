@@ -2,6 +2,7 @@
 // Exports and their diagnosis.
 #include "bindings/buffer.hpp"
 
+#include <pybind11/numpy.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -30,12 +31,12 @@ bool is_cleared_harmlessly(PyTypeObject* type) {
 
 class PythonBuffer final : public core::BufferHold, Deferred {
 public:
-    // Takes the export over. `guard`: see resize_guard().
-    PythonBuffer(const Py_buffer& view, py::object guard)
+    // Takes the export over. `guards`: see resize_guards().
+    PythonBuffer(const Py_buffer& view, py::list guards)
         : BufferHold(static_cast<std::byte*>(view.buf), static_cast<std::uint64_t>(view.len),
                      view.readonly == 0),
           view_(view),
-          guard_(guard.release().ptr()),
+          guards_(guards.release().ptr()),
           is_collected_(view.obj != nullptr && is_cleared_harmlessly(Py_TYPE(view.obj))) {}
 
     [[nodiscard]] PyObject* exporter() const { return view_.obj; }
@@ -48,11 +49,11 @@ private:
     void run() noexcept override {
         const std::unique_ptr<PythonBuffer> self(this);
         PyBuffer_Release(&view_);
-        Py_XDECREF(guard_);
+        Py_DECREF(guards_);
     }
 
     Py_buffer view_;
-    PyObject* const guard_;
+    PyObject* const guards_;
     const bool is_collected_;
 };
 
@@ -83,12 +84,34 @@ bool holds_objects(const py::object& object) {
     return has_objects;
 }
 
+// Whose memory `object` shows; null when it is its own, or nobody knows.
+py::object base_of(const py::object& object) {
+    if (PyMemoryView_Check(object.ptr()) != 0) return object.attr("obj");
+    if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object).base();
+    return {};
+}
+
 // ndarray.resize(refcheck=False) moves the memory although it is exported, but refuses while weak
-// references to the array exist. So hold one; other exporters refuse by themselves.
-py::object resize_guard(const py::object& object) {
-    PyObject* const guard = PyWeakref_NewRef(object.ptr(), nullptr);
-    if (guard == nullptr) PyErr_Clear();  // bytearray and others take none
-    return py::reinterpret_steal<py::object>(guard);
+// references to the array exist. So hold one to every array that the memory is reached through.
+// Other exporters refuse by themselves.
+py::list resize_guards(py::object object) {
+    py::list guards;
+    for (; object && !object.is_none(); object = base_of(object)) {
+        PyObject* const guard = PyWeakref_NewRef(object.ptr(), nullptr);
+        if (guard == nullptr) PyErr_Clear();  // bytearray and others take none
+        if (guard != nullptr) guards.append(py::reinterpret_steal<py::object>(guard));
+    }
+    return guards;
+}
+
+// Takes the export over, also when it fails.
+core::BufferHold* hold(Py_buffer& view, const py::object& object) {
+    try {
+        return std::make_unique<PythonBuffer>(view, resize_guards(object)).release();
+    } catch (...) {
+        PyBuffer_Release(&view);
+        throw;
+    }
 }
 
 [[noreturn]] void raise_objects(const char* call, const py::handle& object) {
@@ -174,7 +197,7 @@ core::BufferHold* export_whole(const char* call, const py::object& object, bool 
                                "or its file system is full",
                            "give the file its size, and the file system its room, before mapping");
     }
-    return std::make_unique<PythonBuffer>(view, resize_guard(object)).release();
+    return hold(view, object);
 }
 
 }  // namespace
@@ -189,6 +212,12 @@ core::BufferHold* export_for_registration(const py::object& object, std::uint32_
 core::BufferHold* export_for_mapping(const py::object& object) {
     // A read-only buffer says so in its export; requests that would write to it are refused.
     return export_whole("build_lam", object, false);
+}
+
+core::BufferHold* export_for_transfer(const char* call, PyObject* object, bool is_written) {
+    Py_buffer view;
+    export_plain_or_raise(call, object, is_written, view);
+    return hold(view, py::reinterpret_borrow<py::object>(object));
 }
 
 void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view) {

@@ -27,6 +27,10 @@ int traverse_export(const core::BufferHold& hold, visitproc visit, void* arg);
 // Exports `object` for a logical address mapping, writable where it can be.
 [[nodiscard]] core::BufferHold* export_for_mapping(const py::object& object);
 
+// Exports `object`, which may be empty, for a request of a stream; `call` names who asks.
+[[nodiscard]] core::BufferHold* export_for_transfer(const char* call, PyObject* object,
+                                                    bool is_written);
+
 // Exports `object` or raises with reason and remedy; `call` names who asks. The caller releases.
 void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view);
 // As export_or_raise(), and raises for memory that holds Python objects.

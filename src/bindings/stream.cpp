@@ -71,25 +71,6 @@ void remember(Domain& domain, const std::shared_ptr<wsk::Stream>& stream) {
     domain.streams.push_back(stream);
 }
 
-class CallBuffer final : public core::BufferHold, Deferred {
-public:
-    explicit CallBuffer(const Py_buffer& view)
-        : BufferHold(static_cast<std::byte*>(view.buf), static_cast<std::uint64_t>(view.len),
-                     view.readonly == 0),
-          view_(view) {}
-
-private:
-    friend std::default_delete<CallBuffer>;
-    ~CallBuffer() override = default;
-    void give_back() noexcept override { defer(*this); }
-    void run() noexcept override {
-        const std::unique_ptr<CallBuffer> self(this);
-        PyBuffer_Release(&view_);
-    }
-
-    Py_buffer view_;
-};
-
 py::tuple to_pair(const core::SocketAddress& address) {
     if (address.length == 0) return py::make_tuple("", 0);
     return py::make_tuple(address.host(), address.port());
@@ -359,12 +340,10 @@ void StreamView::take() {
 }
 
 std::shared_ptr<wsk::Transfer> transfer_for(PyObject* object, bool is_written, const char* call) {
-    Py_buffer view;
-    export_plain_or_raise(call, object, is_written, view);
     auto transfer = std::make_shared<wsk::Transfer>();
-    transfer->data = static_cast<std::byte*>(view.buf);
-    transfer->length = static_cast<std::uint64_t>(view.len);
-    transfer->hold = std::make_unique<CallBuffer>(view).release();
+    transfer->hold = export_for_transfer(call, object, is_written);
+    transfer->data = transfer->hold->data();
+    transfer->length = transfer->hold->size();
     return transfer;
 }
 

@@ -200,6 +200,42 @@ def test_registered_array_cannot_be_resized(pd):
     made.resize(20, refcheck=False)
 
 
+VIEWS = {
+    "slice": lambda array: array[8:80],
+    "slice of a slice": lambda array: array[8:80][4:16],
+    "ravel": lambda array: array.reshape(10, 100).ravel(),
+    "reshape": lambda array: array.reshape(10, 100),
+    "view": lambda array: array.view(np.int8),
+    "memoryview": memoryview,
+    "slice of a memoryview": lambda array: memoryview(array)[8:80].cast("H"),
+    "frombuffer": lambda array: np.frombuffer(array, np.uint16),
+    "frombuffer of a memoryview": lambda array: np.frombuffer(memoryview(array), np.uint16),
+    "field": lambda array: array.view([("a", np.uint8), ("b", np.uint8)])[3:9],
+    "recarray": lambda array: array.view([("base", np.uint8)]).view(np.recarray),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_array_cannot_be_resized_while_a_view_of_it_is_registered(pd, view):
+    made = np.zeros(1000, np.uint8)
+    shown = VIEWS[view](made)
+    with pd.register(shown, nd.Access.REMOTE_WRITE), pytest.raises(ValueError, match="resize"):
+        made.resize(10**6, refcheck=False)
+    del shown
+
+    made.resize(10**6, refcheck=False)
+
+
+def test_array_cannot_be_resized_while_a_view_of_it_is_mapped(pd, adapter):
+    made = np.zeros(1000, np.uint8)
+    if "build_lam" not in adapter.info.features:
+        pytest.skip("no logical address mappings")
+    with adapter.build_lam(made[8:80]), pytest.raises(ValueError, match="resize"):
+        made.resize(10**6, refcheck=False)
+
+    made.resize(10**6, refcheck=False)
+
+
 def test_registered_bytearray_cannot_be_resized(pd):
     buffer = bytearray(8)
     with pd.register(buffer, ALL):
