@@ -45,6 +45,7 @@ from ndverbs._native import (
 )
 from ndverbs.errors import (
     ClosedError,
+    OverrunWarning,
     RdmaBrokenPipeError,
     RdmaBufferError,
     RdmaConnectionAbortedError,
@@ -79,6 +80,7 @@ __all__ = [
     "Notify",
     "Operation",
     "OperationType",
+    "OverrunWarning",
     "ProtectionDomain",
     "QueuePair",
     "RdmaBrokenPipeError",

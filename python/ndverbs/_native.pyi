@@ -395,7 +395,8 @@ class Adapter(_Object):
         ----------
         depth : int
             Completions that it can hold, 1 to ``info.max_cq_depth``. More than that at once kill
-            the queue and its queue pairs: make it as deep as their queues together.
+            the queue and its queue pairs: make it as deep as their queues together, or an
+            OverrunWarning says so when the queue pairs are created.
         affinity : sequence of int, optional
             CPUs that would suit; a wish without promise.
         on_notify : callable, optional
@@ -571,7 +572,8 @@ class ProtectionDomain(_Object):
         Parameters
         ----------
         depth : int
-            Receives that may be queued, 1 to ``info.max_srq_depth``.
+            Receives that may be outstanding, posted and their completions not polled: 1 to
+            ``info.max_srq_depth``.
         max_sge : int
             Segments of one receive.
         notify_threshold : int
@@ -633,7 +635,7 @@ class ProtectionDomain(_Object):
         context : object
             Comes back as ``qp_context`` in every Result.
         receive_queue_depth, initiator_queue_depth : int
-            Requests that may be outstanding.
+            Requests that may be outstanding: posted, and their completions not polled.
         max_receive_sge, max_initiator_sge : int
             Segments of one request.
         inline_size : int
@@ -1047,7 +1049,7 @@ class QueuePair(_Object):
       apply, more local bytes than `remote` has, numbers that do not fit,
     - RdmaError, a BufferError: an array that is not contiguous, or read-only and to be written,
     - RdmaError, a PermissionError: memory without the right that is needed, on either side,
-    - RdmaError with NO_MORE_ENTRIES: the queue is full,
+    - RdmaError with NO_MORE_ENTRIES: the queue is full, and polling makes room,
     - RdmaError with BUFFER_OVERFLOW: more bytes than ``info.max_transfer_length``, or inline more
       than ``inline_size``,
     - RdmaError with CONNECTION_INVALID (not receive): not connected; a ConnectionResetError or

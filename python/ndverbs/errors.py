@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import builtins
 import errno as _errno
+import logging
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from ndverbs._native import Status
@@ -223,3 +225,22 @@ def _rebuilt(
     os_error: int,
 ) -> RdmaError:
     return kind(status, what, context=context, detail=detail, hint=hint, os_error=os_error)
+
+
+class OverrunWarning(RuntimeWarning):
+    """A completion queue holds less than its queue pairs may have outstanding at once.
+
+    It dies, and its queue pairs with it, when more requests end than it holds before somebody
+    polls. Said once per queue, also to the logger ``ndverbs``.
+    """
+
+
+def warn_of_overrun(depth: int, promised: int) -> None:
+    """Say that a completion queue is too small; to the caller of the caller."""
+    text = (
+        f"the completion queue holds {depth} completions, but its queues may have {promised} "
+        f"requests outstanding at once: it overruns when they end before somebody polls; create it "
+        f"with create_cq({promised}), or the queue pairs with smaller queues"
+    )
+    logging.getLogger("ndverbs").warning(text)
+    warnings.warn(text, OverrunWarning, stacklevel=2)

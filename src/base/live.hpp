@@ -26,6 +26,7 @@ enum class LiveKind : std::size_t {
     shared_endpoint,
     stream,
     stream_listener,
+    outstanding,
     count_
 };
 
@@ -46,7 +47,8 @@ inline constexpr std::array<const char*, static_cast<std::size_t>(LiveKind::coun
                       "shared_receive_queue",
                       "shared_endpoint",
                       "stream",
-                      "stream_listener"};
+                      "stream_listener",
+                      "outstanding"};
 
 inline constinit std::array<std::atomic<long>, static_cast<std::size_t>(LiveKind::count_)>
     live_counts{};

@@ -120,7 +120,7 @@ bool Driver::collect(bool may_sleep) {
 }
 
 bool Driver::take(const core::Completion& completion) {
-    if (completion.contexts != nullptr) completion.contexts->release();
+    completion.requests->end();
     if (is_failure(completion.status)) [[unlikely]] {
         return fail_with({completion.status, failure_text(completion), "", 0});
     }

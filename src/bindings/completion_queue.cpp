@@ -56,6 +56,11 @@ Error queue_error(const core::CompletionQueue& queue) {
     return {status, "the completion queue failed: " + std::string(status_meaning(status)), {}, 0};
 }
 
+void warn_of_overrun(core::CompletionQueue& queue) {
+    if (!queue.should_warn()) return;
+    py::module_::import("ndverbs.errors").attr("warn_of_overrun")(queue.depth(), queue.promised());
+}
+
 CompletionQueue::CompletionQueue(std::shared_ptr<core::CompletionQueue> native,
                                  std::shared_ptr<AdapterState> adapter, const py::object& on_notify)
     : Handle("completion queue", std::move(native), std::move(adapter)) {
@@ -101,6 +106,7 @@ void CompletionQueue::resize(std::uint32_t depth) {
         outcome = native->resize(depth);
     }
     check_or_raise(*outcome);
+    warn_of_overrun(*native);
 }
 
 void CompletionQueue::close() {

@@ -47,6 +47,10 @@ private:
     std::size_t prune_at_ = 16;
 };
 
+// Warns, once per queue, when the queues that complete there may have more outstanding than it
+// holds. Raises when warnings are errors.
+void warn_of_overrun(core::CompletionQueue& queue);
+
 // The queue overran or broke: it and its queue pairs are dead.
 [[nodiscard]] Error queue_error(const core::CompletionQueue& queue);
 

@@ -47,7 +47,12 @@ std::unique_ptr<QueuePair> create_qp(const ProtectionDomain& domain, CompletionQ
     receive_cq.will_give(contexts.seen());
     initiator_cq.will_give(contexts.seen());
     if (srq != nullptr) receive_cq.will_give(srq->seen());
-    return std::make_unique<QueuePair>(std::move(made), domain.adapter(), std::move(contexts));
+    auto handle =
+        std::make_unique<QueuePair>(std::move(made), domain.adapter(), std::move(contexts));
+    for (const auto& queue : {handle->get().receive_cq(), handle->get().initiator_cq()}) {
+        warn_of_overrun(*queue);
+    }
+    return handle;
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "bindings/enums.hpp"
 #include "bindings/module.hpp"
 #include "core/detail.hpp"
+#include "core/outstanding.hpp"
 
 namespace ndv::bindings {
 namespace {
@@ -41,7 +42,7 @@ PyObject* detail_object(const core::Detail& detail) {
 
 Contexts* contexts_of(const core::Completion& completion) {
     // Every queue pair of this extension is made with the binding's own contexts.
-    return static_cast<Contexts*>(completion.contexts);
+    return static_cast<Contexts*>(completion.requests->contexts());
 }
 
 }  // namespace
@@ -66,7 +67,7 @@ PyObject* make_result(const core::Completion& completion) {
     } else {
         Py_XDECREF(request_context);
     }
-    contexts->release();
+    completion.requests->end();
     if (PyErr_Occurred() != nullptr) {  // out of memory somewhere above
         Py_XDECREF(result);
         return nullptr;
@@ -88,7 +89,7 @@ void fill_row(const core::Completion& completion, ResultRow& row) {
                 (completion.has_immediate ? kRowHasImmediate : 0) |
                 (was_object ? kRowContextWasObject : 0);
     if (was_object) contexts->forget({completion.context, true});
-    contexts->release();
+    completion.requests->end();
 }
 
 PyObject* result_dtype() { return row_dtype; }

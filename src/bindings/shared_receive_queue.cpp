@@ -8,6 +8,7 @@
 
 #include "bindings/callbacks.hpp"
 #include "bindings/collected.hpp"
+#include "bindings/completion_queue.hpp"
 #include "bindings/enums.hpp"
 #include "bindings/hot.hpp"
 #include "bindings/memory.hpp"
@@ -70,7 +71,9 @@ void bind_shared_receive_queue(py::module_& module, py::class_<ProtectionDomain>
     cls.def(
            "modify",
            [](const SharedReceiveQueue& self, std::uint32_t depth, std::uint32_t threshold) {
-               check_or_raise(self.get().modify(depth, threshold));
+               const auto native = self.share();
+               check_or_raise(native->modify(depth, threshold));
+               for (const auto& queue : native->fed()) warn_of_overrun(*queue);
            },
            py::kw_only(), py::arg("depth") = 0, py::arg("notify_threshold") = 0,
            "Change the depth, or arm the notification.")

@@ -10,6 +10,8 @@
 #include <string>
 #include <utility>
 
+#include "core/outstanding.hpp"
+
 namespace ndv::core {
 namespace {
 
@@ -55,11 +57,7 @@ CompletionQueue::CompletionQueue(std::uint32_t depth) : ring_(depth) {}
 CompletionQueue::~CompletionQueue() {
     if (is_foreign()) return;
     Completion completion;
-    while (ring_.pop(completion)) {
-        if (completion.contexts == nullptr) continue;
-        if (completion.context_is_object) completion.contexts->retire(completion.context);
-        completion.contexts->release();
-    }
+    while (ring_.pop(completion)) discard(completion);
 }
 
 std::size_t CompletionQueue::poll(Completion* out, std::size_t limit, Budget budget,

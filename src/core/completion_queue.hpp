@@ -30,9 +30,9 @@ public:
     [[nodiscard]] std::uint32_t depth() const { return ring_.depth(); }
 
     // Takes up to `limit` completions, oldest first; when there is none, makes progress and tries
-    // once more. `needs_large` is set when a small budget left work behind: call again with a
-    // large one (and without the GIL). One consumer at a time. A completion that this call brings
-    // and takes out itself satisfies no arm.
+    // once more. The caller ends each one (Completion::requests). `needs_large` is set when a small
+    // budget left work behind: call again with a large one (and without the GIL). One consumer at a
+    // time. A completion that this call brings and takes out itself satisfies no arm.
     [[nodiscard]] std::size_t poll(Completion* out, std::size_t limit, Budget budget,
                                    bool& needs_large);
 
@@ -66,6 +66,18 @@ public:
     [[nodiscard]] bool is_empty() const { return ring_.is_empty(); }
     // How many completions can be pushed; only grows while nobody else pushes.
     [[nodiscard]] std::uint32_t room() const { return ring_.room(); }
+
+    // How many requests the queues that complete here may have outstanding: the sum of their
+    // depths. NDK allows more than fits.
+    void promise(std::uint32_t depth) { promised_.fetch_add(depth, std::memory_order_relaxed); }
+    void withdraw(std::uint32_t depth) { promised_.fetch_sub(depth, std::memory_order_relaxed); }
+    [[nodiscard]] std::uint64_t promised() const {
+        return promised_.load(std::memory_order_relaxed);
+    }
+    // True once: there is more promised than fits.
+    [[nodiscard]] bool should_warn() {
+        return promised() > depth() && !has_warned_.exchange(true, std::memory_order_relaxed);
+    }
 
     // Producers: whoever steps a connection. False: the queue is dead, by this one or before, and
     // nothing was stored.
@@ -127,6 +139,8 @@ private:
     // 0: not armed, otherwise 1 + strength (errors 0, solicited 1, any 2).
     std::atomic<std::uint32_t> armed_{0};
     std::atomic<std::uint32_t> sleepers_{0};
+    std::atomic<std::uint64_t> promised_{0};
+    std::atomic<bool> has_warned_{false};
     bool owes_large_ = false;  // the consumer's
     bool holds_back_ = false;  // the consumer's: its own poll pushed what satisfies the arm
     base::Mutex mutex_;

@@ -73,12 +73,50 @@ QueuePair::QueuePair(std::shared_ptr<ProtectionDomain> pd,
       receive_cq_(std::move(receive_cq)),
       initiator_cq_(std::move(initiator_cq)),
       limits_(limits),
-      contexts_(contexts) {
+      contexts_(contexts),
+      initiated_(Outstanding::make(contexts)),
+      receives_(Outstanding::make(contexts)) {
     if (contexts_ != nullptr) contexts_->add_reference();
+    receive_cq_->promise(limits_.receive_queue_depth);
+    initiator_cq_->promise(limits_.initiator_queue_depth);
 }
 
 QueuePair::~QueuePair() {
-    if (contexts_ != nullptr && !is_foreign()) contexts_->release();
+    if (is_foreign()) {
+        static_cast<void>(initiated_.release());
+        static_cast<void>(receives_.release());
+        return;
+    }
+    withdraw();
+    if (contexts_ != nullptr) contexts_->release();
+}
+
+void QueuePair::set_srq(std::shared_ptr<SharedReceiveQueue> srq) {
+    srq_ = std::move(srq);
+    if (srq_ == nullptr) return;
+    receives_->share(srq_->receives());
+    srq_->feed(*receive_cq_);
+}
+
+void QueuePair::withdraw() {
+    if (is_withdrawn_.exchange(true, std::memory_order_relaxed)) return;
+    receive_cq_->withdraw(limits_.receive_queue_depth);
+    initiator_cq_->withdraw(limits_.initiator_queue_depth);
+    if (srq_ != nullptr) srq_->leave(*receive_cq_);
+}
+
+bool QueuePair::deliver(bool is_receive, Completion& completion) {
+    completion.requests = (is_receive ? receives_ : initiated_).get();
+    // So far it counts as the shared queue's only.
+    if (is_receive && srq_ != nullptr) receives_->begin();
+    if ((is_receive ? receive_cq_ : initiator_cq_)->push(completion)) return true;
+    discard(completion);
+    return false;
+}
+
+void QueuePair::end_silently(const Completion& completion) {
+    if (completion.context_is_object) contexts_->retire(completion.context);
+    initiated_->end();
 }
 
 Status QueuePair::check(const WorkRequest& request, std::uint64_t& length) const {
@@ -146,7 +184,9 @@ Status QueuePair::post(const WorkRequest& request) {
     const Status local = is_inline ? buffers.acquire_inline(*pd_, request.segments, rights)
                                    : buffers.acquire(*pd_, request.segments, rights);
     if (local != Status::success) return local;
-    const Status posted = do_post(request, buffers.get(), static_cast<std::uint32_t>(length));
+    const Status posted = post_counted(*initiated_, limits_.initiator_queue_depth, [&] {
+        return do_post(request, buffers.get(), static_cast<std::uint32_t>(length));
+    });
     if (posted == Status::success && !is_inline) buffers.handed_over();
     return posted;
 }
@@ -160,8 +200,9 @@ Status QueuePair::post_receive(const ReceiveRequest& request) {
     Buffers buffers;
     const Status local = buffers.acquire(*pd_, request.segments, access::kLocalWrite);
     if (local != Status::success) return local;
-    const Status posted =
-        do_post_receive(request, buffers.get(), static_cast<std::uint32_t>(length));
+    const Status posted = post_counted(*receives_, limits_.receive_queue_depth, [&] {
+        return do_post_receive(request, buffers.get(), static_cast<std::uint32_t>(length));
+    });
     if (posted == Status::success) buffers.handed_over();
     return posted;
 }

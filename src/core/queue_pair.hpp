@@ -17,6 +17,7 @@
 #include "core/mapping.hpp"
 #include "core/memory.hpp"
 #include "core/object.hpp"
+#include "core/outstanding.hpp"
 #include "core/shared_receive_queue.hpp"
 #include "core/types.hpp"
 
@@ -85,7 +86,15 @@ public:
 
 protected:
     // Once, before anybody else sees the queue pair.
-    void set_srq(std::shared_ptr<SharedReceiveQueue> srq) { srq_ = std::move(srq); }
+    void set_srq(std::shared_ptr<SharedReceiveQueue> srq);
+    // The one end of a request that has a completion. False: the completion queue is dead.
+    [[nodiscard]] bool deliver(bool is_receive, Completion& completion);
+    // And of a request that has none.
+    void end_silently(const Completion& completion);
+    // Optional: ends requests that are over although nobody has looked; the queue is full.
+    virtual void look_for_ends() {}
+    // From do_close(): no more requests that need room in the completion queues.
+    void withdraw();
     // `buffers` carry references that the provider owns once it returns success. Those of an INLINE
     // request stay the caller's: their bytes are copied before it returns.
     [[nodiscard]] virtual Status do_post(const WorkRequest& request,
@@ -114,6 +123,9 @@ protected:
 
 private:
     [[nodiscard]] Status check(const WorkRequest& request, std::uint64_t& length) const;
+    // Posts by `post`, unless as many as `depth` are outstanding.
+    template <typename Post>
+    [[nodiscard]] Status post_counted(Outstanding& requests, std::uint32_t depth, Post post);
     [[nodiscard]] Status check_extension(const WorkRequest& request, std::uint64_t length) const;
 
     const std::shared_ptr<ProtectionDomain> pd_;
@@ -121,9 +133,24 @@ private:
     const std::shared_ptr<CompletionQueue> initiator_cq_;
     const QueuePairLimits limits_;
     RequestContexts* const contexts_;  // one reference
+    Outstanding::OfQueue initiated_;
+    Outstanding::OfQueue receives_;
+    std::atomic<bool> is_withdrawn_{false};
     std::shared_ptr<SharedReceiveQueue> srq_;
     std::atomic<QueuePairState> state_{QueuePairState::idle};
     std::atomic<std::uint64_t> cause_{0};  // a Detail
 };
+
+template <typename Post>
+Status QueuePair::post_counted(Outstanding& requests, std::uint32_t depth, Post post) {
+    if (requests.count() >= depth) [[unlikely]] {
+        look_for_ends();
+        if (requests.count() >= depth) return Status::no_more_entries;
+    }
+    requests.begin();
+    const Status status = post();
+    if (status != Status::success) requests.end();
+    return status;
+}
 
 }  // namespace ndv::core

@@ -6,18 +6,50 @@
 #include <utility>
 
 #include "core/buffers.hpp"
+#include "core/completion_queue.hpp"
 #include "core/queue_pair.hpp"
 
 namespace ndv::core {
 
-SharedReceiveQueue::SharedReceiveQueue(std::shared_ptr<ProtectionDomain> pd, std::uint32_t max_sge,
+SharedReceiveQueue::SharedReceiveQueue(std::shared_ptr<ProtectionDomain> pd,
+                                       const SharedReceiveQueueLimits& limits,
                                        RequestContexts* contexts, OnNotify on_notify)
-    : pd_(std::move(pd)), max_sge_(max_sge), contexts_(contexts), on_notify_(std::move(on_notify)) {
+    : pd_(std::move(pd)),
+      max_sge_(limits.max_sge),
+      depth_(limits.depth),
+      contexts_(contexts),
+      receives_(Outstanding::make(contexts)),
+      on_notify_(std::move(on_notify)) {
     if (contexts_ != nullptr) contexts_->add_reference();
 }
 
 SharedReceiveQueue::~SharedReceiveQueue() {
-    if (contexts_ != nullptr && !is_foreign()) contexts_->release();
+    if (is_foreign()) {
+        static_cast<void>(receives_.release());
+        return;
+    }
+    if (contexts_ != nullptr) contexts_->release();
+}
+
+void SharedReceiveQueue::feed(CompletionQueue& cq) {
+    const base::Lock lock(fed_mutex_);
+    if (fed_[&cq]++ == 0) cq.promise(depth());
+}
+
+void SharedReceiveQueue::leave(CompletionQueue& cq) {
+    const base::Lock lock(fed_mutex_);
+    if (--fed_[&cq] > 0) return;
+    fed_.erase(&cq);
+    cq.withdraw(depth());
+}
+
+std::vector<std::shared_ptr<CompletionQueue>> SharedReceiveQueue::fed() const {
+    std::vector<std::shared_ptr<CompletionQueue>> queues;
+    const base::Lock lock(fed_mutex_);
+    for (const auto& [cq, users] : fed_) {
+        queues.push_back(std::static_pointer_cast<CompletionQueue>(cq->shared_from_this()));
+    }
+    return queues;
 }
 
 Status SharedReceiveQueue::receive(const ReceiveRequest& request) {
@@ -28,8 +60,14 @@ Status SharedReceiveQueue::receive(const ReceiveRequest& request) {
     Buffers buffers;
     const Status local = buffers.acquire(*pd_, request.segments, access::kLocalWrite);
     if (local != Status::success) return local;
+    if (receives_->count() >= depth()) return Status::no_more_entries;
+    receives_->begin();
     const Status posted = do_receive(request, buffers.get(), static_cast<std::uint32_t>(length));
-    if (posted == Status::success) buffers.handed_over();
+    if (posted == Status::success) {
+        buffers.handed_over();
+    } else {
+        receives_->end();
+    }
     return posted;
 }
 
@@ -39,8 +77,8 @@ Error SharedReceiveQueue::explain(Status status, const ReceiveRequest& request) 
         error.what = "receive: the shared receive queue is closed";
     } else if (status == Status::no_more_entries) {
         error.what = "receive: the shared receive queue is full (" + std::to_string(depth()) +
-                     " receives queued)";
-        error.hint = "modify(depth=...)";
+                     " receives outstanding)";
+        error.hint = "poll completions first, or modify(depth=...)";
     }
     return error;
 }
@@ -51,7 +89,15 @@ Expected<void> SharedReceiveQueue::modify(std::uint32_t depth, std::uint32_t not
                                                    " exceeds the adapter's " +
                                                    std::to_string(pd_->info().max_srq_depth));
     }
-    return do_modify(depth, notify_threshold);
+    auto modified = do_modify(depth, notify_threshold);
+    if (!modified || depth == 0) return modified;
+    const base::Lock lock(fed_mutex_);
+    for (const auto& [cq, users] : fed_) {
+        cq->withdraw(depth_);
+        cq->promise(depth);
+    }
+    depth_.store(depth, std::memory_order_relaxed);
+    return {};
 }
 
 Expected<std::shared_ptr<SharedReceiveQueue>> ProtectionDomain::create_srq(
@@ -84,7 +130,7 @@ Expected<std::shared_ptr<QueuePair>> ProtectionDomain::create_qp_with_srq(
     std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
     std::shared_ptr<SharedReceiveQueue> srq, QueuePairLimits limits, RequestContexts* contexts) {
     // Depth and segments of receives are the shared queue's.
-    limits.receive_queue_depth = 1;
+    limits.receive_queue_depth = 0;
     limits.max_receive_sge = srq->max_sge();
     if (auto sound = check_limits("create_qp_with_srq", limits); !sound) {
         return Unexpected{sound.error()};

@@ -3,15 +3,20 @@
 // dispatch.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/expected.hpp"
 #include "base/live.hpp"
+#include "base/mutex.hpp"
 #include "core/memory.hpp"
 #include "core/object.hpp"
+#include "core/outstanding.hpp"
 #include "core/types.hpp"
 
 namespace ndv::core {
@@ -28,7 +33,7 @@ public:
     // Called at most once per arming, from any thread, without locks.
     using OnNotify = std::function<void(Status)>;
 
-    SharedReceiveQueue(std::shared_ptr<ProtectionDomain> pd, std::uint32_t max_sge,
+    SharedReceiveQueue(std::shared_ptr<ProtectionDomain> pd, const SharedReceiveQueueLimits& limits,
                        RequestContexts* contexts, OnNotify on_notify);
     ~SharedReceiveQueue() override;
 
@@ -39,10 +44,18 @@ public:
     // are queued. BUFFER_OVERFLOW, and nothing changed: more are queued than the new depth.
     [[nodiscard]] Expected<void> modify(std::uint32_t depth, std::uint32_t notify_threshold);
 
-    [[nodiscard]] virtual std::uint32_t depth() const = 0;
+    [[nodiscard]] std::uint32_t depth() const { return depth_.load(std::memory_order_relaxed); }
     [[nodiscard]] std::uint32_t max_sge() const { return max_sge_; }
     [[nodiscard]] const std::shared_ptr<ProtectionDomain>& pd() const { return pd_; }
     [[nodiscard]] RequestContexts* contexts() const { return contexts_; }
+    // Also counts what queue pairs have taken and nobody has polled.
+    [[nodiscard]] Outstanding& receives() { return *receives_; }
+
+    // A queue pair that takes from here completes there; again: it does not any more.
+    void feed(CompletionQueue& cq);
+    void leave(CompletionQueue& cq);
+    // The completion queues that such queue pairs have now.
+    [[nodiscard]] std::vector<std::shared_ptr<CompletionQueue>> fed() const;
 
 protected:
     // `buffers` carry references that the provider owns once it returns success.
@@ -59,7 +72,12 @@ protected:
 private:
     const std::shared_ptr<ProtectionDomain> pd_;
     const std::uint32_t max_sge_;
+    std::atomic<std::uint32_t> depth_;
     RequestContexts* const contexts_;  // one reference
+    Outstanding::OfQueue receives_;
+    mutable base::Mutex fed_mutex_;
+    // How many queue pairs complete there.
+    std::map<CompletionQueue*, std::uint32_t> fed_ NDV_GUARDED_BY(fed_mutex_);
     const OnNotify on_notify_;
 };
 

@@ -103,8 +103,8 @@ struct Detail {
     }
 };
 
-// What the binding hangs on a queue pair: contexts that are objects. Counted by the queue pair and
-// by every completion that waits in a queue.
+// What the binding hangs on a queue pair: contexts that are objects. Lives as long as the queue
+// pair or any of its requests.
 class RequestContexts {
 public:
     RequestContexts() = default;
@@ -122,9 +122,12 @@ protected:
     ~RequestContexts() = default;
 };
 
+class Outstanding;
+
 struct Completion {
     std::uint64_t context = 0;
-    RequestContexts* contexts = nullptr;  // one reference is owned by a queued completion
+    // Whoever polls the completion ends the request there, after the last look at its contexts.
+    Outstanding* requests = nullptr;
     std::uint64_t immediate = 0;
     Status status = Status::success;
     OperationType type = OperationType::send;

@@ -124,7 +124,10 @@ void Stream::take_completions() {
         bool needs_large = false;
         const std::size_t count =
             cq.poll(batch.data(), batch.size(), core::Budget::large, needs_large);
-        for (std::size_t i = 0; i < count && is_live(); ++i) handle_completion(batch[i]);
+        for (std::size_t i = 0; i < count; ++i) {
+            batch[i].requests->end();
+            if (is_live()) handle_completion(batch[i]);
+        }
     }
 }
 

@@ -274,7 +274,7 @@ def test_1000_connections_leave_nothing(provider, host, scaled):
             listener = adapter.create_listener()
             listener.listen((host, 0))
             pd = adapter.create_pd()
-            queue = adapter.create_cq(64)
+            queue = adapter.create_cq(4096)
             with ThreadPoolExecutor(1) as thread:
                 for i in range(count):
                     active, passive = (pd.create_qp(queue, queue) for _ in range(2))

@@ -148,7 +148,7 @@ def test_contexts_of_pending_requests_go_with_the_adapter(pair):
 def test_context_of_the_queue_pair_goes_with_it(adapter):
     context = Token()
     reference = weakref.ref(context)
-    queue = adapter.create_cq(4)
+    queue = adapter.create_cq(256)
     qp = adapter.create_pd().create_qp(queue, queue, context=context)
     del context
     assert alive([reference]) == 1
@@ -161,7 +161,7 @@ def test_context_of_the_queue_pair_goes_with_it(adapter):
 
 def test_context_of_the_queue_pair_stays_for_its_unpolled_results(adapter):
     context = Token()
-    queue = adapter.create_cq(4)
+    queue = adapter.create_cq(256)
     qp = adapter.create_pd().create_qp(queue, queue, context=context)
     qp.receive(context=1)
     qp.close()

@@ -85,7 +85,7 @@ def test_flush_ends_the_connection_for_the_peer(pair):
 
 
 def test_flush_leaves_other_queue_pairs_of_the_same_queues_alone(adapter):
-    queue = adapter.create_cq(16)
+    queue = adapter.create_cq(512)
     pd = adapter.create_pd()
     first = pd.create_qp(queue, queue, context=1)
     second = pd.create_qp(queue, queue, context=2)

@@ -160,6 +160,7 @@ def test_receive_after_the_connection_is_cancelled(pair):
         "inline_size",
     ],
 )
+@pytest.mark.filterwarnings("ignore::ndverbs.OverrunWarning")
 def test_queue_pair_beyond_the_adapters_limits_is_refused(pair, option):
     limit = {
         "receive_queue_depth": pair.adapter.info.max_receive_queue_depth,
@@ -175,6 +176,7 @@ def test_queue_pair_beyond_the_adapters_limits_is_refused(pair, option):
         pair.near.create_qp(**{option: limit + 1})
 
 
+@pytest.mark.filterwarnings("ignore::ndverbs.OverrunWarning")
 @pytest.mark.parametrize("option", ["initiator_queue_depth", "max_initiator_sge", "inline_size"])
 def test_queue_pair_with_a_shared_queue_beyond_the_limits_is_refused(pair, option):
     info = pair.adapter.info

@@ -30,7 +30,7 @@ class Shared:
 
     def __init__(self, provider, depth=64, **options):
         self.notified = queue.SimpleQueue()
-        self.pair = Pair(provider, is_connected=False)
+        self.pair = Pair(provider, is_connected=False, cq_depth=2048)
         self.near, self.far = self.pair.near, self.pair.far
         self.srq = self.far.pd.create_srq(depth, max_sge=2, on_notify=self.notified.put, **options)
         self.peers = []

@@ -29,7 +29,7 @@ def stay(*words):
 class Mortal:
     def __init__(self):
         self.adapter = nd.Adapter.open("soft")
-        self.pd, self.cq = self.adapter.create_pd(), self.adapter.create_cq(64)
+        self.pd, self.cq = self.adapter.create_pd(), self.adapter.create_cq(256)
         self.qp = self.pd.create_qp(self.cq, self.cq)
         # Untouched: a gigabyte of zeros costs nothing to read and little to receive a part of.
         self.array = np.zeros(SIZE, np.uint8)

@@ -83,7 +83,7 @@ SERVER = """
         pd, cq = adapter.create_pd(), None
         while cq is None:
             try:
-                cq = adapter.create_cq(16)
+                cq = adapter.create_cq(256)
             except nd.RdmaError as error:
                 assert error.status == nd.Status.INSUFFICIENT_RESOURCES, error
         qp = pd.create_qp(cq, cq)

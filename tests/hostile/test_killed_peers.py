@@ -57,7 +57,7 @@ class Killed:
 class Survivor:
     def __init__(self, adapter):
         self.adapter = adapter
-        self.pd, self.cq = adapter.create_pd(), adapter.create_cq(64)
+        self.pd, self.cq = adapter.create_pd(), adapter.create_cq(256)
         self.qp = self.pd.create_qp(self.cq, self.cq)
         self.listener = adapter.create_listener()
         self.listener.listen(("127.0.0.1", 0))

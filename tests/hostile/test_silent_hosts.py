@@ -87,7 +87,7 @@ FAR = """
     import ndverbs as nd
     import numpy as np
     with nd.Adapter.open("soft", keepalive=KEEPALIVE) as adapter:
-        pd, cq = adapter.create_pd(), adapter.create_cq(16)
+        pd, cq = adapter.create_pd(), adapter.create_cq(256)
         qp = pd.create_qp(cq, cq)
         array = np.zeros(1 << 26, np.uint8)
         region = pd.register(array, nd.Access.REMOTE_WRITE | nd.Access.REMOTE_READ)
@@ -106,7 +106,7 @@ NEAR = """
     import numpy as np
     what, port, address, token = sys.argv[1], *map(int, sys.argv[2:])
     with nd.Adapter.open("soft", keepalive=KEEPALIVE) as adapter:
-        pd, cq = adapter.create_pd(), adapter.create_cq(16)
+        pd, cq = adapter.create_pd(), adapter.create_cq(256)
         qp = pd.create_qp(cq, cq)
         region = pd.register(np.zeros(1 << 26, np.uint8), nd.Access.LOCAL_WRITE)
         gone = threading.Event()

@@ -36,7 +36,7 @@ def waits_for_a_connector(adapter, kept):
 
 
 def connects(adapter, kept):
-    pd, cq = adapter.create_pd(), adapter.create_cq(64)
+    pd, cq = adapter.create_pd(), adapter.create_cq(256)
     silent = adapter.create_listener()
     silent.listen("127.0.0.1:0")
     connector, qp = adapter.create_connector(), pd.create_qp(cq, cq)

@@ -20,7 +20,7 @@ class Half:
 
     def __init__(self, adapter):
         self.pd = adapter.create_pd()
-        self.cq = adapter.create_cq(128)
+        self.cq = adapter.create_cq(256)
         self.qp = self.pd.create_qp(self.cq, self.cq)
         self.connector = None
 
@@ -267,6 +267,7 @@ def test_two_tasks_wait_on_one_queue_and_both_wake(adapter):
     run(main())
 
 
+@pytest.mark.filterwarnings("ignore::ndverbs.OverrunWarning")
 def test_overrun_ends_a_wait_with_its_error(adapter):
     async def main():
         cq = adapter.create_cq(1)

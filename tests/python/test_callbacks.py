@@ -39,7 +39,7 @@ def listening(adapter, on_connect):
 
 def knock(adapter, listener, **options):
     """Ask for a connection; return the operation."""
-    pd, cq = adapter.create_pd(), adapter.create_cq(8)
+    pd, cq = adapter.create_pd(), adapter.create_cq(256)
     connector = adapter.create_connector()
     qp = pd.create_qp(cq, cq)
     return connector, qp, connector._start_connect(qp, None, listener.local_address, **options)
@@ -65,7 +65,7 @@ def test_on_connect_may_keep_the_connector_for_later(adapter, calls):
 
     incoming = calls.get(timeout=LIMIT)
     assert incoming.state == "incoming"
-    pd, cq = adapter.create_pd(), adapter.create_cq(8)
+    pd, cq = adapter.create_pd(), adapter.create_cq(256)
     with ThreadPoolExecutor(1) as thread:
         accepted = thread.submit(incoming.accept, pd.create_qp(cq, cq))
         operation.wait(LIMIT)
@@ -258,7 +258,7 @@ def test_no_lock_is_held_in_a_callback(adapter, calls):
     listener.control_connect_events(True)
     listener.control_connect_events(False)
     assert adapter.stats()["connect"] == 0
-    with adapter.create_pd() as pd, adapter.create_cq(4) as cq, pd.create_qp(cq, cq) as qp:
+    with adapter.create_pd() as pd, adapter.create_cq(256) as cq, pd.create_qp(cq, cq) as qp:
         qp.receive()
         qp.flush()
         assert len(cq.poll()) == 1

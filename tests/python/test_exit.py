@@ -18,7 +18,7 @@ class End:
     def __init__(self, adapter=None):
         self.adapter = adapter or nd.Adapter.open("soft")
         self.pd = self.adapter.create_pd()
-        self.cq = self.adapter.create_cq(64)
+        self.cq = self.adapter.create_cq(256)
         self.qp = self.pd.create_qp(self.cq, self.cq)
         self.buffer = bytearray(1 << 20)
         self.region = self.pd.register(self.buffer, nd.Access.REMOTE_WRITE | nd.Access.REMOTE_READ)
@@ -325,7 +325,7 @@ def test_last_message_of_a_program_arrives(adapter):
     size = 1 << 20
     listener = adapter.create_listener()
     listener.listen("127.0.0.1:0")
-    pd, cq = adapter.create_pd(), adapter.create_cq(8)
+    pd, cq = adapter.create_pd(), adapter.create_cq(256)
     qp = pd.create_qp(cq, cq)
     buffer = bytearray(size)
     qp.receive(pd.register(buffer))

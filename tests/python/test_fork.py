@@ -21,7 +21,7 @@ class End:
     def __init__(self):
         self.adapter = nd.Adapter.open("soft")
         self.pd = self.adapter.create_pd()
-        self.cq = self.adapter.create_cq(64)
+        self.cq = self.adapter.create_cq(256)
         self.qp = self.pd.create_qp(self.cq, self.cq)
         self.buffer = bytearray(64)
         self.region = self.pd.register(self.buffer, nd.Access.REMOTE_WRITE | nd.Access.REMOTE_READ)
@@ -249,7 +249,7 @@ def test_peer_notices_the_parents_death_although_the_child_lives(how):
     told = threading.Event()
     with nd.Adapter.open("soft") as adapter, adapter.create_listener() as listener:
         listener.listen("127.0.0.1:0")
-        cq = adapter.create_cq(8)
+        cq = adapter.create_cq(256)
         qp = adapter.create_pd().create_qp(cq, cq)
         words = [*map(str, listener.local_address), how]
         parent = subprocess.Popen(

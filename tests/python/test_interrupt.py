@@ -92,7 +92,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 adapter = nd.Adapter.open("soft")
 pd = adapter.create_pd()
-cq = adapter.create_cq(16)
+cq = adapter.create_cq(1024)
 qp = pd.create_qp(cq, cq)
 listener = adapter.create_listener()
 listener.listen("127.0.0.1:0")

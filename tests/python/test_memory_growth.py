@@ -24,7 +24,7 @@ RECEIVER = """
     role = sys.argv[1]
     array = np.full(1 << 30, 1, np.uint8)
     with nd.Adapter.open("soft") as adapter:
-        pd, cq = adapter.create_pd(), adapter.create_cq(64)
+        pd, cq = adapter.create_pd(), adapter.create_cq(256)
         qp = pd.create_qp(cq, cq)
         region = pd.register(array, nd.Access.REMOTE_READ | nd.Access.REMOTE_WRITE)
         note = pd.register(np.zeros(64, np.uint8), nd.Access.LOCAL_WRITE)
@@ -97,7 +97,7 @@ def adapter_of_the_sender():
 
     array = np.full(GIB, 2, np.uint8)
     with nd.Adapter.open("soft") as adapter:
-        pd, cq = adapter.create_pd(), adapter.create_cq(64)
+        pd, cq = adapter.create_pd(), adapter.create_cq(256)
         qp = pd.create_qp(cq, cq)
         region = pd.register(array, nd.Access.REMOTE_READ | nd.Access.REMOTE_WRITE)
         note = pd.register(np.zeros(64, np.uint8), nd.Access.LOCAL_WRITE)

@@ -27,7 +27,7 @@ def test_adapter_of_one_address_connects_from_it():
     passive = End("soft")
     address = passive.listen()
     with nd.Adapter.open("soft:127.0.0.5") as adapter:
-        pd, cq = adapter.create_pd(), adapter.create_cq(8)
+        pd, cq = adapter.create_pd(), adapter.create_cq(256)
         connector = adapter.create_connector()
         operation = connector._start_connect(pd.create_qp(cq, cq), None, address)
         passive.take_request()
@@ -71,7 +71,7 @@ def answering_server():
 
 def failure_of_connect(address):
     with nd.Adapter.open("soft") as adapter:
-        pd, cq = adapter.create_pd(), adapter.create_cq(8)
+        pd, cq = adapter.create_pd(), adapter.create_cq(256)
         with pytest.raises(nd.RdmaError) as caught:
             adapter.create_connector().connect(pd.create_qp(cq, cq), None, address, timeout=LIMIT)
     return caught.value
@@ -169,7 +169,7 @@ WITHOUT_MEMORY = """
     import resource
     import ndverbs as nd
     with nd.Adapter.open("soft") as adapter:
-        pd, cq, info = adapter.create_pd(), adapter.create_cq(8), adapter.info
+        pd, cq, info = adapter.create_pd(), adapter.create_cq(256), adapter.info
         with open("/proc/self/statm") as sizes:
             used = int(sizes.read().split()[0]) * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -208,4 +208,4 @@ def test_queue_that_finds_no_memory_is_a_memory_error_and_harms_nothing():
         check=True,
     )
 
-    assert done.stdout.split("\n") == ["MemoryError"] * 4 + ["8 [1]", ""]
+    assert done.stdout.split("\n") == ["MemoryError"] * 4 + ["256 [1]", ""]

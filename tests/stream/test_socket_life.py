@@ -81,14 +81,14 @@ def test_connecting_to_what_is_no_stream_fails(adapter, host):
 
 
 def _accept_plainly(adapter, listener):
-    with listener.get_connector(LIMIT) as connector, adapter.create_cq(16) as cq:
+    with listener.get_connector(LIMIT) as connector, adapter.create_cq(256) as cq:
         qp = adapter.create_pd().create_qp(cq, cq)
         with contextlib.suppress(nd.RdmaError):  # the socket may have gone already
             connector.accept(qp, private_data=b"no stream", timeout=LIMIT)
 
 
 def test_a_peer_that_is_no_stream_is_rejected(adapter, server):
-    with adapter.create_connector() as connector, adapter.create_cq(16) as cq:
+    with adapter.create_connector() as connector, adapter.create_cq(256) as cq:
         qp = adapter.create_pd().create_qp(cq, cq)
         with pytest.raises(nd.RdmaError):
             connector.connect(qp, None, server.getsockname(), private_data=b"hello")

@@ -154,8 +154,6 @@ void QueuePair::disconnect() {
 
 void QueuePair::flush() { end(core::End::flushed); }
 
-void QueuePair::do_close() { end(core::End::closed); }
-
 void QueuePair::end(core::End why) {
     note_cause(core::Detail::of(why));
     step(kFlush, core::Budget::large);
@@ -405,7 +403,8 @@ void QueuePair::complete(const iwarp::StreamCompletion& done) {
             mapping->release();
         }
     }
-    // The slot is free before the completion shows: whoever polls it may post at once.
+    // The slot is free before the completion shows. The request stays outstanding until it is
+    // polled, and whoever polls it may post at once.
     if (connection_) {
         connection_->retire(done);
     } else if (done.is_receive) {
@@ -414,21 +413,11 @@ void QueuePair::complete(const iwarp::StreamCompletion& done) {
         send_queue_.cursor.retire();
     }
     if (is_silent) {
-        if (out.context_is_object) contexts()->retire(out.context);
+        end_silently(out);
         return;
     }
-    push(done.is_receive ? soft_receive_cq_ : soft_initiator_cq_, out);
-}
-
-void QueuePair::push(core::CompletionQueue& cq, core::Completion& completion) {
-    completion.contexts = contexts();
-    if (completion.contexts != nullptr) completion.contexts->add_reference();
-    if (cq.push(completion)) return;
+    if (deliver(done.is_receive, out)) return;
     // Overrun: NDK declares the queue and its queue pairs dead.
-    if (completion.contexts != nullptr) {
-        if (completion.context_is_object) completion.contexts->retire(completion.context);
-        completion.contexts->release();
-    }
     note_cause(core::Detail::of(core::End::overrun));
     is_flushed_ = true;
     if (connection_) connection_->handle_flush();

@@ -107,7 +107,10 @@ private:
     // Takes the reference to `mapping` over, if there is one.
     void publish(iwarp::RequestKind kind, const core::MappingRequest& request, std::uint32_t token,
                  Mapping* mapping);
-    void do_close() override;
+    void do_close() override {
+        withdraw();
+        end(core::End::closed);
+    }
 
     // ReceiveSupply: from the shared receive queue.
     [[nodiscard]] bool refill() override { return soft_srq_->take(receive_queue_); }
@@ -125,7 +128,6 @@ private:
     void deliver_completions();
     void cancel_unconnected();
     void complete(const iwarp::StreamCompletion& done);
-    void push(core::CompletionQueue& cq, core::Completion& completion);
     void handle_events();
     void check_hold(Time at);
     void check_relief(Time at);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Posting to a soft queue pair: a slot of a queue is filled and published. No lock, no allocation.
+// There is a slot: core lets no more requests be outstanding than there are.
 #include <algorithm>
 
 #include "providers/soft/mapping.hpp"
@@ -46,7 +47,6 @@ Status QueuePair::do_post(const core::WorkRequest& request,
     if (iwarp::is_answered(kind) && outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
         return Status::invalid_device_request;
     }
-    if (send_queue_.cursor.is_full()) return Status::no_more_entries;
     const std::uint32_t position = send_queue_.cursor.tail_position();
     iwarp::SendRequest& slot = send_queue_[position];
     slot = iwarp::SendRequest{};
@@ -83,7 +83,6 @@ Status QueuePair::do_post(const core::WorkRequest& request,
 Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
                                   std::span<const core::LocalBuffer> buffers,
                                   std::uint32_t length) {
-    if (receive_queue_.cursor.is_full()) return Status::no_more_entries;
     const std::uint32_t position = receive_queue_.cursor.tail_position();
     iwarp::ReceiveRequest& slot = receive_queue_[position];
     slot = iwarp::ReceiveRequest{};
@@ -120,7 +119,6 @@ void QueuePair::publish(iwarp::RequestKind kind, const core::MappingRequest& req
 Status QueuePair::do_fast_register(const core::FastRegisterRequest& request) {
     auto* const region = dynamic_cast<FastRegisterMemoryRegion*>(request.region);
     if (region == nullptr) return Status::invalid_parameter;
-    if (send_queue_.cursor.is_full()) return Status::no_more_entries;
     Mapping* mapping = nullptr;
     const Status status = region->mappable()->prepare(request, mapping);
     if (status != Status::success) return status;
@@ -131,7 +129,6 @@ Status QueuePair::do_fast_register(const core::FastRegisterRequest& request) {
 Status QueuePair::do_bind(const core::BindRequest& request) {
     auto* const window = dynamic_cast<MemoryWindow*>(request.window);
     if (window == nullptr) return Status::invalid_parameter;
-    if (send_queue_.cursor.is_full()) return Status::no_more_entries;
     Mapping* mapping = nullptr;
     const Status status = window->mappable()->prepare(request, mapping);
     if (status != Status::success) return status;
@@ -140,7 +137,6 @@ Status QueuePair::do_bind(const core::BindRequest& request) {
 }
 
 Status QueuePair::do_invalidate(const core::InvalidateRequest& request) {
-    if (send_queue_.cursor.is_full()) return Status::no_more_entries;
     const core::Mapped mapped =
         request.region != nullptr ? request.region->mapped() : request.window->mapped();
     const core::Tokens& tokens = mapped.tokens;

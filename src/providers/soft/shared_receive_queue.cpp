@@ -13,7 +13,7 @@ namespace ndv::soft {
 SharedReceiveQueue::SharedReceiveQueue(std::shared_ptr<core::ProtectionDomain> pd,
                                        const core::SharedReceiveQueueLimits& limits,
                                        core::RequestContexts* contexts, OnNotify on_notify)
-    : core::SharedReceiveQueue(std::move(pd), limits.max_sge, contexts, std::move(on_notify)),
+    : core::SharedReceiveQueue(std::move(pd), limits, contexts, std::move(on_notify)),
       ring_(limits.depth, limits.max_sge),
       threshold_(limits.notify_threshold),
       is_armed_(limits.notify_threshold > 0) {}
@@ -29,6 +29,7 @@ SharedReceiveQueue::~SharedReceiveQueue() {
             static_cast<core::BufferHold*>(ring_.segments[at * max_sge() + s].owner)->release();
         }
         if (slot.context_is_object) contexts()->retire(slot.context);
+        receives().end();
     }
 }
 
@@ -130,11 +131,6 @@ void SharedReceiveQueue::relieve(Time at) {
     if (first) {
         std::static_pointer_cast<QueuePair>(first)->step(QueuePair::kGiveWay, core::Budget::small);
     }
-}
-
-std::uint32_t SharedReceiveQueue::depth() const {
-    const base::Lock lock(mutex_);
-    return static_cast<std::uint32_t>(ring_.slots.size());
 }
 
 Expected<void> SharedReceiveQueue::do_modify(std::uint32_t depth, std::uint32_t notify_threshold) {

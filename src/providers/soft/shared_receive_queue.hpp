@@ -41,8 +41,6 @@ public:
     // The next receive steps the queue pair; false: there is one now.
     [[nodiscard]] bool wait_for_receive(const std::shared_ptr<QueuePair>& qp);
 
-    [[nodiscard]] std::uint32_t depth() const override;
-
 private:
     struct Slot {
         std::uint64_t context = 0;

@@ -220,13 +220,14 @@ void QueuePair::handle_completion(const WorkId& id, const ibv_wc& done) {
 void QueuePair::handle_shared_receive(const WorkId& id, const ibv_wc& done) {
     const bool is_flush = this->is_flush(done);
     note_end(done, is_flush);
-    const SharedReceiveQueue::Receive receive = shared_->take(id.position);
+    const auto receive = shared_->take(id.position);
+    if (!receive) return;
     core::Completion out = judge(true, done, is_flush);
     if (out.type != core::OperationType::receive_and_invalidate) {
         out.type = core::OperationType::receive;
     }
-    out.context = receive.context;
-    out.context_is_object = receive.context_is_object;
+    out.context = receive->context;
+    out.context_is_object = receive->context_is_object;
     push(true, out);
 }
 
@@ -301,7 +302,8 @@ void QueuePair::end_head(bool is_receive, core::Completion done) {
         slot.mapping->release();
     }
     if (slot.is_silent) silent_.fetch_sub(1, std::memory_order_relaxed);
-    // The slot is free before the completion shows: whoever polls it may post at once.
+    // The slot is free before the completion shows. The request stays outstanding until it is
+    // polled, and whoever polls it may post at once.
     posted.cursor.retire();
     cq(is_receive).note_ended(1);
     ended_.fetch_add(1, std::memory_order_relaxed);
@@ -312,21 +314,15 @@ void QueuePair::end_head(bool is_receive, core::Completion done) {
         return;
     }
     if (slot.is_silent && is_success) {
-        if (slot.context_is_object) contexts()->retire(slot.context);
+        end_silently(done);
         return;
     }
     push(is_receive, done);
 }
 
 void QueuePair::push(bool is_receive, core::Completion& done) {
-    done.contexts = contexts();
-    if (done.contexts != nullptr) done.contexts->add_reference();
-    if (cq(is_receive).push(done)) return;
+    if (deliver(is_receive, done)) return;
     // Overrun: NDK declares the queue and its queue pairs dead.
-    if (done.contexts != nullptr) {
-        if (done.context_is_object) done.contexts->retire(done.context);
-        done.contexts->release();
-    }
     note_cause(core::Detail::of(core::End::overrun));
     set_state(core::QueuePairState::error);
     request_tick(kBroken);

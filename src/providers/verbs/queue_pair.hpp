@@ -141,6 +141,7 @@ private:
     [[nodiscard]] Status do_fast_register(const core::FastRegisterRequest& request) override;
     [[nodiscard]] Status do_bind(const core::BindRequest& request) override;
     [[nodiscard]] Status do_invalidate(const core::InvalidateRequest& request) override;
+    void look_for_ends() override { static_cast<void>(initiator_queue_.harvest()); }
     void do_close() override;
 
     // Places for so many requests; false: the queue is full.

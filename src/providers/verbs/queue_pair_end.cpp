@@ -145,6 +145,7 @@ void QueuePair::flush() {
 }
 
 void QueuePair::do_close() {
+    withdraw();
     end(core::End::closed);
     request_tick(kTell);
 }

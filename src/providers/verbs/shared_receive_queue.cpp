@@ -86,7 +86,7 @@ SharedReceiveQueue::SharedReceiveQueue(std::shared_ptr<core::ProtectionDomain> p
                                        std::shared_ptr<HardwareSharedQueue> hardware,
                                        const core::SharedReceiveQueueLimits& limits,
                                        core::RequestContexts* contexts, OnNotify on_notify)
-    : core::SharedReceiveQueue(std::move(pd), limits.max_sge, contexts, std::move(on_notify)),
+    : core::SharedReceiveQueue(std::move(pd), limits, contexts, std::move(on_notify)),
       parts_(std::move(parts)),
       hardware_(std::move(hardware)),
       serial_(parts_->next_serial.fetch_add(1, std::memory_order_relaxed) | WorkId::kIsShared),
@@ -107,6 +107,7 @@ SharedReceiveQueue::~SharedReceiveQueue() {
         for (core::BufferHold* const hold : holds(slot)) hardware_->keep(hold);
         const Receive& receive = slots_[slot].receive;
         if (receive.context_is_object) contexts()->retire(receive.context);
+        receives().end();
     }
 }
 
@@ -180,12 +181,12 @@ Status SharedReceiveQueue::do_receive(const core::ReceiveRequest& request,
     return Status::success;
 }
 
-SharedReceiveQueue::Receive SharedReceiveQueue::take(std::uint32_t slot) {
+std::optional<SharedReceiveQueue::Receive> SharedReceiveQueue::take(std::uint32_t slot) {
     Receive out;
     bool is_passed = false;
     {
         const base::Lock lock(mutex_);
-        if (slot >= slots_.size() || !slots_[slot].is_used) return out;
+        if (slot >= slots_.size() || !slots_[slot].is_used) return std::nullopt;
         out = slots_[slot].receive;
         for (core::BufferHold* const hold : holds(slot)) hold->release();
         slots_[slot] = Slot{};
@@ -198,8 +199,10 @@ SharedReceiveQueue::Receive SharedReceiveQueue::take(std::uint32_t slot) {
 }
 
 void SharedReceiveQueue::drop(std::uint32_t slot) {
-    const Receive receive = take(slot);
-    if (receive.context_is_object) contexts()->retire(receive.context);
+    const auto receive = take(slot);
+    if (!receive) return;
+    if (receive->context_is_object) contexts()->retire(receive->context);
+    receives().end();
 }
 
 bool SharedReceiveQueue::fires() { return std::exchange(is_armed_, false); }
@@ -218,11 +221,6 @@ void SharedReceiveQueue::tell() {
     if (const auto self = std::static_pointer_cast<SharedReceiveQueue>(weak_from_this().lock())) {
         parts_->progress->set_deadline(self, now());
     }
-}
-
-std::uint32_t SharedReceiveQueue::depth() const {
-    const base::Lock lock(mutex_);
-    return depth_;
 }
 
 Expected<void> SharedReceiveQueue::do_modify(std::uint32_t depth, std::uint32_t notify_threshold) {

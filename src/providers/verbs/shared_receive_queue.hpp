@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -76,16 +77,15 @@ public:
         std::uint64_t context = 0;
         bool context_is_object = false;
     };
-    // A completion has come: the slot is free, its buffers are given back.
-    [[nodiscard]] Receive take(std::uint32_t slot);
+    // A completion has come: the slot is free, its buffers are given back. Nothing: there is no
+    // such receive.
+    [[nodiscard]] std::optional<Receive> take(std::uint32_t slot);
     // The same for one that nobody is told of.
     void drop(std::uint32_t slot);
     // The device says that the number of receives has dropped below the threshold.
     void handle_limit();
     // The device says that the queue is broken.
     void break_down() { notify(Status::internal_error); }
-
-    [[nodiscard]] std::uint32_t depth() const override;
 
     // Member: tells of the threshold away from whoever takes completions.
     void on_ready() override {}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// How many requests of one queue are outstanding: posted, and their completions not polled yet. A
+// queue takes no more than its depth, so that a completion queue as deep as all its queues together
+// never overruns.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "base/live.hpp"
+#include "core/types.hpp"
+
+namespace ndv::core {
+
+// Lives as long as its queue or any of the requests, whose completions may outlive the queue.
+class Outstanding : base::Live<base::LiveKind::outstanding> {
+public:
+    struct Leave {
+        void operator()(Outstanding* requests) const { requests->drop(kQueue); }
+    };
+    using OfQueue = std::unique_ptr<Outstanding, Leave>;
+
+    // For a queue. Keeps a reference to `contexts`, which may be null.
+    [[nodiscard]] static OfQueue make(RequestContexts* contexts) {
+        return OfQueue(new Outstanding(contexts));
+    }
+    // Before the first request: they are receives that were posted to a shared queue.
+    void share(Outstanding& queue) { shared_ = &queue; }
+
+    // acquire: pairs with the release in end(): what the ended requests used is free.
+    [[nodiscard]] std::uint32_t count() const {
+        return static_cast<std::uint32_t>(count_.load(std::memory_order_acquire));
+    }
+    // Before a request is posted, because another thread may poll its completion at once.
+    void begin() { count_.fetch_add(1, std::memory_order_relaxed); }
+    // From any thread: the completion was polled, or none will come.
+    void end() {
+        if (shared_ != nullptr) shared_->end();
+        drop(1);
+    }
+    [[nodiscard]] RequestContexts* contexts() const { return contexts_; }
+
+private:
+    static constexpr std::uint64_t kQueue = 1ULL << 32U;
+
+    explicit Outstanding(RequestContexts* contexts) : contexts_(contexts) {
+        if (contexts_ != nullptr) contexts_->add_reference();
+    }
+    ~Outstanding() {
+        if (contexts_ != nullptr) contexts_->release();
+    }
+    void drop(std::uint64_t count) {
+        // acq_rel: the last one sees what all others did.
+        if (count_.fetch_sub(count, std::memory_order_acq_rel) == count) delete this;
+    }
+
+    RequestContexts* const contexts_;
+    Outstanding* shared_ = nullptr;
+    std::atomic<std::uint64_t> count_{kQueue};  // low half: requests
+};
+
+// A completion that nobody will poll: its queue is dead or gone.
+inline void discard(const Completion& completion) {
+    if (completion.context_is_object) {
+        completion.requests->contexts()->retire(completion.context);
+    }
+    completion.requests->end();
+}
+
+}  // namespace ndv::core
