@@ -36,11 +36,13 @@ public:
         : BufferHold(static_cast<std::byte*>(view.buf), static_cast<std::uint64_t>(view.len),
                      view.readonly == 0),
           view_(view),
-          guards_(guards.release().ptr()),
-          is_collected_(view.obj != nullptr && is_cleared_harmlessly(Py_TYPE(view.obj))) {}
+          guards_(guards.release().ptr()) {
+        if (view.obj != nullptr && is_cleared_harmlessly(Py_TYPE(view.obj))) {
+            exporter_->object = view.obj;
+        }
+    }
 
-    [[nodiscard]] PyObject* exporter() const { return view_.obj; }
-    [[nodiscard]] bool is_collected() const { return is_collected_; }
+    [[nodiscard]] std::shared_ptr<const Exporter> exporter() const { return exporter_; }
 
 private:
     friend std::default_delete<PythonBuffer>;
@@ -48,13 +50,14 @@ private:
     void give_back() noexcept override { defer(*this); }
     void run() noexcept override {
         const std::unique_ptr<PythonBuffer> self(this);
+        exporter_->object = nullptr;
         PyBuffer_Release(&view_);
         Py_DECREF(guards_);
     }
 
     Py_buffer view_;
     PyObject* const guards_;
-    const bool is_collected_;
+    const std::shared_ptr<Exporter> exporter_ = std::make_shared<Exporter>();
 };
 
 std::string type_name(const py::handle& object) { return Py_TYPE(object.ptr())->tp_name; }
@@ -155,10 +158,8 @@ core::BufferHold* hold(Py_buffer& view, const py::object& object) {
 
 }  // namespace
 
-int traverse_export(const core::BufferHold& hold, visitproc visit, void* arg) {
-    const auto& buffer = static_cast<const PythonBuffer&>(hold);
-    if (buffer.is_collected()) Py_VISIT(buffer.exporter());
-    return 0;
+std::shared_ptr<const Exporter> exporter_of(const core::BufferHold& hold) {
+    return static_cast<const PythonBuffer&>(hold).exporter();
 }
 
 namespace {

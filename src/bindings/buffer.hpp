@@ -20,9 +20,16 @@ namespace py = pybind11;
 [[nodiscard]] core::BufferHold* export_for_registration(const py::object& object,
                                                         std::uint32_t rights);
 
-// For the garbage collector, of what export_for_...() returned: visits its reference to the
-// exporter, unless the collector might free the memory while it is exported.
-int traverse_export(const core::BufferHold& hold, visitproc visit, void* arg);
+// The reference that an export has to its exporter, for the garbage collector. With the GIL.
+struct Exporter {
+    PyObject* object = nullptr;  // null: given back, or its clearing might free exported memory
+    int traverse(visitproc visit, void* arg) const {
+        Py_VISIT(object);
+        return 0;
+    }
+};
+// Of what export_for_...() returned; one handle shows it.
+[[nodiscard]] std::shared_ptr<const Exporter> exporter_of(const core::BufferHold& hold);
 
 // Exports `object` for a logical address mapping, writable where it can be.
 [[nodiscard]] core::BufferHold* export_for_mapping(const py::object& object);
@@ -35,16 +42,6 @@ int traverse_export(const core::BufferHold& hold, visitproc visit, void* arg);
 void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view);
 // As export_or_raise(), and raises for memory that holds Python objects.
 void export_plain_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view);
-
-// The count that a handle has of a buffer, which is then the one that shows it to the collector.
-struct ReleaseHold {
-    void operator()(core::BufferHold* hold) const { hold->release(); }
-};
-using HoldCount = std::unique_ptr<core::BufferHold, ReleaseHold>;
-[[nodiscard]] inline HoldCount count(core::BufferHold* hold) {
-    hold->add_reference();
-    return HoldCount(hold);
-}
 
 struct Extent {
     std::uint64_t address = 0;

@@ -145,9 +145,9 @@ std::unique_ptr<LogicalAddressMapping> build_lam(const std::shared_ptr<AdapterSt
                                                  const py::object& array) {
     const std::shared_ptr<core::Adapter> native = adapter->get();
     core::BufferHold* const hold = export_for_mapping(array);
-    HoldCount counted = count(hold);
+    std::shared_ptr<const Exporter> exporter = exporter_of(*hold);
     return std::make_unique<LogicalAddressMapping>(value_or_raise(native->build_lam(hold)), adapter,
-                                                   array, std::move(counted));
+                                                   array, std::move(exporter));
 }
 
 }  // namespace ndv::bindings

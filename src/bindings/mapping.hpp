@@ -19,10 +19,11 @@ namespace ndv::bindings {
 class LogicalAddressMapping final : public Handle<core::LogicalAddressMapping, CloseWaits::yes> {
 public:
     LogicalAddressMapping(std::shared_ptr<core::LogicalAddressMapping> native,
-                          std::shared_ptr<AdapterState> adapter, py::object array, HoldCount hold)
+                          std::shared_ptr<AdapterState> adapter, py::object array,
+                          std::shared_ptr<const Exporter> exporter)
         : Handle("logical address mapping", std::move(native), std::move(adapter)),
           array_(std::move(array)),
-          hold_(std::move(hold)) {}
+          exporter_(std::move(exporter)) {}
     ~LogicalAddressMapping() {
         detach();
         close();
@@ -31,8 +32,7 @@ public:
     void close() {
         Handle::close();
         const py::object array = std::exchange(array_, py::object());
-        hold_ = nullptr;
-        run_deferred();
+        exporter_ = nullptr;
     }
     [[nodiscard]] py::object array() const {
         static_cast<void>(get());
@@ -41,18 +41,18 @@ public:
 
     int traverse(visitproc visit, void* arg) const {
         Py_VISIT(array_.ptr());
-        return hold_ ? traverse_export(*hold_, visit, arg) : 0;
+        return exporter_ ? exporter_->traverse(visit, arg) : 0;
     }
     void clear() noexcept { close(); }
 
 private:
     void drop() override {
         const py::object array = std::exchange(array_, py::object());
-        hold_ = nullptr;
+        exporter_ = nullptr;
         const std::shared_ptr<core::LogicalAddressMapping> native = take();
     }
     py::object array_;
-    HoldCount hold_;
+    std::shared_ptr<const Exporter> exporter_;
 };
 
 class FastRegisterMemoryRegion final

@@ -38,7 +38,7 @@ py::object make_remote_buffer(std::uint64_t address, std::uint32_t token, std::u
 void MemoryRegion::register_array(const py::object& array, std::uint32_t rights) {
     const std::shared_ptr<core::MemoryRegion> native = share();
     core::BufferHold* const hold = export_for_registration(array, rights);
-    HoldCount counted = count(hold);
+    std::shared_ptr<const Exporter> exporter = exporter_of(*hold);
     std::optional<Expected<void>> outcome;
     {
         const Released released;
@@ -47,7 +47,7 @@ void MemoryRegion::register_array(const py::object& array, std::uint32_t rights)
     check_or_raise(*outcome);
     static_cast<void>(get());  // closed meanwhile, it holds nothing
     array_ = array;
-    hold_ = std::move(counted);
+    exporter_ = std::move(exporter);
     segment_ = {native->address(), native->size(), native->tokens().local};
 }
 
@@ -60,13 +60,11 @@ void MemoryRegion::deregister() {
     }
     check_or_raise(*outcome);
     const py::object array = forget();
-    run_deferred();
 }
 
 void MemoryRegion::close() {
     Handle::close();
     const py::object array = forget();
-    run_deferred();
 }
 
 void MemoryRegion::drop() {
@@ -76,7 +74,7 @@ void MemoryRegion::drop() {
 
 py::object MemoryRegion::forget() {
     segment_ = {};
-    hold_ = nullptr;
+    exporter_ = nullptr;
     return std::exchange(array_, py::object());
 }
 

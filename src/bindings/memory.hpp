@@ -49,7 +49,7 @@ public:
 
     int traverse(visitproc visit, void* arg) const {
         Py_VISIT(array_.ptr());
-        return hold_ ? traverse_export(*hold_, visit, arg) : 0;
+        return exporter_ ? exporter_->traverse(visit, arg) : 0;
     }
     void clear() noexcept { close(); }
 
@@ -59,7 +59,7 @@ private:
     [[nodiscard]] py::object forget();
 
     py::object array_;
-    HoldCount hold_;
+    std::shared_ptr<const Exporter> exporter_;
     core::Segment segment_;  // token 0: nothing is registered
 };
 
