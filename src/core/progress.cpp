@@ -92,15 +92,16 @@ void Progress::remove(const Member& member, int fd) {
     static_cast<void>(::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr));
 }
 
-void Progress::set_deadline(const std::shared_ptr<Member>& member, Time deadline) {
+void Progress::set_deadline(const Member& member, const std::weak_ptr<Member>& weak,
+                            Time deadline) {
     const base::Lock lock(mutex_);
-    const auto [known, is_new] = deadline_of_.try_emplace(member->id(), deadline);
+    const auto [known, is_new] = deadline_of_.try_emplace(member.id(), deadline);
     if (!is_new) {
         if (known->second == deadline) return;
-        deadlines_.erase({known->second, member->id()});
+        deadlines_.erase({known->second, member.id()});
         known->second = deadline;
     }
-    const auto placed = deadlines_.emplace(DeadlineKey{deadline, member->id()}, member).first;
+    const auto placed = deadlines_.emplace(DeadlineKey{deadline, member.id()}, weak).first;
     // Without the thread, which the first connection tries to start again, it waits for that.
     if (placed == deadlines_.begin() && start()) wake();
 }

@@ -73,7 +73,11 @@ public:
     // No on_ready() begins after this; one may be running on the progress thread.
     void remove(const Member& member, int fd);
     // Replaces the member's deadline. The member needs no descriptor for it.
-    void set_deadline(const std::shared_ptr<Member>& member, Time deadline);
+    void set_deadline(const std::shared_ptr<Member>& member, Time deadline) {
+        set_deadline(*member, member, deadline);
+    }
+    // The same where a reference more to the member might become its last one.
+    void set_deadline(const Member& member, const std::weak_ptr<Member>& weak, Time deadline);
     void clear_deadline(const Member& member);
 
     // A thread's sleep over connections is over: they have a lease for a moment, and the progress

@@ -352,6 +352,26 @@ def test_accept_fails_when_the_peer_gave_up(idle_ends):
     assert near.stats()["connect_failure"] == 1
 
 
+def test_queue_pair_of_a_failed_accept_takes_the_next_request(idle_ends):
+    near, far = idle_ends.near, idle_ends.far
+    near.memory("sink", 8)
+    near.receive("sink", context="posted before")
+    given_up = far.begin("connect", near.listen(), timeout=0.2)
+    near.take_request()
+    assert refusal(given_up.result, LIMIT) == nd.Status.IO_TIMEOUT
+    assert refusal(near.incoming.accept, near.qp) == nd.Status.CONNECTION_ABORTED
+
+    connected = far.begin("connect", near.listen())
+    near.accept()
+    connected.result(LIMIT)
+
+    far.memory("source", 8, seed=3)
+    far.send("source")
+    received = near.received()
+    assert (received.status, received.request_context) == (nd.Status.SUCCESS, "posted before")
+    assert near.content("sink") == far.content("source")
+
+
 def test_reject_says_that_the_peer_gave_up(idle_ends):
     near = idle_ends.near
     connected = idle_ends.far.begin("connect", near.listen(), timeout=0.2)

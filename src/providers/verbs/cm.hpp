@@ -5,6 +5,8 @@
 
 #include <rdma/rdma_cma.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -23,6 +25,12 @@ class CmId;
 // rdma_cm chooses ports without asking TCP, which iWARP binds to them and which may have them: so
 // often another one is tried.
 inline constexpr int kMorePorts = 4;
+
+// As rdma_cm takes a timeout.
+[[nodiscard]] inline int milliseconds_of(std::chrono::nanoseconds time) {
+    const auto count = std::chrono::ceil<std::chrono::milliseconds>(time).count();
+    return static_cast<int>(std::clamp<std::int64_t>(count, 1, 1'000'000'000));
+}
 
 // The name of the device that rdma_cm would use to reach an address; empty: none within a second.
 [[nodiscard]] std::string device_towards(const core::SocketAddress& peer);

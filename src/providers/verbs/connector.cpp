@@ -22,7 +22,7 @@ std::vector<std::byte> copy_of(const void* data, std::size_t size) {
     return data == nullptr ? std::vector<std::byte>() : std::vector<std::byte>(bytes, bytes + size);
 }
 
-rdma_conn_param parameters_of(const core::ConnectParameters& wanted, std::uint32_t qp_number) {
+rdma_conn_param parameters_of(const core::ConnectParameters& wanted, const HardwareQueuePair& qp) {
     rdma_conn_param out{};
     out.private_data = wanted.private_data.empty() ? nullptr : wanted.private_data.data();
     out.private_data_len = static_cast<std::uint8_t>(wanted.private_data.size());
@@ -30,13 +30,9 @@ rdma_conn_param parameters_of(const core::ConnectParameters& wanted, std::uint32
     out.initiator_depth = static_cast<std::uint8_t>(wanted.outbound_read_limit);
     out.retry_count = kRetries;
     out.rnr_retry_count = kRnrRetries;
-    out.qp_num = qp_number;
+    out.qp_num = qp.number();
+    out.srq = qp.has_shared_queue() ? 1 : 0;
     return out;
-}
-
-int milliseconds_of(std::chrono::nanoseconds time) {
-    const auto count = std::chrono::ceil<std::chrono::milliseconds>(time).count();
-    return static_cast<int>(std::clamp<std::int64_t>(count, 1, 1'000'000'000));
 }
 
 }  // namespace
@@ -198,7 +194,7 @@ Expected<void> Connector::ask_peer() {
     const bool is_iwarp = parts_->device->is_iwarp();
     const auto ask = [](const CmId& id, const core::ConnectParameters& wanted,
                         const HardwareQueuePair& qp) {
-        rdma_conn_param asked = parameters_of(wanted, qp.get()->qp_num);
+        rdma_conn_param asked = parameters_of(wanted, qp);
         return rdma_connect(id.get(), &asked) == 0 ? 0 : errno;
     };
     if (!is_iwarp) {
@@ -247,7 +243,7 @@ core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
                                                "call it once, after connect()");
         }
         if (!peer_is_gone_ && !parts_->device->is_iwarp()) {
-            ready = qp_->make_ready(id_->get());
+            ready = qp_->make_ready("complete_connect", id_->get(), *data_);
             if (ready && rdma_establish(id_->get()) != 0) {
                 ready = fail(Status::connection_aborted, "complete_connect failed", {}, errno);
             }
@@ -298,13 +294,15 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
         parameters.outbound_read_limit = data_->outbound_read_limit;
         const auto self = std::static_pointer_cast<Connector>(shared_from_this());
         qp_->attach(self, data_->outbound_read_limit);
-        if (!parts_->device->is_iwarp() && !peer_is_gone_) accepted = qp_->make_ready(id_->get());
+        if (!parts_->device->is_iwarp() && !peer_is_gone_) {
+            accepted = qp_->make_ready("accept", id_->get(), *data_);
+        }
         // The answer is on its way before rdma_accept returns: the state comes first.
         state_ = State::completing;
         on_disconnect_ = std::move(on_disconnect);
         operation_ = pending = std::make_shared<core::Operation>();
-        rdma_conn_param answer = parameters_of(parameters, qp_->hardware()->get()->qp_num);
-        int os_error = accepted ? 0 : accepted.error().os_error;
+        rdma_conn_param answer = parameters_of(parameters, *qp_->hardware());
+        int os_error = 0;
         if (accepted && !peer_is_gone_ && rdma_accept(id_->get(), &answer) != 0) os_error = errno;
         if (peer_is_gone_ || os_error != 0) {
             accepted = fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",

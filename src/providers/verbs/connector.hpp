@@ -78,8 +78,9 @@ private:
     void handle_answer(const rdma_cm_event& event, Aftermath& after) NDV_REQUIRES(mutex_);
     void handle_refusal(const rdma_cm_event& event, Aftermath& after) NDV_REQUIRES(mutex_);
     void handle_established(Aftermath& after) NDV_REQUIRES(mutex_);
-    void handle_disconnected(Aftermath& after) NDV_REQUIRES(mutex_);
     void withdraw(Aftermath& after) NDV_REQUIRES(mutex_);
+    // `is_removal`: of the device, which is no end in order.
+    void handle_disconnected(bool is_removal, Aftermath& after) NDV_REQUIRES(mutex_);
     void fail_connect(Unexpected error, Aftermath& after) NDV_REQUIRES(mutex_);
     void finish_disconnect(Expected<void> outcome, Aftermath& after) NDV_REQUIRES(mutex_);
     void become_connected() NDV_REQUIRES(mutex_);

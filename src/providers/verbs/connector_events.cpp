@@ -27,7 +27,8 @@ void Connector::on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId>) {
                              "give a local address of the device, or open the device that has "
                              "the route"),
                         after);
-                } else if (rdma_resolve_route(id_->get(), 2000) != 0) {
+                } else if (rdma_resolve_route(id_->get(), milliseconds_of(parameters_.timeout)) !=
+                           0) {
                     fail_connect(fail(core::status_of(errno),
                                       "connect to " + peer_->text() + ": no route", {}, errno),
                                  after);
@@ -58,8 +59,17 @@ void Connector::on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId>) {
                 handle_refusal(event, after);
                 break;
             case RDMA_CM_EVENT_DISCONNECTED:
+                handle_disconnected(false, after);
+                break;
             case RDMA_CM_EVENT_DEVICE_REMOVAL:
-                handle_disconnected(after);
+                if (state_ == State::connecting) {
+                    fail_connect(fail(Status::device_removed,
+                                      "connect to " + peer_->text() + ": the device " +
+                                          parts_->device->name() + " was removed"),
+                                 after);
+                } else {
+                    handle_disconnected(true, after);
+                }
                 break;
             case RDMA_CM_EVENT_CONNECT_REQUEST:
             case RDMA_CM_EVENT_MULTICAST_JOIN:
@@ -161,7 +171,7 @@ void Connector::handle_established(Aftermath& after) {
     after.operation = std::exchange(operation_, nullptr);
 }
 
-void Connector::handle_disconnected(Aftermath& after) {
+void Connector::handle_disconnected(bool is_removal, Aftermath& after) {
     peer_is_gone_ = true;
     if (state_ == State::incoming) {
         withdraw(after);
@@ -179,7 +189,7 @@ void Connector::handle_disconnected(Aftermath& after) {
         if (has_left_) finish_disconnect({}, after);
     } else if (state_ == State::connected) {
         // A device whose queue pair is in error did not see an end in order.
-        const bool is_broken = qp_->is_hardware_in_error();
+        const bool is_broken = is_removal || qp_->is_hardware_in_error();
         after.tell = std::exchange(on_disconnect_, nullptr);
         qp_->note_peer_left();
         // Posted receives stay for an end in order that somebody is told of. On iWARP they are

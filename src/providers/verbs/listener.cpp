@@ -57,10 +57,21 @@ Expected<std::shared_ptr<core::Connector>> Listener::take_connector(
                         "call listen() first");
         }
     }
-    return requests_.take(timeout);
+    auto taken = requests_.take(timeout);
+    // acquire: pairs with the release in on_cm_event().
+    if (!taken && is_removed_.load(std::memory_order_acquire) && !is_closed()) {
+        return fail(Status::device_removed,
+                    "get_connector: the device " + parts_->device->name() + " was removed",
+                    "close the adapter, and open one of the devices that are left");
+    }
+    return taken;
 }
 
 void Listener::on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId> incoming) {
+    if (event.event == RDMA_CM_EVENT_DEVICE_REMOVAL) {
+        is_removed_.store(true, std::memory_order_release);
+        for (const auto& connector : requests_.close()) connector->close();
+    }
     if (!incoming) return;
     const auto adapter = adapter_.lock();
     if (is_paused_.load(std::memory_order_acquire) || is_closed() || !adapter ||

@@ -37,6 +37,7 @@ private:
     const std::shared_ptr<AdapterParts> parts_;
     const std::weak_ptr<core::Adapter> adapter_;
     std::atomic<bool> is_paused_{false};
+    std::atomic<bool> is_removed_{false};  // the device: no request can come any more
     core::ConnectorQueue requests_;
     mutable base::Mutex mutex_;
     std::shared_ptr<CmId> id_ NDV_GUARDED_BY(mutex_);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <utility>
+#include <vector>
 
 #include "providers/verbs/logical_memory.hpp"
 #include "providers/verbs/mapping.hpp"
@@ -36,26 +37,35 @@ MemoryRegion::MemoryRegion(std::shared_ptr<core::ProtectionDomain> pd,
 Expected<core::Tokens> MemoryRegion::do_register(core::BufferHold& hold, std::uint32_t rights) {
     const OwnedDomain& domain = *memory_->domain();
     const auto address = reinterpret_cast<std::uint64_t>(hold.data());
-    const auto [mr, is_bindable] = register_memory(domain, hold.data(), hold.size(), address,
-                                                   access_of(rights, domain.device()->is_iwarp()));
-    if (mr == nullptr) {
-        return verb_failed("register: " + std::to_string(hold.size()) + " bytes", errno);
-    }
     LocalMemory::Region local;
     local.hold = &hold;
     local.data = hold.data();
     local.address = address;
     local.size = hold.size();
     local.rights = rights;
-    local.key = mr->lkey;
-    if (!memory_->add(mr->lkey, local)) {
-        ibv_dereg_mr(mr);
-        return fail(Status::insufficient_resources, "register: the device's token is in use",
-                    "try again");
+    // The device's key may be one of our own numbers. Kept until another one is there, it cannot
+    // come again.
+    std::vector<ibv_mr*> taken;
+    RegisteredMemory made;
+    int os_error = 0;
+    while (true) {
+        made = register_memory(domain, hold.data(), hold.size(), address,
+                               access_of(rights, domain.device()->is_iwarp()));
+        if (made.mr == nullptr) {
+            os_error = errno;
+            break;
+        }
+        local.key = made.mr->lkey;
+        if (memory_->add(made.mr->lkey, local)) break;
+        taken.push_back(made.mr);
     }
-    mr_ = mr;
-    is_bindable_ = is_bindable;
-    return core::Tokens{mr->lkey, (rights & core::access::kRemote) != 0 ? mr->rkey : 0};
+    for (ibv_mr* const mr : taken) ibv_dereg_mr(mr);
+    if (made.mr == nullptr) {
+        return verb_failed("register: " + std::to_string(hold.size()) + " bytes", os_error);
+    }
+    mr_ = made.mr;
+    is_bindable_ = made.is_bindable;
+    return core::Tokens{mr_->lkey, (rights & core::access::kRemote) != 0 ? mr_->rkey : 0};
 }
 
 void MemoryRegion::do_deregister(const core::Tokens& tokens) {

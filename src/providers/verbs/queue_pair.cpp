@@ -7,8 +7,12 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
+#include <string>
+#include <system_error>
 #include <utility>
 
+#include "base/log.hpp"
 #include "providers/verbs/async_events.hpp"
 #include "providers/verbs/status.hpp"
 
@@ -26,7 +30,7 @@ struct Remains {
     std::shared_ptr<HardwareSharedQueue> shared_queue;
     ibv_qp* qp = nullptr;
     ibv_mr* region = nullptr;
-    std::vector<std::byte> staging;
+    OwnPages staging;
     std::vector<core::BufferHold*> kept;
 
     Remains() = default;
@@ -55,13 +59,13 @@ HardwareQueuePair::HardwareQueuePair(std::shared_ptr<AdapterParts> parts,
 
 HardwareQueuePair::~HardwareQueuePair() {
     if (parts_->device->is_foreign()) return;
-    parts_->async_events->forget(qp_);
+    if (!is_destroyed()) parts_->async_events->forget(qp_);
     const auto remains = std::make_shared<Remains>();
     remains->domain = domain_;
     remains->receive_queue = receive_queue_;
     remains->initiator_queue = initiator_queue_;
     remains->shared_queue = shared_queue_;
-    remains->qp = qp_;
+    remains->qp = is_destroyed() ? nullptr : qp_;
     remains->region = region_;
     remains->staging = std::move(staging_);
     remains->kept = std::move(kept_);
@@ -89,12 +93,16 @@ Expected<void> HardwareQueuePair::create(const core::QueuePairLimits& limits) {
         if (qp_ != nullptr) break;
     }
     if (qp_ == nullptr) return verb_failed("create_qp: ibv_create_qp", errno);
+    number_ = qp_->qp_num;
     stride_ = std::max(1U, limits.inline_size);
-    staging_.resize(stride_ * std::bit_ceil(std::max(1U, limits.initiator_queue_depth)));
-    // In parentheses: the function itself, not the header's macro.
-    region_ =
-        (ibv_reg_mr)(domain_->get(), staging_.data(), staging_.size(), IBV_ACCESS_LOCAL_WRITE);
-    if (region_ == nullptr) return verb_failed("create_qp: registering inline memory", errno);
+    staging_ = OwnPages(stride_ * std::bit_ceil(std::max(1U, limits.initiator_queue_depth)));
+    if (!staging_) return verb_failed("create_qp: memory for inline data", errno);
+    if (inline_size_ < limits.inline_size || !parts_->device->quirks().takes_empty_receives) {
+        // In parentheses: the function itself, not the header's macro.
+        region_ =
+            (ibv_reg_mr)(domain_->get(), staging_.data(), staging_.size(), IBV_ACCESS_LOCAL_WRITE);
+        if (region_ == nullptr) return verb_failed("create_qp: registering inline memory", errno);
+    }
     // Receives can be posted from INIT on; rdma_cm brings the rest when there is a connection.
     ibv_qp_attr attributes{};
     attributes.qp_state = IBV_QPS_INIT;
@@ -106,6 +114,22 @@ Expected<void> HardwareQueuePair::create(const core::QueuePairLimits& limits) {
     return {};
 }
 
+void HardwareQueuePair::destroy(std::shared_ptr<HardwareQueuePair> self,
+                                std::shared_ptr<core::Object> user) {
+    parts_->async_events->forget(qp_);
+    parts_->worker->run([self = std::move(self), user = std::move(user)] {
+        if (const int failed = std::abs(ibv_destroy_qp(self->qp_)); failed != 0) {
+            // The kernel has given the device up, or it would have waited.
+            base::log(base::LogLevel::warning, "verbs",
+                      "a queue pair of " + self->parts_->device->name() +
+                          " can be neither stopped nor destroyed: " +
+                          std::generic_category().message(failed));
+        }
+        // release: pairs with the acquire in is_destroyed().
+        self->is_destroyed_.store(true, std::memory_order_release);
+    });
+}
+
 Expected<std::shared_ptr<QueuePair>> QueuePair::create(
     std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<LocalMemory> memory,
     std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
@@ -115,6 +139,7 @@ Expected<std::shared_ptr<QueuePair>> QueuePair::create(
     auto made =
         std::make_shared<QueuePair>(std::move(pd), std::move(memory), std::move(receive_cq),
                                     std::move(initiator_cq), std::move(srq), limits, contexts);
+    made->self_ = made;
     auto hardware = made->make_hardware();
     if (!hardware) return Unexpected{hardware.error()};
     made->hardware_ = std::move(*hardware);
@@ -167,13 +192,13 @@ QueuePair::~QueuePair() {
 void QueuePair::add_to_queues(const HardwareQueuePair& hardware) {
     receive_queue_.add(hardware.serial(), *this);
     initiator_queue_.add(hardware.serial(), *this);
-    if (shared_) receive_queue_.add_shared(hardware.get()->qp_num, *this, shared_);
+    if (shared_) receive_queue_.add_shared(hardware.number(), *this, shared_);
 }
 
 void QueuePair::remove_from_queues(const HardwareQueuePair& hardware) {
     receive_queue_.remove(hardware.serial());
     initiator_queue_.remove(hardware.serial());
-    if (shared_) receive_queue_.remove_shared(hardware.get()->qp_num);
+    if (shared_) receive_queue_.remove_shared(hardware.number());
 }
 
 Expected<std::shared_ptr<HardwareQueuePair>> QueuePair::make_hardware() {

@@ -18,6 +18,7 @@
 #include "core/queue_pair.hpp"
 #include "providers/verbs/completion_queue.hpp"
 #include "providers/verbs/local_memory.hpp"
+#include "providers/verbs/own_pages.hpp"
 #include "providers/verbs/parts.hpp"
 #include "providers/verbs/shadow_queue.hpp"
 #include "providers/verbs/shared_receive_queue.hpp"
@@ -53,11 +54,28 @@ public:
     [[nodiscard]] ibv_qp* get() const { return qp_; }
     [[nodiscard]] std::uint32_t serial() const { return serial_; }
     [[nodiscard]] std::uint32_t inline_size() const { return inline_size_; }
-    // Where the inline data of a position is staged that the device does not take by itself.
-    [[nodiscard]] std::byte* staging(std::uint32_t slot) { return &staging_[slot * stride_]; }
-    [[nodiscard]] std::uint32_t staging_key() const { return region_->lkey; }
+    [[nodiscard]] std::uint32_t number() const { return number_; }
+    [[nodiscard]] bool has_shared_queue() const { return shared_queue_ != nullptr; }
+    // Where the inline data of a position is staged that the device does not take by itself, or in
+    // one piece when it has more segments than the hardware.
+    [[nodiscard]] std::byte* staging(std::uint32_t slot) const {
+        return staging_.data() + slot * stride_;
+    }
+    // 0 where the device takes all inline data by itself, and so looks at no key.
+    [[nodiscard]] std::uint32_t staging_key() const {
+        return region_ == nullptr ? 0 : region_->lkey;
+    }
     // A buffer that a request of this queue pair named: given back when the device cannot touch it.
     void keep(core::BufferHold* hold) { kept_.push_back(hold); }
+    // The device did not stop it, so it goes before its time. get() is of no use after leave(),
+    // which is true once; is_destroyed() follows some time after destroy(), by the worker thread,
+    // which lets go of `user` then.
+    [[nodiscard]] bool leave() { return !is_leaving_.exchange(true, std::memory_order_acq_rel); }
+    [[nodiscard]] bool is_leaving() const { return is_leaving_.load(std::memory_order_acquire); }
+    void destroy(std::shared_ptr<HardwareQueuePair> self, std::shared_ptr<core::Object> user);
+    [[nodiscard]] bool is_destroyed() const {
+        return is_destroyed_.load(std::memory_order_acquire);
+    }
 
 private:
     const std::shared_ptr<AdapterParts> parts_;
@@ -69,8 +87,11 @@ private:
     ibv_qp* qp_ = nullptr;
     ibv_mr* region_ = nullptr;
     std::uint32_t inline_size_ = 0;
+    std::uint32_t number_ = 0;
     std::size_t stride_ = 0;
-    std::vector<std::byte> staging_;
+    OwnPages staging_;
+    std::atomic<bool> is_leaving_{false};
+    std::atomic<bool> is_destroyed_{false};
     std::vector<core::BufferHold*> kept_;
 };
 
@@ -90,15 +111,18 @@ public:
 
     // From the connector. One queue pair, one connection: false when it had one already.
     [[nodiscard]] bool reserve() { return !is_reserved_.exchange(true, std::memory_order_acq_rel); }
-    // A failed attempt leaves the queue pair as it was; on iWARP that takes a new ibv_qp.
+    // A failed attempt leaves the queue pair as it was; that takes a new ibv_qp on iWARP, and
+    // elsewhere when make_ready() had begun.
     void unreserve();
     [[nodiscard]] std::shared_ptr<HardwareQueuePair> hardware() const;
     // On iWARP another one after a refused attempt to connect.
     [[nodiscard]] std::uintptr_t raw_handle() const override {
-        return reinterpret_cast<std::uintptr_t>(hardware()->get());
+        const std::shared_ptr<HardwareQueuePair> mine = hardware();
+        return mine->is_leaving() ? 0 : reinterpret_cast<std::uintptr_t>(mine->get());
     }
-    // INIT, RTR, RTS, as rdma_cm wants them.
-    [[nodiscard]] Expected<void> make_ready(rdma_cm_id* id);
+    // INIT, RTR, RTS, as rdma_cm wants them, but with the read limits that the two sides agreed on.
+    [[nodiscard]] Expected<void> make_ready(const char* call, rdma_cm_id* id,
+                                            const core::ConnectionData& agreed);
     void attach(std::weak_ptr<QueuePairObserver> observer, std::uint32_t outbound_read_limit);
     void mark_connected() { connect_state(); }
     // No new requests; on_drained() follows when those posted have ended.
@@ -181,6 +205,8 @@ private:
     void begin_supervision();
     void supervise();
     void advance_flush();
+    // The device did not stop it. False: not yet gone.
+    [[nodiscard]] bool destroy_hardware();
     void advance_drain();
     // Runs `function` with everything locked: no request comes or goes meanwhile.
     void with_all_locked(const std::function<void()>& function);
@@ -216,7 +242,9 @@ private:
     bool has_failed_request_ = false;  // of the initiator queue
 
     std::atomic<bool> is_reserved_{false};
-    std::atomic<bool> is_flushed_{false};  // nothing reaches the hardware any more
+    std::atomic<bool> is_spent_{false};      // the ibv_qp has left INIT
+    std::atomic<bool> is_unstopped_{false};  // the device did not take the ibv_qp to ERR
+    std::atomic<bool> is_flushed_{false};    // nothing reaches the hardware any more
     std::atomic<bool> has_peer_left_{false};
     std::atomic<bool> is_over_{false};        // what is posted now ends at once
     std::atomic<bool> is_supervised_{false};  // a deadline looks after requests under way
@@ -233,6 +261,9 @@ private:
     Time tick_{0};
     bool is_flushing_ = false;
     bool is_draining_ = false;
+    // For deadlines: a shared_ptr to this, even one of a moment, may be the last, and must not be
+    // where the destructor would wait for a mutex that its holder has.
+    std::weak_ptr<Member> self_;
 };
 
 }  // namespace ndv::verbs

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <mutex>
+#include <string>
 #include <utility>
 
 #include "providers/verbs/async_events.hpp"
@@ -64,8 +65,10 @@ void QueuePair::hear_peer() {
     if (const auto told = observer()) told->on_heard();
 }
 
-Expected<void> QueuePair::make_ready(rdma_cm_id* id) {
+Expected<void> QueuePair::make_ready(const char* call, rdma_cm_id* id,
+                                     const core::ConnectionData& agreed) {
     const std::shared_ptr<HardwareQueuePair> mine = hardware();
+    is_spent_.store(true, std::memory_order_relaxed);
     for (const ibv_qp_state state : {IBV_QPS_INIT, IBV_QPS_RTR, IBV_QPS_RTS}) {
         ibv_qp_attr attributes{};
         attributes.qp_state = state;
@@ -73,14 +76,22 @@ Expected<void> QueuePair::make_ready(rdma_cm_id* id) {
         if (rdma_init_qp_attr(id, &attributes, &mask) != 0) {
             // rdma_cm has nothing for an attempt that has ended, although its event is not here.
             if (errno == EINVAL) {
-                return fail(Status::connection_aborted, "connect: the peer gave up", {}, errno);
+                return fail(Status::connection_aborted, std::string(call) + ": the peer gave up",
+                            "nothing is left of this attempt", errno);
             }
-            return verb_failed("rdma_init_qp_attr", errno);
+            return verb_failed(std::string(call) + ": rdma_init_qp_attr", errno);
         }
         if ((mask & IBV_QP_MIN_RNR_TIMER) != 0) attributes.min_rnr_timer = kRnrTimer;
         if ((mask & IBV_QP_TIMEOUT) != 0) attributes.timeout = kAckTimeout;
+        // rdma_cm has what the request asked for, which may be more than this device can.
+        if ((mask & IBV_QP_MAX_DEST_RD_ATOMIC) != 0) {
+            attributes.max_dest_rd_atomic = static_cast<std::uint8_t>(agreed.inbound_read_limit);
+        }
+        if ((mask & IBV_QP_MAX_QP_RD_ATOMIC) != 0) {
+            attributes.max_rd_atomic = static_cast<std::uint8_t>(agreed.outbound_read_limit);
+        }
         const int failed = std::abs(ibv_modify_qp(mine->get(), &attributes, mask));
-        if (failed != 0) return verb_failed("ibv_modify_qp", failed);
+        if (failed != 0) return verb_failed(std::string(call) + ": ibv_modify_qp", failed);
     }
     return {};
 }
@@ -97,11 +108,13 @@ void QueuePair::unreserve() {
         const base::Lock lock(observer_mutex_);
         observer_.reset();
     }
-    if (parts_->device->is_iwarp() && !is_flushed_.load(std::memory_order_acquire)) renew();
+    const bool is_dead =
+        is_spent_.exchange(false, std::memory_order_relaxed) || parts_->device->is_iwarp();
+    if (is_dead && !is_flushed_.load(std::memory_order_acquire)) renew();
     is_reserved_.store(false, std::memory_order_release);
 }
 
-// A refused attempt leaves an iWARP queue pair dead: another one takes its place and its receives.
+// Another ibv_qp takes the place of one that an attempt has used up, and its receives.
 void QueuePair::renew() {
     auto fresh = make_hardware();
     if (!fresh) {
@@ -128,8 +141,9 @@ bool QueuePair::is_hardware_in_error() const {
     if (!parts_->device->quirks().has_query_qp) return false;
     ibv_qp_attr attributes{};
     ibv_qp_init_attr made{};
-    const std::shared_ptr<HardwareQueuePair> mine = hardware();
-    return ibv_query_qp(mine->get(), &attributes, IBV_QP_STATE, &made) == 0 &&
+    const base::Lock lock(receive_mutex_);  // it is not destroyed meanwhile
+    if (hardware_->is_leaving()) return true;
+    return ibv_query_qp(hardware_->get(), &attributes, IBV_QP_STATE, &made) == 0 &&
            attributes.qp_state == IBV_QPS_ERR;
 }
 
@@ -160,7 +174,9 @@ void QueuePair::end(core::End why) {
         if (is_flushed_.exchange(true, std::memory_order_acq_rel)) return;
         ibv_qp_attr attributes{};
         attributes.qp_state = IBV_QPS_ERR;
-        static_cast<void>(ibv_modify_qp(hardware_->get(), &attributes, IBV_QP_STATE));
+        if (ibv_modify_qp(hardware_->get(), &attributes, IBV_QP_STATE) != 0) {
+            is_unstopped_.store(true, std::memory_order_release);
+        }
         if (!initiated_.is_empty()) {
             // Some drivers look at what was posted before the transition when one more comes.
             ibv_send_wr wr{};
@@ -175,10 +191,8 @@ void QueuePair::end(core::End why) {
 
 void QueuePair::request_tick(unsigned reasons) {
     reasons_.fetch_or(reasons, std::memory_order_acq_rel);
-    // Null when the last reference is gone: then the destructor ends what is left.
-    if (const auto self = std::static_pointer_cast<QueuePair>(weak_from_this().lock())) {
-        parts_->progress->set_deadline(self, now());
-    }
+    // When the last reference has gone, the destructor ends what is left.
+    parts_->progress->set_deadline(*this, self_, now());
 }
 
 void QueuePair::on_deadline() {
@@ -207,8 +221,7 @@ void QueuePair::on_deadline() {
 }
 
 void QueuePair::set_deadline(Time delay) {
-    parts_->progress->set_deadline(std::static_pointer_cast<QueuePair>(shared_from_this()),
-                                   now() + delay);
+    parts_->progress->set_deadline(*this, self_, now() + delay);
 }
 
 void QueuePair::supervise() {
@@ -246,12 +259,40 @@ void QueuePair::advance_flush() {
     const Time at = now();
     if (std::exchange(ended_before_, ended) != ended) silent_since_ = at;
     const bool is_done = initiated_.is_empty() && receives_.is_empty();
-    if (!is_done && at - silent_since_ < kSilence) return;
+    // acquire: pairs with the release in end().
+    const bool is_unstopped = is_unstopped_.load(std::memory_order_acquire);
+    if (!is_done && !is_unstopped && at - silent_since_ < kSilence) return;
+    // The device may go on writing to what is posted: its queue pair goes before the program is
+    // told that the memory is its own again.
+    if (!is_done && is_unstopped && !destroy_hardware()) return;
     is_flushing_ = false;
     with_all_locked([this] {
         cancel_rest();
         is_over_.store(true, std::memory_order_relaxed);
     });
+}
+
+bool QueuePair::destroy_hardware() {
+    const std::shared_ptr<HardwareQueuePair> mine = hardware();
+    bool is_first = false;
+    {
+        const base::Lock initiator_lock(initiator_mutex_);
+        const base::Lock receive_lock(receive_mutex_);
+        is_first = mine->leave();
+        // The kernel waits for windows when it destroys what they are bound to.
+        for (const auto& [key, weak] : bound_) {
+            if (const auto about = weak.lock()) about->leave(mine->serial());
+        }
+    }
+    if (is_first) mine->destroy(mine, shared_from_this());
+    return mine->is_destroyed();
+}
+
+void QueuePair::do_close() {
+    flush();
+    // What is posted ends after the hardware, also when nobody holds this any more. acquire: pairs
+    // with the release in end().
+    if (is_unstopped_.load(std::memory_order_acquire)) static_cast<void>(destroy_hardware());
 }
 
 void QueuePair::cancel_rest() {

@@ -136,6 +136,7 @@ Status QueuePair::submit(ibv_send_wr& wr, std::uint32_t count) {
         request_tick(kBroken);
         return Status::success;
     }
+    const bool is_local = initiated_[initiated_.cursor.tail_position() - 1].is_local;
     for (; count > 0; --count) {
         initiated_.cursor.retract();
         if (initiated_[initiated_.cursor.tail_position()].is_silent) {
@@ -144,8 +145,12 @@ Status QueuePair::submit(ibv_send_wr& wr, std::uint32_t count) {
         initiator_queue_.note_ended(1);
     }
     if (os_error == ENOMEM) return Status::no_more_entries;
-    // The connection ends, and nobody has told yet.
-    return os_error == EINVAL ? Status::internal_error : Status::connection_invalid;
+    if (os_error == EINVAL) return Status::internal_error;
+    // Of a bind or an invalidation the driver itself says no; of others, that the connection ends,
+    // which nobody has told yet.
+    if (is_local && (os_error == ENOSYS || os_error == EOPNOTSUPP)) return Status::not_supported;
+    return is_local && os_error == EPERM ? Status::invalid_device_request
+                                         : Status::connection_invalid;
 }
 
 // ---- requests about mappings ----------------------------------------------------------------

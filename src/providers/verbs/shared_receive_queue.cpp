@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "core/mapping.hpp"
 #include "providers/verbs/async_events.hpp"
 #include "providers/verbs/completion_queue.hpp"
 
@@ -40,8 +41,12 @@ Expected<void> HardwareSharedQueue::create(std::uint32_t depth, std::uint32_t ma
         return verb_failed("create_srq: ibv_create_srq of " + std::to_string(depth) + " receives",
                            errno);
     }
+    if (parts_->device->quirks().takes_empty_receives) return {};
+    nothing_ = OwnPages(core::page_size());
+    if (!nothing_) return verb_failed("create_srq: memory", errno);
     // In parentheses: the function itself, not the header's macro.
-    region_ = (ibv_reg_mr)(domain_->get(), &byte_, sizeof byte_, IBV_ACCESS_LOCAL_WRITE);
+    region_ =
+        (ibv_reg_mr)(domain_->get(), nothing_.data(), nothing_.size(), IBV_ACCESS_LOCAL_WRITE);
     if (region_ == nullptr) return verb_failed("create_srq: registering memory", errno);
     return {};
 }
@@ -62,7 +67,7 @@ int HardwareSharedQueue::set_limit(std::uint32_t limit) {
 }
 
 ibv_sge HardwareSharedQueue::nothing() const {
-    return {reinterpret_cast<std::uint64_t>(&byte_), 0, region_->lkey};
+    return {reinterpret_cast<std::uint64_t>(nothing_.data()), 0, region_->lkey};
 }
 
 Expected<std::shared_ptr<SharedReceiveQueue>> SharedReceiveQueue::create(

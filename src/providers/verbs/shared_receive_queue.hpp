@@ -15,6 +15,7 @@
 
 #include "base/mutex.hpp"
 #include "core/shared_receive_queue.hpp"
+#include "providers/verbs/own_pages.hpp"
 #include "providers/verbs/parts.hpp"
 
 namespace ndv::verbs {
@@ -39,7 +40,7 @@ public:
     [[nodiscard]] int set_limit(std::uint32_t limit);
     // Given back when the device cannot touch it.
     void keep(core::BufferHold* hold) { kept_.push_back(hold); }
-    // An address that a receive without segments may name, with its key.
+    // An address that a receive without segments names, with its key, where devices want one.
     [[nodiscard]] ibv_sge nothing() const;
 
 private:
@@ -47,7 +48,7 @@ private:
     const std::shared_ptr<OwnedDomain> domain_;
     ibv_srq* srq_ = nullptr;
     ibv_mr* region_ = nullptr;
-    std::uint64_t byte_ = 0;
+    OwnPages nothing_;  // of which no byte is used
     std::uint32_t room_ = 0;
     std::vector<core::BufferHold*> kept_;
 };
