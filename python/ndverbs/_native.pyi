@@ -8,7 +8,8 @@ ValueError"); see ``ndverbs.errors``. Beside those listed, every call raises
 - RdmaError with INVALID_DEVICE_STATE when the object belongs to the parent of a forked process.
 
 Waiting: calls that may wait give the GIL up while they do, and end within 100 ms of Ctrl-C. A
-timeout is in seconds; None waits without a limit. It ends the wait, never a posted request.
+timeout is in seconds; None waits without a limit. It ends the wait, never a posted request. Calls
+that ask a device for something (create, register, flush, close, stats) give the GIL up, too.
 
 Sources: "NDK" is Microsoft's Network Direct Kernel interface (NDKPI); RFC numbers are those of
 iWARP: 5040 RDMAP, 5041 DDP, 5044 and 6581 MPA.

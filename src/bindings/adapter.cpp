@@ -130,7 +130,9 @@ void bind_creation(py::class_<Adapter>& cls) {
            "create_pd",
            [](const Adapter& self) {
                return std::make_unique<ProtectionDomain>(
-                   value_or_raise(self.state->get()->create_pd()), self.state);
+                   value_or_raise(
+                       without_gil([adapter = self.state->get()] { return adapter->create_pd(); })),
+                   self.state);
            },
            "Create a protection domain.")
         .def(
@@ -141,7 +143,10 @@ void bind_creation(py::class_<Adapter>& cls) {
                 // NDK's affinity is a wish without promise; no provider of today grants it.
                 static_cast<void>(affinity);
                 return std::make_unique<CompletionQueue>(
-                    value_or_raise(self.state->get()->create_cq(depth)), self.state, on_notify);
+                    value_or_raise(without_gil([adapter = self.state->get(), depth] {
+                        return adapter->create_cq(depth);
+                    })),
+                    self.state, on_notify);
             },
             py::arg("depth"), py::kw_only(), py::arg("affinity") = py::none(),
             py::arg("on_notify") = py::none(), "Create a completion queue.")
@@ -164,7 +169,10 @@ void bind_creation(py::class_<Adapter>& cls) {
             [](const Adapter& self, const py::object& address) {
                 const core::SocketAddress local = resolve_address(address);
                 return std::make_unique<SharedEndpoint>(
-                    value_or_raise(self.state->get()->create_shared_endpoint(local)), self.state);
+                    value_or_raise(without_gil([adapter = self.state->get(), &local] {
+                        return adapter->create_shared_endpoint(local);
+                    })),
+                    self.state);
             },
             py::arg("address"), "Reserve a local address for several connectors.")
         .def(
@@ -220,7 +228,10 @@ void bind_adapter(py::module_& module) {
         .def_property_readonly("info",
                                [](const Adapter& self) { return self.state->get()->info(); })
         .def(
-            "stats", [](const Adapter& self) { return self.state->get()->stats(); },
+            "stats",
+            [](const Adapter& self) {
+                return without_gil([adapter = self.state->get()] { return adapter->stats(); });
+            },
             "Return counters by name.")
         .def("__repr__", [](const Adapter& self) -> std::string {
             if (self.state->is_foreign()) return "<Adapter of another process>";

@@ -26,6 +26,13 @@ private:
     PyThreadState* const state_;
 };
 
+// What `function` returns, called without the GIL.
+template <typename Function>
+[[nodiscard]] auto without_gil(Function function) {
+    const Released released;
+    return function();
+}
+
 // Once, when the module is made.
 void prepare_exit();
 // With the GIL. The interpreter ends: from now on daemon threads that come back from native code

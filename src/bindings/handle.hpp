@@ -37,6 +37,24 @@ enum class CloseWaits : bool { no, yes };
 // Raises NOT_SUPPORTED where there is none. Cold.
 [[nodiscard]] std::uintptr_t raw_handle_of(const core::Object& native);
 
+// A reference, with the GIL, that may be the last one: given up without the GIL where that takes
+// time.
+template <typename Native>
+class LetGo {
+public:
+    explicit LetGo(std::shared_ptr<Native> native) : native_(std::move(native)) {}
+    LetGo(const LetGo&) = delete;
+    LetGo& operator=(const LetGo&) = delete;
+    ~LetGo() {
+        if (native_ == nullptr || !native_->waits_for_device()) return;
+        const Released released;
+        native_ = nullptr;
+    }
+
+private:
+    std::shared_ptr<Native> native_;
+};
+
 template <typename Native, CloseWaits kCloseWaits = CloseWaits::no>
 class Handle : Dependent {
 public:
@@ -82,7 +100,7 @@ public:
         std::shared_ptr<Native> native = take();
         if (native->is_foreign()) {
             leak(std::move(native));
-        } else if constexpr (kCloseWaits == CloseWaits::yes) {
+        } else if (kCloseWaits == CloseWaits::yes || native->waits_for_device()) {
             const Released released;
             native->close();
             native = nullptr;
@@ -117,7 +135,7 @@ protected:
     void detach() { adapter_->remove_dependent(*this); }
     // The adapter has closed it. Nothing of this is touched after the locals: what they drop may
     // run Python code, and other threads may then destroy this.
-    void drop() override { const std::shared_ptr<Native> native = take(); }
+    void drop() override { const LetGo<Native> native(take()); }
     [[nodiscard]] std::shared_ptr<Native> take() { return std::exchange(native_, nullptr); }
 
 private:

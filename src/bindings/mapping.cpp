@@ -124,7 +124,9 @@ void bind_mapping(py::module_& module, py::class_<ProtectionDomain>& domain) {
             "create_fast_register_mr",
             [](const ProtectionDomain& self, std::uint32_t max_pages, bool remote_access) {
                 return std::make_unique<FastRegisterMemoryRegion>(
-                    value_or_raise(self.get().create_fast_register_mr(max_pages, remote_access)),
+                    value_or_raise(without_gil([native = self.share(), max_pages, remote_access] {
+                        return native->create_fast_register_mr(max_pages, remote_access);
+                    })),
                     self.adapter());
             },
             py::arg("max_pages"), py::kw_only(), py::arg("remote_access"),
@@ -132,8 +134,10 @@ void bind_mapping(py::module_& module, py::class_<ProtectionDomain>& domain) {
         .def(
             "create_mw",
             [](const ProtectionDomain& self) {
-                return std::make_unique<MemoryWindow>(value_or_raise(self.get().create_mw()),
-                                                      self.adapter());
+                return std::make_unique<MemoryWindow>(
+                    value_or_raise(
+                        without_gil([native = self.share()] { return native->create_mw(); })),
+                    self.adapter());
             },
             "Create a memory window.")
         .def_property_readonly("privileged_token", [](const ProtectionDomain& self) {

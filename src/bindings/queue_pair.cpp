@@ -39,11 +39,12 @@ std::unique_ptr<QueuePair> create_qp(const ProtectionDomain& domain, CompletionQ
     const std::shared_ptr<core::SharedReceiveQueue> shared =
         srq == nullptr ? nullptr : srq->share();
     ContextsHold contexts(context);
-    auto made = value_or_raise(
-        srq == nullptr
-            ? native->create_qp(receive_cq.share(), initiator_cq.share(), limits, contexts.get())
-            : native->create_qp_with_srq(receive_cq.share(), initiator_cq.share(), shared, limits,
-                                         contexts.get()));
+    auto made = value_or_raise(without_gil([&, receive = receive_cq.share(),
+                                            initiator = initiator_cq.share()] {
+        return shared == nullptr
+                   ? native->create_qp(receive, initiator, limits, contexts.get())
+                   : native->create_qp_with_srq(receive, initiator, shared, limits, contexts.get());
+    }));
     receive_cq.will_give(contexts.seen());
     initiator_cq.will_give(contexts.seen());
     if (srq != nullptr) receive_cq.will_give(srq->seen());
@@ -101,7 +102,12 @@ void bind_queue_pair(py::module_& module) {
                               "One end of a connection: a receive and an initiator queue.");
     bind_handle(cls);
     cls.def(
-           "flush", [](const QueuePair& self) { self.get().flush(); },
+           "flush",
+           [](const QueuePair& self) {
+               const auto native = self.share();
+               const Released released;
+               native->flush();
+           },
            "Cancel every posted request; the queue pair is over.")
         .def(
             "query_extension",

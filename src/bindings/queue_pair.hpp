@@ -39,7 +39,7 @@ public:
 private:
     void drop() override {
         ContextsHold contexts = std::move(contexts_);
-        const std::shared_ptr<core::QueuePair> native = take();
+        const LetGo native(take());
         contexts.reset();
     }
 

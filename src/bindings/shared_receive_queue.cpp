@@ -55,7 +55,8 @@ std::unique_ptr<SharedReceiveQueue> create_srq(const ProtectionDomain& domain,
     }
     ContextsHold contexts{py::none()};
     auto made = std::make_unique<SharedReceiveQueue>(
-        value_or_raise(native->create_srq(limits, contexts.get(), std::move(tell))),
+        value_or_raise(without_gil(
+            [&] { return native->create_srq(limits, contexts.get(), std::move(tell)); })),
         domain.adapter(), std::move(contexts));
     made->set_calls({called});
     return made;
@@ -72,7 +73,7 @@ void bind_shared_receive_queue(py::module_& module, py::class_<ProtectionDomain>
            "modify",
            [](const SharedReceiveQueue& self, std::uint32_t depth, std::uint32_t threshold) {
                const auto native = self.share();
-               check_or_raise(native->modify(depth, threshold));
+               check_or_raise(without_gil([&] { return native->modify(depth, threshold); }));
                for (const auto& queue : native->fed()) warn_of_overrun(*queue);
            },
            py::kw_only(), py::arg("depth") = 0, py::arg("notify_threshold") = 0,

@@ -45,7 +45,7 @@ public:
 private:
     void drop() override {
         ContextsHold contexts = std::move(contexts_);
-        const std::shared_ptr<core::SharedReceiveQueue> native = take();
+        const LetGo native(take());
         contexts.reset();
     }
     ContextsHold contexts_;

@@ -35,6 +35,9 @@ public:
     // Address of the device library's own object, for programs that call the library beside us;
     // 0: there is none, or not at the moment.
     [[nodiscard]] virtual std::uintptr_t raw_handle() const { return 0; }
+    // close() and the last reference's end ask a device for things that may take it milliseconds:
+    // who holds what other threads need lets go of it before.
+    [[nodiscard]] virtual bool waits_for_device() const { return false; }
 
 protected:
     virtual void do_close() = 0;

@@ -73,6 +73,7 @@ public:
     ~CompletionQueue() override;
 
     [[nodiscard]] const std::shared_ptr<HardwareQueue>& hardware() const { return hardware_; }
+    [[nodiscard]] bool waits_for_device() const override { return true; }
     [[nodiscard]] std::uintptr_t raw_handle() const override {
         return reinterpret_cast<std::uintptr_t>(hardware_->get());
     }

@@ -41,6 +41,7 @@ public:
     [[nodiscard]] Expected<void> reject(std::vector<std::byte> private_data) override;
     [[nodiscard]] core::Pending start_disconnect(std::chrono::nanoseconds timeout) override;
     void abandon() override;
+    [[nodiscard]] bool waits_for_device() const override { return true; }
 
     // Member: deadlines only.
     void on_ready() override {}

@@ -27,6 +27,7 @@ public:
         is_paused_.store(pause, std::memory_order_release);
     }
     [[nodiscard]] Expected<core::SocketAddress> local_address() const override;
+    [[nodiscard]] bool waits_for_device() const override { return true; }
 
     // CmObserver.
     void on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId> incoming) override;

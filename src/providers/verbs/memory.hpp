@@ -48,6 +48,7 @@ public:
     [[nodiscard]] std::uintptr_t raw_handle() const override {
         return reinterpret_cast<std::uintptr_t>(memory_->domain()->get());
     }
+    [[nodiscard]] bool waits_for_device() const override { return true; }
     [[nodiscard]] Status acquire_local(const core::Segment& segment, std::uint32_t rights,
                                        core::LocalBuffer& out) override {
         return memory_->acquire(segment, rights, out);

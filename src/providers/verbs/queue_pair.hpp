@@ -115,6 +115,7 @@ public:
     // elsewhere when make_ready() had begun.
     void unreserve();
     [[nodiscard]] std::shared_ptr<HardwareQueuePair> hardware() const;
+    [[nodiscard]] bool waits_for_device() const override { return true; }
     // On iWARP another one after a refused attempt to connect.
     [[nodiscard]] std::uintptr_t raw_handle() const override {
         const std::shared_ptr<HardwareQueuePair> mine = hardware();

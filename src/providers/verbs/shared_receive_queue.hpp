@@ -67,6 +67,7 @@ public:
     ~SharedReceiveQueue() override;
 
     [[nodiscard]] const std::shared_ptr<HardwareSharedQueue>& hardware() const { return hardware_; }
+    [[nodiscard]] bool waits_for_device() const override { return true; }
     [[nodiscard]] std::uintptr_t raw_handle() const override {
         return reinterpret_cast<std::uintptr_t>(hardware_->get());
     }
