@@ -146,7 +146,7 @@ bool StreamListener::find_place() {
             if (!is_started_) return false;
             if (!evict(evicted)) {
                 if (!making_.empty() || !inspected_.empty()) look_again();
-                return !is_full();
+                return has_place() && !is_backlog_full();
             }
             if (evicted.id != 0) on_abort = on_abort_;
         }
@@ -160,7 +160,7 @@ bool StreamListener::find_place() {
 // Takes the place of one who has to give way, if there is such a one.
 bool StreamListener::evict(Evicted& out) {
     const Since here = now();
-    const bool is_wanted = arrived_ > taken_ && is_full();
+    const bool is_wanted = arrived_ > taken_ && !has_place() && !is_backlog_full();
     const auto gives_way = [&](const Since& since, Clock::duration time, std::uint64_t grace) {
         return here.at - since.at >= time || (is_wanted && here.look - since.look >= grace);
     };

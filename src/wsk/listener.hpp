@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A listening stream socket: answers requests in the background, so that a peer's connect ends
-// before accept() is called, and keeps connections until they are accepted. A backlog of places
-// holds all of them; the peer that has been silent longest gives its place up to one that waits.
+// before accept() is called, and keeps connections until they are accepted. Places hold all of
+// them; the peer that has been silent longest gives its place up to one that waits.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -29,6 +30,8 @@ public:
     // A connection may be taken, or the listener was closed.
     using OnReady = std::function<void()>;
 
+    // As many as the backlog, but at least so many, lest a few silent ones be all.
+    static constexpr std::uint32_t kPlaces = 64;
     // A peer that was answered has so long to begin.
     static constexpr std::chrono::seconds kAcceptTime{10};
     // So long the application may think about a request.
@@ -89,8 +92,11 @@ private:
     [[nodiscard]] bool find_place();
     [[nodiscard]] bool evict(Evicted& out) NDV_REQUIRES(mutex_);
     void look_again() NDV_REQUIRES(mutex_);
-    [[nodiscard]] bool is_full() const NDV_REQUIRES(mutex_) {
-        return ready_.size() + making_.size() + inspected_.size() >= backlog_;
+    [[nodiscard]] bool is_backlog_full() const NDV_REQUIRES(mutex_) {
+        return ready_.size() >= backlog_;
+    }
+    [[nodiscard]] bool has_place() const NDV_REQUIRES(mutex_) {
+        return ready_.size() + making_.size() + inspected_.size() < std::max(backlog_, kPlaces);
     }
     [[nodiscard]] Since now() const NDV_REQUIRES(mutex_) { return {Clock::now(), looks_}; }
     void make(const std::shared_ptr<core::Connector>& connector, std::uint64_t id);

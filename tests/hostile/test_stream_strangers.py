@@ -13,6 +13,7 @@ from ndverbs import _native, wsk
 from stream.sockets import LIMIT, Background
 
 BACKLOG = 2
+PLACES = 64  # of a listener with such a backlog
 # What rsockets send with a request: version 1, flags, credits, then where descriptors and data go.
 START = struct.pack(">BBH4x", 1, 2, 64) + struct.pack(">QIIQII", 0x1000, 7, 2, 0x2000, 8, 65536)
 # Peer-to-peer mode: the listener answers, and waits for the peer's first message.
@@ -74,25 +75,25 @@ def talk(adapter, address):
 
 @pytest.mark.parametrize("silence", SILENCES)
 def test_silent_strangers_do_not_keep_others_from_being_served(adapter, server, silence):
-    with strangers(server.getsockname(), 3 * BACKLOG, SILENCES[silence]):
+    with strangers(server.getsockname(), PLACES + 10, SILENCES[silence]):
         serving = Background(serve, server)
         assert talk(adapter, server.getsockname()) == b"hello"
         nd.create_connection(server.getsockname(), LIMIT, adapter=adapter).close()  # it may go
         serving.result()
 
 
-def test_strangers_take_no_more_than_the_places_of_the_backlog(adapter, server):
-    with strangers(server.getsockname(), 10 * BACKLOG, UNTIL_RTR):
+def test_strangers_take_no_more_than_the_places_of_the_listener(adapter, server):
+    with strangers(server.getsockname(), 2 * PLACES, UNTIL_RTR):
         near = nd.Socket(adapter=adapter)
         near.settimeout(LIMIT)
         near.connect(server.getsockname())
-        assert _native._live_objects()["stream"] <= BACKLOG + 2
+        assert _native._live_objects()["stream"] <= PLACES + 2
         near.close()
         server.accept()[0].close()
 
 
 def test_a_stranger_that_gives_way_sees_the_end_of_its_connection(adapter, server):
-    with strangers(server.getsockname(), BACKLOG, UNTIL_RTR) as peers:
+    with strangers(server.getsockname(), PLACES, UNTIL_RTR) as peers:
         for peer in peers:
             peer.receive_reply()
         with nd.create_connection(server.getsockname(), LIMIT, adapter=adapter):
@@ -114,13 +115,13 @@ def test_a_request_that_is_thought_about_gives_way_to_one_that_waits(adapter):
         on_inspect=on_inspect,
         on_abort=lambda _, inspect_id: aborted.put(inspect_id),
     ) as listening:
-        with strangers(listening.local_address, 1, UNTIL_RTR):
-            first = asked.get(timeout=LIMIT)
+        with strangers(listening.local_address, PLACES, UNTIL_RTR):
+            pended = [asked.get(timeout=LIMIT) for _ in range(PLACES)]
             near = wsk.socket(adapter)
             near.bind(("127.0.0.1", 0))
             connecting = near.connect(listening.local_address, timeout=LIMIT)
             second = asked.get(timeout=LIMIT)
-            assert aborted.get(timeout=LIMIT) == first
+            assert aborted.get(timeout=LIMIT) == pended[0]
             listening.inspect_complete(second, wsk.InspectAction.ACCEPT)
             connecting.result(LIMIT)
         listening.accept(LIMIT).close()
