@@ -2,9 +2,11 @@
 // The loop of the callback thread.
 #include "bindings/callbacks.hpp"
 
+#include <cerrno>
 #include <exception>
 #include <utility>
 
+#include "bindings/errors.hpp"
 #include "bindings/gil.hpp"
 
 namespace ndv::bindings {
@@ -29,10 +31,13 @@ void CallbackLoop::start(std::shared_ptr<core::Adapter> adapter) {
                              "name"_a = "ndverbs callbacks", "daemon"_a = true);
     try {
         made.attr("start")();
-    } catch (const py::error_already_set&) {
+    } catch (py::error_already_set& error) {
         is_started_ = false;
         is_running_ = false;
-        throw;
+        if (is_exiting() || !error.matches(PyExc_RuntimeError)) throw;
+        raise(Error{Status::insufficient_resources,
+                    "the thread for the adapter's callbacks did not start",
+                    "raise the limit on processes (ulimit -u, or that of the container)", EAGAIN});
     }
 }
 

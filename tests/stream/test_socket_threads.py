@@ -48,5 +48,12 @@ def test_a_listen_fails_and_succeeds_once_there_is_a_thread(provider, host):
         listening.listen()
 
 
+def test_callbacks_are_refused_without_a_thread_to_call_them(provider):
+    with nd.Adapter.open(provider) as adapter:
+        with no_threads(), pytest.raises(nd.RdmaError, match="callbacks did not start"):
+            adapter.create_cq(16, on_notify=lambda: None)
+        adapter.create_cq(16, on_notify=lambda: None)
+
+
 def test_a_task_that_finds_no_memory_is_run_again():
     assert _testing.runs_of_task_without_memory(3) == 4

@@ -183,6 +183,8 @@ Expected<std::shared_ptr<CmId>> CmId::create(const std::shared_ptr<CmChannel>& c
                                              const std::shared_ptr<Worker>& worker,
                                              const std::shared_ptr<Device>& device,
                                              std::weak_ptr<CmObserver> observer) {
+    // It will destroy the id: the progress thread cannot, while it hands out events.
+    if (auto started = worker->start(); !started) return Unexpected{started.error()};
     rdma_cm_id* id = nullptr;
     if (rdma_create_id(channel->get(), &id, nullptr, RDMA_PS_TCP) != 0) {
         return verb_failed("rdma_create_id", errno);

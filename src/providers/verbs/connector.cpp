@@ -204,8 +204,8 @@ Expected<void> Connector::ask_peer() {
                     os_error);
     }
     // Connects TCP inside the call and may stay there for minutes; what it uses lives as long.
-    Worker::run_detached([ask, id = id_, wanted = parameters_, hardware,
-                          connector = std::weak_ptr<core::Object>(weak_from_this())] {
+    return Worker::run_detached([ask, id = id_, wanted = parameters_, hardware,
+                                 connector = std::weak_ptr<core::Object>(weak_from_this())] {
         const int os_error = ask(*id, wanted, *hardware);
         if (os_error == 0) return;
         const auto alive = std::static_pointer_cast<Connector>(connector.lock());
@@ -229,7 +229,6 @@ Expected<void> Connector::ask_peer() {
         }
         after.run();
     });
-    return {};
 }
 
 core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {

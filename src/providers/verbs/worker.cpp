@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include <cerrno>
 #include <future>
 #include <system_error>
 #include <utility>
@@ -21,26 +22,43 @@ std::thread start_thread(std::function<void()> body) {
         thread = std::thread(std::move(body));
         pthread_setname_np(thread.native_handle(), "ndverbs-cm");
     } catch (const std::system_error&) {
-        // The caller runs it itself.
+        // The caller knows what to do without.
     }
     return thread;
 }
 
+Unexpected no_thread() {
+    return fail(Status::insufficient_resources,
+                "no thread for calls that wait in the kernel's RDMA connection manager",
+                "raise the limit on processes (ulimit -u, or that of the container)", EAGAIN);
+}
+
 }  // namespace
+
+bool Worker::has_thread() {
+    if (is_stopped_) return false;
+    if (!thread_.joinable()) {
+        thread_ = start_thread([this] {
+            while (core::CallbackQueue::Task next = tasks_.pop()) {
+                next();
+                next = nullptr;  // what it held goes before anybody is told
+                tasks_.done();
+            }
+        });
+    }
+    return thread_.joinable();
+}
+
+Expected<void> Worker::start() {
+    const base::Lock lock(mutex_);
+    if (is_stopped_ || has_thread()) return {};
+    return no_thread();
+}
 
 void Worker::run(std::function<void()> task) {
     {
         const base::Lock lock(mutex_);
-        if (!is_stopped_ && !thread_.joinable()) {
-            thread_ = start_thread([this] {
-                while (core::CallbackQueue::Task next = tasks_.pop()) {
-                    next();
-                    next = nullptr;  // what it held goes before anybody is told
-                    tasks_.done();
-                }
-            });
-        }
-        if (!is_stopped_ && thread_.joinable()) {
+        if (has_thread()) {
             tasks_.push(std::move(task));
             return;
         }
@@ -54,14 +72,11 @@ void Worker::drain() {
     reached.get_future().wait();
 }
 
-void Worker::run_detached(std::function<void()> task) {
-    // Both a copy: the thread may fail to start.
-    std::thread thread = start_thread(task);
-    if (thread.joinable()) {
-        thread.detach();
-    } else {
-        task();
-    }
+Expected<void> Worker::run_detached(std::function<void()> task) {
+    std::thread thread = start_thread(std::move(task));
+    if (!thread.joinable()) return no_thread();
+    thread.detach();
+    return {};
 }
 
 void Worker::stop() {

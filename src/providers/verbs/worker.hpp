@@ -8,6 +8,7 @@
 #include <memory>
 #include <thread>
 
+#include "base/expected.hpp"
 #include "base/mutex.hpp"
 #include "core/adapter.hpp"
 
@@ -20,16 +21,21 @@ public:
     Worker& operator=(const Worker&) = delete;
     ~Worker() { stop(); }
 
+    // Starts the thread, unless it runs. An error: there is none to be had.
+    [[nodiscard]] Expected<void> start();
     // In order, on one thread; on the caller's after stop(), or when no thread can be had.
     void run(std::function<void()> task);
-    // On a thread of its own that nobody waits for; what it needs, the task must hold.
-    static void run_detached(std::function<void()> task);
+    // On a thread of its own that nobody waits for; what it needs, the task must hold. An error:
+    // there is no thread to be had, and the task does not run.
+    [[nodiscard]] static Expected<void> run_detached(std::function<void()> task);
     // Returns when what was asked for so far has run.
     void drain();
     // Returns when everything has run.
     void stop();
 
 private:
+    [[nodiscard]] bool has_thread() NDV_REQUIRES(mutex_);
+
     base::Mutex mutex_;
     std::thread thread_ NDV_GUARDED_BY(mutex_);
     bool is_stopped_ NDV_GUARDED_BY(mutex_) = false;
