@@ -34,7 +34,7 @@ void CallbackLoop::start(std::shared_ptr<core::Adapter> adapter) {
     } catch (py::error_already_set& error) {
         is_started_ = false;
         is_running_ = false;
-        if (is_exiting() || !error.matches(PyExc_RuntimeError)) throw;
+        if (!error.matches(PyExc_RuntimeError)) throw;
         raise(Error{Status::insufficient_resources,
                     "the thread for the adapter's callbacks did not start",
                     "raise the limit on processes (ulimit -u, or that of the container)", EAGAIN});
