@@ -45,28 +45,27 @@ def failure(statement, prefix=()):
     return json.loads(_run(program, prefix))
 
 
-def opened(name, prefix=()):
-    """Open an adapter in another process; return its name, or the error's status, and the log."""
+def opened(*names, prefix=()):
+    """Open adapters in another process, one after the other.
+
+    Returns the name of each, or the error's status and text; the names of adapters(); the log.
+    """
     program = (
         "import json, logging, ndverbs as nd\n"
-        "lines = []\n"
+        "lines, found = [], []\n"
         "handler = logging.Handler()\n"
         "handler.emit = lambda record: lines.append(f'{record.name}: {record.getMessage()}')\n"
         "logging.getLogger('ndverbs').addHandler(handler)\n"
         "logging.getLogger('ndverbs').setLevel(logging.INFO)\n"
-        "try:\n"
-        f"    with nd.Adapter.open({name!r}) as adapter:\n"
-        "        found = adapter.info.name\n"
-        "except nd.RdmaError as error:\n"
-        "    found = f'{error.status.name}: {error}'\n"
-        "print(json.dumps([found, '\\n'.join(lines)]))"
+        f"for name in {names!r}:\n"
+        "    try:\n"
+        "        with nd.Adapter.open(name) as adapter:\n"
+        "            found.append(adapter.info.name)\n"
+        "    except nd.RdmaError as error:\n"
+        "        found.append(f'{error.status.name}: {error}')\n"
+        "listed = [info.name for info in nd.adapters()]\n"
+        "print(json.dumps([found, listed, '\\n'.join(lines)]))"
     )
-    return json.loads(_run(program, prefix))
-
-
-def listed(prefix=()):
-    """Return the names of the adapters that another process finds."""
-    program = "import json, ndverbs as nd; print(json.dumps([i.name for i in nd.adapters()]))"
     return json.loads(_run(program, prefix))
 
 
@@ -112,14 +111,18 @@ def mode(paths, bits):
 
 @contextlib.contextmanager
 def without_addresses(interface):
-    """Take an interface's addresses away for a while."""
+    """Take an interface's addresses away for a while, and those that a router would give it."""
+    from_routers = Path(f"/proc/sys/net/ipv6/conf/{interface}/accept_ra")
+    accepted = from_routers.read_text()
+    from_routers.write_text("0")
     shown = subprocess.run(
         ["ip", "-json", "address", "show", "dev", interface, "scope", "global"],
         capture_output=True,
         check=True,
     )
-    before = [f"{a['local']}/{a['prefixlen']}" for a in json.loads(shown.stdout)[0]["addr_info"]]
-    for address in before:
+    listed = [one for one in json.loads(shown.stdout)[0]["addr_info"] if one]
+    before = [f"{one['local']}/{one['prefixlen']}" for one in listed]
+    for address in reversed(before):  # a primary one would take its secondary ones along
         subprocess.run(["ip", "address", "del", address, "dev", interface], check=True)
     try:
         yield
@@ -127,6 +130,7 @@ def without_addresses(interface):
         for address in before:
             nodad = ["nodad"] if ":" in address else []
             subprocess.run(["ip", "address", "add", address, "dev", interface, *nodad], check=True)
+        from_routers.write_text(accepted)
 
 
 @pytest.fixture
@@ -201,53 +205,44 @@ def test_too_little_lockable_memory_is_told_with_the_limit(as_nobody, device_fil
 
 @pytest.mark.parametrize(("forbidden", "other"), [("siw0", "rxe0"), ("rxe0", "siw0")])
 def test_device_that_may_not_be_opened_hides_no_other(as_nobody, device_files, forbidden, other):
+    names = ("verbs", "auto", f"verbs:{other}", f"verbs:{forbidden}")
     with mode(device_files, 0o666), mode([file_of(forbidden)], 0o600):
-        for name in ("verbs", "auto", f"verbs:{other}"):
-            assert opened(name, as_nobody)[0] == f"verbs:{other}"
-        found, _ = opened(f"verbs:{forbidden}", as_nobody)
-        names = listed(as_nobody)
+        found, listed, log = opened(*names, prefix=as_nobody)
 
-    assert found.startswith("ACCESS_DENIED")
-    assert names == ["soft", f"verbs:{other}"]
-
-
-def test_device_that_is_passed_over_is_told_to_the_log(as_nobody, device_files):
-    file = file_of("siw0")
-    with mode(device_files, 0o666), mode([file], 0o600):
-        _, log = opened("verbs", as_nobody)
-
-    assert log.startswith("ndverbs.verbs: ")
-    assert str(file) in log
+    assert found[:3] == [f"verbs:{other}"] * 3
+    assert found[3].startswith("ACCESS_DENIED")
+    assert listed == ["soft", f"verbs:{other}"]
+    assert log.startswith("ndverbs.verbs: ")  # which one is passed over
+    assert str(file_of(forbidden)) in log
 
 
 def test_auto_is_soft_when_no_device_may_be_opened(as_nobody, device_files):
     with mode(device_files, 0o600):
-        found, _ = opened("auto", as_nobody)
-        refused, _ = opened("verbs", as_nobody)
+        found, listed, _ = opened("auto", "verbs", prefix=as_nobody)
 
-    assert found == "soft"
-    assert refused.startswith("ACCESS_DENIED")
+    assert found[0] == "soft"
+    assert found[1].startswith("ACCESS_DENIED")
+    assert listed == ["soft"]
 
 
 def test_forbidden_connection_manager_is_named(as_nobody, device_files):
     manager = Path("/dev/infiniband/rdma_cm")
     with mode(device_files, 0o666), mode([manager], 0o600):
-        for name in ("verbs", "verbs:rxe0"):
-            refused, _ = opened(name, as_nobody)
-            assert refused.startswith("ACCESS_DENIED")
-            assert str(manager) in refused
-        found, _ = opened("auto", as_nobody)
+        found, _, _ = opened("auto", "verbs", "verbs:rxe0", prefix=as_nobody)
 
-    assert found == "soft"
+    assert found[0] == "soft"
+    for refused in found[1:]:
+        assert refused.startswith("ACCESS_DENIED")
+        assert str(manager) in refused
 
 
 def test_device_without_an_address_is_the_last_choice(as_nobody, device_files):
     with without_addresses("eth1"):
-        assert opened("verbs")[0] == "verbs:siw0"
-        assert opened("auto")[0] == "verbs:siw0"
-        found = bad_findings()
+        all_allowed, _, _ = opened("verbs", "auto")
+        doctor = bad_findings()
         with mode(device_files, 0o666), mode([file_of("siw0")], 0o600):
-            assert opened("auto", as_nobody)[0] == "soft"
-            assert opened("verbs", as_nobody)[0] == "verbs:rxe0"
+            rest, _, _ = opened("auto", "verbs", prefix=as_nobody)
 
-    assert "without an address" in found["device rxe0"]
+    assert all_allowed == ["verbs:siw0", "verbs:siw0"]
+    assert rest == ["soft", "verbs:rxe0"]
+    assert "without an address" in doctor["device rxe0"]
