@@ -42,11 +42,12 @@ std::uint64_t map(const Stream& self, const py::object& buffer,
 
 void unmap(const Stream& self, const py::object& buffer) {
     const auto native = self.share();
-    const auto memory = transfer_for(buffer.ptr(), true, "riounmap");
+    auto memory = transfer_for(buffer.ptr(), true, "riounmap");
     std::optional<Expected<void>> outcome;
     {
         const Released released;
         outcome = native->unmap(memory->data, memory->length);
+        memory = nullptr;  // its export is given back before this returns
     }
     check_or_raise(*outcome);
 }
