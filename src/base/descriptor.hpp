@@ -2,8 +2,6 @@
 // Owns one file descriptor, known to the fork registry for as long as it is open.
 #pragma once
 
-#include <unistd.h>
-
 #include <utility>
 
 #include "base/fork.hpp"
@@ -35,8 +33,7 @@ public:
         const int fd = std::exchange(fd_, -1);
         // In a forked child the number is closed already and may be somebody else's by now.
         if (fd < 0 || made_in_ != fork_generation()) return;
-        forget_descriptor(fd);
-        ::close(fd);
+        close_descriptor(fd);
     }
 
 private:

@@ -5,8 +5,8 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
-#include <cstddef>
 #include <vector>
 
 namespace ndv::base {
@@ -21,6 +21,15 @@ constinit pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
 std::vector<int>& registry() {
     static auto* descriptors = new std::vector<int>;
     return *descriptors;
+}
+
+// Under the mutex.
+void forget(int fd) {
+    auto& descriptors = registry();
+    const auto found = std::find(descriptors.begin(), descriptors.end(), fd);
+    if (found == descriptors.end()) return;
+    *found = descriptors.back();
+    descriptors.pop_back();
 }
 
 void before_fork() { pthread_mutex_lock(&registry_mutex); }
@@ -47,14 +56,14 @@ void register_descriptor(int fd) {
 
 void forget_descriptor(int fd) noexcept {
     pthread_mutex_lock(&registry_mutex);
-    auto& descriptors = registry();
-    for (std::size_t i = 0; i < descriptors.size(); ++i) {
-        if (descriptors[i] == fd) {
-            descriptors[i] = descriptors.back();
-            descriptors.pop_back();
-            break;
-        }
-    }
+    forget(fd);
+    pthread_mutex_unlock(&registry_mutex);
+}
+
+void close_descriptor(int fd) noexcept {
+    pthread_mutex_lock(&registry_mutex);
+    forget(fd);
+    ::close(fd);
     pthread_mutex_unlock(&registry_mutex);
 }
 

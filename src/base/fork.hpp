@@ -8,9 +8,11 @@ namespace ndv::base {
 // Increases by one in every forked child; cheap enough for every entry point.
 [[nodiscard]] unsigned fork_generation() noexcept;
 
-// Descriptors named here are closed in a forked child. Register after creation, forget before
-// close(2).
+// Descriptors named here are closed in a forked child. Register after creation; forget before a
+// library closes it.
 void register_descriptor(int fd);
 void forget_descriptor(int fd) noexcept;
+// Forgets and closes it, with no fork in between.
+void close_descriptor(int fd) noexcept;
 
 }  // namespace ndv::base
