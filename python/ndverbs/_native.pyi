@@ -20,7 +20,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeAlias, final
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -345,7 +345,11 @@ class Adapter(_Object):
 
     @staticmethod
     def open(
-        name: str | None = None, *, keepalive: float = 30.0, capture: str | None = None
+        name: str | None = None,
+        *,
+        keepalive: float = 30.0,
+        capture: str | None = None,
+        crc: bool | Literal["auto"] = "auto",
     ) -> Adapter:
         """Open an adapter.
 
@@ -359,11 +363,16 @@ class Adapter(_Object):
             Seconds after which a dead peer on another host ends its connections.
         capture : str, optional
             Path of a pcap file that gets every connection's stream from its first byte.
+        crc : bool or "auto"
+            Whether its connections ask for CRC32C (iWARP): ``"auto"`` when the peer is another
+            host, where bit errors pass TCP's checksum at times.
 
         Raises
         ------
         RdmaError
-            A ValueError: there is no such adapter; the message lists what exists.
+            A ValueError: there is no such adapter; the message lists what exists. Or `crc`.
+        RdmaError
+            NOT_SUPPORTED: `crc` of a device whose kernel decides about it.
         RdmaError
             The capture file cannot be written.
         """
@@ -1497,7 +1506,7 @@ class Connector(_Object):
         outbound_read_limit: int = 16,
         private_data: bytes = b"",
         timeout: float | None = 10,
-        crc: bool = False,
+        crc: bool | None = None,
         peer_to_peer: bool = False,
     ) -> None:
         """Ask a listener for a connection and wait for its answer.
@@ -1517,8 +1526,9 @@ class Connector(_Object):
             For the peer, before it accepts; at most ``info.max_caller_data``.
         timeout : float, optional
             Seconds.
-        crc : bool
-            Ask for CRC32C (iWARP).
+        crc : bool, optional
+            Ask for CRC32C (iWARP), whatever the adapter was opened with. It is used when one side
+            asks.
         peer_to_peer : bool
             Ask for the mode in which the passive side may send first (RFC 6581). Leave it off for
             kernel siw peers.
@@ -1573,7 +1583,7 @@ class Connector(_Object):
         private_data: bytes = b"",
         on_disconnect: Callable[[], object] | None = None,
         timeout: float | None = 60,
-        crc: bool = False,
+        crc: bool | None = None,
     ) -> None:
         """Accept the connection that the peer asked for.
 
@@ -1633,7 +1643,7 @@ class Connector(_Object):
         outbound_read_limit: int = 16,
         private_data: bytes = b"",
         timeout: float | None = 10,
-        crc: bool = False,
+        crc: bool | None = None,
         peer_to_peer: bool = False,
     ) -> None:
         """Connect, in an asyncio loop; cancelling it abandons the attempt."""
@@ -1647,7 +1657,7 @@ class Connector(_Object):
         outbound_read_limit: int = 16,
         private_data: bytes = b"",
         timeout: float | None = 10,
-        crc: bool = False,
+        crc: bool | None = None,
         peer_to_peer: bool = False,
     ) -> None:
         """Connect from a shared local address; the rest is as `connect`.
@@ -1671,7 +1681,7 @@ class Connector(_Object):
         outbound_read_limit: int = 16,
         private_data: bytes = b"",
         timeout: float | None = 10,
-        crc: bool = False,
+        crc: bool | None = None,
         peer_to_peer: bool = False,
     ) -> None:
         """Connect, in an asyncio loop."""
@@ -1688,7 +1698,7 @@ class Connector(_Object):
         private_data: bytes = b"",
         on_disconnect: Callable[[], object] | None = None,
         timeout: float | None = 60,
-        crc: bool = False,
+        crc: bool | None = None,
     ) -> None:
         """Accept, in an asyncio loop; cancelling it abandons the connection."""
     async def disconnect_async(self, timeout: float | None = 5) -> None:
@@ -1703,7 +1713,7 @@ class Connector(_Object):
         outbound_read_limit: int = 16,
         private_data: bytes = b"",
         timeout: float | None = 10,
-        crc: bool = False,
+        crc: bool | None = None,
         peer_to_peer: bool = False,
     ) -> Operation: ...
     def _start_complete_connect(
@@ -1718,7 +1728,7 @@ class Connector(_Object):
         private_data: bytes = b"",
         on_disconnect: Callable[[], object] | None = None,
         timeout: float | None = 60,
-        crc: bool = False,
+        crc: bool | None = None,
     ) -> Operation: ...
     def _start_disconnect(self, timeout: float | None = 5) -> Operation: ...
     @property

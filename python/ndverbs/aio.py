@@ -51,7 +51,7 @@ async def _connect_async(
     outbound_read_limit: int = 16,
     private_data: bytes = b"",
     timeout: float | None = 10,
-    crc: bool = False,
+    crc: bool | None = None,
     peer_to_peer: bool = False,
 ) -> None:
     """Connect; see `Connector.connect`. Cancelling it abandons the attempt."""
@@ -85,7 +85,7 @@ async def _connect_with_shared_endpoint_async(
     outbound_read_limit: int = 16,
     private_data: bytes = b"",
     timeout: float | None = 10,
-    crc: bool = False,
+    crc: bool | None = None,
     peer_to_peer: bool = False,
 ) -> None:
     """Connect; see `Connector.connect_with_shared_endpoint`."""
@@ -123,7 +123,7 @@ async def _accept_async(
     private_data: bytes = b"",
     on_disconnect: Callable[[], object] | None = None,
     timeout: float | None = 60,
-    crc: bool = False,
+    crc: bool | None = None,
 ) -> None:
     """Accept; see `Connector.accept`. Cancelling it abandons the connection."""
     operation = self._start_accept(

@@ -111,7 +111,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=_positive(float), metavar="S", default=1.0, help="length of a run (1)"
     )
     add("--runs", type=_positive(int), metavar="N", default=3, help="runs of each kind (3)")
-    add("--crc", action="store_true", help="ask for CRC32C on every frame")
+    add(
+        "--crc",
+        action=argparse.BooleanOptionalAction,
+        help="CRC32C on every frame, or none (default: between hosts)",
+    )
     add("--wait", action="store_true", help="sleep for completions instead of polling")
     add("--python", action="store_true", help="loops in Python; --rate also shows CPU per request")
     add(
@@ -236,7 +240,8 @@ def _rows(
         for name in compared:
             theirs[name].append(bench_rivals.measure(name, run))
     title = f"{run.operation} {run.measure} {run.size} B"
-    title += " CRC" * run.crc + " Python" * run.python + " many" * run.many + " wait" * run.sleeps
+    title += " CRC" * bool(run.crc) + " Python" * run.python
+    title += " many" * run.many + " wait" * run.sleeps
     command = command_of(run)
     for label, unit in _labels(run, ours[0]):
         values = [figures[label] for figures in ours]
@@ -312,8 +317,8 @@ def command_of(run: Run) -> str:
         parts.append(f"--depth {run.depth}")
     length = f"--iterations {run.iterations}" if run.iterations else f"--seconds {run.seconds:g}"
     parts.append(length)
-    parts += ["--crc"] * run.crc + ["--wait"] * run.sleeps + ["--python"] * run.python
-    parts += ["--many"] * run.many
+    parts += ["--crc"] * bool(run.crc) + ["--no-crc"] * (run.crc is False)
+    parts += ["--wait"] * run.sleeps + ["--python"] * run.python + ["--many"] * run.many
     if run.adapter:
         parts.append(f"--adapter {run.adapter}")
     return " ".join(parts)

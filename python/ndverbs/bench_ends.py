@@ -66,7 +66,7 @@ class Run:
     iterations: int = 0
     seconds: float = 1.0
     sleeps: bool = False
-    crc: bool = False
+    crc: bool | None = None
     python: bool = False
     many: bool = False
     adapter: str | None = None

@@ -27,11 +27,24 @@ struct Adapter {
     std::shared_ptr<AdapterState> state;
 };
 
+// "auto" is none.
+std::optional<bool> crc_of(const py::object& choice) {
+    if (py::isinstance<py::str>(choice) && choice.cast<std::string>() == "auto") return {};
+    // Also NumPy's, but nothing else that is true or false in some way: "off" would be true.
+    try {
+        if (!choice.is_none()) return choice.cast<bool>();
+    } catch (const py::cast_error&) {
+    }
+    raise(Status::invalid_parameter, "crc is " + py::repr(choice).cast<std::string>(),
+          "give True, False or \"auto\"");
+}
+
 std::unique_ptr<Adapter> open(const std::string& name, double keepalive,
-                              const std::optional<std::string>& capture) {
+                              const std::optional<std::string>& capture, const py::object& crc) {
     prepare_errors();
     core::AdapterOptions options;
     options.keepalive_s = keepalive;
+    options.crc = crc_of(crc);
     options.capture_path = capture.value_or("");
     std::optional<Expected<std::shared_ptr<core::Adapter>>> opened;
     {
@@ -202,11 +215,11 @@ void bind_adapter(py::module_& module) {
     cls.def_static(
            "open",
            [](const std::optional<std::string>& name, double keepalive,
-              const std::optional<std::string>& capture) {
-               return open(name ? *name : default_adapter_name(), keepalive, capture);
+              const std::optional<std::string>& capture, const py::object& crc) {
+               return open(name ? *name : default_adapter_name(), keepalive, capture, crc);
            },
            py::arg("name") = py::none(), py::kw_only(), py::arg("keepalive") = 30.0,
-           py::arg("capture") = py::none(), "Open an adapter by name.")
+           py::arg("capture") = py::none(), py::arg("crc") = "auto", "Open an adapter by name.")
         .def("close", [](const Adapter& self) { self.state->close(); })
         .def_property_readonly("closed",
                                [](const Adapter& self) { return self.state->is_closed(); })

@@ -61,10 +61,13 @@ std::shared_ptr<core::QueuePair> queue_pair_of(const Connector& self, const Queu
 }
 
 // `local`: None, an address, or a SharedEndpoint.
-std::unique_ptr<Operation> start_connect(
-    const Connector& self, const QueuePair& qp, const py::object& local, const py::object& peer,
-    std::uint32_t inbound_read_limit, std::uint32_t outbound_read_limit,
-    const py::bytes& private_data, std::optional<double> timeout, bool crc, bool peer_to_peer) {
+std::unique_ptr<Operation> start_connect(const Connector& self, const QueuePair& qp,
+                                         const py::object& local, const py::object& peer,
+                                         std::uint32_t inbound_read_limit,
+                                         std::uint32_t outbound_read_limit,
+                                         const py::bytes& private_data,
+                                         std::optional<double> timeout, std::optional<bool> crc,
+                                         bool peer_to_peer) {
     core::ConnectParameters parameters;
     if (py::isinstance<SharedEndpoint>(local)) {
         parameters.endpoint = local.cast<const SharedEndpoint&>().share();
@@ -103,7 +106,7 @@ std::unique_ptr<Operation> start_accept(Connector& self, const QueuePair& qp,
                                         std::uint32_t inbound_read_limit,
                                         std::uint32_t outbound_read_limit,
                                         const py::bytes& private_data, const py::object& function,
-                                        std::optional<double> timeout, bool crc) {
+                                        std::optional<double> timeout, std::optional<bool> crc) {
     core::ConnectParameters parameters;
     parameters.inbound_read_limit = inbound_read_limit;
     parameters.outbound_read_limit = outbound_read_limit;
@@ -161,13 +164,13 @@ void bind_starts(py::class_<Connector>& cls) {
     cls.def("_start_connect", start_connect, py::arg("qp"), py::arg("local").none(true),
             py::arg("peer"), py::kw_only(), py::arg("inbound_read_limit") = 16,
             py::arg("outbound_read_limit") = 16, py::arg("private_data") = py::bytes(),
-            py::arg("timeout") = 10.0, py::arg("crc") = false, py::arg("peer_to_peer") = false)
+            py::arg("timeout") = 10.0, py::arg("crc") = py::none(), py::arg("peer_to_peer") = false)
         .def("_start_complete_connect", start_complete_connect,
              py::arg("on_disconnect") = py::none())
         .def("_start_accept", start_accept, py::arg("qp"), py::kw_only(),
              py::arg("inbound_read_limit") = 16, py::arg("outbound_read_limit") = 16,
              py::arg("private_data") = py::bytes(), py::arg("on_disconnect") = py::none(),
-             py::arg("timeout") = 60.0, py::arg("crc") = false)
+             py::arg("timeout") = 60.0, py::arg("crc") = py::none())
         .def("_start_disconnect", start_disconnect, py::arg("timeout") = 5.0);
 }
 
@@ -177,21 +180,22 @@ void bind_blocking(py::class_<Connector>& cls) {
            [](const Connector& self, const QueuePair& qp, const py::object& local,
               const py::object& peer, std::uint32_t inbound_read_limit,
               std::uint32_t outbound_read_limit, const py::bytes& private_data,
-              std::optional<double> timeout, bool crc, bool peer_to_peer) {
+              std::optional<double> timeout, std::optional<bool> crc, bool peer_to_peer) {
                start_connect(self, qp, local, peer, inbound_read_limit, outbound_read_limit,
                              private_data, timeout, crc, peer_to_peer)
                    ->wait_or_abandon(with_grace(timeout), "connect");
            },
            py::arg("qp"), py::arg("local").none(true), py::arg("peer"), py::kw_only(),
            py::arg("inbound_read_limit") = 16, py::arg("outbound_read_limit") = 16,
-           py::arg("private_data") = py::bytes(), py::arg("timeout") = 10.0, py::arg("crc") = false,
-           py::arg("peer_to_peer") = false, "Ask a listener for a connection.")
+           py::arg("private_data") = py::bytes(), py::arg("timeout") = 10.0,
+           py::arg("crc") = py::none(), py::arg("peer_to_peer") = false,
+           "Ask a listener for a connection.")
         .def(
             "connect_with_shared_endpoint",
             [](const Connector& self, const QueuePair& qp, const py::object& endpoint,
                const py::object& peer, std::uint32_t inbound_read_limit,
                std::uint32_t outbound_read_limit, const py::bytes& private_data,
-               std::optional<double> timeout, bool crc, bool peer_to_peer) {
+               std::optional<double> timeout, std::optional<bool> crc, bool peer_to_peer) {
                 if (!py::isinstance<SharedEndpoint>(endpoint)) {
                     throw py::type_error("endpoint must be a SharedEndpoint");
                 }
@@ -202,7 +206,7 @@ void bind_blocking(py::class_<Connector>& cls) {
             py::arg("qp"), py::arg("endpoint"), py::arg("peer"), py::kw_only(),
             py::arg("inbound_read_limit") = 16, py::arg("outbound_read_limit") = 16,
             py::arg("private_data") = py::bytes(), py::arg("timeout") = 10.0,
-            py::arg("crc") = false, py::arg("peer_to_peer") = false,
+            py::arg("crc") = py::none(), py::arg("peer_to_peer") = false,
             "Ask a listener for a connection, from a shared local address.")
         .def(
             "complete_connect",
@@ -216,7 +220,7 @@ void bind_blocking(py::class_<Connector>& cls) {
             "accept",
             [](Connector& self, const QueuePair& qp, std::uint32_t inbound_read_limit,
                std::uint32_t outbound_read_limit, const py::bytes& private_data,
-               const py::object& function, std::optional<double> timeout, bool crc) {
+               const py::object& function, std::optional<double> timeout, std::optional<bool> crc) {
                 start_accept(self, qp, inbound_read_limit, outbound_read_limit, private_data,
                              function, timeout, crc)
                     ->wait_or_abandon(with_grace(timeout), "accept");
@@ -224,7 +228,7 @@ void bind_blocking(py::class_<Connector>& cls) {
             py::arg("qp"), py::kw_only(), py::arg("inbound_read_limit") = 16,
             py::arg("outbound_read_limit") = 16, py::arg("private_data") = py::bytes(),
             py::arg("on_disconnect") = py::none(), py::arg("timeout") = 60.0,
-            py::arg("crc") = false, "Accept the connection that the peer asked for.")
+            py::arg("crc") = py::none(), "Accept the connection that the peer asked for.")
         .def("reject", reject, py::arg("private_data") = py::bytes(), "Refuse the peer.")
         .def(
             "disconnect",

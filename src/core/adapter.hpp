@@ -30,6 +30,7 @@ namespace ndv::core {
 struct AdapterOptions {
     std::string address;       // what follows the provider's name: "soft:192.0.2.1"
     double keepalive_s = 30;   // a dead peer on another host ends its connections within this
+    std::optional<bool> crc;   // ask for MPA's CRC; none: when the peer is another host
     std::string capture_path;  // not empty: a pcap of every stream from its first byte
 };
 

@@ -77,7 +77,7 @@ struct ConnectParameters {
     std::uint32_t inbound_read_limit = 16;
     std::uint32_t outbound_read_limit = 16;
     std::vector<std::byte> private_data;
-    bool crc = false;
+    std::optional<bool> crc;    // none: as the adapter was opened
     bool peer_to_peer = false;  // active side: ask for RFC 6581's peer-to-peer mode
     std::chrono::nanoseconds timeout = std::chrono::seconds(10);  // ends the attempt
 };

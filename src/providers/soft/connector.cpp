@@ -22,11 +22,18 @@ std::vector<std::byte> copy_of(std::span<const std::byte> bytes) {
     return {bytes.begin(), bytes.end()};
 }
 
-iwarp::HandshakeOffer offer_of(const core::ConnectParameters& parameters) {
+// Bit errors between hosts pass TCP's checksum at times.
+bool wants_crc(const core::ConnectParameters& parameters, const core::AdapterOptions& options,
+               const core::SocketAddress& local, const core::SocketAddress& peer) {
+    if (parameters.crc) return *parameters.crc;
+    return options.crc ? *options.crc : !is_one_host(local, peer);
+}
+
+iwarp::HandshakeOffer offer_of(const core::ConnectParameters& parameters, bool crc) {
     iwarp::HandshakeOffer offer;
     offer.ird = static_cast<std::uint16_t>(parameters.inbound_read_limit);
     offer.ord = static_cast<std::uint16_t>(parameters.outbound_read_limit);
-    offer.crc = parameters.crc;
+    offer.crc = crc;
     offer.peer_to_peer = parameters.peer_to_peer;
     offer.private_data = parameters.private_data;
     return offer;
@@ -149,7 +156,10 @@ core::Pending Connector::start_connect(std::shared_ptr<core::QueuePair> qp,
     qp_ = *claimed;
     peer_ = parameters.peer;
     data_.reset();
-    handshake_ = iwarp::Handshake::initiator(offer_of(parameters));
+    // connect() has chosen the socket's address.
+    const bool crc = wants_crc(parameters, parts_->options, local_address_of(link_->descriptor()),
+                               parameters.peer);
+    handshake_ = iwarp::Handshake::initiator(offer_of(parameters, crc));
     is_tcp_connected_ = false;
     wanted_.store(EPOLLOUT, std::memory_order_release);
     const auto self = std::static_pointer_cast<Connector>(shared_from_this());
@@ -446,7 +456,8 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
         mine = *claimed;
         bool can_reply = link_ && !is_void();
         if (can_reply) {
-            static_cast<void>(handshake_->accept(offer_of(parameters)));  // length was checked
+            const bool crc = wants_crc(parameters, parts_->options, *local_, *peer_);
+            static_cast<void>(handshake_->accept(offer_of(parameters, crc)));  // length was checked
             can_reply = send_reply();
         }
         if (can_reply) {

@@ -2,6 +2,7 @@
 // TCP sockets as links.
 #include "providers/soft/link.hpp"
 
+#include <ifaddrs.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -10,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <fstream>
 
 namespace ndv::soft {
@@ -31,6 +33,16 @@ int system_limit(const char* path) {
     int value = 0;
     file >> value;
     return value;
+}
+
+bool is_loopback(const core::SocketAddress& address) {
+    if (address.family() == AF_INET) {
+        const auto* v4 = reinterpret_cast<const sockaddr_in*>(address.raw());
+        return (ntohl(v4->sin_addr.s_addr) >> 24U) == IN_LOOPBACKNET;
+    }
+    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(address.raw());
+    return IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr) ||
+           (IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr) && v6->sin6_addr.s6_addr[12] == IN_LOOPBACKNET);
 }
 
 }  // namespace
@@ -96,12 +108,30 @@ void prepare_socket(int fd, double keepalive_s) {
     set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(keepalive_s * 1000));
 }
 
+bool is_one_host(const core::SocketAddress& local, const core::SocketAddress& peer) {
+    const std::string host = peer.host();
+    if (is_loopback(peer) || is_loopback(local) || local.host() == host) return true;
+    // Two addresses of this host.
+    ifaddrs* all = nullptr;
+    if (::getifaddrs(&all) != 0) return false;
+    bool is_ours = false;
+    for (const ifaddrs* one = all; one != nullptr && !is_ours; one = one->ifa_next) {
+        if (one->ifa_addr == nullptr || one->ifa_addr->sa_family != peer.family()) continue;
+        core::SocketAddress address;
+        address.length = peer.length;
+        std::memcpy(&address.storage, one->ifa_addr, peer.length);
+        is_ours = address.host() == host;
+    }
+    ::freeifaddrs(all);
+    return is_ours;
+}
+
 LocalBuffers::LocalBuffers()
     : is_allowed_(system_limit("/proc/sys/net/core/rmem_max") >= kLocalBuffer &&
                   system_limit("/proc/sys/net/core/wmem_max") >= kLocalBuffer) {}
 
 void LocalBuffers::apply(int fd) const {
-    if (!is_allowed_ || local_address_of(fd).host() != peer_address_of(fd).host()) return;
+    if (!is_allowed_ || !is_one_host(local_address_of(fd), peer_address_of(fd))) return;
     static_cast<void>(::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kLocalBuffer, sizeof kLocalBuffer));
     static_cast<void>(::setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &kLocalBuffer, sizeof kLocalBuffer));
 }

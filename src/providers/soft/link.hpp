@@ -55,6 +55,8 @@ private:
 
 // Non-blocking, no Nagle, keepalive so that a peer on a dead host is noticed within `keepalive_s`.
 void prepare_socket(int fd, double keepalive_s);
+// Whether both addresses of a stream are this host's.
+[[nodiscard]] bool is_one_host(const core::SocketAddress& local, const core::SocketAddress& peer);
 // Between two sockets of one host, autotuned buffers grow beyond the caches and slow the copies
 // down. Where the system lets a program choose 1 MiB, that is what both ends get.
 class LocalBuffers {

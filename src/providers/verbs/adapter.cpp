@@ -116,6 +116,11 @@ Expected<std::shared_ptr<core::Adapter>> VerbsProvider::open(
     }
     auto device = Device::open(options.address);
     if (!device) return Unexpected{device.error()};
+    if (options.crc.value_or(false) && (*device)->is_iwarp()) {
+        return fail(Status::not_supported,
+                    "open: the kernel decides about CRC for " + (*device)->info().name,
+                    "leave crc out");
+    }
     auto parts = std::make_shared<AdapterParts>();
     parts->lams = std::make_shared<LamTable>();
     parts->device = *device;

@@ -81,7 +81,7 @@ Expected<std::shared_ptr<QueuePair>> Connector::claim(const std::shared_ptr<core
                         " bytes; at most " + std::to_string(max_private_data) + " fit",
                     "see adapter.info");
     }
-    if (parameters.crc && parts_->device->is_iwarp()) {
+    if (parameters.crc.value_or(false) && parts_->device->is_iwarp()) {
         return fail(Status::not_supported, "crc: the kernel decides about CRC for " + info.name,
                     "leave crc out");
     }
