@@ -162,6 +162,9 @@ void QueuePair::do_close() {
     withdraw();
     end(core::End::closed);
     request_tick(kTell);
+    // What is posted ends after the hardware, also when nobody holds this any more. acquire: pairs
+    // with the release in end().
+    if (is_unstopped_.load(std::memory_order_acquire)) static_cast<void>(destroy_hardware());
 }
 
 void QueuePair::end(core::End why) {
@@ -286,13 +289,6 @@ bool QueuePair::destroy_hardware() {
     }
     if (is_first) mine->destroy(mine, shared_from_this());
     return mine->is_destroyed();
-}
-
-void QueuePair::do_close() {
-    flush();
-    // What is posted ends after the hardware, also when nobody holds this any more. acquire: pairs
-    // with the release in end().
-    if (is_unstopped_.load(std::memory_order_acquire)) static_cast<void>(destroy_hardware());
 }
 
 void QueuePair::cancel_rest() {
