@@ -25,7 +25,8 @@ TAKEN, FREE = "127.0.0.2", "127.0.0.1"
 NO_ROUTE, UNREACHABLE = "192.0.2.1", "198.51.100.1"
 
 
-def enter():
+def enter_namespaces():
+    """Have a network of our own, in which even the loopback interface is down."""
     user, group = os.getuid(), os.getgid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
@@ -33,6 +34,10 @@ def enter():
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {user} 1")
     Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+
+
+def enter():
+    enter_namespaces()
     Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("{} {}".format(*PORTS))
     with socket.socket() as control:
         fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))

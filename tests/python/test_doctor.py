@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import ndverbs as nd
 from ndverbs import cli, doctor
+from python.private_network import NOT_LET
 
 
 def test_soft_provider_is_fine_on_this_machine(capsys):
@@ -126,3 +128,45 @@ def test_auto_opens_an_adapter_on_every_machine(name):
 def test_auto_refuses_what_is_no_address():
     with pytest.raises(ValueError, match="nonsense"):
         nd.Adapter.open("auto:nonsense")
+
+
+# What doctor and the soft provider say in a network of their own; see private_network.py.
+_IN_A_NETWORK = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import private_network
+try:
+    private_network.enter_namespaces()
+    Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+except OSError as error:
+    print(error, file=sys.stderr)
+    sys.exit(private_network.NOT_LET)
+import ndverbs as nd
+from ndverbs import doctor
+print(json.dumps([doctor.findings(), nd.adapters()[0].addresses]))
+"""
+
+
+@pytest.fixture(scope="module")
+def bare_network():
+    folder = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_A_NETWORK, folder], capture_output=True, text=True, timeout=60
+    )
+    if done.returncode == NOT_LET:
+        pytest.skip(f"the kernel does not give us a network namespace: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_loopback_interface_that_is_down_is_told(bare_network):
+    rows = [doctor.Finding(*row) for row in bare_network[0]]
+
+    (loopback,) = [row for row in rows if row.check == "TCP on the loopback address"]
+    assert not loopback.is_good
+    assert "ip link set lo up" in loopback.remedy
+
+
+def test_an_address_that_cannot_be_bound_is_not_listed(bare_network):
+    assert bare_network[1] == ["127.0.0.1"]

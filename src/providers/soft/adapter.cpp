@@ -2,6 +2,7 @@
 // The soft adapter: limits, creation, and the soft provider itself.
 #include "providers/soft/adapter.hpp"
 
+#include <netinet/in.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 
@@ -14,6 +15,20 @@
 #include "providers/soft/protection_domain.hpp"
 
 namespace ndv::soft {
+namespace {
+
+// A kernel may have no IPv6, or have it switched off.
+bool has_ipv6_loopback() {
+    const base::Descriptor socket(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in6 address{};
+    address.sin6_family = AF_INET6;
+    address.sin6_addr = IN6ADDR_LOOPBACK_INIT;
+    return socket &&
+           ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+}
+
+}  // namespace
+
 core::AdapterInfo soft_info() {
     core::AdapterInfo info;
     info.name = "soft";
@@ -54,7 +69,8 @@ core::AdapterInfo soft_info() {
                      "create_mw",
                      "privileged_token"};
     info.extensions = core::extension::kAtomics | core::extension::kImmediate;
-    info.addresses = {"127.0.0.1", "::1"};
+    info.addresses = {"127.0.0.1"};
+    if (has_ipv6_loopback()) info.addresses.emplace_back("::1");
     return info;
 }
 

@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 
 #include <cerrno>
 #include <fstream>
@@ -17,18 +18,26 @@ namespace {
 constexpr std::uint64_t kGoodBuffer = 1U << 20U;  // what LocalBuffers asks for
 constexpr rlim_t kGoodOpenFiles = 4096;
 
+// Binding works also while the interface is down; a connection does not.
 core::Finding check_loopback() {
     const base::Descriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const base::Descriptor client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    auto* const raw = reinterpret_cast<sockaddr*>(&address);
+    socklen_t length = sizeof address;
+    const timeval limit{.tv_sec = 1, .tv_usec = 0};  // a packet filter may drop it without a word
     const bool is_good =
-        socket &&
-        ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 &&
-        ::listen(socket.get(), 1) == 0;
+        socket && client && ::bind(socket.get(), raw, length) == 0 &&
+        ::listen(socket.get(), 1) == 0 && ::getsockname(socket.get(), raw, &length) == 0 &&
+        ::setsockopt(client.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) == 0 &&
+        ::connect(client.get(), raw, length) == 0;
     return {"TCP on the loopback address", is_good,
             is_good ? "works" : std::generic_category().message(errno),
-            is_good ? "" : "bring the loopback interface up (ip link set lo up)"};
+            is_good ? ""
+                    : "bring the loopback interface up (ip link set lo up), and let packet filters "
+                      "pass what stays on it"};
 }
 
 core::Finding check_buffer(const char* name) {
