@@ -81,8 +81,9 @@ void SocketAddress::set_port(std::uint16_t port) {
 }
 
 std::string SocketAddress::text() const {
-    const std::string name = family() == AF_INET6 ? "[" + host() + "]" : host();
-    return name + ":" + std::to_string(port());
+    const bool is_v6 = family() == AF_INET6;
+    std::string text = is_v6 ? "[" : "";
+    return text.append(host()).append(is_v6 ? "]:" : ":").append(std::to_string(port()));
 }
 
 bool Operation::wait(std::chrono::nanoseconds timeout) {

@@ -82,7 +82,7 @@ std::unique_ptr<Link> AdapterParts::make_link(base::Descriptor socket) const {
 Adapter::Adapter(std::shared_ptr<AdapterParts> parts)
     : parts_(std::move(parts)), info_(soft_info()) {
     if (parts_->address) {
-        info_.name += ":" + parts_->address->host();
+        info_.name.append(":").append(parts_->address->host());
         info_.addresses = {parts_->address->host()};
     }
 }
