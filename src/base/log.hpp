@@ -4,21 +4,30 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <string>
 #include <utility>
 
 namespace ndv::base {
 
-enum class LogLevel : int { debug = 10, info = 20, warning = 30 };  // the numbers of Python's
+enum class LogLevel : std::uint8_t { debug = 10, info = 20, warning = 30 };  // Python's numbers
 
 // `room` ends the logger's name: "verbs" is "ndverbs.verbs". Must neither block nor call back.
-using LogSink = void (*)(LogLevel level, const char* room, std::string text);
+using LogSink = void (*)(LogLevel level, const char* room, std::string sentence);
+
+// release: pairs with the acquire in log().
 inline constinit std::atomic<LogSink> log_sink{nullptr};
 
-inline void log(LogLevel level, const char* room, std::string text) {
-    // acquire: pairs with the store of whoever sets the sink.
+// Below it nothing is said; relaxed: a change may show a moment later.
+inline constinit std::atomic<LogLevel> least_logged{LogLevel::warning};
+
+[[nodiscard]] inline bool is_logged(LogLevel level) {
+    return level >= least_logged.load(std::memory_order_relaxed);
+}
+
+inline void log(LogLevel level, const char* room, std::string sentence) {
     if (const LogSink sink = log_sink.load(std::memory_order_acquire)) {
-        sink(level, room, std::move(text));
+        sink(level, room, std::move(sentence));
     }
 }
 

@@ -43,6 +43,7 @@ std::unique_ptr<Adapter> open(const std::string& name, double keepalive,
                               const std::optional<std::string>& capture, const py::object& crc) {
     prepare_errors();
     core::AdapterOptions options;
+    update_log_level();
     options.keepalive_s = keepalive;
     options.crc = crc_of(crc);
     options.capture_path = capture.value_or("");

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What native code says to the program's log goes to Python's loggers, where the GIL is held next.
+// base/log.hpp into Python's logging: one logger per room, ndverbs.connection and so on; warnings
+// are RuntimeWarnings, too. Sentences wait for the next call that holds the GIL.
 #include "base/log.hpp"
 
-#include <memory>
-#include <string>
-#include <utility>
+#include <mutex>
+#include <vector>
 
 #include "bindings/deferred.hpp"
 #include "bindings/module.hpp"
@@ -12,39 +12,67 @@
 namespace ndv::bindings {
 namespace {
 
-class LogLine final : Deferred {
+struct Line {
+    base::LogLevel level;
+    const char* room;
+    std::string sentence;
+};
+
+// The lines that wait; deferred while there are any, so that their order is kept.
+class Lines final : Deferred {
 public:
-    static void defer_one(base::LogLevel level, const char* room, std::string text) {
-        defer(*new LogLine(level, room, std::move(text)));
+    void add(Line line) {
+        const std::lock_guard lock(mutex_);
+        lines_.push_back(std::move(line));
+        if (lines_.size() == 1) defer(*this);
     }
 
 private:
-    friend std::default_delete<LogLine>;
-    LogLine(base::LogLevel level, const char* room, std::string text)
-        : level_(static_cast<int>(level)), room_(room), text_(std::move(text)) {}
-    ~LogLine() = default;
-
     void run() noexcept override {
-        const std::unique_ptr<LogLine> self(this);
+        std::vector<Line> lines;
+        {
+            const std::lock_guard lock(mutex_);
+            lines.swap(lines_);
+        }
         try {
-            py::module_::import("logging")
-                .attr("getLogger")("ndverbs." + room_)
-                .attr("log")(level_, "%s", text_);
+            const py::object get = py::module_::import("logging").attr("getLogger");
+            for (const Line& line : lines) {
+                get(std::string("ndverbs.") + line.room)
+                    .attr("log")(static_cast<int>(line.level), "%s", line.sentence);
+                // The log is silent unless the program sets it up; this is seen all the same.
+                if (line.level == base::LogLevel::warning &&
+                    PyErr_WarnEx(PyExc_RuntimeWarning, line.sentence.c_str(), 1) != 0) {
+                    throw py::error_already_set();
+                }
+            }
         } catch (py::error_already_set& error) {
-            error.discard_as_unraisable("the log of ndverbs");
+            error.discard_as_unraisable("a line of the log");
         }
     }
 
-    const int level_;
-    const std::string room_;
-    const std::string text_;
+    std::mutex mutex_;
+    std::vector<Line> lines_;
 };
+
+void write(base::LogLevel level, const char* room, std::string sentence) {
+    static auto* const lines = new Lines;  // never destroyed: threads may still speak
+    lines->add({level, room, std::move(sentence)});
+}
 
 }  // namespace
 
-void attach_log() {
+void begin_logging() {
     // release: pairs with the acquire in log().
-    base::log_sink.store(&LogLine::defer_one, std::memory_order_release);
+    base::log_sink.store(write, std::memory_order_release);
+}
+
+void update_log_level() {
+    const py::object logger =
+        py::module_::import("logging").attr("getLogger")("ndverbs.connection");
+    const bool is_wanted =
+        logger.attr("isEnabledFor")(static_cast<int>(base::LogLevel::debug)).cast<bool>();
+    base::least_logged.store(is_wanted ? base::LogLevel::debug : base::LogLevel::warning,
+                             std::memory_order_relaxed);
 }
 
 }  // namespace ndv::bindings

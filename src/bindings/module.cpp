@@ -56,7 +56,6 @@ PYBIND11_MODULE(native_of_main, module) {
     bind_stream(module);
     bind_adapter(module);
     bind_bench(module);
-    attach_log();
     module.def(
         "_call_and_report",
         [](const py::object& function, const py::object& argument) {
@@ -65,6 +64,7 @@ PYBIND11_MODULE(native_of_main, module) {
         py::arg("function"), py::arg("argument"));
     module.def("_is_callback_thread", CallbackLoop::is_any_on_this_thread);
     module.def("_live_objects", live_objects, "Count the native objects that exist, by kind.");
+    begin_logging();
     module.attr("__version__") = NDV_VERSION;
     py::module_::import("atexit").attr("register")(py::cpp_function(at_exit));
 }

@@ -21,8 +21,6 @@ void bind_operation(py::module_& module);
 void bind_connector(py::module_& module);
 void bind_listener(py::module_& module);
 void bind_bench(py::module_& module);
-// From here on what native code says to the log reaches Python's loggers.
-void attach_log();
 
 // What a protection domain makes that is filled by requests, and Adapter.build_lam.
 void bind_mapping(py::module_& module, py::class_<ProtectionDomain>& domain);
@@ -42,5 +40,10 @@ void attach_hot_extension_calls(const py::handle& cls);
 // request_dtype.
 void bind_batch(py::module_& module);
 void attach_hot_completion_queue_calls(const py::handle& cls);
+
+// Sentences of base/log.hpp go to Python's logging from now on.
+void begin_logging();
+// Asks Python's logging whether DEBUG lines are wanted; when an adapter is opened.
+void update_log_level();
 
 }  // namespace ndv::bindings

@@ -101,6 +101,7 @@ std::map<std::string, std::uint64_t> Adapter::stats() const {
     all["rdma_out_octets"] = parts_->totals->bytes_out.load(std::memory_order_relaxed);
     all["rdma_in_frames"] = parts_->totals->fpdus_in.load(std::memory_order_relaxed);
     all["rdma_out_frames"] = parts_->totals->fpdus_out.load(std::memory_order_relaxed);
+    if (parts_->capture) all["capture_lost_packets"] = parts_->capture->lost();
     return all;
 }
 

@@ -5,6 +5,7 @@
 #include "providers/soft/capture.hpp"
 
 #include <netinet/in.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -12,10 +13,12 @@
 #include <chrono>
 #include <cstring>
 #include <span>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "base/bytes.hpp"
+#include "base/log.hpp"
 #include "iwarp/ddp.hpp"
 #include "iwarp/mpa.hpp"
 
@@ -212,9 +215,12 @@ Expected<std::shared_ptr<Capture>> Capture::open(const std::string& path) {
         std::uint32_t longest = 256 * 1024;
         std::uint32_t type = kLinkTypeRaw;
     } const header;
-    static_cast<void>(std::fwrite(&header, sizeof header, 1, file));
-    static_cast<void>(std::fflush(file));
-    return std::make_shared<Capture>(file);
+    if (std::fwrite(&header, sizeof header, 1, file) != 1 || std::fflush(file) != 0) {
+        const int error = errno;
+        static_cast<void>(std::fclose(file));
+        return fail(status_of(error), "capture: cannot write " + path, {}, error);
+    }
+    return std::make_shared<Capture>(file, path);
 }
 
 Capture::~Capture() { static_cast<void>(std::fclose(file_)); }
@@ -236,9 +242,21 @@ void Capture::write(const std::byte* packet, std::size_t size) {
         static_cast<std::uint32_t>(us / 1'000'000), static_cast<std::uint32_t>(us % 1'000'000),
         static_cast<std::uint32_t>(size), static_cast<std::uint32_t>(size)};
     const base::Lock lock(mutex_);
-    static_cast<void>(std::fwrite(header.data(), sizeof header, 1, file_));
-    static_cast<void>(std::fwrite(packet, size, 1, file_));
-    static_cast<void>(std::fflush(file_));
+    if (lost_.load(std::memory_order_relaxed) == 0) {
+        const long end = std::ftell(file_);
+        const int error = std::fwrite(header.data(), sizeof header, 1, file_) == 1 &&
+                                  std::fwrite(packet, size, 1, file_) == 1 &&
+                                  std::fflush(file_) == 0
+                              ? 0
+                              : errno;
+        if (error == 0) return;
+        // What is left in the buffer would follow the packets that came before.
+        static_cast<void>(::ftruncate(::fileno(file_), end));
+        base::log(base::LogLevel::warning, "capture",
+                  "the capture " + path_ + " ends here: " + std::generic_category().message(error) +
+                      "; connections go on without it");
+    }
+    lost_.fetch_add(1, std::memory_order_relaxed);
 }
 
 std::unique_ptr<Link> captured(std::unique_ptr<Link> link, std::shared_ptr<Capture> capture) {

@@ -406,7 +406,7 @@ core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
             parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
             drop_link();
         } else {
-            become_connected(parts_->counters.connects);
+            become_connected("connected", parts_->counters.connects);
             on_disconnect_ = std::move(on_disconnect);
             link = std::move(link_);
             config = stream_config(true);

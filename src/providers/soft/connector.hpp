@@ -79,8 +79,9 @@ private:
     [[nodiscard]] std::function<void()> withdraw() NDV_REQUIRES(mutex_);
     void drive_handshake(Aftermath& after) NDV_REQUIRES(mutex_);
     void finish_connect(Expected<void> outcome, Aftermath& after) NDV_REQUIRES(mutex_);
-    void become_connected(std::atomic<std::uint64_t>& counter) NDV_REQUIRES(mutex_);
-    bool leave_connected() NDV_REQUIRES(mutex_);
+    void become_connected(const char* how, std::atomic<std::uint64_t>& counter)
+        NDV_REQUIRES(mutex_);
+    void leave_connected(bool is_failure) NDV_REQUIRES(mutex_);
     // Of what had a stream: the queue pair is flushed.
     void end(Expected<void> outcome, core::End why, Aftermath& after) NDV_REQUIRES(mutex_);
     [[nodiscard]] Expected<void> hand_over(QueuePair& qp, std::unique_ptr<Link> link,

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "core/connection_log.hpp"
 #include "providers/soft/connector.hpp"
 
 namespace ndv::soft {
@@ -15,23 +16,24 @@ void Connector::Aftermath::run() {
     if (tell) tell();
 }
 
-void Connector::become_connected(std::atomic<std::uint64_t>& counter) {
+void Connector::become_connected(const char* how, std::atomic<std::uint64_t>& counter) {
     state_ = State::connected;
     is_active_ = true;
     counter.fetch_add(1, std::memory_order_relaxed);
     parts_->counters.active_connections.fetch_add(1, std::memory_order_relaxed);
+    core::log_connection(how, local_, peer_);
 }
 
-// True: it was counted as an active connection.
-bool Connector::leave_connected() {
-    if (!std::exchange(is_active_, false)) return false;
+void Connector::leave_connected(bool is_failure) {
+    if (!std::exchange(is_active_, false)) return;
     parts_->counters.active_connections.fetch_sub(1, std::memory_order_relaxed);
-    return true;
+    if (is_failure) parts_->counters.connection_errors.fetch_add(1, std::memory_order_relaxed);
+    core::log_connection(is_failure ? "broken" : "disconnected", local_, peer_);
 }
 
 void Connector::end(Expected<void> outcome, core::End why, Aftermath& after) {
     parts_->progress->clear_deadline(*this);
-    leave_connected();
+    leave_connected(false);
     state_ = State::disconnected;
     on_disconnect_ = nullptr;
     after.operation = std::exchange(operation_, nullptr);  // the flush would take it for a success
@@ -137,7 +139,7 @@ void Connector::on_established() {
         const base::Lock lock(mutex_);
         if (state_ != State::completing) return;
         parts_->progress->clear_deadline(*this);
-        become_connected(parts_->counters.accepts);
+        become_connected("accepted", parts_->counters.accepts);
         qp_->mark_connected();
         after.operation = std::exchange(operation_, nullptr);
     }
@@ -182,9 +184,7 @@ void Connector::on_over(const iwarp::Cause& cause) {
         const bool is_failure =
             cause.source != iwarp::Cause::Source::none || why.is(core::End::overrun);
         parts_->progress->clear_deadline(*this);
-        if (leave_connected() && is_failure) {
-            parts_->counters.connection_errors.fetch_add(1, std::memory_order_relaxed);
-        }
+        leave_connected(is_failure);
         after.operation = std::exchange(operation_, nullptr);
         if (before == State::completing) {
             on_disconnect_ = nullptr;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/log.hpp"
+#include "core/connection_log.hpp"
 #include "providers/verbs/connector.hpp"
 
 namespace ndv::verbs {
@@ -224,12 +225,14 @@ void Connector::become_connected() {
     qp_->mark_connected();
     is_active_ = true;
     parts_->counters.active_connections.fetch_add(1, std::memory_order_relaxed);
+    core::log_connection("connected", local_, peer_);
 }
 
 void Connector::leave_connected(bool is_failure) {
     if (!std::exchange(is_active_, false)) return;
     parts_->counters.active_connections.fetch_sub(1, std::memory_order_relaxed);
     if (is_failure) parts_->counters.connection_errors.fetch_add(1, std::memory_order_relaxed);
+    core::log_connection(is_failure ? "broken" : "disconnected", local_, peer_);
 }
 
 core::Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
