@@ -402,6 +402,7 @@ class Adapter(_Object):
         """Create a completion queue.
 
         Parameters
+    def _allow_drop(self) -> None: ...
         ----------
         depth : int
             Completions that it can hold, 1 to ``info.max_cq_depth``. More than that at once kill

@@ -38,4 +38,4 @@ def attach() -> None:
         kind.__class__ = _Complete  # type: ignore[assignment]
         shown = enum.Flag if issubclass(kind, enum.Flag) else enum.Enum
         kind.__str__ = shown.__str__  # type: ignore[method-assign]
-    Result.__repr__ = _result_repr  # type: ignore[method-assign]
+    Result.__repr__ = _result_repr  # type: ignore[assignment, method-assign]

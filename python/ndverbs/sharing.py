@@ -30,4 +30,5 @@ def adapter_for(adapter: Adapter | str | None) -> Adapter:
         found = _shared.get(key)
         if found is None or found.closed:
             found = _shared[key] = Adapter.open(name)
+            found._allow_drop()
         return found

@@ -259,6 +259,7 @@ void bind_adapter(py::module_& module) {
                return create_stream(self.state, options);
            },
            py::arg("options"))
+        .def("_allow_drop", [](const Adapter& self) { self.state->allow_drop(); })
         .def(
             "_create_stream_listener",
             [](const Adapter& self, const py::object& address, const wsk::StreamOptions& options,

@@ -88,12 +88,22 @@ AdapterState::AdapterState(std::shared_ptr<core::Adapter> native)
       owner_(::getpid()) {}
 
 AdapterState::~AdapterState() {
+    warn_if_open();
     if (phase_ == Phase::open && !is_foreign() && loop_->is_this_thread()) {
         // The last reference went in a callback, which the barrier would wait for.
         loop_->close_after_task([gate = gate_] { gate->open(); });
         return;
     }
     close();
+}
+
+void AdapterState::warn_if_open() noexcept {
+    if (phase_ != Phase::open || may_be_dropped_ || is_foreign()) return;
+    const py::error_scope scope;
+    if (PyErr_ResourceWarning(nullptr, 1, "unclosed <Adapter %s>: close it, or use it in a with",
+                              native_->info().name.c_str()) != 0) {
+        PyErr_WriteUnraisable(nullptr);  // warnings are errors
+    }
 }
 
 bool AdapterState::is_foreign() const { return owner_ != ::getpid(); }
@@ -161,6 +171,7 @@ void close_all_adapters() {
         for (const Opened& entry : std::exchange(opened(), {})) {
             if (entry.owner != ::getpid()) continue;
             if (const auto state = entry.state.lock()) {
+                state->warn_if_open();
                 state->close();
             } else {
                 const Released released;

@@ -64,6 +64,11 @@ public:
     // Blocks; a second caller waits for the first. Raises inside a callback of this adapter.
     void close();
 
+    // The library opened it for itself and shares it: that it is dropped open is no mistake.
+    void allow_drop() { may_be_dropped_ = true; }
+    // A ResourceWarning, as files and sockets give one, unless it is closed.
+    void warn_if_open() noexcept;
+
     // The queue of the callback thread, which this starts if it does not run yet.
     [[nodiscard]] std::weak_ptr<core::Adapter> with_callbacks();
     [[nodiscard]] bool is_callback_thread() const { return loop_->is_this_thread(); }
@@ -78,6 +83,7 @@ private:
     enum class Phase { open, closing, closed };
 
     Phase phase_ = Phase::open;
+    bool may_be_dropped_ = false;
     std::shared_ptr<core::Adapter> native_;
     const std::shared_ptr<CallbackLoop> loop_;
     const std::shared_ptr<ClosedGate> gate_;
