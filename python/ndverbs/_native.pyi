@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from os import PathLike
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias, final
 
@@ -208,6 +209,9 @@ class Segment:
     """
 
     def __init__(self, address: int, length: int, token: int) -> None: ...
+    def __eq__(self, other: object) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
     @property
     def address(self) -> int: ...
     @property
@@ -222,6 +226,10 @@ class AdapterInfo:
     Lengths are bytes, depths are requests, ``*_sge`` are segments of one request.
     """
 
+    def __eq__(self, other: object) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __getstate__(self) -> tuple[Any, ...]: ...
+    def __setstate__(self, state: tuple[Any, ...], /) -> None: ...
     @property
     def name(self) -> str:
         """What `Adapter.open` takes."""
@@ -348,7 +356,7 @@ class Adapter(_Object):
         name: str | None = None,
         *,
         keepalive: float = 30.0,
-        capture: str | None = None,
+        capture: str | bytes | PathLike[str] | PathLike[bytes] | None = None,
         crc: bool | Literal["auto"] = "auto",
     ) -> Adapter:
         """Open an adapter.
@@ -360,8 +368,9 @@ class Adapter(_Object):
             `adapters` lists them; the environment variable NDVERBS_ADAPTER, else the first
             provider of this build, when omitted.
         keepalive : float
-            Seconds after which a dead peer on another host ends its connections.
-        capture : str, optional
+            Seconds after which a dead peer on another host ends its connections, up to 98301; 0
+            waits for it for ever.
+        capture : str, bytes or path, optional
             Path of a pcap file that gets every connection's stream from its first byte.
         crc : bool or "auto"
             Whether its connections ask for CRC32C (iWARP): ``"auto"`` when the peer is another
@@ -390,6 +399,7 @@ class Adapter(_Object):
     def _is_callback_thread(self) -> bool: ...
     @property
     def info(self) -> AdapterInfo: ...
+    def _allow_drop(self) -> None: ...
     def create_pd(self) -> ProtectionDomain:
         """Create a protection domain."""
     def create_cq(
@@ -402,7 +412,6 @@ class Adapter(_Object):
         """Create a completion queue.
 
         Parameters
-    def _allow_drop(self) -> None: ...
         ----------
         depth : int
             Completions that it can hold, 1 to ``info.max_cq_depth``. More than that at once kill
@@ -1461,6 +1470,10 @@ class SharedEndpoint(_Object):
 class ConnectionData:
     """What the peer sent, and the read limits as known now."""
 
+    def __eq__(self, other: object) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __getstate__(self) -> tuple[Any, ...]: ...
+    def __setstate__(self, state: tuple[Any, ...], /) -> None: ...
     @property
     def inbound_read_limit(self) -> int:
         """Reads of the peer that are served at once."""
@@ -1505,7 +1518,7 @@ class Connector(_Object):
         *,
         inbound_read_limit: int = 16,
         outbound_read_limit: int = 16,
-        private_data: bytes = b"",
+        private_data: Buffer = b"",
         timeout: float | None = 10,
         crc: bool | None = None,
         peer_to_peer: bool = False,
@@ -1523,7 +1536,7 @@ class Connector(_Object):
             the first IPv4 one is taken, else the first.
         inbound_read_limit, outbound_read_limit : int
             Reads at once, in each direction; capped by the adapter and the peer.
-        private_data : bytes
+        private_data : bytes-like
             For the peer, before it accepts; at most ``info.max_caller_data``.
         timeout : float, optional
             Seconds.
@@ -1581,7 +1594,7 @@ class Connector(_Object):
         *,
         inbound_read_limit: int = 16,
         outbound_read_limit: int = 16,
-        private_data: bytes = b"",
+        private_data: Buffer = b"",
         on_disconnect: Callable[[], object] | None = None,
         timeout: float | None = 60,
         crc: bool | None = None,
@@ -1592,7 +1605,7 @@ class Connector(_Object):
         ----------
         qp, inbound_read_limit, outbound_read_limit, crc
             As `connect`.
-        private_data : bytes
+        private_data : bytes-like
             For the peer; at most ``info.max_callee_data``.
         on_disconnect : callable, optional
             As `complete_connect`.
@@ -1610,7 +1623,7 @@ class Connector(_Object):
         ----------
         NdkAccept.
         """
-    def reject(self, private_data: bytes = b"") -> None:
+    def reject(self, private_data: Buffer = b"") -> None:
         """Refuse the connection, with bytes for the peer.
 
         References
@@ -1642,7 +1655,7 @@ class Connector(_Object):
         *,
         inbound_read_limit: int = 16,
         outbound_read_limit: int = 16,
-        private_data: bytes = b"",
+        private_data: Buffer = b"",
         timeout: float | None = 10,
         crc: bool | None = None,
         peer_to_peer: bool = False,
@@ -1656,7 +1669,7 @@ class Connector(_Object):
         *,
         inbound_read_limit: int = 16,
         outbound_read_limit: int = 16,
-        private_data: bytes = b"",
+        private_data: Buffer = b"",
         timeout: float | None = 10,
         crc: bool | None = None,
         peer_to_peer: bool = False,
@@ -1680,7 +1693,7 @@ class Connector(_Object):
         *,
         inbound_read_limit: int = 16,
         outbound_read_limit: int = 16,
-        private_data: bytes = b"",
+        private_data: Buffer = b"",
         timeout: float | None = 10,
         crc: bool | None = None,
         peer_to_peer: bool = False,
@@ -1696,7 +1709,7 @@ class Connector(_Object):
         *,
         inbound_read_limit: int = 16,
         outbound_read_limit: int = 16,
-        private_data: bytes = b"",
+        private_data: Buffer = b"",
         on_disconnect: Callable[[], object] | None = None,
         timeout: float | None = 60,
         crc: bool | None = None,
@@ -1712,7 +1725,7 @@ class Connector(_Object):
         *,
         inbound_read_limit: int = 16,
         outbound_read_limit: int = 16,
-        private_data: bytes = b"",
+        private_data: Buffer = b"",
         timeout: float | None = 10,
         crc: bool | None = None,
         peer_to_peer: bool = False,
@@ -1726,7 +1739,7 @@ class Connector(_Object):
         *,
         inbound_read_limit: int = 16,
         outbound_read_limit: int = 16,
-        private_data: bytes = b"",
+        private_data: Buffer = b"",
         on_disconnect: Callable[[], object] | None = None,
         timeout: float | None = 60,
         crc: bool | None = None,

@@ -154,7 +154,7 @@ def _checked(host: str, port: int, address: object) -> tuple[str, int]:
     if not host:
         raise _invalid(address, 'the host is missing; every IPv4 interface is "0.0.0.0"')
     if "\0" in host:
-        raise _invalid(address, "the host contains a null character")
+        raise _invalid(address, "the host holds a null character")
     if not 0 <= port <= 65535:
         raise _invalid(address, f"the port {port} is not in 0 to 65535")
     return host, port

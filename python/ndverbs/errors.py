@@ -185,6 +185,12 @@ def error(
     )
 
 
+def number_text(number: int) -> str:
+    """Return an integer for a message: Python does not write those of thousands of digits."""
+    length = number.bit_length()
+    return str(number) if length <= 128 else f"of {length} bits"
+
+
 def error_from_result(result: Result) -> RdmaError:
     """Make the exception that a failed completion stands for.
 

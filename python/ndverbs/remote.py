@@ -23,6 +23,7 @@ then   m    dtype: the Python literal of its ``numpy.lib.format`` description, A
 from __future__ import annotations
 
 import math
+import operator
 import re
 import struct
 from collections.abc import Iterable
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 
 from ndverbs._native import Access, Status
-from ndverbs.errors import RdmaError, error
+from ndverbs.errors import RdmaError, error, number_text
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -87,9 +88,9 @@ class RemoteBuffer:
 
     def __init__(
         self,
-        address: int,
-        token: int,
-        nbytes: int,
+        address: SupportsIndex,
+        token: SupportsIndex,
+        nbytes: SupportsIndex,
         dtype: npt.DTypeLike | None = None,
         shape: Iterable[SupportsIndex] | None = None,
         access: Access | int | None = None,
@@ -97,9 +98,9 @@ class RemoteBuffer:
         kind = _BYTE if dtype is None else np.dtype(dtype)
         if kind.hasobject:
             raise _invalid(f"dtype {kind} holds Python objects")
-        _check_bits("address", address, 64)
-        _check_bits("token", token, 32)
-        _check_bits("nbytes", nbytes, 64)
+        address = _in_bits("address", address, 64)
+        token = _in_bits("token", token, 32)
+        nbytes = _in_bits("nbytes", nbytes, 64)
         if address + nbytes > 1 << 64:
             raise _invalid(f"{nbytes} bytes at address {address:#x} pass the end of 64 bits")
         if shape is None:
@@ -112,7 +113,7 @@ class RemoteBuffer:
         rights = int(Access.REMOTE_READ | Access.REMOTE_WRITE) if access is None else int(access)
         if rights & ~_ACCESS_BITS:
             raise _invalid(f"access {rights:#x} has unknown bits")
-        self._fill(int(address), int(token), int(nbytes), kind, dimensions, Access(rights))
+        self._fill(address, token, nbytes, kind, dimensions, Access(rights))
 
     def _fill(self, *values: object) -> None:
         for name, value in zip(
@@ -263,15 +264,28 @@ class RemoteBuffer:
         )
 
 
-def _check_bits(name: str, value: object, bits: int) -> None:
-    if not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not 0 <= value < 1 << bits:
-        raise _invalid(f"{name} {value} does not fit {bits} bits")
+def _in_bits(name: str, value: SupportsIndex, bits: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}") from None
+    if not 0 <= number < 1 << bits:
+        raise _invalid(f"{name} {number_text(number)} does not fit {bits} bits")
+    return number
 
 
 def _literal_of(dtype: np.dtype[Any]) -> bytes:
-    return ascii(np.lib.format.dtype_to_descr(dtype)).encode("ascii")
+    """Return what `numpy.lib.format.dtype_to_descr` describes; metadata is no part of the type."""
+    try:
+        description = dtype.str if dtype.names is None else dtype.descr
+    except ValueError as cause:  # fields that overlap, or lie in another order than their names
+        raise error(
+            Status.INVALID_PARAMETER,
+            f"RemoteBuffer: the dtype {dtype} has no description that could be sent: {cause}",
+            hint="send bytes_view() and tell the dtype in another way, or register an array with "
+            "its fields in order (numpy.lib.recfunctions.repack_fields)",
+        ) from None
+    return ascii(description).encode("ascii")
 
 
 def _dtype_of(literal: bytes) -> np.dtype[Any]:

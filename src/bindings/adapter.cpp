@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/adapter_state.hpp"
+#include "bindings/arguments.hpp"
 #include "bindings/completion_queue.hpp"
 #include "bindings/connection.hpp"
 #include "bindings/enums.hpp"
@@ -39,14 +40,14 @@ std::optional<bool> crc_of(const py::object& choice) {
           "give True, False or \"auto\"");
 }
 
-std::unique_ptr<Adapter> open(const std::string& name, double keepalive,
-                              const std::optional<std::string>& capture, const py::object& crc) {
+std::unique_ptr<Adapter> open(const std::string& name, double keepalive, const py::object& capture,
+                              const py::object& crc) {
     prepare_errors();
-    core::AdapterOptions options;
     update_log_level();
+    core::AdapterOptions options;
     options.keepalive_s = keepalive;
     options.crc = crc_of(crc);
-    options.capture_path = capture.value_or("");
+    if (!capture.is_none()) options.capture_path = to_path(capture, "capture");
     std::optional<Expected<std::shared_ptr<core::Adapter>>> opened;
     {
         const Released released;
@@ -86,6 +87,24 @@ std::vector<FindingRow> diagnose() {
         }
     }
     return all;
+}
+
+// All of an AdapterInfo, for comparison and pickling.
+template <typename Info>
+auto fields(Info& i) {
+    return std::tie(i.name, i.provider, i.version_major, i.version_minor, i.vendor_id, i.device_id,
+                    i.max_registration_size, i.max_window_size, i.frmr_page_count,
+                    i.max_initiator_request_sge, i.max_receive_request_sge, i.max_read_request_sge,
+                    i.max_transfer_length, i.max_inline_data_size, i.max_inbound_read_limit,
+                    i.max_outbound_read_limit, i.max_receive_queue_depth,
+                    i.max_initiator_queue_depth, i.max_srq_depth, i.max_cq_depth,
+                    i.large_request_threshold, i.max_caller_data, i.max_callee_data,
+                    i.adapter_flags, i.rdma_technology, i.features, i.extensions, i.addresses);
+}
+
+template <typename... T>
+std::tuple<T...> values(const std::tuple<T&...>& references) {
+    return references;
 }
 
 void bind_info(py::module_& module) {
@@ -133,6 +152,20 @@ void bind_info(py::module_& module) {
                                    return py::frozenset(names);
                                })
         .def_readonly("addresses", &AdapterInfo::addresses)
+        .def("__eq__",
+             [](const AdapterInfo& self, const py::object& other) -> py::object {
+                 if (!py::isinstance<AdapterInfo>(other)) {
+                     return py::reinterpret_borrow<py::object>(Py_NotImplemented);
+                 }
+                 return py::bool_(fields(self) == fields(other.cast<const AdapterInfo&>()));
+             })
+        .def("__hash__", [](const AdapterInfo& self) { return py::hash(py::str(self.name)); })
+        .def(py::pickle([](const AdapterInfo& self) { return py::make_tuple(fields(self)); },
+                        [](const py::tuple& state) {
+                            AdapterInfo made;
+                            fields(made) = state[0].cast<decltype(values(fields(made)))>();
+                            return made;
+                        }))
         .def("__repr__", [](const AdapterInfo& self) {
             return "<AdapterInfo " + self.name + ": " + self.rdma_technology + " by " +
                    self.provider + ">";
@@ -215,13 +248,14 @@ void bind_adapter(py::module_& module) {
                             "An opened device: the root of all other objects.");
     cls.def_static(
            "open",
-           [](const std::optional<std::string>& name, double keepalive,
-              const std::optional<std::string>& capture, const py::object& crc) {
+           [](const std::optional<std::string>& name, double keepalive, const py::object& capture,
+              const py::object& crc) {
                return open(name ? *name : default_adapter_name(), keepalive, capture, crc);
            },
            py::arg("name") = py::none(), py::kw_only(), py::arg("keepalive") = 30.0,
            py::arg("capture") = py::none(), py::arg("crc") = "auto", "Open an adapter by name.")
         .def("close", [](const Adapter& self) { self.state->close(); })
+        .def("_allow_drop", [](const Adapter& self) { self.state->allow_drop(); })
         .def_property_readonly("closed",
                                [](const Adapter& self) { return self.state->is_closed(); })
         .def("_is_callback_thread",
@@ -259,7 +293,6 @@ void bind_adapter(py::module_& module) {
                return create_stream(self.state, options);
            },
            py::arg("options"))
-        .def("_allow_drop", [](const Adapter& self) { self.state->allow_drop(); })
         .def(
             "_create_stream_listener",
             [](const Adapter& self, const py::object& address, const wsk::StreamOptions& options,

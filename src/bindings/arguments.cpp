@@ -6,8 +6,23 @@
 #include <string>
 
 #include "bindings/errors.hpp"
+#include "bindings/integers.hpp"
 
 namespace ndv::bindings {
+namespace {
+
+[[noreturn]] void raise_out_of_range(py::handle number, const char* name, int bits) {
+    const auto length = number.attr("bit_length")().cast<std::size_t>();
+    // Python does not write numbers of thousands of digits.
+    const std::string text = length <= 128 ? py::str(number).cast<std::string>()
+                                           : "of " + std::to_string(length) + " bits";
+    raise(Status::invalid_parameter,
+          std::string(name) + " " + text + " does not fit an unsigned " + std::to_string(bits) +
+              "-bit integer",
+          "give a number from 0 to 2**" + std::to_string(bits) + " - 1");
+}
+
+}  // namespace
 
 void raise_too_many(const char* function, std::size_t most, Py_ssize_t count) {
     PyErr_Format(PyExc_TypeError, "%s() takes at most %zu positional arguments (%zd given)",
@@ -31,15 +46,20 @@ void raise_unexpected(const char* function, PyObject* name) {
 }
 
 std::uint64_t to_unsigned64(PyObject* object, const char* name) {
+    if (PyLong_Check(object) == 0) {
+        const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(object));
+        if (!index) {
+            py::error_already_set cause;  // takes it
+            if (!cause.matches(PyExc_TypeError)) throw cause;
+            throw py::type_error(std::string(name) + " must be an integer, not " +
+                                 Py_TYPE(object)->tp_name);
+        }
+        return to_unsigned64(index.ptr(), name);
+    }
     const unsigned long long value = PyLong_AsUnsignedLongLong(object);
     if (value == std::numeric_limits<unsigned long long>::max() && PyErr_Occurred() != nullptr) {
-        const py::error_already_set cause;  // takes it
-        if (cause.matches(PyExc_OverflowError)) {
-            raise(Status::invalid_parameter, std::string(name) + " " +
-                                                 py::str(object).cast<std::string>() +
-                                                 " does not fit an unsigned 64-bit integer");
-        }
-        throw cause;
+        PyErr_Clear();  // an OverflowError
+        raise_out_of_range(object, name, 64);
     }
     return value;
 }
@@ -55,11 +75,41 @@ std::uint64_t to_word64(PyObject* object, const char* name) {
 
 std::uint32_t to_unsigned32(PyObject* object, const char* name) {
     const std::uint64_t value = to_unsigned64(object, name);
-    if (value > std::numeric_limits<std::uint32_t>::max()) {
-        raise(Status::invalid_parameter, std::string(name) + " " + std::to_string(value) +
-                                             " does not fit an unsigned 32-bit integer");
-    }
+    if (value > std::numeric_limits<std::uint32_t>::max()) raise_out_of_range(object, name, 32);
     return static_cast<std::uint32_t>(value);
+}
+
+std::vector<std::byte> to_bytes(const py::object& object, const char* name) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_SIMPLE) != 0) {
+        const py::error_already_set cause;  // takes it
+        throw py::type_error(std::string(name) +
+                             " must be bytes, bytearray or another contiguous buffer, not " +
+                             Py_TYPE(object.ptr())->tp_name);
+    }
+    const auto* const begin = static_cast<const std::byte*>(view.buf);
+    std::vector<std::byte> out(begin, begin + view.len);
+    PyBuffer_Release(&view);
+    return out;
+}
+
+std::string to_path(const py::object& object, const char* name) {
+    const auto path = py::reinterpret_steal<py::object>(PyOS_FSPath(object.ptr()));
+    if (!path) {
+        py::error_already_set cause;  // takes it
+        if (!cause.matches(PyExc_TypeError)) throw cause;
+        throw py::type_error(std::string(name) + " must be a str, bytes or path, not " +
+                             Py_TYPE(object.ptr())->tp_name);
+    }
+    PyObject* encoded = nullptr;
+    if (PyUnicode_FSConverter(path.ptr(), &encoded) == 0) {
+        py::error_already_set cause;  // takes it
+        if (!cause.matches(PyExc_ValueError)) throw cause;
+        raise(Status::invalid_parameter,
+              std::string(name) + " " + py::repr(path).cast<std::string>() +
+                  " is no path: " + py::str(cause.value()).cast<std::string>());
+    }
+    return py::reinterpret_steal<py::bytes>(encoded);
 }
 
 }  // namespace ndv::bindings

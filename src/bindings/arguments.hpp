@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arguments of METH_FASTCALL | METH_KEYWORDS functions, without boxing or allocation. Everything
-// here raises py::error_already_set.
+// Arguments of METH_FASTCALL | METH_KEYWORDS functions, without boxing or allocation, and of other
+// functions what pybind11 does not convert. Everything here raises py::error_already_set.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -8,6 +8,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace ndv::bindings {
 
@@ -67,10 +69,15 @@ std::array<PyObject*, kCount> parse(const Parameters<kCount>& parameters, PyObje
     return out;
 }
 
-// Integers of a call; `name` is for the message. What is no integer raises TypeError.
+// Integers of a call, anything with __index__; `name` is for the message. What is no integer raises
+// TypeError.
 [[nodiscard]] std::uint64_t to_unsigned64(PyObject* object, const char* name);
 [[nodiscard]] std::uint32_t to_unsigned32(PyObject* object, const char* name);
 // Also a negative integer, as two's complement.
 [[nodiscard]] std::uint64_t to_word64(PyObject* object, const char* name);
+// A copy of bytes, bytearray, memoryview or another contiguous buffer.
+[[nodiscard]] std::vector<std::byte> to_bytes(const py::object& object, const char* name);
+// str, bytes or os.PathLike, in the file system's encoding; a null character is refused.
+[[nodiscard]] std::string to_path(const py::object& object, const char* name);
 
 }  // namespace ndv::bindings

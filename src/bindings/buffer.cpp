@@ -129,7 +129,8 @@ core::BufferHold* hold(Py_buffer& view, const py::object& object) {
     py::error_already_set cause;  // takes the exporter's exception
     if (!cause.matches(PyExc_BufferError) && !cause.matches(PyExc_ValueError)) throw cause;
     Py_buffer view;
-    if (PyObject_GetBuffer(object, &view, PyBUF_FULL_RO) != 0) {
+    // Without the format: NumPy has none for times, which may be registered all the same.
+    if (PyObject_GetBuffer(object, &view, PyBUF_INDIRECT) != 0) {
         PyErr_Clear();
         raise_buffer_error(
             Status::invalid_parameter,

@@ -3,12 +3,13 @@
 // then a wait that abandons what it interrupts.
 #include <pybind11/stl.h>
 
-#include <cstring>
 #include <limits>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 
+#include "bindings/arguments.hpp"
 #include "bindings/collected.hpp"
 #include "bindings/connection.hpp"
 #include "bindings/errors.hpp"
@@ -21,13 +22,6 @@ namespace {
 // core ends an attempt at its timeout and knows best what it was waiting for; this long after it
 // the binding gives up by itself.
 constexpr double kGrace_s = 0.25;
-
-std::vector<std::byte> to_bytes(const py::bytes& data) {
-    const std::string_view view = data;
-    std::vector<std::byte> out(view.size());
-    if (!view.empty()) std::memcpy(out.data(), view.data(), view.size());
-    return out;
-}
 
 std::optional<double> with_grace(std::optional<double> timeout) {
     return timeout ? std::optional(*timeout + kGrace_s) : std::nullopt;
@@ -65,7 +59,7 @@ std::unique_ptr<Operation> start_connect(const Connector& self, const QueuePair&
                                          const py::object& local, const py::object& peer,
                                          std::uint32_t inbound_read_limit,
                                          std::uint32_t outbound_read_limit,
-                                         const py::bytes& private_data,
+                                         const py::object& private_data,
                                          std::optional<double> timeout, std::optional<bool> crc,
                                          bool peer_to_peer) {
     core::ConnectParameters parameters;
@@ -77,7 +71,7 @@ std::unique_ptr<Operation> start_connect(const Connector& self, const QueuePair&
     parameters.peer = resolve_address(peer);
     parameters.inbound_read_limit = inbound_read_limit;
     parameters.outbound_read_limit = outbound_read_limit;
-    parameters.private_data = to_bytes(private_data);
+    parameters.private_data = to_bytes(private_data, "private_data");
     parameters.timeout = timeout_duration(timeout);
     parameters.crc = crc;
     parameters.peer_to_peer = peer_to_peer;
@@ -105,12 +99,12 @@ std::unique_ptr<Operation> start_complete_connect(Connector& self, const py::obj
 std::unique_ptr<Operation> start_accept(Connector& self, const QueuePair& qp,
                                         std::uint32_t inbound_read_limit,
                                         std::uint32_t outbound_read_limit,
-                                        const py::bytes& private_data, const py::object& function,
+                                        const py::object& private_data, const py::object& function,
                                         std::optional<double> timeout, std::optional<bool> crc) {
     core::ConnectParameters parameters;
     parameters.inbound_read_limit = inbound_read_limit;
     parameters.outbound_read_limit = outbound_read_limit;
-    parameters.private_data = to_bytes(private_data);
+    parameters.private_data = to_bytes(private_data, "private_data");
     parameters.timeout = timeout_duration(timeout);
     parameters.crc = crc;
     auto queue_pair = queue_pair_of(self, qp);
@@ -136,9 +130,9 @@ std::unique_ptr<Operation> start_disconnect(const Connector& self, std::optional
     return operation(self, std::move(*pending));
 }
 
-void reject(const Connector& self, const py::bytes& private_data) {
+void reject(const Connector& self, const py::object& private_data) {
     const auto native = self.share();
-    auto data = to_bytes(private_data);
+    auto data = to_bytes(private_data, "private_data");
     std::optional<Expected<void>> outcome;
     {
         const Released released;
@@ -179,7 +173,7 @@ void bind_blocking(py::class_<Connector>& cls) {
            "connect",
            [](const Connector& self, const QueuePair& qp, const py::object& local,
               const py::object& peer, std::uint32_t inbound_read_limit,
-              std::uint32_t outbound_read_limit, const py::bytes& private_data,
+              std::uint32_t outbound_read_limit, const py::object& private_data,
               std::optional<double> timeout, std::optional<bool> crc, bool peer_to_peer) {
                start_connect(self, qp, local, peer, inbound_read_limit, outbound_read_limit,
                              private_data, timeout, crc, peer_to_peer)
@@ -194,7 +188,7 @@ void bind_blocking(py::class_<Connector>& cls) {
             "connect_with_shared_endpoint",
             [](const Connector& self, const QueuePair& qp, const py::object& endpoint,
                const py::object& peer, std::uint32_t inbound_read_limit,
-               std::uint32_t outbound_read_limit, const py::bytes& private_data,
+               std::uint32_t outbound_read_limit, const py::object& private_data,
                std::optional<double> timeout, std::optional<bool> crc, bool peer_to_peer) {
                 if (!py::isinstance<SharedEndpoint>(endpoint)) {
                     throw py::type_error("endpoint must be a SharedEndpoint");
@@ -219,7 +213,7 @@ void bind_blocking(py::class_<Connector>& cls) {
         .def(
             "accept",
             [](Connector& self, const QueuePair& qp, std::uint32_t inbound_read_limit,
-               std::uint32_t outbound_read_limit, const py::bytes& private_data,
+               std::uint32_t outbound_read_limit, const py::object& private_data,
                const py::object& function, std::optional<double> timeout, std::optional<bool> crc) {
                 start_accept(self, qp, inbound_read_limit, outbound_read_limit, private_data,
                              function, timeout, crc)
@@ -236,6 +230,10 @@ void bind_blocking(py::class_<Connector>& cls) {
                 start_disconnect(self, timeout)->wait(with_grace(timeout), "disconnect");
             },
             py::arg("timeout") = 5.0, "End the connection in order.");
+}
+
+auto fields(const core::ConnectionData& data) {
+    return std::tie(data.inbound_read_limit, data.outbound_read_limit, data.private_data);
 }
 
 }  // namespace
@@ -258,6 +256,30 @@ void bind_connector(py::module_& module) {
                                        reinterpret_cast<const char*>(self.private_data.data()),
                                        self.private_data.size());
                                })
+        .def(
+            "__eq__",
+            [](const core::ConnectionData& self, const py::object& other) -> py::object {
+                if (!py::isinstance<core::ConnectionData>(other)) {
+                    return py::reinterpret_borrow<py::object>(Py_NotImplemented);
+                }
+                return py::bool_(fields(self) == fields(other.cast<const core::ConnectionData&>()));
+            })
+        .def("__hash__",
+             [](const py::object& self) {
+                 return py::hash(py::make_tuple(self.attr("inbound_read_limit"),
+                                                self.attr("outbound_read_limit"),
+                                                self.attr("private_data")));
+             })
+        .def(py::pickle(
+            [](const py::object& self) {
+                return py::make_tuple(self.attr("inbound_read_limit"),
+                                      self.attr("outbound_read_limit"), self.attr("private_data"));
+            },
+            [](const py::tuple& state) {
+                return core::ConnectionData{state[0].cast<std::uint32_t>(),
+                                            state[1].cast<std::uint32_t>(),
+                                            to_bytes(state[2], "private_data")};
+            }))
         .def("__repr__", [](const core::ConnectionData& self) {
             return "ConnectionData(inbound_read_limit=" + std::to_string(self.inbound_read_limit) +
                    ", outbound_read_limit=" + std::to_string(self.outbound_read_limit) + ", " +

@@ -4,6 +4,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include "bindings/integers.hpp"
+
 namespace ndv::bindings {
 namespace {
 

@@ -9,6 +9,8 @@
 #include <optional>
 #include <string>
 
+#include "bindings/integers.hpp"
+
 namespace ndv::bindings {
 
 namespace py = pybind11;

@@ -134,6 +134,26 @@ void bind_memory(py::module_& module) {
         .def_readonly("address", &core::Segment::address)
         .def_readonly("length", &core::Segment::length)
         .def_readonly("token", &core::Segment::token)
+        .def("__eq__",
+             [](const core::Segment& self, const py::object& other) -> py::object {
+                 if (!py::isinstance<core::Segment>(other)) {
+                     return py::reinterpret_borrow<py::object>(Py_NotImplemented);
+                 }
+                 const auto& that = other.cast<const core::Segment&>();
+                 return py::bool_(self.address == that.address && self.length == that.length &&
+                                  self.token == that.token);
+             })
+        .def("__hash__",
+             [](const core::Segment& self) {
+                 return py::hash(py::make_tuple(self.address, self.length, self.token));
+             })
+        .def("__reduce__",
+             [](const py::object& self) {
+                 const auto& segment = self.cast<const core::Segment&>();
+                 return py::make_tuple(
+                     py::type::of(self),
+                     py::make_tuple(segment.address, segment.length, segment.token));
+             })
         .def("__repr__", [](const core::Segment& segment) {
             return py::str("Segment(address={:#x}, length={})")
                 .format(segment.address, segment.length);
@@ -172,7 +192,8 @@ void bind_memory(py::module_& module) {
             if (!self.is_usable())
                 return std::string("<MemoryRegion ") + self.unusable_text() + ">";
             if (!self.is_registered()) return "<MemoryRegion not registered>";
-            return "<MemoryRegion of " + std::to_string(self.whole().length) + " bytes>";
+            return "<MemoryRegion of " + std::to_string(self.whole().length) + " bytes, " +
+                   access_member(self.get().rights()).attr("name").cast<std::string>() + ">";
         });
 
     py::class_<ProtectionDomain> domain(module, "ProtectionDomain", py::is_final(),
@@ -199,7 +220,7 @@ void bind_memory(py::module_& module) {
     domain.def("__repr__", [](const ProtectionDomain& self) -> std::string {
         if (!self.is_usable())
             return std::string("<ProtectionDomain ") + self.unusable_text() + ">";
-        return "<ProtectionDomain>";
+        return "<ProtectionDomain of adapter " + self.adapter()->get()->info().name + ">";
     });
 }
 

@@ -64,6 +64,7 @@ PYBIND11_MODULE(native_of_main, module) {
         py::arg("function"), py::arg("argument"));
     module.def("_is_callback_thread", CallbackLoop::is_any_on_this_thread);
     module.def("_live_objects", live_objects, "Count the native objects that exist, by kind.");
+    check_calls(module);
     begin_logging();
     module.attr("__version__") = NDV_VERSION;
     py::module_::import("atexit").attr("register")(py::cpp_function(at_exit));

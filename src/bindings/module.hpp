@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "bindings/integers.hpp"
 #include "bindings/mapping.hpp"
 #include "bindings/memory.hpp"
 
@@ -45,5 +46,8 @@ void attach_hot_completion_queue_calls(const py::handle& cls);
 void begin_logging();
 // Asks Python's logging whether DEBUG lines are wanted; when an adapter is opened.
 void update_log_level();
+
+// Last: what calls of everything above say when their arguments are wrong.
+void check_calls(py::module_& module);
 
 }  // namespace ndv::bindings

@@ -117,10 +117,12 @@ void bind_queue_pair(py::module_& module) {
             py::arg("name"), "Look for an extension.")
         .def_property_readonly("state",
                                [](const QueuePair& self) { return state_name(self.get().state()); })
-        .def("__repr__", [](const QueuePair& self) {
-            return std::string("<QueuePair ") +
-                   (self.is_usable() ? state_name(self.peek()->state()) : self.unusable_text()) +
-                   ">";
+        .def("__repr__", [](const QueuePair& self) -> std::string {
+            if (!self.is_usable()) return std::string("<QueuePair ") + self.unusable_text() + ">";
+            const core::QueuePair& native = *self.peek();
+            return std::string("<QueuePair ") + state_name(native.state()) + ", initiator depth " +
+                   std::to_string(native.limits().initiator_queue_depth) + ", receive depth " +
+                   std::to_string(native.limits().receive_queue_depth) + ">";
         });
     attach_hot_queue_pair_calls(cls);
     attach_hot_mapping_calls(cls);

@@ -150,7 +150,7 @@ def test_values_that_cannot_be_are_refused(arguments, reason):
 
 
 def test_values_of_another_type_are_refused():
-    with pytest.raises(TypeError, match="address must be an int, not float"):
+    with pytest.raises(TypeError, match="address must be an integer, not float"):
         RemoteBuffer(1.0, 1, 1)
 
 

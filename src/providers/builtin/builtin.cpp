@@ -28,6 +28,9 @@ const std::vector<std::unique_ptr<core::Provider>>& builtin() {
 
 namespace {
 
+// Three times the longest idle time that Linux's TCP takes.
+constexpr int kMaxKeepalive_s = 3 * 32767;
+
 // The device that leads to the address, else what works everywhere.
 Expected<std::shared_ptr<core::Adapter>> open_automatic(core::AdapterOptions options) {
     std::optional<core::SocketAddress> peer;
@@ -52,6 +55,16 @@ Expected<std::shared_ptr<core::Adapter>> open_automatic(core::AdapterOptions opt
 
 Expected<std::shared_ptr<core::Adapter>> open_adapter(const std::string& name,
                                                       core::AdapterOptions options) {
+    if (!(options.keepalive_s >= 0 && options.keepalive_s <= kMaxKeepalive_s)) {
+        return fail(
+            Status::invalid_parameter,
+            "open: a keepalive of " + std::to_string(options.keepalive_s) + " s is impossible",
+            "give seconds from 0, which switches it off, to " + std::to_string(kMaxKeepalive_s));
+    }
+    if (name.find('\0') != std::string::npos) {
+        return fail(Status::invalid_parameter,
+                    "open: the name of the adapter holds a null character");
+    }
     const std::size_t colon = name.find(':');
     const std::string provider_name = name.substr(0, colon);
     options.address = colon == std::string::npos ? "" : name.substr(colon + 1);

@@ -105,7 +105,8 @@ void prepare_socket(int fd, double keepalive_s) {
     set(IPPROTO_TCP, TCP_KEEPIDLE, third);
     set(IPPROTO_TCP, TCP_KEEPINTVL, third);
     set(IPPROTO_TCP, TCP_KEEPCNT, 2);
-    set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(keepalive_s * 1000));
+    // 0 would mean the system's own.
+    set(IPPROTO_TCP, TCP_USER_TIMEOUT, std::max(1, static_cast<int>(keepalive_s * 1000)));
 }
 
 bool is_one_host(const core::SocketAddress& local, const core::SocketAddress& peer) {
