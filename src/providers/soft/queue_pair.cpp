@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The step of a soft queue pair, and where requests end. Posting is in queue_pair_post.cpp.
+// The step of a soft queue pair. Posting is in queue_pair_post.cpp, where requests and the stream
+// end in queue_pair_end.cpp.
 #include "providers/soft/queue_pair.hpp"
 
 #include <sys/epoll.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <new>
 #include <utility>
-
-#include "providers/soft/mapping.hpp"
 
 namespace ndv::soft {
 namespace {
@@ -31,57 +29,6 @@ constexpr Time kHoldRetry = std::chrono::milliseconds(20);
 
 // Below this a TCP segment holds few FPDUs and alignment is worth a record mark.
 constexpr std::size_t kSmallSegment = 32 * 1024;
-
-core::OperationType type_of(iwarp::RequestKind kind) {
-    switch (kind) {
-        case iwarp::RequestKind::send:
-            return core::OperationType::send;
-        case iwarp::RequestKind::write:
-        case iwarp::RequestKind::write_immediate:
-            return core::OperationType::write;
-        case iwarp::RequestKind::read:
-            return core::OperationType::read;
-        case iwarp::RequestKind::fetch_add:
-            return core::OperationType::fetch_add;
-        case iwarp::RequestKind::compare_swap:
-            return core::OperationType::compare_swap;
-        case iwarp::RequestKind::bind:
-            return core::OperationType::bind;
-        case iwarp::RequestKind::fast_register:
-            return core::OperationType::fast_register;
-        case iwarp::RequestKind::invalidate:
-            return core::OperationType::invalidate;
-    }
-    return core::OperationType::send;
-}
-
-core::Detail detail_of(const iwarp::Cause& cause) {
-    core::Detail detail;
-    switch (cause.source) {
-        case iwarp::Cause::Source::none:
-            break;
-        case iwarp::Cause::Source::local:
-            detail.source = core::Detail::Source::local;
-            break;
-        case iwarp::Cause::Source::peer:
-            detail.source = core::Detail::Source::peer;
-            break;
-        case iwarp::Cause::Source::system:
-            detail.source = core::Detail::Source::system;
-            break;
-    }
-    detail.layer = cause.code.layer;
-    detail.error_type = cause.code.error_type;
-    detail.code = cause.code.code;
-    detail.os_error = static_cast<std::uint16_t>(cause.os_error);
-    return detail;
-}
-
-void release_segments(std::span<iwarp::PostedSegment> segments) {
-    for (const iwarp::PostedSegment& segment : segments) {
-        if (segment.owner != nullptr) static_cast<core::BufferHold*>(segment.owner)->release();
-    }
-}
 
 }  // namespace
 
@@ -185,23 +132,6 @@ void QueuePair::leave_without_memory() {
     progress_->arm(*this);
 }
 
-void QueuePair::end_without_memory() {
-    if (connection_) {
-        connection_->handle_link_error(ENOMEM);
-        return;
-    }
-    if (!link_) return;
-    const int fd = link_->descriptor();
-    soft_receive_cq_.detach(*this, fd);
-    if (&soft_initiator_cq_ != &soft_receive_cq_) soft_initiator_cq_.detach(*this, fd);
-    progress_->remove(*this, fd);
-    link_.reset();
-    is_flushed_ = true;
-    const iwarp::Cause cause{iwarp::Cause::Source::system, {}, ENOMEM};
-    note_cause(detail_of(cause));
-    if (const auto observer = observer_.lock()) observer->on_over(cause);
-}
-
 bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     if (std::exchange(has_no_memory_, false)) end_without_memory();
     if ((reasons & kAttach) != 0) take_attachment();
@@ -231,12 +161,7 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     // No pin from here on: the end of a request may end memory, which waits for pins.
     connection_->end_step();
     // Whoever polls a cancelled request finds the queue pair in error, and why.
-    if (connection_->is_over()) {
-        if (connection_->cause().source != iwarp::Cause::Source::none) {
-            note_cause(detail_of(connection_->cause()));
-        }
-        set_state(core::QueuePairState::error);
-    }
+    if (connection_->is_over()) note_over();
     deliver_completions();
     handle_events();
     if (connection_) {
@@ -342,87 +267,6 @@ bool QueuePair::receive_some(core::Budget budget) {
     return true;
 }
 
-void QueuePair::deliver_completions() {
-    iwarp::StreamCompletion done;
-    while (connection_->poll_completion(done)) complete(done);
-}
-
-// Requests of a queue pair that was flushed before it had a connection, or after it lost it.
-void QueuePair::cancel_unconnected() {
-    iwarp::StreamCompletion done;
-    done.status = Status::cancelled;
-    while (true) {
-        if (send_queue_.cursor.head_position() != send_queue_.cursor.published()) {
-            done.is_receive = false;
-            done.position = send_queue_.cursor.head_position();
-        } else if (receive_queue_.cursor.head_position() != receive_queue_.cursor.published()) {
-            done.is_receive = true;
-            done.position = receive_queue_.cursor.head_position();
-        } else {
-            break;
-        }
-        complete(done);
-    }
-}
-
-void QueuePair::complete(const iwarp::StreamCompletion& done) {
-    core::Completion out;
-    out.status = done.status;
-    out.detail = detail_of(done.cause);
-    // A flush in the engine's eyes, which knows nothing of what is around it.
-    if (done.status == Status::cancelled && out.detail.source == core::Detail::Source::none) {
-        out.detail = cause();
-    }
-    bool is_silent = false;
-    if (done.is_receive) {
-        iwarp::ReceiveRequest& request = receive_queue_[done.position];
-        out.type = core::OperationType::receive;
-        if (request.has_invalidated && done.status == Status::success) {
-            out.type = core::OperationType::receive_and_invalidate;
-            out.invalidated_token = request.invalidated_stag;
-        }
-        if (request.has_immediate && done.status == Status::success) {
-            out.has_immediate = true;
-            out.immediate = request.immediate;
-        }
-        out.context = request.context;
-        out.context_is_object = request.context_is_object;
-        out.is_solicited = request.is_solicited;
-        out.bytes_transferred = done.status == Status::success ? request.received : 0;
-        release_segments(receive_queue_.segments(done.position));
-    } else {
-        iwarp::SendRequest& request = send_queue_[done.position];
-        out.type = type_of(request.kind);
-        out.context = request.context;
-        out.context_is_object = request.context_is_object;
-        is_silent = request.is_silent && done.status == Status::success;
-        release_segments(send_queue_.segments(done.position));
-        if (iwarp::is_local(request.kind) && request.operation != nullptr) {
-            auto* const mapping = static_cast<Mapping*>(request.operation);
-            mapping->leave_queue();
-            mapping->release();
-        }
-    }
-    // The slot is free before the completion shows. The request stays outstanding until it is
-    // polled, and whoever polls it may post at once.
-    if (connection_) {
-        connection_->retire(done);
-    } else if (done.is_receive) {
-        receive_queue_.cursor.retire();
-    } else {
-        send_queue_.cursor.retire();
-    }
-    if (is_silent) {
-        end_silently(out);
-        return;
-    }
-    if (deliver(done.is_receive, out)) return;
-    // Overrun: NDK declares the queue and its queue pairs dead.
-    note_cause(core::Detail::of(core::End::overrun));
-    is_flushed_ = true;
-    if (connection_) connection_->handle_flush();
-}
-
 void QueuePair::handle_events() {
     const iwarp::StreamEvents events = connection_->take_events();
     const auto observer = observer_.lock();
@@ -450,34 +294,6 @@ void QueuePair::handle_events() {
         if (observer) observer->on_drained();
     }
     if (events.over) end_stream();
-}
-
-// The stream is over: the socket lingers without us, the queue pair stays for its completions.
-void QueuePair::end_stream() {
-    set_state(core::QueuePairState::error);
-    is_flushed_ = true;
-    const iwarp::Cause cause = connection_->cause();
-    count_traffic();
-    connection_->end_step();
-    const int fd = link_->descriptor();
-    soft_receive_cq_.detach(*this, fd);
-    if (&soft_initiator_cq_ != &soft_receive_cq_) soft_initiator_cq_.detach(*this, fd);
-    progress_->remove(*this, fd);
-    if (soft_srq_ != nullptr) soft_srq_->leave(*this);
-    held_since_.store(0, std::memory_order_relaxed);
-    if (cause.source != iwarp::Cause::Source::system) {
-        link_->shut_write();
-        progress_->linger(std::move(link_),
-                          has_begun_ ? Progress::Peer::known : Progress::Peer::stranger);
-    }
-    link_.reset();
-    connection_.reset();
-    receives_need_step_.exchange(1, std::memory_order_acq_rel);  // with do_post_receive()
-    cancel_unconnected();
-    hold_until_.reset();
-    relief_at_.reset();
-    if (std::exchange(deadline_, std::nullopt)) progress_->clear_deadline(*this);
-    if (const auto observer = observer_.lock()) observer->on_over(cause);
 }
 
 void QueuePair::check_hold(Time at) {

@@ -126,6 +126,7 @@ private:
     [[nodiscard]] bool transmit_some(core::Budget budget);
     [[nodiscard]] bool receive_some(core::Budget budget);
     void deliver_completions();
+    void note_over();
     void cancel_unconnected();
     void complete(const iwarp::StreamCompletion& done);
     void handle_events();
