@@ -246,7 +246,8 @@ def test_the_right_does_not_let_read_or_write(ends, kind):
     remote = ends.far.words("words", 1, values=[5])
     ends.near.memory("local", 8, seed=1)
 
-    getattr(ends.near, kind)((remote.address, remote.token), "local")
+    # Deferred: the refusal must not come before the second one is posted.
+    getattr(ends.near, kind)((remote.address, remote.token), "local", flags=nd.Flag.DEFER)
     ends.near.read((0, 0), flags=nd.Flag.READ_FENCE)
 
     assert ends.near.completions("initiator", 2)[1].status != nd.Status.SUCCESS
@@ -289,7 +290,8 @@ def test_an_atomic_that_the_peer_refuses_fails_with_its_reason(pair, make, detai
     pair.near.words("old", 1, values=[77])
     pair.far.receive(context=1)
 
-    pair.near.fetch_add((remote.address, remote.token), 1, "old", context=1)
+    # Deferred: the refusal must not come before the second one is posted.
+    pair.near.fetch_add((remote.address, remote.token), 1, "old", context=1, flags=nd.Flag.DEFER)
     pair.near.fetch_add((remote.address, remote.token), 1, "old", context=2)
 
     first, second = pair.near.completions("initiator", 2)

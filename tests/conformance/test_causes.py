@@ -97,6 +97,7 @@ def test_a_queue_pair_that_was_never_connected_is_not_said_to_have_ended(connect
     assert not isinstance(caught.value, ConnectionError)
 
 
+@pytest.mark.filterwarnings("ignore::ndverbs.OverrunWarning")
 def test_an_overrun_is_told_and_named_and_counted(connect_pair):
     pair = connect_pair(near={"cq_depth": 2})
     for i in range(4):

@@ -23,7 +23,7 @@ class Owner:
     def __init__(self, adapter):
         self.adapter = adapter
         self.pd = self.adapter.create_pd()
-        self.cq = self.adapter.create_cq(16)
+        self.cq = self.adapter.create_cq(256)
 
     def told(self, *args):
         pass
@@ -56,7 +56,7 @@ def cycle_of_attributes(owner):
 
 
 def notification_of_a_queue(owner):
-    owner.notified = owner.adapter.create_cq(16, on_notify=owner.told)
+    owner.notified = owner.adapter.create_cq(256, on_notify=owner.told)
     owner.notified.arm()
 
 
@@ -196,11 +196,11 @@ def test_object_whose_callback_is_queued_stays_until_it_was_called(adapter):
         assert may_go.wait(LIMIT)
 
     blocker = Owner(adapter)
-    blocker.first = adapter.create_cq(4, on_notify=hold_up)
+    blocker.first = adapter.create_cq(256, on_notify=hold_up)
     notify(blocker, blocker.first)
     assert entered.wait(LIMIT)
     owner = Told(adapter)
-    owner.second = adapter.create_cq(4, on_notify=owner.told)
+    owner.second = adapter.create_cq(256, on_notify=owner.told)
     notify(owner, owner.second)
     owner.second.wait(LIMIT)
     owner = [owner]

@@ -34,7 +34,7 @@ class Stream:
 
     def __init__(self, victim, *, queue_depth=16, srq=None):
         self.victim = victim
-        self.cq = victim.adapter.create_cq(64)
+        self.cq = victim.adapter.create_cq(256)
         if srq is None:
             self.qp = victim.pd.create_qp(
                 self.cq, self.cq, receive_queue_depth=queue_depth, initiator_queue_depth=queue_depth

@@ -82,7 +82,7 @@ CALLS = calls()
 def world() -> Iterator[dict[str, Any]]:
     """One object of each class, by its name; and values for required parameters, by theirs."""
     with nd.Adapter.open("soft") as adapter:
-        pd, cq = adapter.create_pd(), adapter.create_cq(64)
+        pd, cq = adapter.create_pd(), adapter.create_cq(4096)
         srq = pd.create_srq(4, max_sge=1)
         region = pd.register(np.zeros(64), nd.Access.REMOTE_WRITE | nd.Access.REMOTE_READ)
         listener = adapter.create_listener()
