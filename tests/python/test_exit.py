@@ -215,7 +215,7 @@ STATES = {
             dropped.set()
         ends = [End()]
         def arm(end):
-            cq = end.adapter.create_cq(4, on_notify=on_notify)
+            cq = end.adapter.create_cq(256, on_notify=on_notify)
             cq.arm()
             end.other = end.pd.create_qp(cq, cq)
             end.other.receive(context=cq)

@@ -15,7 +15,7 @@ CONNECTED = """
 import threading
 import ndverbs as nd
 with nd.Adapter.open("soft") as adapter, adapter.create_listener() as listener:
-    pd, cq = adapter.create_pd(), adapter.create_cq(300)
+    pd, cq = adapter.create_pd(), adapter.create_cq(512)
     mine, theirs = pd.create_qp(cq, cq, receive_queue_depth=8), pd.create_qp(cq, cq)
     listener.listen("127.0.0.1:0")
     kept = []

@@ -58,8 +58,7 @@ def test_first_write_shows_what_its_text_says(first_write):
     assert "token" not in texts["register"]
     assert texts["pinned"].startswith("refused: cannot resize an array")
     assert texts["connect"] == "connected connected\n"
-    assert "request_context='two rows', type=<OperationType.WRITE: 64>" in texts["write"]
-    assert "status=<Status.SUCCESS: 0>" in texts["write"]
+    assert "<Result WRITE SUCCESS, request_context='two rows'>" in texts["write"]
     assert texts["read"] == "READ SUCCESS - equal: True\nand in the server's table: True\n"
     assert texts["send"] == (
         "RECEIVE 17 b'the table is full'\nthe silent Write has arrived: True\n"

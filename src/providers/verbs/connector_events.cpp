@@ -189,8 +189,12 @@ void Connector::handle_disconnected(bool is_removal, Aftermath& after) {
     } else if (state_ == State::disconnecting) {
         if (has_left_) finish_disconnect({}, after);
     } else if (state_ == State::connected) {
+        // Some devices tell the end that this side's own flush or close makes.
+        const core::Detail why = qp_->cause();
+        const bool is_ours = why.is(core::End::flushed) || why.is(core::End::closed);
+        if (why.is(core::End::closed)) on_disconnect_ = nullptr;
         // A device whose queue pair is in error did not see an end in order.
-        const bool is_broken = is_removal || qp_->is_hardware_in_error();
+        const bool is_broken = is_removal || (!is_ours && qp_->is_hardware_in_error());
         after.tell = std::exchange(on_disconnect_, nullptr);
         qp_->note_peer_left();
         // Posted receives stay for an end in order that somebody is told of. On iWARP they are

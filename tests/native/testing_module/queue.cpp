@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/completion_queue.hpp"
+#include "core/outstanding.hpp"
 #include "module.hpp"
 #include "providers/soft/completion_queue.hpp"
 
@@ -19,23 +20,25 @@ namespace {
 
 namespace py = pybind11;
 
-core::Completion completion() {
-    core::Completion made;
-    made.context_is_object = false;
-    return made;
-}
-
 // Its next poll() that finds nothing brings what the test has put in its way.
 class MadeUpQueue final : public core::CompletionQueue {
 public:
     explicit MadeUpQueue(std::uint32_t depth) : core::CompletionQueue(depth) {}
 
     void come(unsigned count) { to_come_ = count; }
-    void arrive() { static_cast<void>(push(completion())); }
+    void arrive() {
+        core::Completion made;
+        made.requests = requests_.get();
+        made.requests->begin();
+        if (!push(made)) core::discard(made);
+    }
     std::size_t take(std::size_t limit) {
         std::array<core::Completion, 64> taken;
         bool needs_large = false;
-        return poll(taken.data(), std::min(limit, taken.size()), core::Budget::large, needs_large);
+        const std::size_t count =
+            poll(taken.data(), std::min(limit, taken.size()), core::Budget::large, needs_large);
+        for (std::size_t i = 0; i < count; ++i) core::discard(taken[i]);
+        return count;
     }
     [[nodiscard]] bool is_readable() {
         std::uint64_t count = 0;
@@ -58,6 +61,7 @@ private:
     [[nodiscard]] bool has_notify_timer() const override { return true; }
     void set_notify_timer(std::chrono::nanoseconds) override { ++timers_; }
 
+    const core::Outstanding::OfQueue requests_ = core::Outstanding::make(nullptr);
     unsigned to_come_ = 0;
     std::atomic<std::uint64_t> timers_{0};
 };
