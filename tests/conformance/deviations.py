@@ -101,13 +101,18 @@ DEVIATIONS = [
         [
             "test_connect.py::test_accepted_peer_that_never_completes_times_out",
             "test_connect.py::test_accept_that_nobody_waits_for_ends_at_its_timeout",
-            "test_connect.py::test_flush_ends_an_accept_and_does_not_blame_the_peer",
             "test_connect.py::test_active_end_may_reject_the_answer",
             "test_connect.py::test_complete_connect_fails_when_the_peer_gave_up",
             "test_disconnect.py::test_death_of_the_peer_before_it_completed_ends_the_accept",
         ],
         "verbs:siw0",
         _NO_THIRD_MESSAGE,
+    ),
+    Deviation(
+        "test_connect.py::test_flush_ends_an_accept_and_does_not_blame_the_peer",
+        "verbs:siw0",
+        _NO_THIRD_MESSAGE,
+        runs=False,  # whether the flush comes before the end of the accept is chance
     ),
     Deviation(
         "test_connect.py::test_accept_fails_when_the_peer_gave_up",
