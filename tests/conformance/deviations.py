@@ -217,7 +217,7 @@ DEVIATIONS = [
         "verbs:rxe0",
         "rxe stands still when it has done a request of its own behind a Send that it repeats",
         runs=False,
-        parameters=("-512]",),  # Flag.DEFER; with READ_FENCE it waits
+        parameters=("-Flag.DEFER]",),  # with READ_FENCE it waits
     ),
     Deviation(
         "test_close.py::test_deregistering_while_the_peer_writes",
