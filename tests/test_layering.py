@@ -180,6 +180,30 @@ def test_a_switch_over_an_enum_of_rdma_core_bears_values_that_came_later():
     assert [str(f.relative_to(ROOT)) for f, b in foreign if "default:" not in b] == []
 
 
+def test_tests_that_run_in_the_lab_use_no_helpers_that_are_not_there():
+    there = {"conformance", "stream", "lab"}
+    elsewhere = {p.name for p in (ROOT / "tests").iterdir() if p.is_dir()} - there
+    found = []
+    for folder in there:
+        for file in files_below(ROOT / "tests" / folder, ".py"):
+            modules = {
+                name.split(".")[0]
+                for node in ast.walk(ast.parse(file.read_text()))
+                for name in imported_names(node)
+            }
+            found += [f"{file.relative_to(ROOT)}: {name}" for name in modules & elsewhere]
+    assert found == []
+
+
+def imported_names(node: ast.AST) -> list[str]:
+    """Return the modules that an import statement names; none for other nodes."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0:
+        return [node.module or ""]
+    return []
+
+
 def test_no_file_outgrows_its_limit():
     problems = []
     for file in cpp_files() + python_files():

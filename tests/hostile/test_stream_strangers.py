@@ -14,6 +14,7 @@ from stream.sockets import LIMIT, Background
 
 BACKLOG = 2
 PLACES = 64  # of a listener with such a backlog
+SPARE = 16  # receives for words that take no credit
 # What rsockets send with a request: version 1, flags, credits, then where descriptors and data go.
 START = struct.pack(">BBH4x", 1, 2, 64) + struct.pack(">QIIQII", 0x1000, 7, 2, 0x2000, 8, 65536)
 # Peer-to-peer mode: the listener answers, and waits for the peer's first message.
@@ -133,3 +134,16 @@ def test_a_stranger_that_never_begins_has_ten_seconds(server):
     with strangers(server.getsockname(), 1, UNTIL_RTR) as (peer,):
         peer.receive_reply()
         peer.receive_all()
+
+
+def test_credits_are_no_more_than_the_receives_that_are_posted(adapter):
+    from ndverbs.socket_options import RDMA_RQSIZE, SOL_RDMA
+
+    with nd.Socket(adapter=adapter) as server:
+        server.setsockopt(SOL_RDMA, RDMA_RQSIZE, 32767)
+        server.listen()
+        with RawPeer.connect(server.getsockname()) as peer:
+            peer.send(request(private_data=START))
+            _, _, data = peer.receive_reply()
+    (told,) = struct.unpack_from(">H", data, 4 + 2)  # behind the words of RFC 6581
+    assert told == adapter.info.max_receive_queue_depth - SPARE

@@ -8,10 +8,7 @@ import time
 import pytest
 
 import ndverbs as nd
-from hostile.raw_peer import RawPeer, request
 from stream.sockets import LIMIT, Background, read_exactly
-
-SPARE = 16  # receives for words that take no credit
 
 
 def reset(sock):
@@ -81,20 +78,6 @@ def test_the_send_backlog_of_a_broken_stream_is_nothing(small_ends):
     reset(far)
     until(lambda: near._stream.phase == "over")
     assert near._stream.send_backlog == 0
-
-
-def test_credits_are_no_more_than_the_receives_that_are_posted():
-    from ndverbs.socket_options import RDMA_RQSIZE, SOL_RDMA
-
-    start = struct.pack(">BBH4x", 1, 2, 64) + struct.pack(">QIIQII", 0x1000, 7, 2, 0x2000, 8, 65536)
-    with nd.Adapter.open("soft") as adapter, nd.Socket(adapter=adapter) as server:
-        server.setsockopt(SOL_RDMA, RDMA_RQSIZE, 32767)
-        server.listen()
-        with RawPeer.connect(server.getsockname()) as peer:
-            peer.send(request(private_data=start))
-            _, _, data = peer.receive_reply()
-        (told,) = struct.unpack_from(">H", data, 4 + 2)  # behind the words of RFC 6581
-        assert told == adapter.info.max_receive_queue_depth - SPARE
 
 
 def test_the_end_is_the_last_event_that_is_told(server, adapter):
