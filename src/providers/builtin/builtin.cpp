@@ -2,6 +2,8 @@
 // The list of providers, and the way from a name to an adapter.
 #include "providers/builtin/builtin.hpp"
 
+#include <array>
+#include <cstdio>
 #include <optional>
 #include <utility>
 
@@ -56,9 +58,11 @@ Expected<std::shared_ptr<core::Adapter>> open_automatic(core::AdapterOptions opt
 Expected<std::shared_ptr<core::Adapter>> open_adapter(const std::string& name,
                                                       core::AdapterOptions options) {
     if (!(options.keepalive_s >= 0 && options.keepalive_s <= kMaxKeepalive_s)) {
+        std::array<char, 32> given{};
+        std::snprintf(given.data(), given.size(), "%g", options.keepalive_s);
         return fail(
             Status::invalid_parameter,
-            "open: a keepalive of " + std::to_string(options.keepalive_s) + " s is impossible",
+            std::string("open: a keepalive of ") + given.data() + " s is impossible",
             "give seconds from 0, which switches it off, to " + std::to_string(kMaxKeepalive_s));
     }
     if (name.find('\0') != std::string::npos) {
