@@ -91,7 +91,8 @@ def registered_array_with_a_posted_receive(owner):
 
 def operation_that_is_over(owner):
     qp, connector = owner.make_qp(), owner.adapter.create_connector()
-    operation = connector._start_connect(qp, None, "127.0.0.1:1")
+    nobody = (owner.adapter.info.addresses[0], 1)
+    operation = connector._start_connect(qp, None, nobody)
     with pytest.raises(OSError):  # noqa: PT011 - whatever it was
         operation.wait(LIMIT)
     operation.add_done_callback(owner.told)
