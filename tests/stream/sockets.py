@@ -3,6 +3,7 @@
 
 import contextlib
 import threading
+import time
 
 import ndverbs as nd
 
@@ -92,3 +93,10 @@ def fill(sock):
             sent += sock.send(bytes(4096))
     except BlockingIOError:
         return sent
+
+
+def until(is_so):
+    """Look until something is so, which only another thread can bring about."""
+    give_up_at = time.monotonic() + LIMIT
+    while not is_so():
+        assert time.monotonic() < give_up_at

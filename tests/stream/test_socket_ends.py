@@ -3,23 +3,16 @@
 
 import socket
 import struct
-import time
 
 import pytest
 
 import ndverbs as nd
-from stream.sockets import LIMIT, Background, read_exactly
+from stream.sockets import LIMIT, Background, read_exactly, until
 
 
 def reset(sock):
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
-
-
-def until(is_so):
-    give_up_at = time.monotonic() + LIMIT
-    while not is_so():
-        assert time.monotonic() < give_up_at
 
 
 def test_what_came_before_a_reset_is_received_and_then_the_reset(ends):

@@ -63,9 +63,9 @@ def test_a_second_connect_is_refused_and_the_first_one_completes(adapter, host, 
         assert not first.done()
         listening.inspect_complete(inspect_id, wsk.InspectAction.ACCEPT)
         first.result(LIMIT)
-        listening.accept(LIMIT).close()
-        third = sock.connect(listening.local_address)
-        assert third.status == nd.Status.CONNECTION_ACTIVE
+        with listening.accept(LIMIT):
+            third = sock.connect(listening.local_address)
+            assert third.status == nd.Status.CONNECTION_ACTIVE
 
 
 def test_a_socket_connects_again_after_a_connect_that_failed(adapter, host, listening):
