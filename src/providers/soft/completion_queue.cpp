@@ -112,10 +112,14 @@ std::shared_ptr<QueuePair> CompletionQueue::only_member(bool& has_several) const
     return members_.size() == 1 ? members_.begin()->second.lock() : nullptr;
 }
 
+bool CompletionQueue::is_awaited() const {
+    const auto open = armed();
+    return open && *open != core::Notify::errors;
+}
+
 // Without a lease the progress thread hears at once of what comes while the caller sleeps.
 bool CompletionQueue::takes_lease() {
-    const auto open = armed();
-    if (!open || *open == core::Notify::errors) return true;
+    if (!is_awaited()) return true;
     return polls_since_arm_.fetch_add(1, std::memory_order_relaxed) >= kPollsBeforeSleep;
 }
 

@@ -32,6 +32,8 @@ public:
     void detach(const QueuePair& qp, int fd);
 
     [[nodiscard]] Lease lease(Time at) const;
+    // A program waits for the arm, and may be asleep.
+    [[nodiscard]] bool is_awaited() const;
     void end_lease() override;
     [[nodiscard]] const std::shared_ptr<Progress>& progress() const { return progress_; }
 
