@@ -91,10 +91,6 @@ void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter) {
     if (then_) std::exchange(then_, nullptr)();
 }
 
-void queue_callback(const std::weak_ptr<core::Adapter>& adapter, std::function<void()> task) {
-    if (const auto alive = adapter.lock()) alive->callbacks().push(std::move(task));
-}
-
 namespace {
 
 void report(PyObject* function, PyObject* result) noexcept {

@@ -13,6 +13,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/shortage.hpp"
 #include "bindings/deferred.hpp"
 #include "core/adapter.hpp"
 
@@ -46,8 +47,14 @@ private:
 };
 
 // Queues `task` for the adapter's callback thread, where it runs with the GIL; from any thread.
-// Nothing happens when the adapter is gone.
-void queue_callback(const std::weak_ptr<core::Adapter>& adapter, std::function<void()> task);
+// Nothing happens when the adapter is gone. Where there is no memory it waits for some, because
+// nobody would tell what is lost here.
+template <typename Task>
+void queue_callback(const std::weak_ptr<core::Adapter>& adapter, const Task& task) {
+    if (const auto alive = adapter.lock()) {
+        base::with_memory([&] { alive->callbacks().push(task); });
+    }
+}
 
 // Calls `function`, unless it is null, with the GIL held; an exception goes to sys.unraisablehook.
 void call_and_report(PyObject* function) noexcept;

@@ -15,6 +15,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/shortage.hpp"
 #include "base/signals.hpp"
 
 namespace ndv::core {
@@ -25,8 +26,6 @@ constexpr std::uint64_t kWakeId = 0;
 // The thread looks at is_stopping_ by itself now and then: a program that closes all descriptors
 // takes the wake-up away.
 constexpr int kLongestSleep_ms = 2000;
-// An allocation failed: what the thread was at is tried again after this.
-constexpr int kMemoryPause_ms = 10;
 
 }  // namespace
 
@@ -187,7 +186,7 @@ void Progress::serve(std::uint64_t id, Time at) {
         member->on_ready();
     } catch (const std::bad_alloc&) {
         // What is ready still is when it is armed again.
-        ::poll(nullptr, 0, kMemoryPause_ms);
+        base::pause_for_memory();
     }
     arm(*member);
 }
@@ -235,7 +234,7 @@ void Progress::serve_deadlines(Time at) {
         } catch (const std::bad_alloc&) {
             // Once more in a moment, by the nodes that are there, unless it has another by now.
             const base::Lock lock(mutex_);
-            due.key().first = known.mapped() = at + std::chrono::milliseconds(kMemoryPause_ms);
+            due.key().first = known.mapped() = at + base::kMemoryPause;
             if (deadline_of_.insert(std::move(known)).inserted) deadlines_.insert(std::move(due));
         }
     }

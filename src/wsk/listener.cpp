@@ -3,8 +3,11 @@
 #include "wsk/listener.hpp"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 #include <vector>
+
+#include "base/shortage.hpp"
 
 namespace ndv::wsk {
 namespace {
@@ -35,6 +38,10 @@ Expected<std::shared_ptr<StreamListener>> StreamListener::create(
         }
         self->wake();
     });
+    {
+        const base::Lock lock(made->mutex_);
+        made->waking_ = made->prepare_wake();
+    }
     if (auto listening = made->listener_->listen(address); !listening) {
         return Unexpected{listening.error()};
     }
@@ -69,11 +76,22 @@ void StreamListener::start() {
     wake();
 }
 
-void StreamListener::wake() {
-    worker_->post([weak = std::weak_ptr(shared_from_this())] {
+Worker::Prepared StreamListener::prepare_wake() {
+    return Worker::prepare([weak = std::weak_ptr(shared_from_this())] {
         const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
-        if (self) self->take_requests();
+        if (!self) return;
+        {
+            const base::Lock lock(self->mutex_);
+            if (self->waking_.empty()) self->waking_ = self->prepare_wake();
+        }
+        self->take_requests();
     });
+}
+
+// Takes no memory; nothing when the worker has not begun with the last one.
+void StreamListener::wake() {
+    const base::Lock lock(mutex_);
+    worker_->post(std::move(waking_));
 }
 
 // Over the backlog requests wait unanswered, in the listener's own queue.
@@ -181,7 +199,7 @@ bool StreamListener::evict(Evicted& out) {
 }
 
 void StreamListener::look_again() {
-    if (std::exchange(will_look_, true)) return;
+    if (will_look_) return;
     worker_->post_at(Clock::now() + kLook, [weak = std::weak_ptr(shared_from_this())] {
         const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
         if (!self) return;
@@ -192,6 +210,7 @@ void StreamListener::look_again() {
         }
         self->take_requests();
     });
+    will_look_ = true;
 }
 
 void StreamListener::inspect_complete(std::uint64_t id, bool accepts) {
@@ -226,17 +245,23 @@ void StreamListener::make(const std::shared_ptr<core::Connector>& connector, std
         key = next_key_++;
         making_[key] = {stream, id, now()};
     }
-    adapter->adopt(stream);
-    stream->inspect_id_.store(id, std::memory_order_relaxed);
-    stream->set_on_event([weak = std::weak_ptr(shared_from_this()), key](std::uint32_t events) {
-        const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
-        if (self) self->on_made(key, events);
-    });
-    if (auto started = stream->start_accept(connector, kAcceptTime); !started) {
-        // Not a stream, or gone already.
-        static_cast<void>(connector->reject({}));
-        on_made(key, event::kBroken);
+    try {
+        adapter->adopt(stream);
+        stream->inspect_id_.store(id, std::memory_order_relaxed);
+        stream->set_on_event([weak = std::weak_ptr(shared_from_this()), key](std::uint32_t events) {
+            const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
+            if (self) self->on_made(key, events);
+        });
+        if (stream->start_accept(connector, kAcceptTime)) return;
+    } catch (const std::bad_alloc&) {
+        base::with_memory([&] { stream->abort(); });
     }
+    // Not a stream, or gone already, or there is no memory for it.
+    base::with_memory([&] {
+        static_cast<void>(connector->reject({}));
+        connector->close();
+        on_made(key, event::kBroken);
+    });
 }
 
 void StreamListener::on_made(std::uint64_t key, std::uint32_t events) {
@@ -249,16 +274,17 @@ void StreamListener::on_made(std::uint64_t key, std::uint32_t events) {
         const base::Lock lock(mutex_);
         const auto found = making_.find(key);
         if (found == making_.end()) return;
-        made = std::move(found->second);
-        making_.erase(found);
+        // Once more from here where there is no memory.
         if (is_good && !is_closed()) {
-            ready_.push_back(made.stream);
+            on_ready = on_ready_;
+            ready_.push_back(found->second.stream);
             if (readiness_) readiness_->set(true, true);
             available_.notify_one();
-            on_ready = on_ready_;
-        } else if (made.id != 0) {
+        } else if (found->second.id != 0) {
             on_abort = on_abort_;
         }
+        made = std::move(found->second);
+        making_.erase(found);
     }
     if (on_ready) on_ready();
     if (on_abort) on_abort(made.id);

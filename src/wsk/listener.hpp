@@ -99,6 +99,7 @@ private:
         return ready_.size() + making_.size() + inspected_.size() < std::max(backlog_, kPlaces);
     }
     [[nodiscard]] Since now() const NDV_REQUIRES(mutex_) { return {Clock::now(), looks_}; }
+    [[nodiscard]] Worker::Prepared prepare_wake();
     void make(const std::shared_ptr<core::Connector>& connector, std::uint64_t id);
     void on_made(std::uint64_t key, std::uint32_t events);
 
@@ -115,6 +116,7 @@ private:
     std::uint64_t taken_ NDV_GUARDED_BY(mutex_) = 0;
     std::uint64_t looks_ NDV_GUARDED_BY(mutex_) = 0;
     bool will_look_ NDV_GUARDED_BY(mutex_) = false;
+    Worker::Prepared waking_ NDV_GUARDED_BY(mutex_);  // none while it is queued
     std::uint64_t next_key_ NDV_GUARDED_BY(mutex_) = 1;
     // By rising keys: the oldest come first.
     std::map<std::uint64_t, Inspected> inspected_ NDV_GUARDED_BY(mutex_);

@@ -240,7 +240,8 @@ Expected<void> Stream::shutdown(How how) {
     }
     if (how != How::write) {
         is_read_shut_ = true;
-        for (const auto& transfer : std::exchange(receives_, {})) finish(transfer, {});
+        for (const auto& transfer : receives_) finish(transfer, {});
+        receives_.clear();
     }
     if (how != How::read && ending_ == Ending::none) ending_ = Ending::shutdown;
     // Nothing is wanted in either direction any more.
@@ -292,6 +293,10 @@ void Stream::do_close() {
         phase_.store(Phase::over, std::memory_order_release);
         return;
     }
+    guarded([this] { end_after_close(); });
+}
+
+void Stream::end_after_close() {
     const bool is_connected = phase() == Phase::connected && !is_releasing_;
     // A send that is cut short must not look whole: the peer sees a reset.
     if (aborts_on_close_.load(std::memory_order_relaxed) || !sends_.empty() ||
@@ -344,6 +349,11 @@ void Stream::break_down(Error error) {
     release_now();
 }
 
+void Stream::break_without_memory() {
+    // A text as short as this one takes none.
+    break_down({Status::insufficient_resources, "out of memory", {}, ENOMEM});
+}
+
 void Stream::break_by(const core::Completion& done) {
     Error error{Status::connection_reset,
                 "the connection ended before the stream did: the peer "
@@ -382,19 +392,23 @@ void Stream::release_now() {
     is_releasing_ = is_released_ = true;
     phase_.store(Phase::over, std::memory_order_release);
     tell(event::kReleased);
-    if (connector_) connector_->close();
-    if (device_) device_->close();
-    for (const Mapped& one : mapped_) one.memory->region->close();
+    base::with_memory([this] {
+        if (connector_) connector_->close();
+        if (device_) device_->close();
+        for (const Mapped& one : mapped_) one.memory->region->close();
+    });
     worker_->let_go(*this);
 }
 
+// It may run once more from where it found no memory: what is taken off a list was told before.
 void Stream::finish_transfers(const Error& error) {
     for (const auto& transfer : sends_) {
         if (transfer->done > 0) orphans_.push_back(transfer);
         transfer_backlog_ -= std::min(transfer_backlog_, transfer->length);
         finish(transfer, Unexpected{error});
     }
-    const bool is_cut = !std::exchange(sends_, {}).empty();
+    is_cut_ = is_cut_ || !sends_.empty();
+    sends_.clear();
     end_receives();
     // Their memory stays until the device is done with it.
     for (std::uint32_t i = record_tail_; i != record_head_; i = next_record(i)) {
@@ -402,9 +416,10 @@ void Stream::finish_transfers(const Error& error) {
     }
     if (end_operation_) {
         // It is done when the end has left behind all that was sent.
-        const bool is_good = is_end_posted_ && !is_cut && !failure_ && !is_closing_;
-        finished_.push_back({std::exchange(end_operation_, nullptr),
-                             is_good ? Expected<void>() : Expected<void>(Unexpected{error})});
+        const bool is_good = is_end_posted_ && !is_cut_ && !failure_ && !is_closing_;
+        finished_.push_back(
+            {end_operation_, is_good ? Expected<void>() : Expected<void>(Unexpected{error})});
+        end_operation_ = nullptr;
     }
 }
 
@@ -415,15 +430,17 @@ void Stream::end_receives() {
     if (!error && is_closing_) {
         error = {Status::cancelled, "the socket was closed", {}, ECONNABORTED};
     }
-    for (const auto& transfer : std::exchange(receives_, {})) {
+    for (const auto& transfer : receives_) {
         finish(transfer, error ? Expected<void>(Unexpected{*error}) : Expected<void>());
     }
+    receives_.clear();
 }
 
 void Stream::finish(const std::shared_ptr<Transfer>& transfer, Expected<void> outcome) {
-    if (std::exchange(transfer->is_finished, true)) return;
-    transfer->result.store(transfer->done, std::memory_order_release);
+    if (transfer->is_finished) return;
     finished_.push_back({transfer->operation, std::move(outcome)});
+    transfer->is_finished = true;
+    transfer->result.store(transfer->done, std::memory_order_release);
 }
 
 }  // namespace ndv::wsk

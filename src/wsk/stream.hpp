@@ -17,11 +17,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <vector>
 
 #include "base/expected.hpp"
 #include "base/live.hpp"
+#include "base/shortage.hpp"
 #include "core/adapter.hpp"
 #include "core/object.hpp"
 #include "core/progress.hpp"
@@ -251,11 +253,23 @@ private:
     }
     void wake_followers();
     void remove_follower(const Follower& follower);
+    // What a part had begun when it found no memory cannot be taken up again: the stream breaks.
+    template <typename Part>
+    void guarded(Part&& part) {
+        try {
+            part();
+        } catch (const std::bad_alloc&) {
+            base::with_memory([this] { break_without_memory(); });
+        }
+    }
     void handle_signals(std::uint32_t signals);
+    void do_handle_signals(std::uint32_t signals);
     void take_completions();
+    void do_take_completions();
     void handle_completion(const core::Completion& done);
     void handle_sent(const core::Completion& done);
     void serve(core::Budget budget);
+    void do_serve(core::Budget budget);
     void post_control();
     void post_staged();
     void post_transfers();
@@ -275,6 +289,8 @@ private:
     [[nodiscard]] bool is_writable_now() const;
     [[nodiscard]] bool is_live() const { return device_ != nullptr && !is_released_; }
     void break_down(Error error);
+    void break_without_memory();
+    void end_after_close();
     void break_by(const core::Completion& done);
     void release_in_order();
     void release_now();
@@ -307,6 +323,7 @@ private:
     bool is_copying_ = false;  // a reader, outside the gate
     bool is_closing_ = false;
     bool is_end_posted_ = false;
+    bool is_cut_ = false;  // sends were dropped that had not wholly been posted
     bool is_releasing_ = false;
     bool is_released_ = false;
     bool has_leader_ = false;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <new>
 #include <string>
 #include <utility>
 
@@ -27,10 +26,8 @@ void Stream::signal(std::uint32_t signals) {
 }
 
 // Tells what happened meanwhile, without the gate. Events are told by one thread at a time, in
-// their order: what comes while one tells is told by the same one. Without memory an operation is
-// done although its callback is not told, and events are told with the next ones.
+// their order: what comes while one tells is told by the same one.
 void Stream::leave() {
-    bool has_memory = true;
     while (true) {
         std::vector<Finished> finished;
         std::shared_ptr<const OnEvent> on_event;
@@ -38,8 +35,7 @@ void Stream::leave() {
         while (true) {
             if (readiness_) show_readiness();
             if (followers_ != nullptr) wake_followers();
-            if (on_event_ != nullptr && events_ != 0 && has_memory &&
-                !std::exchange(is_telling_, true)) {
+            if (on_event_ != nullptr && events_ != 0 && !std::exchange(is_telling_, true)) {
                 on_event = on_event_;
             }
             if (on_event != nullptr) events |= std::exchange(events_, 0);
@@ -48,21 +44,11 @@ void Stream::leave() {
             finished.swap(finished_);
             pump();
         }
-        for (Finished& one : finished) {
-            try {
-                one.operation->complete(std::move(one.outcome));
-            } catch (const std::bad_alloc&) {
-            }
-        }
+        for (Finished& one : finished) one.operation->complete(std::move(one.outcome));
         if (on_event == nullptr) return;
-        try {
-            (*on_event)(events);
-        } catch (const std::bad_alloc&) {
-            has_memory = false;
-        }
+        base::with_memory([&] { (*on_event)(events); });
         gate_.enter();
         is_telling_ = false;
-        if (!has_memory) tell(events);
     }
 }
 
@@ -87,6 +73,18 @@ void Stream::rearm() {
 
 void Stream::handle_signals(std::uint32_t signals) {
     if (signals == 0 || is_released_) return;
+    guarded([this, signals] { do_handle_signals(signals); });
+}
+
+void Stream::take_completions() {
+    guarded([this] { do_take_completions(); });
+}
+
+void Stream::serve(core::Budget budget) {
+    guarded([this, budget] { do_serve(budget); });
+}
+
+void Stream::do_handle_signals(std::uint32_t signals) {
     // The peer had accepted before it went, and we are told of that a little later.
     if ((signals & kPeerClosed) != 0 && phase() == Phase::connecting && engine_->is_started()) {
         signals |= kEstablished;
@@ -115,7 +113,7 @@ void Stream::handle_signals(std::uint32_t signals) {
 
 // ---- completions ----------------------------------------------------------------------------
 
-void Stream::take_completions() {
+void Stream::do_take_completions() {
     core::CompletionQueue& cq = device_->cq();
     std::array<core::Completion, kBatch> batch;
     // Only what is in the ring: a poll that finds nothing would take the connection from the
@@ -170,14 +168,15 @@ void Stream::handle_sent(const core::Completion&) {
         finish(transfer, {});
     }
     if (is_end) {
-        if (end_operation_) finished_.push_back({std::exchange(end_operation_, nullptr), {}});
+        if (end_operation_) finished_.push_back({end_operation_, {}});
+        end_operation_ = nullptr;
         if (engine_->is_over()) release_in_order();
     }
 }
 
 // ---- what is due ----------------------------------------------------------------------------
 
-void Stream::serve(core::Budget budget) {
+void Stream::do_serve(core::Budget budget) {
     if (engine_->is_started() && phase() == Phase::connected) {
         if (is_read_shut_) discard_received();
         fill_receives();

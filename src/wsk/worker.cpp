@@ -8,15 +8,10 @@
 #include <new>
 #include <system_error>
 
+#include "base/shortage.hpp"
 #include "base/signals.hpp"
 
 namespace ndv::wsk {
-namespace {
-
-constexpr std::chrono::milliseconds kMemoryPause{20};
-
-}  // namespace
-
 Worker::~Worker() {
     if (fork_generation_ != base::fork_generation()) {
         // The thread is the parent's: never joined here.
@@ -125,7 +120,7 @@ void Worker::run() {
         try {
             task.mapped()();
         } catch (const std::bad_alloc&) {
-            task.key() = Clock::now() + kMemoryPause;
+            task.key() = Clock::now() + base::kMemoryPause;
             post(std::move(task));
         }
     }

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -235,7 +236,15 @@ void Connector::on_ready() {
     Aftermath after;
     {
         const base::Lock lock(mutex_);
-        if (state_ == State::connecting && link_) advance_connect(after);
+        if (state_ == State::connecting && link_) {
+            try {
+                advance_connect(after);
+            } catch (const std::bad_alloc&) {
+                // Half of the peer's answer may be lost. A text as short as this one takes none.
+                finish_connect(fail(Status::insufficient_resources, "out of memory", {}, ENOMEM),
+                               after);
+            }
+        }
         if (state_ == State::incoming && link_ && is_void()) after.tell = withdraw();
     }
     after.run();

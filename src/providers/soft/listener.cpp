@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <new>
 #include <utility>
 
 namespace ndv::soft {
@@ -55,6 +56,29 @@ public:
     [[nodiscard]] std::uint32_t wanted() const override { return EPOLLIN; }
 
     void on_ready() override {
+        try {
+            read();
+        } catch (const std::bad_alloc&) {
+            // A part of what it said is lost.
+            leave();
+            if (const auto listener = listener_.lock()) listener->forget(id());
+        }
+    }
+
+    void on_deadline() override { leave(); }
+
+    // On the progress thread, like everything that touches link_.
+    void leave() {
+        if (!link_) return;
+        parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
+        parts_->progress->remove(*this, descriptor());
+        parts_->progress->clear_deadline(*this);
+        link_.reset();
+        if (const auto listener = listener_.lock()) listener->forget(id());
+    }
+
+private:
+    void read() {
         using Outcome = iwarp::Handshake::Outcome;
         while (link_) {
             const auto in = handshake_.poll_receive();
@@ -87,19 +111,6 @@ public:
         }
     }
 
-    void on_deadline() override { leave(); }
-
-    // On the progress thread, like everything that touches link_.
-    void leave() {
-        if (!link_) return;
-        parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
-        parts_->progress->remove(*this, descriptor());
-        parts_->progress->clear_deadline(*this);
-        link_.reset();
-        if (const auto listener = listener_.lock()) listener->forget(id());
-    }
-
-private:
     const std::shared_ptr<AdapterParts> parts_;
     const std::weak_ptr<Listener> listener_;
     std::unique_ptr<Link> link_;
@@ -223,11 +234,15 @@ void Listener::admit(base::Descriptor socket) {
         incoming_[incoming->id()] = incoming;
     }
     if (oldest) oldest->leave();
-    if (!parts_->progress->add(incoming, incoming->descriptor())) {
-        forget(incoming->id());
-        return;
+    try {
+        if (parts_->progress->add(incoming, incoming->descriptor())) {
+            parts_->progress->set_deadline(incoming, now() + kRequestTime);
+            return;
+        }
+    } catch (const std::bad_alloc&) {
+        // Without a deadline it may not stay.
     }
-    parts_->progress->set_deadline(incoming, now() + kRequestTime);
+    incoming->leave();
 }
 
 void Listener::handle_request(std::uint64_t id, std::unique_ptr<Link> link,

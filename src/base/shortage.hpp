@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory runs out where nobody can be told: on a thread of ours, or in the middle of a change.
+#pragma once
+
+#include <poll.h>
+
+#include <chrono>
+#include <new>
+
+namespace ndv::base {
+
+constexpr std::chrono::milliseconds kMemoryPause{10};
+
+inline void pause_for_memory() { ::poll(nullptr, 0, int{kMemoryPause.count()}); }
+
+// Runs `part` until it finds memory, for a second at most: then std::bad_alloc goes on. `part` can
+// run again from where it failed.
+template <typename Part>
+void with_memory(Part&& part) {
+    constexpr int kTries = 100;
+    for (int tries = 1;; ++tries) {
+        try {
+            part();
+            return;
+        } catch (const std::bad_alloc&) {
+            if (tries == kTries) throw;
+        }
+        pause_for_memory();
+    }
+}
+
+}  // namespace ndv::base
