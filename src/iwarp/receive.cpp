@@ -471,13 +471,14 @@ void Connection::end_send() {
             fail(result == AccessResult::not_associated ? error::kProtectionCannotInvalidate
                                                         : error::kCannotInvalidate,
                  true);
-            return;
+        } else {
+            receive.has_invalidated = true;
+            receive.invalidated_stag = untagged_.invalidate_stag;
         }
-        receive.has_invalidated = true;
-        receive.invalidated_stag = untagged_.invalidate_stag;
+        take_pins_again();  // a response that is half out goes on, before a Terminate as well
+        if (result != AccessResult::granted) return;
     }
     ++receive_next_;
-    if (invalidates(opcode_)) take_pins_again();
 }
 
 }  // namespace ndv::iwarp

@@ -13,6 +13,7 @@ from engine.pair import (
     WINDOW_STAG,
     WINDOW_TO,
     Solo,
+    pattern,
     terminate_of,
 )
 from wire import reference
@@ -432,3 +433,19 @@ def test_a_half_written_frame_is_finished_before_the_terminate():
         ("request", 2, "cancelled"),
         ("receive", 100, "cancelled"),
     ]
+
+
+def test_half_a_response_is_finished_before_a_refused_invalidation_ends_the_stream():
+    solo = responder()
+    solo.engine.write(WINDOW_OFFSET, pattern(2000))
+    solo.step(read(WINDOW_STAG, WINDOW_TO, 2000)(False), limit=0)
+    solo.step(limit=100)
+    solo.engine.begin(solo.now)  # one step that reads before it writes
+    solo.engine.receive(send(SEND_INVALIDATE, reserved=0x9900)(False))
+    solo.written += solo.engine.transmit()
+    solo.side.collect()
+    solo.engine.end()
+    response, _ = solo.fpdus()
+    assert response == bytes.fromhex("c142 00000007 0000000000000000") + pattern(2000)
+    assert solo.terminate()["code"] == (0, 2, 9)
+    assert solo.side.outcome() == [("receive", 100, "cancelled")]

@@ -134,16 +134,24 @@ def connection_inputs():
         )
         for size in (33, 4000):
             # A slow link, so that the responses take several steps; then the window goes.
-            yield (
-                f"framed-{flags:02x}-read-{size}",
+            read = (
                 settings
                 + b"\xe9"
                 + framed(
                     reference.control(reference.READ_REQUEST)
                     + struct.pack(">IIIIIQIIQ", 0, 1, 1, 0, 7, 0, size, WINDOW, WINDOW_TO)
                 )
-                + b"\xe9\xe9\xea\xe9",
             )
+            yield f"framed-{flags:02x}-read-{size}", read + b"\xe9\xe9\xea\xe9"
+        yield (
+            f"framed-{flags:02x}-read-invalidate",
+            read
+            + framed(
+                reference.control(reference.SEND_INVALIDATE)
+                + struct.pack(">IIII", 0x9900, 0, 1, 0)
+                + b"x"
+            ),
+        )
         large = bytearray(framed(reference.control(reference.WRITE) + window))
         large[0] |= 0x20
         yield f"framed-{flags:02x}-large", settings + bytes(large) * 3

@@ -5,6 +5,7 @@ The peer is a raw socket. Our side must send exactly one Terminate, byte by byte
 4.8 has it, end the stream, cancel what is posted, say why, and leave memory alone.
 """
 
+import numpy as np
 import pytest
 
 import ndverbs as nd
@@ -329,6 +330,27 @@ def test_the_first_message_may_be_the_bad_one(victim):
         accepting.wait(20)
     assert stream.wait_for(1)[0].detail.endswith("(1/1/01)")
     assert victim.untouched()
+
+
+@both_crc
+def test_half_a_response_is_finished_before_a_refused_invalidation_ends_the_stream(victim, crc):
+    size = 1 << 25
+    with victim.pd.register(np.zeros(size, np.uint8), nd.Access.REMOTE_READ) as region:
+        stream = victim.accepted(receives=1, start=lambda: request(flags(crc)))
+        # The first one, so that no frame of the second ends where our side's full socket does.
+        for msn, part in ((1, 1000), (2, size)):
+            source = region.remote_token, region.address
+            stream.peer.send(reference.read_request(msn, 7, 0, part, *source, crc=crc))
+        stream.peer.receive_fpdu()
+        sent = send(SEND_INVALIDATE, stag=0x9900)(victim, crc)
+        stream.peer.send(sent)
+        answer = stream.peer.receive_all()
+        assert answer.endswith(expected_terminate(sent, (0, 2, 9), DDP, crc))
+        ulpdus, rest = reference.split_fpdus(answer)
+        assert rest == b""
+        assert all(len(ulpdu) == len(ulpdus[0][0]) for ulpdu, _ in ulpdus[:-1])
+        assert stream.wait_for(1)[0].status == nd.Status.CANCELLED
+        stream.wait_for_disconnect()
 
 
 @both_crc
