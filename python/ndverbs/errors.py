@@ -45,7 +45,8 @@ class RdmaError(OSError):
         How many rows `QueuePair.post_many` posted before the one that it is about.
     errno : int or None
         ``os_error``, None where no system call was involved. Of a request on a connection that has
-        ended: ECONNRESET when the peer or the network ended it, ECONNABORTED when this side did.
+        ended: ECONNRESET when the peer or the network ended it, ECONNABORTED when this side did. Of
+        what broke a stream it is always a number, the one that SO_ERROR tells.
     """
 
     status: Status

@@ -17,6 +17,20 @@ std::vector<std::byte> to_vector(const std::array<std::byte, ConnectionData::kSi
     return {bytes.begin(), bytes.end()};
 }
 
+// Of a failure that no system call reported: a socket tells by number what broke it (SO_ERROR), and
+// 0 is none.
+int error_number_for(Status status) {
+    for (const int number : {ECONNREFUSED, ECONNRESET, ETIMEDOUT, ENETUNREACH, EHOSTUNREACH,
+                             EADDRINUSE, EADDRNOTAVAIL, EACCES, ENOMEM}) {
+        if (core::status_of(number) == status) return number;
+    }
+    if (status == Status::request_not_accepted) return ECONNREFUSED;
+    if (status == Status::connection_disconnected) return ECONNRESET;
+    const bool is_given_up = status == Status::connection_aborted || status == Status::cancelled ||
+                             status == Status::file_forced_closed;
+    return is_given_up ? ECONNABORTED : EIO;
+}
+
 }  // namespace
 
 Stream::Stream(const std::shared_ptr<core::Adapter>& adapter, std::shared_ptr<Worker> worker,
@@ -342,6 +356,7 @@ void Stream::schedule_keepalive() {
 
 void Stream::break_down(Error error) {
     if (is_released_) return;
+    if (error.os_error == 0) error.os_error = error_number_for(error.status);
     if (!failure_ && !is_releasing_) failure_ = std::move(error);
     tell(event::kBroken);
     phase_.store(Phase::over, std::memory_order_release);

@@ -308,6 +308,7 @@ private:
     std::atomic<std::uint32_t> signals_{0};
     std::atomic<bool> is_armed_{false};  // the completion queue will tell
     std::atomic<double> keepalive_s_{0};
+    std::atomic<std::uint32_t> keepalive_chain_{0};  // of the tasks that go on
     std::atomic<std::uint64_t> inspect_id_{0};
 
     mutable Gate gate_;

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ndverbs as nd
-from ndverbs import address, socket_options
+from ndverbs import address, socket_options, wsk
 from stream.arrays import ARRAYS, OBJECTS
 from stream.sockets import LIMIT, Background, read_exactly
 
@@ -291,6 +291,56 @@ def test_an_error_is_told_once_by_its_option(adapter, host, server):
     with nd.Socket(adapter=adapter) as near:
         near.setblocking(False)
         for _ in range(2):  # a second attempt has an error of its own
+
+
+def test_a_connect_that_the_peer_rejects_has_a_number(adapter, host):
+    rejects = wsk.InspectAction.REJECT
+    with wsk.listen((host, 0), adapter=adapter, on_inspect=lambda *_: rejects) as listening:
+        with nd.Socket(adapter=adapter) as near:
+            near.settimeout(LIMIT)
+            assert near.connect_ex(listening.local_address) == errno.ECONNREFUSED
+        with nd.Socket(adapter=adapter) as near:
+            near.setblocking(False)
+            assert near.connect_ex(listening.local_address) == errno.EINPROGRESS
+            near._stream.wait_connected(LIMIT)
+            assert near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+            # Another attempt is allowed: the first one is known to have failed.
+            assert near.connect_ex(listening.local_address) == errno.EINPROGRESS
+
+
+def test_a_connect_to_what_is_no_stream_has_a_number(adapter, host):
+    with (
+        adapter.create_listener() as listener,
+        adapter.create_pd() as pd,
+        adapter.create_cq(256) as cq,
+        pd.create_qp(cq, cq) as qp,
+        nd.Socket(adapter=adapter) as near,
+    ):
+        listener.listen((host, 0))
+        near.settimeout(LIMIT)
+        connecting = Background(near.connect_ex, listener.local_address)
+        with listener.get_connector(LIMIT) as connector:
+            accepting = Background(connector.accept, qp)
+            assert connecting.result() == errno.ECONNABORTED
+            with contextlib.suppress(OSError):  # who refuses the stream may have begun it
+                accepting.result()
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [(b"no MPA", errno.ECONNABORTED), (None, errno.ETIMEDOUT)]
+)
+def test_a_connect_that_gets_no_answer_has_a_number(answer, expected):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        nd.Adapter.open("soft") as adapter,
+        nd.Socket(adapter=adapter) as near,
+    ):
+        stream = near._made_stream()
+        stream._start_connect(None, silent.getsockname(), 0.05 if answer is None else LIMIT)
+        with silent.accept()[0] as peer:
+            peer.sendall((answer or b"") * 20)
+            stream.wait_connected(LIMIT)
+        assert near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == expected
             with pytest.raises(BlockingIOError):
                 near.connect(name)
             near._stream.wait_connected(LIMIT)

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 import ndverbs as nd
+from ndverbs import wsk
 
 LIMIT = 60
 
@@ -312,3 +313,13 @@ def test_a_thousand_clients_are_echoed(adapter, host, scaled):
             await asyncio.gather(*(client(server.address, number) for number in range(count)))
 
     run(main())
+
+
+def test_a_connection_that_the_peer_rejects_is_not_opened(adapter, host):
+    async def work(address):
+        with pytest.raises(ConnectionRefusedError):
+            await nd.open_connection(*address, adapter=adapter)
+
+    rejects = wsk.InspectAction.REJECT
+    with wsk.listen((host, 0), adapter=adapter, on_inspect=lambda *_: rejects) as listening:
+        run(work(listening.local_address))
