@@ -50,7 +50,7 @@ class Messages:
         for data in pieces:
             try:
                 sent = self.send(data, flags)
-            except (BlockingIOError, TimeoutError):
+            except OSError:  # the next call says why
                 if total:
                     break
                 raise
@@ -87,7 +87,7 @@ class Messages:
                 continue
             try:
                 got = self.recv_into(view, 0, flags)
-            except BlockingIOError:
+            except OSError:  # nothing more is there yet, or the next call says why
                 if total:
                     break
                 raise

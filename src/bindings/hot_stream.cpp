@@ -28,7 +28,7 @@ constinit Parameters<3> recv_into_parameters{"recv_into", 3, 1, {"buffer", "nbyt
 constexpr int kKnownFlags = MSG_PEEK | MSG_WAITALL | MSG_DONTWAIT | MSG_NOSIGNAL;
 // A copy up to this is shorter than giving the GIL up and taking it again.
 constexpr std::size_t kSmallCopy = 16 * 1024;
-// From here on a blocking send leaves from the caller's memory.
+// From here on sendall, and a send without a limit, leave from the caller's memory.
 constexpr std::size_t kDirectSend = 128 * 1024;
 
 // The export of a buffer for the length of a call.
@@ -88,6 +88,7 @@ public:
           call_(call) {}
 
     [[nodiscard]] bool never_waits() const { return timeout_ && *timeout_ == 0; }
+    [[nodiscard]] bool has_limit() const { return timeout_.has_value(); }
     template <typename Wait>
     void wait(Wait attempt) {
         if (never_waits()) raise_would_block();
@@ -150,7 +151,9 @@ PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
     Patience patience(handle, flags, "send");
     const Exported given("send", data, false);
     const std::shared_ptr<wsk::Stream> stream = handle.share();
-    if (given.size() >= kDirectSend && !patience.never_waits()) {
+    // Within a limit it takes what there is room for: of memory that the device still reads when
+    // the time is over, the length would be known and the bytes would not be the caller's again.
+    if (given.size() >= kDirectSend && !patience.has_limit()) {
         return PyLong_FromSize_t(send_directly(stream, data, patience, "send"));
     }
     while (true) {

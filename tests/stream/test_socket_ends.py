@@ -7,7 +7,7 @@ import struct
 import pytest
 
 import ndverbs as nd
-from stream.sockets import LIMIT, Background, read_exactly, until
+from stream.sockets import LIMIT, Background, read_exactly, read_to_end, until
 
 
 def reset(sock):
@@ -26,6 +26,36 @@ def test_what_came_before_a_reset_is_received_and_then_the_reset(ends):
 
 
 def test_what_came_in_time_is_received_when_the_time_is_over(ends):
+def test_what_came_before_a_reset_is_received_into_several_buffers(ends):
+    near, far = ends
+    near.sendall(b"abc")
+    until(lambda: far._stream.readable == 3)
+    reset(near)
+    until(lambda: far._stream.phase == "over")
+    first, second = bytearray(3), bytearray(3)
+    assert far.recvmsg_into([first, second])[0] == 3
+    assert first == b"abc"
+    with pytest.raises(ConnectionResetError):
+        far.recvmsg_into([first, second])
+
+
+def test_what_a_message_has_sent_when_the_time_is_over_is_counted(ends):
+    near, far = ends
+    near.settimeout(0.05)
+    sent = near.sendmsg([bytes(200_000), bytes(8 << 20)])
+    near.shutdown(socket.SHUT_WR)
+    assert len(read_to_end(far)) == sent
+
+
+def test_a_large_send_within_a_limit_returns_what_there_was_room_for(ends):
+    near, far = ends
+    near.settimeout(0.05)
+    sent = near.send(bytes(8 << 20))
+    assert 0 < sent < 8 << 20
+    near.shutdown(socket.SHUT_WR)
+    assert len(read_to_end(far)) == sent
+
+
     near, far = ends
     near.sendall(b"part")
     far.settimeout(0.05)
