@@ -331,24 +331,28 @@ void Stream::end_after_close() {
 }
 
 void Stream::set_keepalive(double interval_s) {
-    keepalive_s_.store(interval_s, std::memory_order_relaxed);
-    if (phase() == Phase::connected) schedule_keepalive();
+    if (keepalive_s_.exchange(interval_s, std::memory_order_relaxed) == interval_s) return;
+    if (phase() == Phase::connected) begin_keepalive();
 }
 
-void Stream::schedule_keepalive() {
+// Tasks that follow one another, in place of those that went on before.
+void Stream::begin_keepalive() {
+    schedule_keepalive(keepalive_chain_.fetch_add(1, std::memory_order_relaxed) + 1);
+}
+
+void Stream::schedule_keepalive(std::uint32_t chain) {
     const double interval = keepalive_s_.load(std::memory_order_relaxed);
     if (interval <= 0) return;
     const auto at = Worker::Clock::now() + std::chrono::duration_cast<Worker::Clock::duration>(
                                                std::chrono::duration<double>(interval));
-    worker_->post_at(at, [weak = std::weak_ptr(shared_from_this()), interval] {
+    worker_->post_at(at, [weak = std::weak_ptr(shared_from_this()), chain] {
         const auto self = std::static_pointer_cast<Stream>(weak.lock());
-        // Another interval has a chain of tasks of its own.
-        if (!self || self->keepalive_s_.load(std::memory_order_relaxed) != interval ||
+        if (!self || self->keepalive_chain_.load(std::memory_order_relaxed) != chain ||
             self->phase() != Phase::connected) {
             return;
         }
         self->signal(kKeepalive);
-        self->schedule_keepalive();
+        self->schedule_keepalive(chain);
     });
 }
 

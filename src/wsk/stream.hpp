@@ -240,7 +240,8 @@ private:
     void finish_connect();
     [[nodiscard]] core::Connector::OnDisconnect peer_closes();
     void follow(const std::shared_ptr<core::Operation>& operation);
-    void schedule_keepalive();
+    void begin_keepalive();
+    void schedule_keepalive(std::uint32_t chain);
     [[nodiscard]] bool wait_until(const IsReady& is_ready, std::chrono::nanoseconds timeout);
     [[nodiscard]] bool lead(const IsReady& is_ready, core::Time until);
 

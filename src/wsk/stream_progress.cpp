@@ -93,7 +93,7 @@ void Stream::do_handle_signals(std::uint32_t signals) {
         (phase() == Phase::connecting || phase() == Phase::accepting)) {
         phase_.store(Phase::connected, std::memory_order_release);
         tell(event::kConnected);
-        schedule_keepalive();
+        begin_keepalive();
     }
     if ((signals & kPeerClosed) != 0) {
         // Its last messages have come before.

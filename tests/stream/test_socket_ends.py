@@ -3,11 +3,12 @@
 
 import socket
 import struct
+import time
 
 import pytest
 
 import ndverbs as nd
-from stream.sockets import LIMIT, Background, read_exactly, read_to_end, until
+from stream.sockets import LIMIT, Background, connected, read_exactly, read_to_end, until
 
 
 def reset(sock):
@@ -116,3 +117,16 @@ def test_the_end_is_the_last_event_that_is_told(server, adapter):
             until(lambda told=told: told and told[-1] & released)
             near._stream.set_event_callback(None)
             assert not any(bits & released for bits in told[:-1])
+
+
+def test_keepalives_come_as_often_as_asked_for_however_often_that_is():
+    interval = 0.02
+    with nd.Adapter.open("soft") as adapter, connected(adapter, "127.0.0.1") as (near, _):
+        for other in range(100):
+            near._stream.set_keepalive(100 + other)
+            near._stream.set_keepalive(interval)
+        begin, before = time.monotonic(), adapter.stats()["rdma_out_frames"]
+        until(lambda: adapter.stats()["rdma_out_frames"] >= before + 5)
+        count = adapter.stats()["rdma_out_frames"] - before
+        # A slow machine has fewer; one that the setting adds to the others has many at a time.
+        assert count <= (time.monotonic() - begin) / interval + 1
