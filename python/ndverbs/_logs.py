@@ -2,13 +2,22 @@
 """The package's loggers: one per room below "ndverbs", silent until somebody wants them.
 
 ``NDVERBS_LOG=debug`` (or another level of `logging`) writes them to standard error, for programs
-and the command line alike. A program that sets up its own logging does not need it.
+and the command line alike. A program that sets up its own logging has them there, and there only.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from typing import TextIO
+
+
+class _UntilSetUp(logging.StreamHandler[TextIO]):
+    """Writes while the program has no logging of its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().handlers:
+            super().emit(record)
 
 
 def set_up() -> None:
@@ -19,7 +28,7 @@ def set_up() -> None:
     if not wanted:
         return
     level = logging.getLevelNamesMapping().get(wanted.upper())
-    handler = logging.StreamHandler()
+    handler = _UntilSetUp()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
     logger.addHandler(handler)
     if level is None:

@@ -40,6 +40,16 @@ def test_the_environment_turns_the_log_on():
         assert f"ndverbs.connection DEBUG: {word}" in err
 
 
+def test_the_environment_adds_nothing_to_a_program_s_own_logging():
+    program = "import logging, ndverbs\nlogging.basicConfig(level=logging.DEBUG)\n" + CONNECTED
+
+    _, err = run(program, NDVERBS_LOG="debug")
+
+    assert (
+        err.count("disconnected: 127.0.0.1:") == err.count("DEBUG:ndverbs.connection:disconn") == 2
+    )
+
+
 def test_the_log_is_silent_by_default():
     assert run(CONNECTED) == ("", "")
 
