@@ -285,14 +285,29 @@ class Socket(Events, Controls):
         self._resume()
 
     def receive_indications(self, limit: int = 16) -> list[DataIndication]:
-        """Take received bytes without a copy: retained indications, none when nothing is there."""
+        """Take received bytes without a copy: retained indications, none when nothing is there.
+
+        Not inside a receive event, which shows these bytes; on other threads it waits for its end.
+        """
         self._check_open()
         taken: list[DataIndication] = []
-        while len(taken) < limit:
-            view = self._stream.take(_events.MOST_INDICATED)
-            if view is None:
-                break
-            taken.append(DataIndication(view, self))
+        with self._calling:
+            if self._running & EventMask.RECEIVE:
+                raise error(
+                    Status.INVALID_DEVICE_STATE,
+                    "receive_indications: the receive event that runs shows these bytes",
+                    hint="retain() its indications, or return how many bytes were accepted",
+                )
+            while len(taken) < limit:
+                try:
+                    view = self._stream.take(_events.MOST_INDICATED)
+                except RdmaError:
+                    if taken:
+                        break  # the next call says why no more came
+                    raise
+                if view is None:
+                    break
+                taken.append(DataIndication(view, self))
         if self._stream.is_peer_shut:
             self._prod(EventMask.DISCONNECT)
         return taken

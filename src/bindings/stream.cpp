@@ -332,11 +332,10 @@ void bind_options(py::module_& module) {
 
 void StreamView::take() {
     if (is_taken_) return;
-    const wsk::View taken = value_or_raise(stream_->take(view_.length));
-    is_taken_ = taken.length == view_.length;
+    // At the same place there are at least as many.
+    is_taken_ = value_or_raise(stream_->take(view_.length, &view_)).length > 0;
     if (is_taken_) return;
-    if (taken.length > 0) stream_->release(taken);
-    raise(Status::invalid_device_state, "retain: somebody else received the data meanwhile");
+    raise(Status::invalid_device_state, "retain: another call received the data meanwhile");
 }
 
 std::shared_ptr<wsk::Transfer> transfer_for(PyObject* object, bool is_written, const char* call) {

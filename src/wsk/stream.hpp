@@ -119,8 +119,9 @@ public:
     [[nodiscard]] Expected<void> unmap(const std::byte* data, std::uint64_t length);
     // Ends it with CANCELLED, or as it is when part of it was sent or filled.
     void cancel(const std::shared_ptr<Transfer>& transfer);
-    // Received bytes that stay in the ring until release(); the oldest, in one piece.
-    [[nodiscard]] Expected<View> take(std::uint32_t most);
+    // Received bytes that stay in the ring until release(); the oldest, in one piece. With `seen`,
+    // none unless look() would still show it.
+    [[nodiscard]] Expected<View> take(std::uint32_t most, const View* seen = nullptr);
     void release(const View& view);
     // The oldest bytes in one piece, which stay where they are; then consume() part of them, or
     // take() them. Meanwhile nobody else receives.

@@ -353,12 +353,16 @@ void Stream::discard_received() {
     while (!is_copying_ && engine_->readable() > 0) engine_->consume(engine_->front().length);
 }
 
-Expected<View> Stream::take(std::uint32_t most) {
+Expected<View> Stream::take(std::uint32_t most, const View* seen) {
     const std::unique_lock reader(reader_);
     const Entered entered(*this);
     if (is_live() && !has_leader_) take_completions();
     if (auto refusal = receive_refusal()) return Unexpected{std::move(*refusal)};
     if (!engine_ || is_read_shut_ || !receives_.empty()) return View{};
+    if (seen != nullptr) {
+        const View first = engine_->front();
+        if (first.segment != seen->segment || first.offset != seen->offset) return View{};
+    }
     const View view = engine_->take(most);
     if (is_live()) serve(core::Budget::small);
     return view;

@@ -9,7 +9,7 @@ import pytest
 
 import ndverbs as nd
 from ndverbs import wsk
-from stream.sockets import LIMIT
+from stream.sockets import LIMIT, Background, until
 from stream.wsk_ends import DISCONNECT, RECEIVE, receive
 
 WAITALL, DRAIN = wsk.Flag.WAITALL, wsk.Flag.DRAIN
@@ -241,3 +241,49 @@ def test_another_sockets_indication_is_not_released(make_ends):
     assert one.is_retained
     mine.near.release(one)
     assert not one.is_retained
+
+
+# ---- what an event shows ----------------------------------------------------------------------
+
+
+def test_what_a_receive_event_shows_is_not_taken_by_indications(make_ends):
+    def show(sock, shown, _):
+        with pytest.raises(nd.RdmaError, match="receive event that runs") as caught:
+            sock.receive_indications()
+        taking.append(Background(sock.receive_indications))  # waits for the event's end
+        ends.told.put((caught.value.status, bytes(shown[0].array)))
+        return 2
+
+    taking = []
+    ends = make_ends(on_receive=show)
+    ends.near.set_event_callbacks(RECEIVE)
+    ends.far.send(b"abcd").result(LIMIT)
+    status, shown = ends.next()
+    assert status == nd.Status.INVALID_DEVICE_STATE
+    taken = b"".join(bytes(one.array) for one in taking[0].result())
+    assert shown.startswith(b"ab")
+    assert taken == b"abcd"[2 : 2 + len(taken)]
+
+
+def test_a_view_of_data_that_was_received_meanwhile_takes_no_other(ends):
+    ends.far.send(b"abc").result(LIMIT)
+    ends.near._stream.wait_readable(LIMIT)
+    view = ends.near._stream.look(3)
+    assert receive(ends.near, 3) == b"abc"
+    ends.far.send(b"xyz").result(LIMIT)
+    ends.near._stream.wait_readable(LIMIT)
+    with pytest.raises(nd.RdmaError, match="another call received"):
+        view.take()
+    assert receive(ends.near, 3) == b"xyz"
+
+
+def test_what_came_before_a_reset_is_indicated_and_then_the_reset(ends):
+    ends.far.send(b"abc").result(LIMIT)
+    until(lambda: ends.near.receive_backlog == 3)
+    ends.far.disconnect(abortive=True)
+    until(lambda: ends.near._stream.phase == "over")
+    (one,) = ends.near.receive_indications()
+    with one:
+        assert bytes(one.array) == b"abc"
+    with pytest.raises(ConnectionResetError):
+        ends.near.receive_indications()
