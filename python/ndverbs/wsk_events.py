@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ndverbs import _native
@@ -196,30 +196,28 @@ class Events:
         promise.settle(failure)
 
     def _tell_data(self) -> None:
-        while self._can_tell(EventMask.RECEIVE, self._on_receive) and not self._is_stopped:
+        while self._callback(EventMask.RECEIVE) is not None and not self._is_stopped:
             with self._calling:
-                if self._receives or self.closed:
-                    return
-                view = self._stream.look(MOST_INDICATED)
-                if view is None:
-                    return
-                self._running |= EventMask.RECEIVE
                 try:
-                    self._indicate(view)
+                    with self._telling(EventMask.RECEIVE) as function:
+                        if function is None or self._receives:
+                            return
+                        view = self._stream.look(MOST_INDICATED)
+                        if view is None:
+                            return
+                        self._indicate(view, function)
                 finally:
-                    self._running &= ~EventMask.RECEIVE
                     deferred, self._deferred = self._deferred, []
                     for begin in deferred:
                         begin()
 
-    def _indicate(self, view: _native.StreamView) -> None:
+    def _indicate(self, view: _native.StreamView, function: Callable[..., Any]) -> None:
         indication = DataIndication(view, self)
         flags = Flag.NONE
         if self._stream.is_short_of_memory:
             flags |= Flag.RELEASE_ASAP
         if self._stream.readable == len(view):
             flags |= Flag.ENTIRE_MESSAGE
-        function: Any = self._on_receive
         accepted = 0
         try:
             answer = function(self, [indication], flags)
@@ -239,7 +237,7 @@ class Events:
 
     def _tell_end(self) -> None:
         stream = self._stream
-        if self._is_local_abort or not self._can_tell(EventMask.DISCONNECT, self._on_disconnect):
+        if self._is_local_abort or self._callback(EventMask.DISCONNECT) is None:
             return
         if stream.phase == "over" and self._is_broken():
             flags = Flag.ABORTIVE
@@ -249,14 +247,10 @@ class Events:
             return
         if self._told_end in (flags, Flag.ABORTIVE):
             return
-        self._told_end = flags
-        function: Any = self._on_disconnect
-        with self._calling:
-            self._running |= EventMask.DISCONNECT
-            try:
+        with self._telling(EventMask.DISCONNECT) as function:
+            if function is not None:
+                self._told_end = flags
                 function(self, flags)
-            finally:
-                self._running &= ~EventMask.DISCONNECT
 
     def _is_broken(self) -> bool:
         if not self._stream.is_peer_shut:
@@ -271,15 +265,29 @@ class Events:
 
     def _tell_backlog(self) -> None:
         owes, self._owes_backlog = self._owes_backlog, False
-        if not owes or not self._can_tell(EventMask.SEND_BACKLOG, self._on_send_backlog):
+        if not owes:
             return
-        function: Any = self._on_send_backlog
-        with self._calling:
-            self._running |= EventMask.SEND_BACKLOG
-            try:
+        with self._telling(EventMask.SEND_BACKLOG) as function:
+            if function is not None:
                 function(self, self._stream.ideal_send_backlog)
-            finally:
-                self._running &= ~EventMask.SEND_BACKLOG
 
-    def _can_tell(self, kind: EventMask, function: object) -> bool:
-        return bool(self._enabled & kind) and function is not None and not self.closed
+    def _callback(self, kind: EventMask) -> Callable[..., Any] | None:
+        """Return the callback of an event that is switched on."""
+        if self.closed or not self._enabled & kind:
+            return None
+        return {
+            EventMask.RECEIVE: self._on_receive,
+            EventMask.DISCONNECT: self._on_disconnect,
+            EventMask.SEND_BACKLOG: self._on_send_backlog,
+        }[kind]
+
+    @contextlib.contextmanager
+    def _telling(self, kind: EventMask) -> Iterator[Callable[..., Any] | None]:
+        """Give the callback, if it may be called now, and let no other one run meanwhile."""
+        with self._calling:
+            # Noted, then asked: who switches the event off sees the one or prevents the other.
+            self._running |= kind
+            try:
+                yield self._callback(kind)
+            finally:
+                self._running &= ~kind

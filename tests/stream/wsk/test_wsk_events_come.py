@@ -10,9 +10,10 @@ import pytest
 import ndverbs as nd
 from ndverbs import wsk
 from stream.sockets import LIMIT, Background, until
-from stream.wsk_ends import DISCONNECT, RECEIVE, receive
+from stream.wsk_ends import BACKLOG, DISCONNECT, RECEIVE, receive
 
 WAITALL, DRAIN = wsk.Flag.WAITALL, wsk.Flag.DRAIN
+OFF = wsk.EventMask.DISABLE
 GRACEFUL, ABORTIVE = wsk.Flag.NONE, wsk.Flag.ABORTIVE
 
 
@@ -241,6 +242,49 @@ def test_another_sockets_indication_is_not_released(make_ends):
     assert one.is_retained
     mine.near.release(one)
     assert not one.is_retained
+
+
+# ---- switching off ----------------------------------------------------------------------------
+
+
+class SwitchingOff:
+    """The lock of a socket's callbacks, before which an event is switched off."""
+
+    def __init__(self, sock, event):
+        self._sock, self._event, self._lock = sock, event, sock._calling
+        self.answers = []
+
+    def __enter__(self):
+        if not self.answers:
+            self.answers.append(self._sock.set_event_callbacks(self._event | OFF))
+        return self._lock.__enter__()
+
+    def __exit__(self, *failure):
+        return self._lock.__exit__(*failure)
+
+
+@pytest.mark.parametrize("event", [RECEIVE, DISCONNECT, BACKLOG])
+def test_an_event_that_is_off_is_not_told(make_ends, event):
+    ends = make_ends(
+        on_receive=lambda _, shown, __: ends.told.put(RECEIVE),
+        on_disconnect=lambda _, flags: ends.told.put(DISCONNECT),
+        on_send_backlog=lambda _, size: ends.told.put(BACKLOG),
+    )
+    if event is RECEIVE:
+        ends.far.send(b"x").result(LIMIT)
+        until(lambda: ends.near.receive_backlog == 1)
+    elif event is DISCONNECT:
+        ends.far.disconnect().result(LIMIT)
+        until(lambda: ends.near._stream.is_peer_shut)
+    off = ends.near._calling = SwitchingOff(ends.near, event)
+    ends.near._owes_backlog = event is BACKLOG
+    ends.near.set_event_callbacks(event)
+    looked = threading.Event()
+    until(lambda: off.answers)
+    ends.near._stream._call_soon(lambda _: looked.set())  # behind what tells the event
+    assert looked.wait(LIMIT)
+    assert off.answers == [nd.Status.SUCCESS]
+    assert ends.told.empty()
 
 
 # ---- what an event shows ----------------------------------------------------------------------
