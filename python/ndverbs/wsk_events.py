@@ -149,6 +149,11 @@ class Events:
             with contextlib.suppress(ClosedError):  # then there is nothing to tell
                 self._stream._call_soon(self._on_event)
 
+    def _forget_end(self) -> None:
+        """Of an attempt to connect that failed: the next one has an end of its own."""
+        self._told_end = None
+        self._is_local_abort = self._is_stopped = False
+
     def _resume(self) -> None:
         """Tell what a receive that is done has made due: more data, or the end behind it."""
         self._is_stopped = False
@@ -237,7 +242,9 @@ class Events:
 
     def _tell_end(self) -> None:
         stream = self._stream
-        if self._is_local_abort or self._callback(EventMask.DISCONNECT) is None:
+        if self._is_local_abort or not self._was_connected:
+            return
+        if self._callback(EventMask.DISCONNECT) is None:
             return
         if stream.phase == "over" and self._is_broken():
             flags = Flag.ABORTIVE

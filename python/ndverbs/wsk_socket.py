@@ -137,6 +137,7 @@ class Socket(Events, Controls):
             self._stream.set_event_callback(None)
             self._stream.close()
             self._stream = self._adapter._create_stream(self._options.native)
+            self._forget_end()
             self._hear()
 
     def _give_up_connecting(self) -> None:

@@ -244,6 +244,40 @@ def test_another_sockets_indication_is_not_released(make_ends):
     assert not one.is_retained
 
 
+# ---- attempts to connect that failed ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda sock: sock.set_event_callbacks(DISCONNECT),
+        lambda sock: sock.disconnect(abortive=True),
+    ],
+    ids=["events switched on", "aborted"],
+)
+def test_the_end_is_told_of_the_connection_and_not_of_a_failed_attempt(
+    adapter, host, listening, between
+):
+    with wsk.listen((host, 0), adapter=adapter) as gone:
+        nobody = gone.local_address
+    told = queue.Queue()
+    with wsk.socket(adapter, on_disconnect=lambda _, flags: told.put(flags)) as sock:
+        sock.bind((host, 0))
+        with pytest.raises(ConnectionRefusedError):
+            sock.connect(nobody).result(LIMIT)
+        between(sock)
+        looked = threading.Event()
+        sock._stream._call_soon(lambda _: looked.set())  # behind what would tell the end
+        assert looked.wait(LIMIT)
+        assert told.empty()
+        sock.connect(listening.local_address).result(LIMIT)
+        with listening.accept(LIMIT) as far:
+            sock.set_event_callbacks(DISCONNECT)
+            far.disconnect(abortive=True)
+            assert told.get(timeout=LIMIT) == ABORTIVE
+        assert told.empty()
+
+
 # ---- switching off ----------------------------------------------------------------------------
 
 
