@@ -37,7 +37,7 @@ _REMEDIES = {
     Reason.NO_PERMISSION: "let the server's user write there, or serve another directory",
     Reason.INPUT_OUTPUT: "see the server's disk and its log",
     Reason.CHECKSUM: "copy again; if it stays, test memory and disk of both machines",
-    Reason.TIMED_OUT: "try again when the server is less busy, and test the network",
+    Reason.TIMED_OUT: "is `ndverbs serve` on that port? Try again when it is less busy",
     Reason.BUSY: "try again later",
     Reason.STOPPING: "start the server again",
     Reason.SOURCE: "check the source file and copy again",

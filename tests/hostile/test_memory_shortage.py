@@ -5,8 +5,11 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+
+from ndverbs import _testing
 
 LIMIT = 100
 
@@ -66,3 +69,25 @@ def test_allocation_that_fails_does_not_end_the_process(headroom_kb):
 
     assert done.returncode == 0, done.stderr
     assert done.stdout == "closed\n"
+
+
+@pytest.mark.skipif(
+    "NDVERBS_SANITIZED" in os.environ, reason="a sanitizer has an operator new of its own"
+)
+@pytest.mark.parametrize("exchange", ["requests", "stream"])
+def test_any_one_allocation_of_the_runtime_that_fails_leaves_nobody_waiting(exchange):
+    program = Path(__file__).with_name("failing_allocations.py")
+    library = Path(_testing.__file__).with_name("libfailing_new.so")
+
+    done = subprocess.run(
+        [sys.executable, program, exchange],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env={**os.environ, "LD_PRELOAD": str(library)},
+    )
+
+    assert done.returncode == 0, done.stderr
+    *forgotten, last = done.stdout.splitlines()
+    assert forgotten == []
+    assert int(last.removeprefix("swept ")) > 20  # it was there, and failed so often
