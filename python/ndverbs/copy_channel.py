@@ -199,6 +199,14 @@ class Channel:
         except RdmaError as error:
             raise self._gone(str(error)) from error
 
+    def check(self) -> None:
+        """Raise CopyError when the peer is gone, or says too much before it is its turn."""
+        self.poll()
+        if self._broken is not None:
+            raise self._gone(self._broken)
+        if len(self._inbox) > RECEIVES:
+            raise malformed(f"{len(self._inbox)} messages before its turn")
+
     def farewell(self, failure: Failure) -> None:
         """Tell the peer why the connection ends, and end it; for any thread, never fails."""
         with self._lock:

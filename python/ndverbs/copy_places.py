@@ -7,7 +7,7 @@ connection that has said it waits for its turn, and then copies; one that copies
 server waiting gives its turn to the next one, after a patience that is short until it has filled
 its first window. So silent strangers hold places only until somebody needs them.
 
-It owns no thread and no connection: a guest is any object with the three members of `Guest`.
+It owns no thread and no connection: a guest is any object with the members of `Guest`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ndverbs.copy_protocol import CopyError, Failure, Reason
 
 PATIENCE_FIRST = 2.0  # seconds for the first window while others wait; 4 Mbit/s need that
 PATIENCE = 20.0  # seconds for any later one; 7 Mbit/s fill it
+_LOOK = 1.0  # seconds after which a guest that waits is looked at again
 
 
 class Guest(Protocol):
@@ -32,6 +33,9 @@ class Guest(Protocol):
 
     def give_way(self, failure: Failure) -> None:
         """End it, without waiting and without failing."""
+
+    def check(self) -> None:
+        """Raise CopyError when it is gone; without waiting."""
 
 
 class Places:
@@ -88,26 +92,31 @@ class Places:
         Raises
         ------
         CopyError
-            It gave way, or `stop` was called.
+            It gave way, `stop` was called, or `Guest.check` finds that it is gone.
         """
         with self._changed:
             if guest not in self._asking:
                 raise CopyError(Reason.BUSY, "it had given way before its request came")
             self._asking.discard(guest)
             self._line.append(guest)
-            try:
-                if len(self._line) > 1 or len(self._copying) >= self._turns:
-                    on_wait()
-                while (is_behind := self._line[0] is not guest) or (
-                    len(self._copying) >= self._turns
-                ):
+            has_turn = self._take_if_free(guest)
+        try:
+            if not has_turn:
+                on_wait()
+            while not has_turn:
+                guest.check()
+                with self._changed:
                     if self._failure is not None:
                         raise self._failure
-                    self._changed.wait(None if is_behind else self._make_room())
-                self._copying.add(guest)
-            finally:
+                    has_turn = self._take_if_free(guest)
+                    if not has_turn:
+                        is_first = self._line[0] is guest
+                        self._changed.wait(min(_LOOK, self._make_room()) if is_first else _LOOK)
+        except BaseException:
+            with self._changed:
                 self._line.remove(guest)
                 self._changed.notify_all()
+            raise
 
     def leave(self, guest: Guest) -> None:
         """Give the place back, whatever it was; twice does nothing."""
@@ -121,6 +130,15 @@ class Places:
         with self._changed:
             self._failure = failure
             self._changed.notify_all()
+
+    def _take_if_free(self, guest: Guest) -> bool:
+        """Let a guest copy that is the first in the line, when a turn is free."""
+        if self._line[0] is not guest or len(self._copying) >= self._turns:
+            return False
+        self._line.popleft()
+        self._copying.add(guest)
+        self._changed.notify_all()
+        return True
 
     def _make_room(self) -> float:
         """Let one guest give way that is idle for too long; returns seconds until the next look."""
