@@ -1964,6 +1964,8 @@ class Stream(_Object):
         """Return a descriptor that is readable and writable as the stream is."""
     def set_event_callback(self, function: Callable[[int], object] | None) -> None:
         """Have the callback thread call ``function(bits)`` when something happened."""
+    def set_options(self, options: StreamOptions) -> None:
+        """Set the sizes of the connection that is made later; afterwards nothing changes."""
     def set_keepalive(self, interval: float) -> None:
         """Send a keepalive every so many seconds; 0 stops it."""
     def set_aborts_on_close(self, aborts: bool) -> None:

@@ -152,7 +152,8 @@ class Socket(Mappings, Messages):
     def bind(self, address: Address) -> None:
         """Take a local address; port 0 lets the system choose."""
         self._check_open()
-        if self._local is not None or self._stream is not None:
+        has_begun = self._stream is not None and self._stream.phase != "fresh"
+        if self._local is not None or has_begun:
             raise OSError(errno.EINVAL, "the socket is bound already")
         host, port = self._resolved(address)
         if "create_shared_endpoint" in self._adapter.info.features:
@@ -319,7 +320,7 @@ class Socket(Mappings, Messages):
         """Set an option of `ndverbs.socket_options`; others raise OSError with ENOPROTOOPT."""
         self._check_open()
         self._options.set(level, name, value)
-        if self._stream is not None and self._stream.phase != "fresh":
+        if self._stream is not None:
             self._options.apply(self._stream)
         if self._listener is not None:
             self._listener.set_options(self._options.native)

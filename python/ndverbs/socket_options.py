@@ -133,7 +133,8 @@ class Options:
         return packed_value(value, length)
 
     def apply(self, stream: _native.Stream) -> None:
-        """Give a stream what may change while it is connected."""
+        """Give a stream what may still change: all before it connects, little afterwards."""
+        stream.set_options(self.native)
         stream.set_keepalive(self._keepalive_s if self._is_keepalive else 0.0)
         stream.set_aborts_on_close(self._linger[0] != 0 and self._linger[1] == 0)
 

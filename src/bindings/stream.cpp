@@ -463,6 +463,12 @@ void bind_stream(py::module_& module) {
             },
             py::arg("function"))
         .def(
+            "set_options",
+            [](const Stream& self, const wsk::StreamOptions& options) {
+                self.get().set_options(options);
+            },
+            py::arg("options"), "Set the sizes of the connection that is made later.")
+        .def(
             "set_keepalive",
             [](const Stream& self, double interval) { self.get().set_keepalive(interval); },
             py::arg("interval"))

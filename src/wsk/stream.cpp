@@ -330,6 +330,11 @@ void Stream::end_after_close() {
     serve(core::Budget::large);
 }
 
+void Stream::set_options(const StreamOptions& options) {
+    const Entered entered(*this);
+    if (phase() == Phase::fresh) options_ = options;
+}
+
 void Stream::set_keepalive(double interval_s) {
     if (keepalive_s_.exchange(interval_s, std::memory_order_relaxed) == interval_s) return;
     if (phase() == Phase::connected) begin_keepalive();

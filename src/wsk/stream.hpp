@@ -154,7 +154,8 @@ public:
     [[nodiscard]] std::uint64_t ideal_send_backlog() const;
     // Bytes taken over and not yet sent.
     [[nodiscard]] std::uint64_t send_backlog() const;
-    [[nodiscard]] const StreamOptions& options() const { return options_; }
+    // Sizes of the connection that is made later; once there is one, nothing changes.
+    void set_options(const StreamOptions& options);
     void set_keepalive(double interval_s);
     // close() drops what was not sent, as SO_LINGER with 0 s does.
     void set_aborts_on_close(bool aborts) {

@@ -440,3 +440,18 @@ def test_memory_of_a_connection_is_bounded_by_its_buffers(adapter, host):
         near.setblocking(False)
         fill(near)
         assert far._stream.memory_use <= 65536 + 16384
+
+
+def test_a_socket_whose_descriptor_was_asked_for_is_still_bound_and_set(adapter, host, server):
+    with nd.Socket(adapter=adapter) as near:
+        near.fileno()
+        near.bind((host, 0))
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        bound = near.getsockname()
+        near.connect(server.getsockname())
+        assert near.getsockname() == bound
+        far, _ = server.accept()
+        with far:
+            assert near._stream.memory_use < far._stream.memory_use
+        with pytest.raises(OSError, match="bound already"):
+            near.bind((host, 0))

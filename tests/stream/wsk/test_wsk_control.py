@@ -142,3 +142,15 @@ def test_a_value_that_an_option_cannot_have_is_an_invalid_parameter(adapter):
     with wsk.socket(adapter) as sock, pytest.raises(nd.RdmaError, match="-1 bytes") as caught:
         sock.control(wsk.RequestType.SET_OPTION, wsk.Option.SO_RCVBUF, -1)
     assert caught.value.status == nd.Status.INVALID_PARAMETER
+
+
+def test_a_buffer_size_that_is_set_before_the_connect_is_the_connections(adapter, listening, host):
+    with wsk.socket(adapter) as sock:
+        sock.control(wsk.RequestType.SET_OPTION, wsk.Option.SO_RCVBUF, 16384)
+        sock.bind((host, 0))
+        sock.connect(listening.local_address).result(LIMIT)
+        with listening.accept(LIMIT) as far:
+            assert sock._stream.memory_use < far._stream.memory_use
+            before = sock._stream.memory_use
+            sock.control(wsk.RequestType.SET_OPTION, wsk.Option.SO_RCVBUF, 1 << 20)
+            assert sock._stream.memory_use == before
