@@ -32,3 +32,11 @@ def adapter_for(adapter: Adapter | str | None) -> Adapter:
             found = _shared[key] = Adapter.open(name)
             found._allow_drop()
         return found
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()  # a thread that only the parent has may hold the old one
+
+
+os.register_at_fork(after_in_child=_renew_lock)
