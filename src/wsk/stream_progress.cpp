@@ -127,6 +127,13 @@ void Stream::do_take_completions() {
             if (is_live()) handle_completion(batch[i]);
         }
     }
+    // It brings no completion that would say so, and satisfies every arm at once.
+    if (is_live() && is_failure(cq.status())) {
+        break_down({Status::connection_aborted,
+                    "the completion queue of the stream broke",
+                    {},
+                    ECONNABORTED});
+    }
 }
 
 void Stream::handle_completion(const core::Completion& done) {
