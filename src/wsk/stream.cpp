@@ -90,6 +90,13 @@ Expected<void> Stream::prepare(Side side) {
 
 Expected<void> Stream::start_connect(core::ConnectParameters parameters) {
     if (auto started = worker_->start(); !started) return started;
+    // The connector's own lock may be held when it is done, and memory may be short.
+    const auto due = std::make_shared<Worker::Prepared>(
+        Worker::prepare([weak = std::weak_ptr(shared_from_this())] {
+            const auto self = std::static_pointer_cast<Stream>(weak.lock());
+            if (self) self->finish_connect();
+        }));
+    std::function<void()> on_done = [due, worker = worker_] { worker->post(std::move(*due)); };
     std::shared_ptr<core::Operation> operation;
     {
         const Entered entered(*this);
@@ -131,13 +138,7 @@ Expected<void> Stream::start_connect(core::ConnectParameters parameters) {
         phase_.store(Phase::connecting, std::memory_order_release);
         connect_operation_ = operation = std::move(*started);
     }
-    // The connector's own lock may be held when it is done, and memory may be short.
-    const auto due = std::make_shared<Worker::Prepared>(
-        Worker::prepare([weak = std::weak_ptr(shared_from_this())] {
-            const auto self = std::static_pointer_cast<Stream>(weak.lock());
-            if (self) self->finish_connect();
-        }));
-    operation->set_on_done([due, worker = worker_] { worker->post(std::move(*due)); });
+    operation->set_on_done(std::move(on_done));
     return {};
 }
 

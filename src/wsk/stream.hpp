@@ -138,7 +138,8 @@ public:
     // Readable and writable as the stream is, and both for good when it is closed; made on first
     // use. The number is the system's again when nobody holds it any more.
     [[nodiscard]] Expected<std::shared_ptr<Readiness>> descriptor();
-    // Once; from any thread, without locks, one call at a time.
+    // Called from any thread, without locks, one call at a time. Another one replaces it, an empty
+    // one takes it off; a call that has begun still ends.
     void set_on_event(OnEvent function);
 
     // ---- state ----

@@ -164,20 +164,17 @@ Expected<void> Stream::submit_send(const std::shared_ptr<Transfer>& transfer) {
 
 void Stream::cancel(const std::shared_ptr<Transfer>& transfer) {
     const Entered entered(*this);
-    const auto cut = [&](std::deque<std::shared_ptr<Transfer>>& queue) {
-        const auto found = std::find(queue.begin(), queue.end(), transfer);
-        if (found == queue.end()) return false;
-        queue.erase(found);
-        return true;
-    };
     const Error cancelled{Status::cancelled, "the request was cancelled", {}, 0};
-    if (cut(sends_)) {
-        transfer_backlog_ -= std::min(transfer_backlog_, transfer->length);
+    // It leaves its queue last: what finds no memory before can be done again.
+    if (const auto at = std::ranges::find(sends_, transfer); at != sends_.end()) {
         if (transfer->done > 0) orphans_.push_back(transfer);
         finish(transfer, Unexpected{cancelled});
-    } else if (cut(receives_)) {
+        transfer_backlog_ -= std::min(transfer_backlog_, transfer->length);
+        sends_.erase(at);
+    } else if (const auto in = std::ranges::find(receives_, transfer); in != receives_.end()) {
         finish(transfer,
                transfer->done > 0 ? Expected<void>() : Expected<void>(Unexpected{cancelled}));
+        receives_.erase(in);
     }
 }
 
@@ -313,7 +310,7 @@ Expected<void> Stream::submit_receive(const std::shared_ptr<Transfer>& transfer)
         return {};
     }
     receives_.push_back(transfer);
-    fill_receives();
+    guarded([this] { fill_receives(); });
     if (is_live()) {
         serve(core::Budget::large);
     } else {
@@ -343,8 +340,8 @@ void Stream::fill_receives() {
         const bool is_some = !transfer->is_drain && !transfer->is_all && transfer->done > 0;
         const bool is_end = engine_->is_peer_shut() && engine_->readable() == 0;
         if (!is_full && !is_some && !is_end) return;
-        receives_.pop_front();
         finish(transfer, {});
+        receives_.pop_front();
     }
 }
 

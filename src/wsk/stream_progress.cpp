@@ -161,6 +161,9 @@ void Stream::handle_completion(const core::Completion& done) {
 void Stream::handle_sent(const core::Completion&) {
     if (record_tail_ == record_head_) return;
     Record& record = records_[record_tail_];
+    // First what may find no memory: what breaks the stream then ends what the record still has.
+    if (record.transfer) finish(record.transfer, {});
+    if (record.is_end && end_operation_) finished_.push_back({end_operation_, {}});
     free_slots_ += record.slots;
     free_ = record.staged_until;
     const std::shared_ptr<Transfer> transfer = std::exchange(record.transfer, nullptr);
@@ -170,12 +173,8 @@ void Stream::handle_sent(const core::Completion&) {
         orphans_.clear();
     }
     tell(event::kSent);
-    if (transfer) {
-        transfer_backlog_ -= std::min(transfer_backlog_, transfer->length);
-        finish(transfer, {});
-    }
+    if (transfer) transfer_backlog_ -= std::min(transfer_backlog_, transfer->length);
     if (is_end) {
-        if (end_operation_) finished_.push_back({end_operation_, {}});
         end_operation_ = nullptr;
         if (engine_->is_over()) release_in_order();
     }
