@@ -20,6 +20,9 @@ constexpr std::uint16_t kReserve = 4;
 // In both halves of an entry that holds no descriptor: no memory lies there, and none is so long.
 constexpr std::uint64_t kNothing = ~std::uint64_t{0};
 static_assert(Descriptor::kSize == 2 * sizeof kNothing);
+// The byte that is placed last is the length's highest, which no length has as 0xFF. On a
+// big-endian host it is the lowest, and tells nothing.
+static_assert(!kIsBigEndian, "streams are not ported to big-endian machines");
 
 Unexpected violation(std::string what) {
     return fail(Status::connection_aborted, "the peer broke the stream protocol: " + what);
