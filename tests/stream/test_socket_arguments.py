@@ -4,7 +4,6 @@
 import contextlib
 import errno
 import socket
-import struct
 
 import numpy as np
 import pytest
@@ -204,17 +203,6 @@ def test_what_came_before_the_time_was_over_is_returned(ends, timeout):
     assert far.recv(10, socket.MSG_WAITALL) == b"def"
 
 
-def test_what_came_before_a_reset_is_returned(ends):
-    near, far = ends
-    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    near.sendall(b"abc")
-    far._stream.wait_readable(LIMIT)
-    near.close()
-    assert far.recv(10, socket.MSG_WAITALL) == b"abc"
-    with pytest.raises(ConnectionResetError):
-        far.recv(10)
-
-
 # ---- numbers ----------------------------------------------------------------------------------
 
 
@@ -291,6 +279,18 @@ def test_an_error_is_told_once_by_its_option(adapter, host, server):
     with nd.Socket(adapter=adapter) as near:
         near.setblocking(False)
         for _ in range(2):  # a second attempt has an error of its own
+            with pytest.raises(BlockingIOError):
+                near.connect(name)
+            near._stream.wait_connected(LIMIT)
+            errors = [near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for _ in range(2)]
+            assert errors == [errno.ECONNREFUSED, 0]
+
+
+@pytest.mark.parametrize("name", [socket.SO_ERROR, socket.SO_TYPE, socket.SO_RCVBUF])
+def test_an_option_is_got_as_bytes_when_a_length_is_given(adapter, name):
+    with nd.Socket(adapter=adapter) as sock:
+        value = sock.getsockopt(socket.SOL_SOCKET, name)
+        assert sock.getsockopt(socket.SOL_SOCKET, name, 4) == value.to_bytes(4, "little")
 
 
 def test_a_connect_that_the_peer_rejects_has_a_number(adapter, host):
@@ -341,15 +341,3 @@ def test_a_connect_that_gets_no_answer_has_a_number(answer, expected):
             peer.sendall((answer or b"") * 20)
             stream.wait_connected(LIMIT)
         assert near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == expected
-            with pytest.raises(BlockingIOError):
-                near.connect(name)
-            near._stream.wait_connected(LIMIT)
-            errors = [near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for _ in range(2)]
-            assert errors == [errno.ECONNREFUSED, 0]
-
-
-@pytest.mark.parametrize("name", [socket.SO_ERROR, socket.SO_TYPE, socket.SO_RCVBUF])
-def test_an_option_is_got_as_bytes_when_a_length_is_given(adapter, name):
-    with nd.Socket(adapter=adapter) as sock:
-        value = sock.getsockopt(socket.SOL_SOCKET, name)
-        assert sock.getsockopt(socket.SOL_SOCKET, name, 4) == value.to_bytes(4, "little")
