@@ -8,7 +8,9 @@ build/soak, and its campaign goes on. One line a campaign ends the run; it fails
 """
 
 import argparse
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -75,25 +77,39 @@ def campaigns() -> dict[str, Campaign]:
     }
 
 
+def complete(command: list[str], limit: float) -> tuple[str, str]:
+    """Run a command; return its output, and what went wrong, if anything did."""
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        why = ""
+        try:
+            output, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            # What it has started holds the output open, and goes on: make does not end it.
+            os.killpg(process.pid, signal.SIGKILL)
+            output, why = process.communicate()[0], "it never ended"
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        if not why and process.returncode:
+            why = f"exit status {process.returncode}"
+        return output, why
+
+
 def run(name: str, campaign: Campaign, seconds: float) -> str:
     """Run rounds until the share is over, at least one; return the campaign's line."""
     begin, rounds = time.monotonic(), 0
     while not rounds or (time.monotonic() - begin < seconds and not isinstance(campaign, Fuzzing)):
         rounds += 1
         seed = int(time.time() * 1000) % 2**31
-        try:
-            done = subprocess.run(
-                campaign.command(seed, seconds),
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=ROUND_S + seconds,
-            )
-            output, why = done.stdout, f"exit status {done.returncode}" * bool(done.returncode)
-        except subprocess.TimeoutExpired as expired:
-            output, why = (expired.stdout or b"").decode(errors="replace"), "it never ended"
+        output, why = complete(campaign.command(seed, seconds), ROUND_S + seconds)
         campaign.tally(output)
         if why:
             log = LOGS / f"{name}-{seed}.log"

@@ -68,3 +68,8 @@ def test_tests_of_all_campaigns_exist(monkeypatch):
     for campaign in soak.campaigns().values():
         for test in campaign.tests:
             assert (soak.ROOT / test).exists(), test
+
+
+def test_what_a_command_that_never_ends_has_started_is_ended_with_it():
+    # The shell's child holds the output open for as long as it lives.
+    assert soak.complete(["sh", "-c", "sleep 1000 & wait"], 0.1) == ("", "it never ended")
