@@ -93,25 +93,19 @@ void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter) {
 
 namespace {
 
-void report(PyObject* function, PyObject* result) noexcept {
-    if (result == nullptr) PyErr_WriteUnraisable(function);
+void report(const py::object& function, PyObject* result) noexcept {
+    if (result == nullptr) PyErr_WriteUnraisable(function.ptr());
     Py_XDECREF(result);
-    Py_DECREF(function);
 }
 
 }  // namespace
 
-// The collector may drop the function meanwhile: each holds a reference of its own.
-void call_and_report(PyObject* function) noexcept {
-    if (function == nullptr) return;
-    Py_INCREF(function);
-    report(function, PyObject_CallNoArgs(function));
+void call_and_report(const py::object& function) noexcept {
+    if (function) report(function, PyObject_CallNoArgs(function.ptr()));
 }
 
-void call_and_report(PyObject* function, const py::object& argument) noexcept {
-    if (function == nullptr) return;
-    Py_INCREF(function);
-    report(function, PyObject_CallOneArg(function, argument.ptr()));
+void call_and_report(const py::object& function, const py::object& argument) noexcept {
+    if (function) report(function, PyObject_CallOneArg(function.ptr(), argument.ptr()));
 }
 
 }  // namespace ndv::bindings

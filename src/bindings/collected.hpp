@@ -3,8 +3,9 @@
 // collector, so that a cycle through a callback, a context or a buffer is found.
 //
 // What is shown is what the instance alone keeps: a reference is visited once, by one object. What
-// else native code holds (a queued call, an operation under way) is not visited, and so keeps what
-// it refers to.
+// else native code holds (an operation under way) is not visited, and so keeps what it refers to.
+// The collector asks several times and takes the answers for one state of things, so they depend
+// on nothing that threads change without the GIL.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -70,10 +70,11 @@ CompletionQueue::CompletionQueue(std::shared_ptr<core::CompletionQueue> native,
     set_calls({function});
     peek()->set_on_notify([callbacks = this->adapter()->with_callbacks(),
                            queue = std::weak_ptr(peek()), function](Status status) {
-        queue_callback(callbacks, [queue, call = PendingCall(function), status] {
+        queue_callback(callbacks, [queue, function, status] {
             const auto alive = queue.lock();
             if (alive == nullptr || alive->is_closed()) return;
-            call_and_report(call.get(), py::reinterpret_steal<py::object>(status_member(status)));
+            call_and_report(function->get(),
+                            py::reinterpret_steal<py::object>(status_member(status)));
         });
     });
 }

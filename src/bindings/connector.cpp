@@ -42,7 +42,7 @@ core::Connector::OnDisconnect on_disconnect(Connector& self, const py::object& f
     const auto shared = SharedObject::make(function);
     self.set_calls({shared});
     return [adapter = self.adapter()->with_callbacks(), shared] {
-        queue_callback(adapter, [call = PendingCall(shared)] { call_and_report(call.get()); });
+        queue_callback(adapter, [shared] { call_and_report(shared->get()); });
     };
 }
 

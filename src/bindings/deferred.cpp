@@ -32,12 +32,24 @@ void run_deferred_now() noexcept {
 }
 
 std::shared_ptr<SharedObject> SharedObject::make(py::object object) {
-    std::unique_ptr<SharedObject> made(new SharedObject(object.release().ptr()));
+    if (PyType_SUPPORTS_WEAKREFS(Py_TYPE(object.ptr())) == 0) {
+        object = py::module_::import("functools").attr("partial")(object);
+    }
+    auto weak = py::reinterpret_steal<py::object>(PyWeakref_NewRef(object.ptr(), nullptr));
+    if (!weak) throw py::error_already_set();
+    std::unique_ptr<SharedObject> made(new SharedObject(std::move(object), std::move(weak)));
     return {made.release(), [](SharedObject* self) { defer(*self); }};
+}
+
+py::object SharedObject::get() const {
+    if (object_ == nullptr) return {};
+    auto alive = py::reinterpret_borrow<py::object>(weak_)();
+    return alive.is_none() ? py::object() : alive;
 }
 
 void SharedObject::run() noexcept {
     const std::unique_ptr<SharedObject> self(this);
+    Py_DECREF(weak_);
     Py_XDECREF(object_);
 }
 

@@ -46,42 +46,29 @@ inline void run_deferred() noexcept {
 // A Python object that native closures may copy and drop on any thread.
 class SharedObject final : Deferred {
 public:
-    // With the GIL, as all but the count of calls.
+    // With the GIL, as all of it.
     [[nodiscard]] static std::shared_ptr<SharedObject> make(py::object object);
-    // Null when the garbage collector took it.
-    [[nodiscard]] PyObject* get() const { return object_; }
-    // For the one Python object that keeps what calls this. An object with a call under way is not
-    // shown: the program hears of what happened before its garbage is looked for.
+    // Null when the garbage collector takes it. The collector may be clearing what it found, piece
+    // by piece and with other threads running in between; but before the first piece it ends all
+    // weak references to garbage, and it spares what has been given out here by then.
+    [[nodiscard]] py::object get() const;
+    // For the one Python object that keeps what calls this. It shows the same throughout a
+    // collection, whatever native threads queue meanwhile.
     int traverse(visitproc visit, void* arg) const {
-        if (calls_.load(std::memory_order_relaxed) == 0) Py_VISIT(object_);
+        Py_VISIT(object_);
         return 0;
     }
     void clear() noexcept { Py_CLEAR(object_); }
 
 private:
     friend std::default_delete<SharedObject>;
-    friend class PendingCall;
-    explicit SharedObject(PyObject* object) : object_(object) {}
+    SharedObject(py::object object, py::object weak)
+        : object_(object.release().ptr()), weak_(weak.release().ptr()) {}
     ~SharedObject() = default;
     void run() noexcept override;
 
     PyObject* object_;
-    std::atomic<unsigned> calls_{0};
-};
-
-// What a queued call holds of the object that it is going to call.
-class PendingCall {
-public:
-    explicit PendingCall(std::shared_ptr<SharedObject> object) : object_(std::move(object)) {
-        object_->calls_.fetch_add(1, std::memory_order_relaxed);
-    }
-    PendingCall(const PendingCall& other) : PendingCall(other.object_) {}
-    PendingCall& operator=(const PendingCall&) = delete;
-    ~PendingCall() { object_->calls_.fetch_sub(1, std::memory_order_relaxed); }
-    [[nodiscard]] PyObject* get() const { return object_->get(); }
-
-private:
-    const std::shared_ptr<SharedObject> object_;
+    PyObject* const weak_;
 };
 
 }  // namespace ndv::bindings

@@ -60,7 +60,7 @@ using Taken = Expected<std::shared_ptr<core::Connector>>;
 
 // Runs on the callback thread, once per connector.
 void deliver(const std::weak_ptr<AdapterState>& state,
-             const std::weak_ptr<core::Listener>& listener, const PendingCall& function) {
+             const std::weak_ptr<core::Listener>& listener, const SharedObject& function) {
     const auto adapter = state.lock();
     const auto native = listener.lock();
     if (adapter == nullptr || native == nullptr) return;
@@ -91,9 +91,8 @@ Listener::Listener(std::shared_ptr<core::Listener> native, std::shared_ptr<Adapt
     peek()->set_on_connect([callbacks = this->adapter()->with_callbacks(),
                             state = std::weak_ptr(this->adapter()),
                             listener = std::weak_ptr(peek()), function] {
-        queue_callback(callbacks, [state, listener, call = PendingCall(function)] {
-            deliver(state, listener, call);
-        });
+        queue_callback(callbacks,
+                       [state, listener, function] { deliver(state, listener, *function); });
     });
 }
 

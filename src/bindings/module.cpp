@@ -59,7 +59,7 @@ PYBIND11_MODULE(native_of_main, module) {
     module.def(
         "_call_and_report",
         [](const py::object& function, const py::object& argument) {
-            call_and_report(function.ptr(), argument);
+            call_and_report(function, argument);
         },
         py::arg("function"), py::arg("argument"));
     module.def("_is_callback_thread", CallbackLoop::is_any_on_this_thread);

@@ -58,8 +58,7 @@ void Operation::add_done_callback(const py::object& self, const py::object& func
         queue_callback(adapter, [callbacks] {
             callbacks->is_hooked = false;
             for (const auto& [callback, operation] : std::exchange(callbacks->list, {})) {
-                call_and_report(callback->get(),
-                                py::reinterpret_borrow<py::object>(operation->get()));
+                call_and_report(callback->get(), operation->get());
             }
         });
     });

@@ -47,8 +47,8 @@ std::unique_ptr<SharedReceiveQueue> create_srq(const ProtectionDomain& domain,
         const auto function = SharedObject::make(on_notify);
         called = function;
         tell = [callbacks = domain.adapter()->with_callbacks(), function](Status status) {
-            queue_callback(callbacks, [call = PendingCall(function), status] {
-                call_and_report(call.get(),
+            queue_callback(callbacks, [function, status] {
+                call_and_report(function->get(),
                                 py::reinterpret_steal<py::object>(status_member(status)));
             });
         };

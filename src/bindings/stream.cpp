@@ -180,9 +180,8 @@ void set_event_callback(Stream& self, const py::object& function) {
     self.set_calls({shared});
     native->set_on_event(
         [callbacks = self.adapter()->with_callbacks(), shared](std::uint32_t events) {
-            queue_callback(callbacks, [call = PendingCall(shared), events] {
-                call_and_report(call.get(), py::int_(events));
-            });
+            queue_callback(callbacks,
+                           [shared, events] { call_and_report(shared->get(), py::int_(events)); });
         });
 }
 
@@ -381,23 +380,21 @@ std::unique_ptr<StreamListener> create_stream_listener(
         inspect = [callbacks = adapter->with_callbacks(), shared = share(on_inspect)](
                       std::uint64_t id, const core::SocketAddress& near,
                       const core::SocketAddress& peer) {
-            queue_callback(callbacks, [call = PendingCall(shared), id, near, peer] {
-                call_and_report(call.get(), py::make_tuple(id, to_pair(near), to_pair(peer)));
+            queue_callback(callbacks, [shared, id, near, peer] {
+                call_and_report(shared->get(), py::make_tuple(id, to_pair(near), to_pair(peer)));
             });
         };
     }
     if (!on_abort.is_none()) {
         abort = [callbacks = adapter->with_callbacks(),
                  shared = share(on_abort)](std::uint64_t id) {
-            queue_callback(callbacks, [call = PendingCall(shared), id] {
-                call_and_report(call.get(), py::int_(id));
-            });
+            queue_callback(callbacks,
+                           [shared, id] { call_and_report(shared->get(), py::int_(id)); });
         };
     }
     if (!on_ready.is_none()) {
         ready = [callbacks = adapter->with_callbacks(), shared = share(on_ready)] {
-            queue_callback(callbacks,
-                           [call = PendingCall(shared)] { call_and_report(call.get()); });
+            queue_callback(callbacks, [shared] { call_and_report(shared->get()); });
         };
     }
     listener->set_callbacks(std::move(inspect), std::move(abort), std::move(ready));

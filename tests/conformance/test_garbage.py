@@ -3,7 +3,6 @@
 
 import ctypes
 import gc
-import queue
 import threading
 import time
 import weakref
@@ -194,13 +193,9 @@ def test_context_stays_for_whoever_holds_the_completion_queue(connect_pair):
     done.request_context.end.__dict__.clear()
 
 
-def test_object_whose_callback_is_queued_stays_until_it_was_called(adapter):
+def hold_up_callbacks(adapter):
+    """Occupy the adapter's callback thread; return what keeps it there, to be set."""
     entered, may_go = threading.Event(), threading.Event()
-    told = queue.SimpleQueue()
-
-    class Told(Owner):
-        def told(self, status):
-            told.put(status)
 
     def hold_up(status):
         entered.set()
@@ -210,16 +205,80 @@ def test_object_whose_callback_is_queued_stays_until_it_was_called(adapter):
     blocker.first = adapter.create_cq(256, on_notify=hold_up)
     notify(blocker, blocker.first)
     assert entered.wait(LIMIT)
+    return blocker, may_go
+
+
+def run_callbacks(adapter):
+    """Return when what was queued for the adapter's callback thread has been called."""
+    called = threading.Event()
+    last = Owner(adapter)
+    last.notified = adapter.create_cq(256, on_notify=lambda status: called.set())
+    notify(last, last.notified)
+    assert called.wait(LIMIT)
+
+
+def test_queue_shows_its_callback_also_while_a_call_of_it_is_queued(adapter):
+    _blocker, may_go = hold_up_callbacks(adapter)
+    owner = Owner(adapter)
+    told = owner.told
+    owner.notified = adapter.create_cq(256, on_notify=told)
+    before = gc.get_referents(owner.notified)
+    notify(owner, owner.notified)
+
+    assert told in before
+    assert told in gc.get_referents(owner.notified)
+    may_go.set()
+    run_callbacks(adapter)
+
+
+def test_call_that_is_queued_for_garbage_is_not_made(adapter):
+    _blocker, may_go = hold_up_callbacks(adapter)
+    told = []
+
+    class Told(Owner):
+        def told(self, status):
+            told.append(status)
+
     owner = Told(adapter)
-    owner.second = adapter.create_cq(256, on_notify=owner.told)
-    notify(owner, owner.second)
-    owner.second.wait(LIMIT)
+    owner.notified = adapter.create_cq(256, on_notify=owner.told)
+    notify(owner, owner.notified)
+    owner.notified.wait(LIMIT)
     owner = [owner]
 
-    assert not is_gone(owner)
+    assert is_gone(owner)
     may_go.set()
+    run_callbacks(adapter)
+    assert told == []
 
-    assert told.get(timeout=LIMIT) == SUCCESS
+
+def test_garbage_is_not_called_while_the_collector_clears_it(adapter):
+    told, ended = [], []
+    live = Owner(adapter)
+
+    class Last:
+        """Ends when its owner is cleared: the collector itself has no part in it."""
+
+        __slots__ = ()
+
+        def __del__(self):
+            live.qp.flush()  # the garbage is notified
+            run_callbacks(adapter)
+            ended.append(told.copy())
+
+    class Told:
+        def told(self, status):
+            told.append(status)
+
+    owner = Told()
+    owner.last = Last()
+    owner.notified = adapter.create_cq(256, on_notify=owner.told)
+    owner.notified.arm()
+    live.qp = live.pd.create_qp(owner.notified, owner.notified)
+    live.qp.receive()
+    owner = [owner]
+
+    assert is_gone(owner)
+    assert ended == [[]]
 
 
 def notify(owner, cq):
