@@ -11,7 +11,10 @@ namespace ndv::base {
 class Descriptor {
 public:
     Descriptor() = default;
-    explicit Descriptor(int fd) : fd_(fd), made_in_(fork_generation()) {
+    // Delegates: one that cannot be registered is destroyed, and so closed.
+    explicit Descriptor(int fd) : Descriptor() {
+        fd_ = fd;
+        made_in_ = fork_generation();
         if (fd_ >= 0) register_descriptor(fd_);
     }
     Descriptor(Descriptor&& other) noexcept

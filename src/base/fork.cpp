@@ -17,6 +17,15 @@ constinit std::atomic<unsigned> generation{0};
 // Held across fork() by the prepare handler, so that the child finds the list whole.
 constinit pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
 
+// Scoped: registering allocates, and may throw.
+class RegistryLock {
+public:
+    RegistryLock() { pthread_mutex_lock(&registry_mutex); }
+    ~RegistryLock() { pthread_mutex_unlock(&registry_mutex); }
+    RegistryLock(const RegistryLock&) = delete;
+    RegistryLock& operator=(const RegistryLock&) = delete;
+};
+
 // Never freed: handlers may run during process exit.
 std::vector<int>& registry() {
     static auto* descriptors = new std::vector<int>;
@@ -49,22 +58,19 @@ void register_descriptor(int fd) {
     static const int installed =
         pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
     static_cast<void>(installed);
-    pthread_mutex_lock(&registry_mutex);
+    const RegistryLock lock;
     registry().push_back(fd);
-    pthread_mutex_unlock(&registry_mutex);
 }
 
 void forget_descriptor(int fd) noexcept {
-    pthread_mutex_lock(&registry_mutex);
+    const RegistryLock lock;
     forget(fd);
-    pthread_mutex_unlock(&registry_mutex);
 }
 
 void close_descriptor(int fd) noexcept {
-    pthread_mutex_lock(&registry_mutex);
+    const RegistryLock lock;
     forget(fd);
     ::close(fd);
-    pthread_mutex_unlock(&registry_mutex);
 }
 
 }  // namespace ndv::base
