@@ -7,6 +7,8 @@
 #include <chrono>
 #include <new>
 
+#include "base/expected.hpp"
+
 namespace ndv::base {
 
 constexpr std::chrono::milliseconds kMemoryPause{10};
@@ -26,6 +28,16 @@ void with_memory(Part&& part) {
             if (tries == kTries) throw;
         }
         pause_for_memory();
+    }
+}
+
+// For an outcome that is told once: without memory its text is as short as this one, which takes
+// none.
+[[nodiscard]] inline Unexpected fail_anyhow(Status status, const char* what, int os_error = 0) {
+    try {
+        return fail(status, what, {}, os_error);
+    } catch (const std::bad_alloc&) {
+        return fail(status, "out of memory", {}, os_error);
     }
 }
 

@@ -2,6 +2,7 @@
 // DEBUG lines of the room "connection": what began or ended between which addresses.
 #pragma once
 
+#include <new>
 #include <optional>
 #include <string>
 
@@ -14,8 +15,12 @@ inline void log_connection(const char* what, const std::optional<SocketAddress>&
                            const std::optional<SocketAddress>& peer) {
     if (!base::is_logged(base::LogLevel::debug)) return;
     const auto text = [](const auto& address) { return address ? address->text() : "?"; };
-    base::log(base::LogLevel::debug, "connection",
-              std::string(what) + ": " + text(local) + " with " + text(peer));
+    try {
+        base::log(base::LogLevel::debug, "connection",
+                  std::string(what) + ": " + text(local) + " with " + text(peer));
+    } catch (const std::bad_alloc&) {
+        // In the middle of a change of state: rather a line less.
+    }
 }
 
 }  // namespace ndv::core

@@ -61,7 +61,7 @@ Expected<void> Progress::add(const std::shared_ptr<Member>& member, int fd) {
     try {
         members_[member->id()] = {member, fd};
     } catch (const std::bad_alloc&) {
-        return fail(Status::insufficient_resources, "no memory for another connection");
+        return fail(Status::insufficient_resources, "no memory for another connection", {}, ENOMEM);
     }
     epoll_event event{};
     event.events = member->wanted() | EPOLLONESHOT;
@@ -94,13 +94,24 @@ void Progress::remove(const Member& member, int fd) {
 void Progress::set_deadline(const Member& member, const std::weak_ptr<Member>& weak,
                             Time deadline) {
     const base::Lock lock(mutex_);
-    const auto [known, is_new] = deadline_of_.try_emplace(member.id(), deadline);
-    if (!is_new) {
+    const DeadlineKey key{deadline, member.id()};
+    Deadlines::iterator placed;
+    if (const auto known = deadline_of_.find(member.id()); known != deadline_of_.end()) {
         if (known->second == deadline) return;
-        deadlines_.erase({known->second, member.id()});
+        // By its node, which takes no memory: the old one goes only where there is the new one.
+        auto node = deadlines_.extract({known->second, member.id()});
+        node.key() = key;
+        placed = deadlines_.insert(std::move(node)).position;
         known->second = deadline;
+    } else {
+        placed = deadlines_.emplace(key, weak).first;
+        try {
+            deadline_of_.emplace(member.id(), deadline);
+        } catch (const std::bad_alloc&) {
+            deadlines_.erase(placed);
+            throw;
+        }
     }
-    const auto placed = deadlines_.emplace(DeadlineKey{deadline, member.id()}, weak).first;
     // Without the thread, which the first connection tries to start again, it waits for that.
     if (placed == deadlines_.begin() && start()) wake();
 }

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -77,12 +78,14 @@ Expected<void> CompletionQueue::attach(const std::shared_ptr<QueuePair>& qp, int
     epoll_event event{};
     event.events = events;
     event.data.u64 = qp->id();
+    members_[qp->id()] = qp;
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+        const int os_error = errno;
+        members_.erase(qp->id());
         return fail(Status::insufficient_resources,
                     "connect: the completion queue cannot watch another connection",
-                    "raise fs.epoll.max_user_watches, or close connections", errno);
+                    "raise fs.epoll.max_user_watches, or close connections", os_error);
     }
-    members_[qp->id()] = qp;
     return {};
 }
 
@@ -199,7 +202,17 @@ bool CompletionQueue::spin_if_worth() {
 }
 
 void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
+    // However the sleep ends: a step that finds no memory throws.
+    struct Hold {
+        CompletionQueue& queue;
+        ~Hold() {
+            queue.lease_until_.store((now() + kLeaseTime).count(), std::memory_order_relaxed);
+            queue.holders_.fetch_sub(1, std::memory_order_acq_rel);
+            queue.progress_->lease_ended();
+        }
+    };
     holders_.fetch_add(1, std::memory_order_acq_rel);
+    const Hold hold{*this};
     const Time until = now() + timeout;
     Ready ready = Ready::done;
     while (ready != Ready::interrupted && is_empty() && !is_failure(status())) {
@@ -212,9 +225,6 @@ void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
         ready = step_ready(wait_ms, core::Budget::large);
         spins_.store(now() - began < kShortSleep, std::memory_order_relaxed);
     }
-    lease_until_.store((now() + kLeaseTime).count(), std::memory_order_relaxed);
-    holders_.fetch_sub(1, std::memory_order_acq_rel);
-    progress_->lease_ended();
 }
 
 Expected<void> CompletionQueue::do_resize(std::uint32_t depth) {
@@ -225,13 +235,17 @@ Expected<void> CompletionQueue::do_resize(std::uint32_t depth) {
 }
 
 void CompletionQueue::set_notify_timer(std::chrono::nanoseconds delay) {
-    std::shared_ptr<NotifyTimer> timer;
-    {
-        const base::Lock lock(mutex_);
-        if (!timer_) timer_ = std::make_shared<NotifyTimer>(weak_from_this());
-        timer = timer_;
+    try {
+        std::shared_ptr<NotifyTimer> timer;
+        {
+            const base::Lock lock(mutex_);
+            if (!timer_) timer_ = std::make_shared<NotifyTimer>(weak_from_this());
+            timer = timer_;
+        }
+        progress_->set_deadline(timer, now() + delay);
+    } catch (const std::bad_alloc&) {
+        notify_if_due();  // without its timer at once, which is never too late
     }
-    progress_->set_deadline(timer, now() + delay);
 }
 
 void CompletionQueue::wake() noexcept {

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a connector ends: disconnect, abandon, close, deadlines, and what the stream tells it.
-#include <sys/socket.h>
-
-#include <string>
+#include <new>
 #include <utility>
 
+#include "base/shortage.hpp"
 #include "core/connection_log.hpp"
 #include "providers/soft/connector.hpp"
 
 namespace ndv::soft {
 
 void Connector::Aftermath::run() {
-    if (to_end) to_end->end(why);
+    // Without memory the queue pair's next step ends it; those who wait learn of the end in any
+    // case.
+    try {
+        if (to_end) base::with_memory([this] { to_end->end(why); });
+    } catch (const std::bad_alloc&) {
+    }
     if (operation) operation->complete(std::move(outcome));
     if (tell) tell();
 }
@@ -74,12 +78,13 @@ core::Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
             return core::wrong_connector_state("disconnect", state_,
                                                "only a connected connector disconnects");
         }
-        state_ = State::disconnecting;
-        on_disconnect_ = nullptr;  // a local disconnect is never indicated locally
-        operation_ = pending = std::make_shared<core::Operation>();
-        qp = qp_;
+        pending = std::make_shared<core::Operation>();
         parts_->progress->set_deadline(std::static_pointer_cast<Connector>(shared_from_this()),
                                        now() + timeout);
+        operation_ = pending;
+        state_ = State::disconnecting;
+        on_disconnect_ = nullptr;  // a local disconnect is never indicated locally
+        qp = qp_;
     }
     qp->disconnect();
     return pending;
@@ -191,15 +196,15 @@ void Connector::on_over(const iwarp::Cause& cause) {
             if (!is_ours) {
                 parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
             }
-            after.outcome =
-                is_ours ? fail(Status::connection_aborted, "accept: the queue pair was flushed")
-                        : fail(Status::connection_aborted,
-                               "accept: the peer gave up before the connection was complete", {},
-                               cause.os_error);
+            after.outcome = base::fail_anyhow(
+                Status::connection_aborted,
+                is_ours ? "accept: the queue pair was flushed"
+                        : "accept: the peer gave up before the connection was complete",
+                is_ours ? 0 : cause.os_error);
         } else if (is_failure) {
-            after.outcome = fail(Status::connection_reset,
-                                 "disconnect: the connection broke before the peer answered", {},
-                                 cause.os_error);
+            after.outcome = base::fail_anyhow(
+                Status::connection_reset,
+                "disconnect: the connection broke before the peer answered", cause.os_error);
         }
         // Whatever ended it, a flush included, but for this side's own close.
         if (!why.is(core::End::closed)) after.tell = std::move(on_disconnect_);

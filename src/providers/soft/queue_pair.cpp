@@ -7,8 +7,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <new>
 #include <utility>
+
+#include "base/shortage.hpp"
 
 namespace ndv::soft {
 namespace {
@@ -57,7 +60,11 @@ QueuePair::~QueuePair() {
     if (is_foreign()) return;
     // Nobody steps any more: the last reference is gone. What was posted still ends.
     note_cause(core::Detail::of(core::End::closed));
-    static_cast<void>(step_once(kFlush, core::Budget::small));
+    try {
+        base::with_memory([this] { static_cast<void>(step_once(kFlush, core::Budget::small)); });
+    } catch (const std::bad_alloc&) {
+        // What is told of the last completions is lost; a destructor has nobody to say so to.
+    }
 }
 
 bool QueuePair::reserve() { return !is_reserved_.exchange(true, std::memory_order_acq_rel); }
@@ -75,11 +82,16 @@ Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::Connec
     }
     wanted_.store(EPOLLIN, std::memory_order_relaxed);
     const auto self = std::static_pointer_cast<QueuePair>(shared_from_this());
-    auto added = soft_receive_cq_.attach(self, fd, EPOLLIN);
-    if (added && &soft_initiator_cq_ != &soft_receive_cq_) {
-        added = soft_initiator_cq_.attach(self, fd, EPOLLIN);
+    Expected<void> added;
+    try {
+        added = soft_receive_cq_.attach(self, fd, EPOLLIN);
+        if (added && &soft_initiator_cq_ != &soft_receive_cq_) {
+            added = soft_initiator_cq_.attach(self, fd, EPOLLIN);
+        }
+        if (added) added = progress_->add(self, fd);
+    } catch (const std::bad_alloc&) {
+        added = base::fail_anyhow(Status::insufficient_resources, "out of memory", ENOMEM);
     }
-    if (added) added = progress_->add(self, fd);
     if (!added) {
         soft_receive_cq_.detach(*this, fd);
         soft_initiator_cq_.detach(*this, fd);
@@ -123,10 +135,19 @@ bool QueuePair::step(unsigned reasons, core::Budget budget) {
     return is_more;
 }
 
-// The connection ends in the next step, for which a writable socket wakes the progress thread.
+void QueuePair::step_for_receive() {
+    try {
+        step(kReceive, core::Budget::small);
+    } catch (const std::bad_alloc&) {
+    }
+}
+
+// The connection ends in the next step, for which a writable socket wakes the progress thread, or
+// the one that waits for a completion meanwhile.
 void QueuePair::leave_without_memory() {
     has_no_memory_ = true;
     wanted_.store(EPOLLIN | EPOLLOUT, std::memory_order_release);
+    if (link_) watch_in_queues(EPOLLIN | EPOLLOUT);
     while (!word_.leave()) {
     }
     progress_->arm(*this);
@@ -343,10 +364,14 @@ void QueuePair::update_interest() {
         if (steps_again_) reasons_.fetch_or(kReceive, std::memory_order_relaxed);
     }
     const std::uint32_t before = wanted_.exchange(events, std::memory_order_acq_rel);
-    const int fd = link_->descriptor();
     if ((events & ~before) != 0) progress_->arm(*this);
+    watch_in_queues(events);
+}
+
+void QueuePair::watch_in_queues(std::uint32_t events) {
     if (events == queue_events_) return;
     queue_events_ = events;
+    const int fd = link_->descriptor();
     soft_receive_cq_.modify(*this, fd, events);
     if (&soft_initiator_cq_ != &soft_receive_cq_) soft_initiator_cq_.modify(*this, fd, events);
 }

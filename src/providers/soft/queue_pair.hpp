@@ -63,6 +63,10 @@ public:
     // Steps here, or leaves the step to whoever is at it. True: work is left for a large budget.
     bool step(unsigned reasons, core::Budget budget);
 
+    // After a receive was posted, which stays posted whether the step finds memory or not: without,
+    // the connection ends.
+    void step_for_receive();
+
     // One queue pair, one connection: false when it had one already.
     [[nodiscard]] bool reserve();
     // A failed connect leaves the queue pair as it was.
@@ -135,6 +139,7 @@ private:
     void end_stream();
     void count_traffic();
     void update_interest();
+    void watch_in_queues(std::uint32_t events);
     void update_deadline();
 
     const std::shared_ptr<MemoryTable> table_;

@@ -95,7 +95,7 @@ Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
     // A Send may be waiting for it, or the queue pair is flushed and it ends at once.
     // A read-modify-write, ordered with the stepper's exchange: we see its wish, or it our receive.
     if (receives_need_step_.fetch_add(0, std::memory_order_acq_rel) != 0) {
-        step(kReceive, core::Budget::small);
+        step_for_receive();
     }
     return Status::success;
 }

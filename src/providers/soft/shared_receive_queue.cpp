@@ -51,8 +51,9 @@ Status SharedReceiveQueue::do_receive(const core::ReceiveRequest& request,
         ++ring_.count;
         waiting.swap(waiting_);
     }
+    // Each of them, though one of the steps finds no memory.
     for (const auto& weak : waiting) {
-        if (const auto qp = weak.lock()) qp->step(QueuePair::kReceive, core::Budget::small);
+        if (const auto qp = weak.lock()) qp->step_for_receive();
     }
     return Status::success;
 }

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <mutex>
+#include <new>
 #include <utility>
 
 #include "providers/verbs/async_events.hpp"
@@ -213,11 +214,18 @@ void CompletionQueue::request_interrupt(bool is_solicited_only) {
 }
 
 void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
+    // However the sleep ends: what completions set off may find no memory, and throw.
+    struct Waiter {
+        CompletionQueue& queue;
+        ~Waiter() {
+            queue.waiters_.fetch_sub(1, std::memory_order_acq_rel);
+            // What the interrupt was asked for last, the sleeper has used up.
+            queue.parts_->progress->lease_ended();
+        }
+    };
     waiters_.fetch_add(1, std::memory_order_acq_rel);
+    const Waiter waiter{*this};
     sleep_until(now() + timeout);
-    waiters_.fetch_sub(1, std::memory_order_acq_rel);
-    // What the interrupt was asked for last, the sleeper has used up.
-    parts_->progress->lease_ended();
 }
 
 void CompletionQueue::sleep_until(Time until) {
@@ -303,7 +311,11 @@ Expected<void> CompletionQueue::do_resize(std::uint32_t depth) {
 
 void CompletionQueue::set_notify_timer(std::chrono::nanoseconds delay) {
     if (const auto self = std::static_pointer_cast<CompletionQueue>(weak_from_this().lock())) {
-        parts_->progress->set_deadline(self, now() + delay);
+        try {
+            parts_->progress->set_deadline(self, now() + delay);
+        } catch (const std::bad_alloc&) {
+            notify_if_due();  // without its timer at once, which is never too late
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -58,8 +59,12 @@ Connector::~Connector() {
 }
 
 void Connector::Aftermath::run() {
-    if (to_end) to_end->end(why);
-    if (to_unreserve) to_unreserve->unreserve();
+    try {
+        if (to_end) to_end->end(why);
+        if (to_unreserve) to_unreserve->unreserve();
+    } catch (const std::bad_alloc&) {
+        // Those who wait learn of the end in any case.
+    }
     id.reset();
     if (operation) operation->complete(std::move(outcome));
     if (tell) tell();

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/log.hpp"
+#include "base/shortage.hpp"
 #include "core/connection_log.hpp"
 #include "providers/verbs/connector.hpp"
 
@@ -149,9 +150,9 @@ void Connector::handle_refusal(const rdma_cm_event& event, Aftermath& after) {
     parts_->progress->clear_deadline(*this);
     parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
     after.operation = std::exchange(operation_, nullptr);
-    after.outcome = fail(
+    after.outcome = base::fail_anyhow(
         event.event == RDMA_CM_EVENT_UNREACHABLE ? Status::io_timeout : Status::connection_aborted,
-        "accept: the peer gave up before the connection was complete", {}, os_error);
+        "accept: the peer gave up before the connection was complete", os_error);
     after.to_end = std::exchange(qp_, nullptr);
     after.why = core::End::not_made;
 }
@@ -182,8 +183,9 @@ void Connector::handle_disconnected(bool is_removal, Aftermath& after) {
         parts_->progress->clear_deadline(*this);
         parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
         after.operation = std::exchange(operation_, nullptr);
-        after.outcome = fail(Status::connection_aborted,
-                             "accept: the peer gave up before the connection was complete");
+        after.outcome =
+            base::fail_anyhow(Status::connection_aborted,
+                              "accept: the peer gave up before the connection was complete");
         after.to_end = std::exchange(qp_, nullptr);
         after.why = core::End::not_made;
     } else if (state_ == State::disconnecting) {
@@ -248,13 +250,14 @@ core::Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
             return core::wrong_connector_state("disconnect", state_,
                                                "only a connected connector disconnects");
         }
+        pending = std::make_shared<core::Operation>();
+        parts_->progress->set_deadline(std::static_pointer_cast<Connector>(shared_from_this()),
+                                       now() + timeout);
+        operation_ = pending;
         state_ = State::disconnecting;
         on_disconnect_ = nullptr;  // a local disconnect is never indicated locally
-        operation_ = pending = std::make_shared<core::Operation>();
         qp = qp_;
     }
-    parts_->progress->set_deadline(std::static_pointer_cast<Connector>(shared_from_this()),
-                                   now() + timeout);
     qp->disconnect();
     return pending;
 }
@@ -283,9 +286,10 @@ void Connector::on_broken() {
             after.tell = std::exchange(on_disconnect_, nullptr);
         } else if (state_ == State::disconnecting) {
             leave_connected(true);
-            finish_disconnect(fail(Status::connection_reset,
-                                   "disconnect: the connection broke before the peer answered"),
-                              after);
+            finish_disconnect(
+                base::fail_anyhow(Status::connection_reset,
+                                  "disconnect: the connection broke before the peer answered"),
+                after);
         }
     }
     after.run();
@@ -306,8 +310,8 @@ void Connector::on_flushed() {
             if (state_ == State::completing) {
                 parts_->progress->clear_deadline(*this);
                 after.operation = std::exchange(operation_, nullptr);
-                after.outcome =
-                    fail(Status::connection_aborted, "accept: the queue pair was flushed");
+                after.outcome = base::fail_anyhow(Status::connection_aborted,
+                                                  "accept: the queue pair was flushed");
             }
             // A flush is told, this side's own close is not.
             if (state_ == State::connected && qp_ && qp_->cause().is(core::End::flushed)) {
@@ -351,8 +355,8 @@ void Connector::on_deadline() {
             on_disconnect_ = nullptr;
             parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
             after.operation = std::exchange(operation_, nullptr);
-            after.outcome = fail(Status::io_timeout,
-                                 "accept: the peer did not complete the connection in time");
+            after.outcome = base::fail_anyhow(
+                Status::io_timeout, "accept: the peer did not complete the connection in time");
             after.to_end = std::exchange(qp_, nullptr);
             after.why = core::End::timed_out;
             after.id = std::move(id_);

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "base/shortage.hpp"
 #include "providers/verbs/async_events.hpp"
 #include "providers/verbs/queue_pair.hpp"
 
@@ -188,8 +189,9 @@ void QueuePair::end(core::End why) {
             static_cast<void>(ibv_post_send(hardware_->get(), &wr, &refused));
         }
     }
+    // Asked for before completions are taken, which may find no memory: it comes once.
+    base::with_memory([this] { request_tick(kFlush); });
     harvest();
-    request_tick(kFlush);
 }
 
 void QueuePair::request_tick(unsigned reasons) {
