@@ -1641,6 +1641,8 @@ class Connector(_Object):
         RdmaError
             A TimeoutError: the peer did not answer.
         RdmaError
+            CANCELLED: the queue pair was flushed or closed before the peer answered.
+        RdmaError
             CONNECTION_INVALID, INVALID_DEVICE_STATE: there is no connection.
 
         References

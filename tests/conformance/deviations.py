@@ -146,6 +146,12 @@ DEVIATIONS = [
         "verbs:siw0",
         _NO_HALF_CLOSE,
     ),
+    Deviation(
+        "test_disconnect.py::test_disconnect_that_this_side_cuts_short_does_not_succeed",
+        "verbs:siw0",
+        _NO_HALF_CLOSE,
+        runs=False,  # whether the flush comes before that is chance
+    ),
     *_each(
         [
             "test_flags.py::test_inline_memory_is_free_when_the_call_returns",

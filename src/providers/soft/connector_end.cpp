@@ -205,6 +205,10 @@ void Connector::on_over(const iwarp::Cause& cause) {
             after.outcome = base::fail_anyhow(
                 Status::connection_reset,
                 "disconnect: the connection broke before the peer answered", cause.os_error);
+        } else if (before == State::disconnecting) {
+            after.outcome = base::fail_anyhow(
+                Status::cancelled,
+                "disconnect: the queue pair was flushed before the peer answered");
         }
         // Whatever ended it, a flush included, but for this side's own close.
         if (!why.is(core::End::closed)) after.tell = std::move(on_disconnect_);

@@ -189,7 +189,13 @@ void Connector::handle_disconnected(bool is_removal, Aftermath& after) {
         after.to_end = std::exchange(qp_, nullptr);
         after.why = core::End::not_made;
     } else if (state_ == State::disconnecting) {
-        if (has_left_) finish_disconnect({}, after);
+        if (is_removal) {
+            finish_disconnect(
+                base::fail_anyhow(Status::device_removed, "disconnect: the device was removed"),
+                after);
+        } else if (has_left_) {
+            finish_disconnect({}, after);
+        }
     } else if (state_ == State::connected) {
         // Some devices tell the end that this side's own flush or close makes.
         const core::Detail why = qp_->cause();
@@ -305,7 +311,11 @@ void Connector::on_flushed() {
             static_cast<void>(rdma_disconnect(id_->get()));
         }
         if (state_ == State::disconnecting) {
-            finish_disconnect({}, after);
+            finish_disconnect(
+                base::fail_anyhow(
+                    Status::cancelled,
+                    "disconnect: the queue pair was flushed before the peer answered"),
+                after);
         } else {
             if (state_ == State::completing) {
                 parts_->progress->clear_deadline(*this);
