@@ -76,6 +76,23 @@ def test_every_arm_is_answered(notified):
     assert notified.finish()
 
 
+def test_receives_that_a_dropped_queue_pair_leaves_behind_satisfy_the_arm(connect_pair):
+    pair = connect_pair(is_connected=False)
+    calls = queue.SimpleQueue()
+    cq = pair.near.receive_cq = pair.adapter.create_cq(256, on_notify=calls.put)
+    descriptor = cq.fileno()
+    qp = pair.near.create_qp()
+    for context in range(3):
+        qp.receive(context=context)
+    cq.arm()
+
+    del qp
+
+    assert calls.get(timeout=LIMIT) == SUCCESS
+    assert select.select([descriptor], [], [], LIMIT)[0] == [descriptor]
+    assert [done.request_context for done in cq.poll()] == [0, 1, 2]
+
+
 def test_solicited_arm_waits_for_a_solicited_message(notified):
     notified.cq.arm(nd.Notify.SOLICITED)
     notified.let_come(2)

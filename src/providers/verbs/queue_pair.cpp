@@ -187,6 +187,8 @@ QueuePair::~QueuePair() {
     for (const auto& [key, weak] : bound_) {
         if (const auto about = weak.lock()) about->leave(hardware_->serial());
     }
+    initiator_queue_.tell_owed();
+    receive_queue_.tell_owed();
 }
 
 void QueuePair::add_to_queues(const HardwareQueuePair& hardware) {
