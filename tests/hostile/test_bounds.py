@@ -17,7 +17,8 @@ from hostile.raw_peer import REQUEST_KEY, R, RawPeer, S, reply, request
 
 DESCRIPTORS = 240
 PART = DESCRIPTORS // 4  # for strangers in start-up, and as many for requests that wait
-LINGERING = DESCRIPTORS // 8
+LINGERING = DESCRIPTORS // 8  # of strangers
+LINGERS_S = 5
 
 
 @pytest.fixture
@@ -117,6 +118,22 @@ def test_strangers_that_linger_take_no_place_from_those_who_were_connected(victi
         known.peer.finish()
 
 
+def test_connections_that_have_ended_linger_beside_each_other(victim, few_descriptors):
+    ended = []
+    for _ in range(LINGERING + 5):
+        ended.append(victim.accepted())
+        ended[-1].connector.close()
+        assert ended[-1].peer.receive_all() == b""
+        ended[-1].qp.close()
+        ended[-1].cq.close()
+    # The first one is still read.
+    ended[0].peer.send(bytes(100000))
+    victim_sees(victim)
+    assert ended[0].peer.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    for one in ended:
+        one.peer.finish()
+
+
 @contextlib.contextmanager
 def no_descriptor_left():
     taken = []
@@ -143,3 +160,17 @@ def test_without_descriptors_the_oldest_stranger_makes_room_for_the_next(victim,
         assert count(victim, "starting_connection") == 2
         honest.finish()
         stream.wait_for_disconnect()
+
+
+def test_without_descriptors_a_connection_that_has_ended_makes_room(victim, few_descriptors):
+    known = victim.accepted()
+    known.connector.close()
+    assert known.peer.receive_all() == b""
+    with RawPeer(socket.socket()) as honest:
+        with no_descriptor_left():
+            honest.sock.connect(victim.address)
+            honest.send(request())
+            # Not only when the other one has lingered to its end.
+            connector = victim.listener.get_connector(timeout=LINGERS_S / 2)
+        connector.close()
+    known.peer.finish()

@@ -182,7 +182,7 @@ void Listener::on_ready() {
             continue;
         }
         if (status_of(os_error) != Status::insufficient_resources) break;
-        if (drop_stranger()) continue;
+        if (make_room()) continue;
         // The queue stays readable: a short pause instead of a busy loop.
         is_out_of_descriptors_.store(true, std::memory_order_release);
         break;
@@ -193,16 +193,16 @@ void Listener::on_ready() {
     }
 }
 
-// For another one, when the process has no descriptor left: who has been here the longest without
-// a request goes, those first that only linger.
-bool Listener::drop_stranger() {
-    if (parts_->progress->drop_stranger()) return true;
+// For another one, when the process has no descriptor left: the oldest goes of those that only
+// linger, of those without a request, or else of those whose connection has ended.
+bool Listener::make_room() {
+    if (parts_->progress->drop_oldest(Progress::Peer::stranger)) return true;
     std::shared_ptr<Incoming> oldest;
     {
         const base::Lock lock(mutex_);
-        if (incoming_.empty()) return false;
-        oldest = incoming_.begin()->second;
+        if (!incoming_.empty()) oldest = incoming_.begin()->second;
     }
+    if (!oldest) return parts_->progress->drop_oldest(Progress::Peer::known);
     oldest->leave();
     return true;
 }

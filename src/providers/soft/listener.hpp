@@ -46,7 +46,7 @@ public:
 private:
     void do_close() override;
     void admit(base::Descriptor socket);
-    [[nodiscard]] bool drop_stranger();
+    [[nodiscard]] bool make_room();
 
     const std::shared_ptr<AdapterParts> parts_;
     const std::weak_ptr<core::Adapter> adapter_;

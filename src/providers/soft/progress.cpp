@@ -15,6 +15,10 @@ namespace {
 
 constexpr Time kLingerTime = std::chrono::seconds(5);
 constexpr std::size_t kMostLingering = 1024;
+// Of the process's descriptors. Those who were connected may take more, because their last message
+// may still be under way, and because a listener that has none left takes theirs.
+constexpr std::size_t kStrangerPart = 8;
+constexpr std::size_t kKnownPart = 2;
 
 }  // namespace
 
@@ -77,7 +81,8 @@ void Progress::linger(std::unique_ptr<Link> link, Peer peer) {
             const base::Lock lock(lingering_mutex_);
             if (takes_no_more_) return;
             Lingerers& others = lingering_[lingerer->kind()];
-            if (others.size() >= part_of_descriptors(8, kMostLingering)) {
+            const std::size_t part = peer == Peer::known ? kKnownPart : kStrangerPart;
+            if (others.size() >= part_of_descriptors(part, kMostLingering)) {
                 oldest = others.begin()->second;
             }
             others[lingerer->id()] = lingerer;
@@ -91,13 +96,13 @@ void Progress::linger(std::unique_ptr<Link> link, Peer peer) {
     if (lingerer) let_go(*lingerer);
 }
 
-bool Progress::drop_stranger() {
+bool Progress::drop_oldest(Peer peer) {
     std::shared_ptr<Lingerer> oldest;
     {
         const base::Lock lock(lingering_mutex_);
-        Lingerers& strangers = lingering_[static_cast<std::size_t>(Peer::stranger)];
-        if (strangers.empty()) return false;
-        oldest = strangers.begin()->second;
+        const Lingerers& those = lingering_[static_cast<std::size_t>(peer)];
+        if (those.empty()) return false;
+        oldest = those.begin()->second;
     }
     let_go(*oldest);
     return true;

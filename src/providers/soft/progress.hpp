@@ -34,11 +34,11 @@ public:
     // they take no place from others.
     enum class Peer : std::uint8_t { stranger, known };
     // Reads and drops what still comes, until the peer closes or 5 s pass; then closes. Over an
-    // eighth of the process's descriptors, and over 1024, the one that lingers the longest is
-    // closed.
+    // eighth of the process's descriptors, a half for known ones, and over 1024, the one that
+    // lingers the longest is closed.
     void linger(std::unique_ptr<Link> link, Peer peer);
-    // Closes the stranger that lingers the longest; false: there is none.
-    bool drop_stranger();
+    // Closes the one that lingers the longest; false: there is none.
+    bool drop_oldest(Peer peer);
     [[nodiscard]] std::size_t lingering() const;
 
     // Blocks until nothing lingers, then ends the thread.
