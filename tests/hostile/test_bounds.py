@@ -55,6 +55,27 @@ def test_requests_that_wait_take_a_quarter_and_the_next_is_turned_away(victim, f
         assert late.receive_all() == b""
 
 
+def test_requests_that_become_whole_at_once_take_a_quarter_as_well(victim, few_descriptors):
+    with contextlib.ExitStack() as flood:
+        # There is room for each of them when it comes.
+        peers = [flood.enter_context(RawPeer.connect(victim.address)) for _ in range(PART // 2)]
+        for peer in peers:
+            peer.send(request())
+        victim_sees(victim)
+        strangers = [flood.enter_context(RawPeer.connect(victim.address)) for _ in range(PART - 10)]
+        victim_sees(victim)
+        for peer in strangers:
+            peer.send(request())
+        victim_sees(victim)
+        waiting = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                waiting.append(victim.listener.get_connector(timeout=0))
+        assert len(waiting) == PART
+        for connector in waiting:
+            connector.close()
+
+
 def victim_sees(victim):
     """Return when our side has served what was sent so far: it serves one after the other."""
     with RawPeer.connect(victim.address) as probe:

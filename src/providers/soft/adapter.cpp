@@ -27,9 +27,16 @@ bool has_ipv6_loopback() {
            ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
 }
 
+core::AdapterInfo soft_info() {
+    core::AdapterInfo info = soft_limits();
+    info.addresses = {"127.0.0.1"};
+    if (has_ipv6_loopback()) info.addresses.emplace_back("::1");
+    return info;
+}
+
 }  // namespace
 
-core::AdapterInfo soft_info() {
+core::AdapterInfo soft_limits() {
     core::AdapterInfo info;
     info.name = "soft";
     info.provider = "soft";
@@ -69,8 +76,6 @@ core::AdapterInfo soft_info() {
                      "create_mw",
                      "privileged_token"};
     info.extensions = core::extension::kAtomics | core::extension::kImmediate;
-    info.addresses = {"127.0.0.1"};
-    if (has_ipv6_loopback()) info.addresses.emplace_back("::1");
     return info;
 }
 

@@ -36,7 +36,8 @@ struct AdapterParts {
     [[nodiscard]] std::unique_ptr<Link> make_link(base::Descriptor socket) const;
 };
 
-[[nodiscard]] core::AdapterInfo soft_info();
+// Without its addresses: which there are takes a socket to find out.
+[[nodiscard]] core::AdapterInfo soft_limits();
 
 class Adapter final : public core::Adapter {
 public:

@@ -228,7 +228,7 @@ void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
 }
 
 Expected<void> CompletionQueue::do_resize(std::uint32_t depth) {
-    const std::uint32_t most = soft_info().max_cq_depth;
+    const std::uint32_t most = soft_limits().max_cq_depth;
     if (depth <= most) return {};
     return fail(Status::invalid_parameter, "resize: depth " + std::to_string(depth) +
                                                " exceeds the adapter's " + std::to_string(most));

@@ -86,7 +86,7 @@ Connector::Connector(std::shared_ptr<AdapterParts> parts, std::unique_ptr<Link> 
         return limit == iwarp::MpaEnhanced::kNoNegotiation ? most
                                                            : std::min<std::uint32_t>(limit, most);
     };
-    const core::AdapterInfo info = soft_info();
+    const core::AdapterInfo info = soft_limits();
     data_ = core::ConnectionData{known(handshake.peer_ord(), info.max_inbound_read_limit),
                                  known(handshake.peer_ird(), info.max_outbound_read_limit),
                                  copy_of(handshake.private_data())};

@@ -207,6 +207,10 @@ bool Listener::make_room() {
     return true;
 }
 
+bool Listener::has_most_requests() {
+    return requests_.is_full(part_of_descriptors(kPart, core::ConnectorQueue::kMost));
+}
+
 void Listener::on_deadline() {
     const base::Lock lock(mutex_);
     is_out_of_descriptors_.store(false, std::memory_order_release);
@@ -215,7 +219,6 @@ void Listener::on_deadline() {
 
 void Listener::admit(base::Descriptor socket) {
     prepare_socket(socket.get(), parts_->options.keepalive_s);
-    parts_->local_buffers.apply(socket.get());
     set_reuse(socket.get(), 1);  // what the listening socket gave up
     const auto self = std::static_pointer_cast<Listener>(shared_from_this());
     const auto incoming =
@@ -224,10 +227,7 @@ void Listener::admit(base::Descriptor socket) {
     {
         const base::Lock lock(mutex_);
         // Over the cap a stranger is turned away at once; its descriptor is closed on return.
-        if (is_closed() ||
-            requests_.is_full(part_of_descriptors(kPart, core::ConnectorQueue::kMost))) {
-            return;
-        }
+        if (is_closed() || has_most_requests()) return;
         // The one that has been silent the longest makes room: a flood of them keeps nobody out.
         if (incoming_.size() >= part_of_descriptors(kPart, kMaxIncoming))
             oldest = incoming_.begin()->second;
@@ -247,14 +247,18 @@ void Listener::admit(base::Descriptor socket) {
 
 void Listener::handle_request(std::uint64_t id, std::unique_ptr<Link> link,
                               const iwarp::Handshake& handshake) {
+    const int fd = link->descriptor();
     const auto connector = std::make_shared<Connector>(parts_, std::move(link), handshake);
     const auto adapter = adapter_.lock();
     {
         const base::Lock lock(mutex_);
         incoming_.erase(id);
         connector->hold(endpoint_);
-        if (is_closed() || is_paused_ || !adapter) return;  // the connector closes: a reject
+        // The connector closes: a reject. Many may have come while there was room.
+        if (is_closed() || is_paused_ || !adapter || has_most_requests()) return;
     }
+    // Looks at the interfaces of this host, which no stranger is worth.
+    parts_->local_buffers.apply(fd);
     adapter->adopt(connector);
     connector->watch();
     static_cast<void>(requests_.push(connector));

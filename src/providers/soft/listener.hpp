@@ -47,6 +47,7 @@ private:
     void do_close() override;
     void admit(base::Descriptor socket);
     [[nodiscard]] bool make_room();
+    [[nodiscard]] bool has_most_requests();
 
     const std::shared_ptr<AdapterParts> parts_;
     const std::weak_ptr<core::Adapter> adapter_;

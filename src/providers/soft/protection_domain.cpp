@@ -52,7 +52,7 @@ public:
     ProtectionDomain(std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter)
         : parts_(std::move(parts)),
           adapter_(std::move(adapter)),
-          info_(soft_info()),
+          info_(soft_limits()),
           domain_(parts_->next_domain.fetch_add(1, std::memory_order_relaxed)),
           memory_(*parts_->table, domain_, 0) {}
     ~ProtectionDomain() override {

@@ -74,8 +74,9 @@ void Listener::on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId> inc
     }
     if (!incoming) return;
     const auto adapter = adapter_.lock();
+    // is_full() also lets go of requests that were taken back.
     if (is_paused_.load(std::memory_order_acquire) || is_closed() || !adapter ||
-        !incoming->is_on(*parts_->device)) {
+        !incoming->is_on(*parts_->device) || requests_.is_full()) {
         static_cast<void>(rdma_reject(incoming->get(), nullptr, 0));
         return;
     }
