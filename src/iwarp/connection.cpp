@@ -124,6 +124,7 @@ void Connection::fail(const ErrorCode& code, bool with_header, BuiltFrames built
         }
     }
     state_ = State::terminating;
+    is_paused_ = false;  // what waited takes no receive any more
     terminate_pending_ = true;
     terminate_deadline_ = now_ + config_.terminate_wait;
     if (built == BuiltFrames::drop) drop_unsent_frames();
