@@ -390,6 +390,8 @@ void Connector::abandon() {
         } else {
             if (state_ == State::completing) {
                 state_ = State::disconnected;
+                on_disconnect_ = nullptr;
+                parts_->progress->clear_deadline(*this);
                 after.to_end = std::exchange(qp_, nullptr);
                 after.id = std::move(id_);
             }
