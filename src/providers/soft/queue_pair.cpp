@@ -93,6 +93,11 @@ Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::Connec
         added = base::fail_anyhow(Status::insufficient_resources, "out of memory", ENOMEM);
     }
     if (!added) {
+        // The cause, where the system gave one, before that which the connector knows.
+        core::Detail why;
+        why.source = core::Detail::Source::system;
+        why.os_error = static_cast<std::uint16_t>(added.error().os_error);
+        if (why.os_error != 0) note_cause(why);
         soft_receive_cq_.detach(*this, fd);
         soft_initiator_cq_.detach(*this, fd);
         const base::Lock lock(attach_mutex_);
@@ -162,6 +167,9 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
             set_state(core::QueuePairState::error);
             receives_need_step_.exchange(1, std::memory_order_acq_rel);  // with do_post_receive()
             cancel_unconnected();
+        } else {
+            // A disconnect that overtook attach().
+            reasons_.fetch_or(reasons & kDisconnect, std::memory_order_relaxed);
         }
         return false;
     }
