@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <new>
 #include <system_error>
 #include <utility>
@@ -28,6 +27,14 @@ bool wants_crc(const core::ConnectParameters& parameters, const core::AdapterOpt
                const core::SocketAddress& local, const core::SocketAddress& peer) {
     if (parameters.crc) return *parameters.crc;
     return options.crc ? *options.crc : !is_one_host(local, peer);
+}
+
+// -1: nothing waits to be read; 0: the stream has ended, well or not; 1: bytes wait.
+int look_at(const Link& link) {
+    std::byte byte;
+    const ssize_t seen = ::recv(link.descriptor(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (seen < 0) return errno == EAGAIN || errno == EWOULDBLOCK ? -1 : 0;
+    return static_cast<int>(seen);
 }
 
 iwarp::HandshakeOffer offer_of(const core::ConnectParameters& parameters, bool crc) {
@@ -251,11 +258,7 @@ void Connector::on_ready() {
 }
 
 // Nothing may follow a request before its reply: bytes or an end mean that it is void.
-bool Connector::is_void() const {
-    std::byte byte;
-    const ssize_t seen = ::recv(link_->descriptor(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    return seen >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
-}
+bool Connector::is_void() const { return look_at(*link_) >= 0; }
 
 // Passive: the peer has taken its request back; nothing of it is kept but what it said.
 std::function<void()> Connector::withdraw() {
@@ -364,11 +367,7 @@ void Connector::refuse_answer() {
     link_.reset();
 }
 
-bool Connector::peer_is_gone() const {
-    std::byte byte;
-    const ssize_t seen = ::recv(link_->descriptor(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    return seen == 0 || (seen < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
-}
+bool Connector::peer_is_gone() const { return look_at(*link_) == 0; }
 
 iwarp::ConnectionConfig Connector::stream_config(bool is_initiator) const {
     const iwarp::Agreement& agreement = handshake_->agreement();
