@@ -256,8 +256,9 @@ class Channel:
         self.close()
 
     def _say_last(self, failure: Failure) -> None:
+        # What completes is left to the thread that uses the channel: it may be asleep over it.
         with contextlib.suppress(CopyError, RdmaError, ValueError):
-            self._post_send(_FAREWELL, failure)
+            self._post(_FAREWELL, failure)
 
     def _disconnect(self) -> None:
         if self._connector is None:
@@ -279,15 +280,18 @@ class Channel:
         self._qp.receive(self._region.segment(slot * MAX_MESSAGE, MAX_MESSAGE), context=slot)
 
     def _post_send(self, slot: int, message: Message) -> None:
+        try:
+            self._post(slot, message)
+        except RdmaError as error:
+            raise self._gone(str(error)) from error
+
+    def _post(self, slot: int, message: Message) -> None:
         data = encode(message)
         if len(data) > MAX_MESSAGE:
             raise malformed(f"a message of {len(data)} bytes; {MAX_MESSAGE} are the most")
         start = slot * MAX_MESSAGE
         self._memory[start : start + len(data)] = data
-        try:
-            self._qp.send(self._region.segment(start, len(data)), context=slot)
-        except RdmaError as error:
-            raise self._gone(str(error)) from error
+        self._qp.send(self._region.segment(start, len(data)), context=slot)
 
     def _take_in(self, results: list[Result]) -> None:
         for result in results:

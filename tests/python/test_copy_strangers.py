@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ndverbs import Adapter
+from ndverbs.copy_channel import Channel
 from ndverbs.copy_places import Places
 from ndverbs.copy_protocol import Commit, CopyError, Done, Failure, Reason, Request, Window, Wrote
 from ndverbs.copy_server import FIRST_WINDOW
@@ -139,6 +140,22 @@ def test_an_announcement_takes_no_disk(tmp_path: Path, adapter: Adapter):
         stranger.close()
         assert "ended the connection" in server.next_line()
         assert server.names() == []
+
+
+def test_a_farewell_takes_no_completion_from_the_thread_that_waits(adapter: Adapter):
+    with adapter.create_listener() as listener, Channel(adapter) as client:
+        listener.listen(("127.0.0.1", 0))
+        connecting = threading.Thread(target=client.connect, args=(listener.local_address, LIMIT))
+        connecting.start()
+        with Channel(adapter, listener.get_connector(LIMIT)) as channel:
+            channel.accept(LIMIT)
+            connecting.join()
+            client.close()
+            channel._cq.wait(LIMIT)
+
+            channel.farewell(Failure(Reason.STOPPING, "it stops"))
+
+            assert channel._cq.poll(64)
 
 
 class Guest:
