@@ -20,24 +20,32 @@ void CallbackLoop::start(std::shared_ptr<core::Adapter> adapter) {
     if (is_started_) return;
     is_started_ = true;
     is_running_ = true;
-    // The thread object may outlive the loop: its function holds the loop, and the adapter only
-    // until run() takes it.
-    auto target = [self = shared_from_this(), adapter = std::move(adapter)]() mutable {
-        self->run(std::move(adapter));
-    };
-    const py::object thread = py::module_::import("threading").attr("Thread");
-    using namespace py::literals;
-    py::object made = thread("target"_a = py::cpp_function(std::move(target)),
-                             "name"_a = "ndverbs callbacks", "daemon"_a = true);
-    try {
-        made.attr("start")();
-    } catch (py::error_already_set& error) {
+    // Starting runs Python code, in which Ctrl-C may arrive, before and after the thread begins.
+    const auto give_up = [this] {
+        if (has_begun_) return;
+        ++attempt_;
         is_started_ = false;
         is_running_ = false;
+    };
+    try {
+        // The thread object may outlive the loop: its function holds the loop, and the adapter only
+        // until run() takes it.
+        auto target = [self = shared_from_this(), adapter = std::move(adapter),
+                       attempt = attempt_]() mutable { self->run(std::move(adapter), attempt); };
+        const py::object thread = py::module_::import("threading").attr("Thread");
+        using namespace py::literals;
+        thread("target"_a = py::cpp_function(std::move(target)), "name"_a = "ndverbs callbacks",
+               "daemon"_a = true)
+            .attr("start")();
+    } catch (py::error_already_set& error) {
+        give_up();
         if (!error.matches(PyExc_RuntimeError)) throw;
         raise(Error{Status::insufficient_resources,
                     "the thread for the adapter's callbacks did not start",
                     "raise the limit on processes (ulimit -u, or that of the container)", EAGAIN});
+    } catch (const std::exception&) {  // out of memory
+        give_up();
+        throw;
     }
 }
 
@@ -52,7 +60,9 @@ void CallbackLoop::wait_until_ended() {
     ended_.wait(lock, [this] { return !is_running_; });
 }
 
-void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter) {
+void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter, unsigned attempt) {
+    if (attempt != attempt_) return;
+    has_begun_ = true;
     // Signals are not blocked here: a process that a callback starts would inherit that.
     survive_exit();
     thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);

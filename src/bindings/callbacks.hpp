@@ -36,9 +36,12 @@ public:
     void close_after_task(std::function<void()> then) { then_ = std::move(then); }
 
 private:
-    void run(std::shared_ptr<core::Adapter> adapter);
+    void run(std::shared_ptr<core::Adapter> adapter, unsigned attempt);
 
-    bool is_started_ = false;     // guarded by the GIL
+    // Guarded by the GIL.
+    bool is_started_ = false;
+    bool has_begun_ = false;      // run()
+    unsigned attempt_ = 0;        // to start it; threads of earlier ones end at once
     std::function<void()> then_;  // the thread's own
     std::atomic<std::thread::id> thread_{};
     std::mutex mutex_;

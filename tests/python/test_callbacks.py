@@ -45,6 +45,15 @@ def knock(adapter, listener, **options):
     return connector, qp, connector._start_connect(qp, None, listener.local_address, **options)
 
 
+def queues_of(adapter, on_notify):
+    """Return an armed completion queue and a queue pair whose flush notifies it."""
+    cq = adapter.create_cq(256, on_notify=on_notify)
+    qp = adapter.create_pd().create_qp(cq, cq)
+    qp.receive()
+    cq.arm()
+    return cq, qp
+
+
 def test_on_connect_gets_a_connector_that_may_be_rejected_inside(adapter, calls):
     def on_connect(connector):
         calls.put(connector.connection_data.private_data)
@@ -355,3 +364,63 @@ def test_callback_is_released_when_its_connection_ends(connect_pair):
 
     gc.collect()
     assert reference() is None
+
+
+# ---- Ctrl-C while the thread is started ---------------------------------------------------------
+
+Thread = threading.Thread
+
+
+class NeverMade(Thread):
+    """Ctrl-C arrives while the thread's object is made."""
+
+    def __init__(self, **options):
+        raise KeyboardInterrupt
+
+
+class NeverBegun(Thread):
+    """Ctrl-C arrives before there is a thread."""
+
+    def start(self):
+        raise KeyboardInterrupt
+
+
+class BegunLate(Thread):
+    """Ctrl-C arrives before the thread of the system has come to run."""
+
+    late = queue.SimpleQueue()
+
+    def start(self):
+        self.late.put(super().start)
+        raise KeyboardInterrupt
+
+
+class Begun(Thread):
+    """Ctrl-C arrives when the thread runs already."""
+
+    def start(self):
+        super().start()
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("interrupted", [NeverMade, NeverBegun, BegunLate, Begun])
+def test_interrupt_while_the_thread_is_started_leaves_one_thread(
+    provider, calls, monkeypatch, interrupted
+):
+    with nd.Adapter.open(provider) as adapter:
+        monkeypatch.setattr(threading, "Thread", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            adapter.create_cq(256, on_notify=calls.put)
+        monkeypatch.undo()
+
+        queues = [queues_of(adapter, lambda _: calls.put(threading.get_ident())) for _ in range(3)]
+        if interrupted is BegunLate:
+            interrupted.late.get_nowait()()
+        for _, qp in queues:
+            qp.flush()
+        (ident,) = {calls.get(timeout=LIMIT) for _ in queues}
+
+        threads = [each for each in threading.enumerate() if each.name == "ndverbs callbacks"]
+        for late in threads:
+            late.join(0 if late.ident == ident else LIMIT)
+        assert [each.ident for each in threads if each.is_alive()] == [ident]
