@@ -27,11 +27,14 @@ std::vector<Opened>& opened() {
     return *list;
 }
 
-// Without the GIL. Ends every descendant, then the callbacks that this still caused.
-void close_native(std::shared_ptr<core::Adapter> native, CallbackLoop& loop) {
-    native->close();
-    native->callbacks().stop(false);
-    loop.wait_until_ended();
+// One part of an end that others wait for: where memory runs out, the rest comes all the same.
+template <typename Part>
+void attempt(std::exception_ptr& failure, const Part& part) {
+    try {
+        part();
+    } catch (const std::exception&) {
+        if (!failure) failure = std::current_exception();
+    }
 }
 
 }  // namespace
@@ -89,12 +92,17 @@ AdapterState::AdapterState(std::shared_ptr<core::Adapter> native)
 
 AdapterState::~AdapterState() {
     warn_if_open();
-    if (phase_ == Phase::open && !is_foreign() && loop_->is_this_thread()) {
-        // The last reference went in a callback, which the barrier would wait for.
-        loop_->close_after_task([gate = gate_] { gate->open(); });
-        return;
+    try {
+        if (phase_ == Phase::open && !is_foreign() && loop_->is_this_thread()) {
+            // The last reference went in a callback, which the barrier would wait for.
+            loop_->close_after_task([gate = gate_] { gate->open(); });
+        } else {
+            close();
+        }
+    } catch (const std::exception&) {
+        const py::error_scope scope;
+        report_exception("the end of an adapter");
     }
-    close();
 }
 
 void AdapterState::warn_if_open() noexcept {
@@ -137,12 +145,15 @@ void AdapterState::close() {
     // The interpreter's end waits for the gate.
     const FinishesFirst first;
     phase_ = Phase::closing;
-    for (const OnClose& entry : std::exchange(on_close_, {})) {
-        if (const auto owner = entry.owner.lock()) entry.function();
-    }
+    std::exception_ptr failure;
+    tell_of_end(failure);
     {
+        // Ends every descendant, then the callbacks that this still caused.
         const Released released;
-        close_native(std::move(native_), *loop_);
+        const std::shared_ptr<core::Adapter> native = std::move(native_);
+        attempt(failure, [&native] { native->close(); });
+        native->callbacks().stop(false);
+        loop_->wait_until_ended();
     }
     phase_ = Phase::closed;
     // Dropping one may run Python code that drops others.
@@ -153,6 +164,13 @@ void AdapterState::close() {
     }
     run_deferred();  // contexts and buffers of what went
     gate_->open();
+    if (failure) std::rethrow_exception(failure);
+}
+
+void AdapterState::tell_of_end(std::exception_ptr& failure) {
+    for (const OnClose& entry : std::exchange(on_close_, {})) {
+        if (const auto owner = entry.owner.lock()) attempt(failure, entry.function);
+    }
 }
 
 std::weak_ptr<core::Adapter> AdapterState::with_callbacks() {
@@ -172,7 +190,11 @@ void close_all_adapters() {
             if (entry.owner != ::getpid()) continue;
             if (const auto state = entry.state.lock()) {
                 state->warn_if_open();
-                state->close();
+                try {
+                    state->close();
+                } catch (const std::exception&) {
+                    report_exception("the end of an adapter");
+                }
             } else {
                 const Released released;
                 entry.gate->wait();

@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -81,6 +82,9 @@ public:
 
 private:
     enum class Phase { open, closing, closed };
+
+    // Calls what on_close() was given; what fails first is noted.
+    void tell_of_end(std::exception_ptr& failure);
 
     Phase phase_ = Phase::open;
     bool may_be_dropped_ = false;

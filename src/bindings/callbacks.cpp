@@ -76,18 +76,18 @@ void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter, unsigned attempt)
         if (!task) break;
         try {
             task();
-        } catch (py::error_already_set& error) {
-            error.discard_as_unraisable("ndverbs callback");
-        } catch (const std::exception& error) {  // out of memory, most likely
-            PyErr_SetString(PyExc_MemoryError, error.what());
-            PyErr_WriteUnraisable(nullptr);
+        } catch (const std::exception&) {
+            report_exception("ndverbs callback");
         }
         task = nullptr;  // what it holds goes before the task counts as done
         run_deferred();
         adapter->callbacks().done();
         if (then_ && !adapter->is_closed()) {
             const Released released;
-            adapter->close();
+            try {
+                adapter->close();
+            } catch (const std::exception&) {  // out of memory: it is closed all the same
+            }
             adapter->callbacks().stop(true);
         }
     }
@@ -116,6 +116,17 @@ void call_and_report(const py::object& function) noexcept {
 
 void call_and_report(const py::object& function, const py::object& argument) noexcept {
     if (function) report(function, PyObject_CallOneArg(function.ptr(), argument.ptr()));
+}
+
+void report_exception(const char* where) noexcept {
+    try {
+        throw;
+    } catch (py::error_already_set& error) {
+        error.discard_as_unraisable(where);
+    } catch (const std::exception& error) {  // out of memory, most likely
+        PyErr_SetString(PyExc_MemoryError, error.what());
+        PyErr_WriteUnraisable(nullptr);
+    }
 }
 
 }  // namespace ndv::bindings

@@ -62,5 +62,7 @@ void queue_callback(const std::weak_ptr<core::Adapter>& adapter, const Task& tas
 // Calls `function`, unless it is null, with the GIL held; an exception goes to sys.unraisablehook.
 void call_and_report(const py::object& function) noexcept;
 void call_and_report(const py::object& function, const py::object& argument) noexcept;
+// The exception that is being handled, to sys.unraisablehook.
+void report_exception(const char* where) noexcept;
 
 }  // namespace ndv::bindings

@@ -3,6 +3,7 @@
 #include "core/adapter.hpp"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 namespace ndv::core {
@@ -54,12 +55,16 @@ std::map<std::string, std::uint64_t> ConnectionCounters::read() const {
 }
 
 void Adapter::adopt(const std::shared_ptr<Object>& object) {
-    const base::Lock lock(mutex_);
-    if (descendants_.size() >= prune_at_) {
-        std::erase_if(descendants_, [](const auto& weak) { return weak.expired(); });
-        prune_at_ = std::max<std::size_t>(64, 2 * descendants_.size());
+    {
+        const base::Lock lock(mutex_);
+        if (descendants_.size() >= prune_at_) {
+            std::erase_if(descendants_, [](const auto& weak) { return weak.expired(); });
+            prune_at_ = std::max<std::size_t>(64, 2 * descendants_.size());
+        }
+        descendants_.push_back(object);
     }
-    descendants_.push_back(object);
+    // The last round of do_close() may have been before.
+    if (is_closed()) object->close();
 }
 
 Expected<std::shared_ptr<ProtectionDomain>> Adapter::create_pd() {
@@ -105,8 +110,18 @@ Expected<std::shared_ptr<SharedEndpoint>> Adapter::do_create_shared_endpoint(con
 }
 
 void Adapter::do_close() {
-    // Closing may create nothing new: creation checks is_closed(), which is set by now; a
-    // connector that a listener makes meanwhile is adopted and met by the next round.
+    // However this ends: others wait for it.
+    struct Ended {
+        Adapter* const self;
+        ~Ended() {
+            const base::Lock lock(self->mutex_);
+            self->has_ended_ = true;
+            self->ended_.notify_all();
+        }
+    };
+    const Ended ended{this};
+    // Closing may create nothing new: creation checks is_closed(), which is set by now; what is
+    // being made meanwhile is adopted, and met by the next round or closed there.
     while (true) {
         std::vector<std::weak_ptr<Object>> descendants;
         {
@@ -115,13 +130,16 @@ void Adapter::do_close() {
         }
         if (descendants.empty()) break;
         for (auto weak = descendants.rbegin(); weak != descendants.rend(); ++weak) {
-            if (const auto object = weak->lock()) object->close();
+            const auto object = weak->lock();
+            if (object == nullptr) continue;
+            try {
+                object->close();
+            } catch (const std::bad_alloc&) {
+                // Its end does the rest; the others must not wait for memory.
+            }
         }
     }
     stop();
-    const base::Lock lock(mutex_);
-    has_ended_ = true;
-    ended_.notify_all();
 }
 
 void Adapter::await_close() {

@@ -7,6 +7,7 @@
 
 namespace ndv::testing {
 
+void add_adapter(pybind11::module_& module);
 void add_wire(pybind11::module_& module);
 void add_engine(pybind11::module_& module);
 void add_queue(pybind11::module_& module);
