@@ -96,6 +96,9 @@ AdapterState::~AdapterState() {
         if (phase_ == Phase::open && !is_foreign() && loop_->is_this_thread()) {
             // The last reference went in a callback, which the barrier would wait for.
             loop_->close_after_task([gate = gate_] { gate->open(); });
+            std::exception_ptr failure;
+            tell_of_end(failure);
+            if (failure) std::rethrow_exception(failure);
         } else {
             close();
         }

@@ -24,7 +24,6 @@ struct Domain {
     std::shared_ptr<wsk::Worker> worker = std::make_shared<wsk::Worker>();
     std::vector<std::weak_ptr<wsk::Stream>> streams;
     std::size_t prune_at = 64;
-    std::weak_ptr<core::Adapter> adapter;
     const pid_t owner = ::getpid();
 };
 
@@ -52,13 +51,8 @@ std::shared_ptr<Domain> domain_of(const std::shared_ptr<AdapterState>& adapter) 
     static_cast<void>(adapter->get());
     std::shared_ptr<Domain>& domain = domains()[adapter.get()];
     if (domain && domain->owner != ::getpid()) leak(std::exchange(domain, nullptr));
-    if (domain) {
-        if (domain->adapter.lock() == adapter->get()) return domain;
-        // Of an adapter that ended inside a callback of its own.
-        domain->worker->stop();
-    }
+    if (domain) return domain;
     domain = std::make_shared<Domain>();
-    domain->adapter = adapter->get();
     adapter->on_close(domain, [key = adapter.get()] { end_domain(key); });
     return domain;
 }

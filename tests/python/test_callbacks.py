@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Callbacks: one thread per adapter, in order, no lock held; exceptions are reported."""
 
+import os
 import queue
 import sys
 import threading
@@ -11,6 +12,7 @@ import pytest
 import ndverbs as nd
 
 LIMIT = 30
+LOOPBACK = ("127.0.0.1", 0)
 
 pytestmark = pytest.mark.tsan
 
@@ -317,6 +319,35 @@ def test_adapter_that_is_dropped_in_a_callback_is_closed_elsewhere(provider, cal
         operation.wait(LIMIT)
     del operation
     _wait_until_only(before)
+
+
+def test_adapter_that_is_dropped_in_a_callback_leaves_no_thread_of_its_streams(provider, calls):
+    before = len(os.listdir("/proc/self/task"))
+    adapter = nd.Adapter.open(provider)
+    adapter._allow_drop()
+    ready = threading.Event()
+
+    def told(status):
+        assert ready.wait(LIMIT)
+        held.clear()
+        calls.put(threading.current_thread())
+
+    held = {
+        "adapter": adapter,
+        "stream": adapter._create_stream_listener(LOOPBACK, nd._native.StreamOptions(), 5),
+        "queues": queues_of(adapter, told),
+    }
+    held["queues"][1].flush()
+    del adapter
+    ready.set()
+    calls.get(timeout=LIMIT).join(LIMIT)
+
+    turn = threading.Event()
+    for _ in range(1000):  # the kernel lists a thread a little longer
+        if len(os.listdir("/proc/self/task")) <= before:
+            return
+        turn.wait(0.01)
+    raise AssertionError("a thread is left")
 
 
 def _wait_until_only(before):
