@@ -377,3 +377,13 @@ def test_fired_threshold_is_armed_again_by_modify_only(shared):
     assert shared.notified.get(timeout=LIMIT) == SUCCESS
     shared.pair.adapter.close()
     assert shared.notified.empty()
+
+
+def test_completion_queue_refers_once_to_a_shared_queue_of_many_queue_pairs(adapter):
+    pd, cq = adapter.create_pd(), adapter.create_cq(64)
+    srq = pd.create_srq(8, max_sge=1)
+    made = [pd.create_qp_with_srq(cq, cq, srq, initiator_queue_depth=1) for _ in range(5)]
+
+    referents = [id(each) for each in gc.get_referents(cq)]
+
+    assert len(referents) == len(set(referents)) > len(made)
