@@ -1310,7 +1310,8 @@ class QueuePair(_Object):
             One request with at most one segment a row: ``type`` (SEND, READ, WRITE, or RECEIVE with
             no flags; no atomics and no immediates), ``flags``, ``context`` (an integer),
             ``local_address``, ``local_length``, ``local_token``, ``remote_address``,
-            ``remote_token``.
+            ``remote_token``. With INLINE the local token may be 0: the address is one of this
+            process, whose memory need not be registered.
 
         Returns
         -------

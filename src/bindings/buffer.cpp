@@ -167,9 +167,9 @@ namespace {
 
 // Whether a byte can be read, asked of the kernel: to read a page that its file is too short for
 // ends the process. The kernel reads the signal set before it refuses the impossible first
-// argument.
-bool is_readable(const std::byte* byte) {
-    const std::uintptr_t word = reinterpret_cast<std::uintptr_t>(byte) & ~std::uintptr_t{7};
+// argument. A null set is none to it, so the word is one near the byte that is never at 0.
+bool is_readable(std::uint64_t address) {
+    const std::uint64_t word = (address & ~std::uint64_t{7}) | 8;
     return ::syscall(SYS_rt_sigprocmask, -1, word, nullptr, 8) == 0 || errno != EFAULT;
 }
 
@@ -191,7 +191,8 @@ core::BufferHold* export_whole(const char* call, const py::object& object, bool 
                            name + ": the " + type_name(object) + " is empty",
                            "zero-length requests need no registered memory");
     }
-    if (!is_readable(static_cast<const std::byte*>(view.buf) + view.len - 1)) {
+    if (!is_readable(reinterpret_cast<std::uint64_t>(view.buf) +
+                     static_cast<std::uint64_t>(view.len) - 1)) {
         PyBuffer_Release(&view);
         raise_buffer_error(Status::access_violation,
                            name + ": the end of the " + type_name(object) +
@@ -203,6 +204,17 @@ core::BufferHold* export_whole(const char* call, const py::object& object, bool 
 }
 
 }  // namespace
+
+bool is_readable(std::uint64_t address, std::uint64_t length) {
+    constexpr std::uint64_t kPage = 4096;  // the smallest there is
+    if (length == 0) return true;
+    const std::uint64_t last = address + length - 1;
+    if (last < address) return false;
+    for (std::uint64_t at = address; at < last; at = (at | (kPage - 1)) + 1) {
+        if (!is_readable(at)) return false;
+    }
+    return is_readable(last);
+}
 
 core::BufferHold* export_for_registration(const py::object& object, std::uint32_t rights) {
     // Both contain local write (NDK's REMOTE_WRITE is 5).

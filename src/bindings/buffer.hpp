@@ -43,6 +43,9 @@ void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buf
 // As export_or_raise(), and raises for memory that holds Python objects.
 void export_plain_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view);
 
+// Whether all of it can be read now, asked of the kernel.
+[[nodiscard]] bool is_readable(std::uint64_t address, std::uint64_t length);
+
 struct Extent {
     std::uint64_t address = 0;
     std::uint64_t length = 0;

@@ -104,6 +104,12 @@ Status post_row(core::QueuePair& qp, const RequestRow& row) {
     if (row.type == static_cast<std::uint32_t>(OperationType::receive)) {
         return qp.post_receive(receive_of(row, segment));
     }
+    // INLINE without a token is memory of the program's own, for whose address nothing vouches.
+    if ((row.flags & core::flag::kInline) != 0 && row.local_token == 0 &&
+        row.local_length <= qp.limits().inline_size &&
+        !is_readable(row.local_address, row.local_length)) {
+        return Status::access_violation;
+    }
     return qp.post(request_of(row, segment));
 }
 

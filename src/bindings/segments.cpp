@@ -118,6 +118,13 @@ bool SegmentList::add_one(PyObject* object) {
     if (Py_TYPE(object) == known.segment) {
         const auto* const segment = value_pointer<core::Segment>(object);
         if (segment == nullptr) raise_not_initialised();
+        if (is_inline_ && segment->token == 0 && segment->length > 0) {
+            raise(Status::access_violation,
+                  "a segment of " + std::to_string(segment->length) + " bytes at " +
+                      std::to_string(segment->address) + " has no token",
+                  "pass the buffer itself, which Flag.INLINE does not need registered, or a "
+                  "segment of a memory region");
+        }
         add(*segment);
     } else if (Py_TYPE(object) == known.memory_region) {
         const auto* const region = value_pointer<MemoryRegion>(object);

@@ -113,6 +113,16 @@ def test_flags_of_rows_count(wide):
     assert wide.near.waiting() == []
 
 
+@pytest.mark.parametrize("address", [0, 8, 2**63, 2**64 - 4])
+def test_inline_row_without_a_token_must_name_memory_that_is_there(wide, address):
+    rows = rows_of(1, nd.OperationType.WRITE, wide.near.regions["local"], target_of(wide))
+    rows["flags"] = nd.Flag.INLINE
+    rows["local_token"] = 0
+    rows["local_address"] = address
+
+    assert status_of(wide.near.qp.post_many, rows) == nd.Status.ACCESS_VIOLATION
+
+
 def test_full_queue_gives_a_short_count_and_the_rest_goes_later(connect_pair):
     pair = connect_pair(initiator_queue_depth=100, cq_depth=1000)
     pair.near.memory("local", 8, seed=1)

@@ -164,3 +164,16 @@ def test_inline_reads_fast_registered_memory_by_its_own_addresses(
     in_order = b"".join(data[i * PAGE : (i + 1) * PAGE] for i in order)
     assert pair.far.received().bytes_transferred == 100
     assert pair.far.content("sink") == in_order[PAGE - 50 : PAGE + 50]
+
+
+def test_inline_segment_without_a_token_is_refused(pair):
+    stray = nd.Segment(8, 64, 0)
+
+    for segments in (stray, [b"abc", stray]):
+        assert status_of(pair.near.qp.send, segments, flags=INLINE) == nd.Status.ACCESS_VIOLATION
+    with pytest.raises(PermissionError, match="has no token"):
+        pair.near.qp.write(stray, pair.far.memory("target", 64), flags=INLINE)
+
+    pair.far.receive()
+    pair.near.qp.send(nd.Segment(8, 0, 0), flags=INLINE)  # nothing lies nowhere
+    assert pair.far.received().bytes_transferred == 0
