@@ -16,18 +16,9 @@ constexpr std::uint64_t kLooks = 256;
 constexpr std::chrono::milliseconds kSlice{50};
 
 std::string failure_text(const core::Completion& completion) {
-    std::string text = "a request ended with " + std::string(status_name(completion.status)) +
-                       " (" + std::string(status_meaning(completion.status)) + ")";
-    const core::Detail& detail = completion.detail;
-    if (detail.source == core::Detail::Source::system) {
-        text += ", errno " + std::to_string(detail.os_error);
-    } else if (detail.source != core::Detail::Source::none) {
-        text += std::string(", error of ") +
-                (detail.source == core::Detail::Source::peer ? "the peer" : "this end") +
-                ": layer " + std::to_string(detail.layer) + ", type " +
-                std::to_string(detail.error_type) + ", code " + std::to_string(detail.code);
-    }
-    return text;
+    const std::string why = core::detail_text(completion.detail);
+    return "a request ended with " + std::string(status_name(completion.status)) + " (" +
+           std::string(status_meaning(completion.status)) + ")" + (why.empty() ? "" : ": " + why);
 }
 
 }  // namespace

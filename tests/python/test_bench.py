@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ndverbs import bench, bench_ends, bench_loops, bench_rivals
+import ndverbs as nd
+from ndverbs import _native, bench, bench_ends, bench_loops, bench_rivals
 
 TINY = ["--iterations", "20", "--runs", "2"]
 SCHEMA = ["name", "value", "unit", "ratio", "target", "spread", "command"]
@@ -217,3 +218,26 @@ def test_python_loops_refuse_what_they_cannot_see():
     shape = bench_loops.Shape(True, "write", "latency", 8, 1, 1, 0, 0, True)
     with pytest.raises(bench_loops.BenchError, match="cannot sleep"):
         bench_loops.Session(None, None, None, None, (0, 0), None, shape)
+
+
+def test_peer_that_ends_the_connection_is_named(connect_pair):
+    plan = _native._BenchPlan(
+        is_initiator=False,
+        is_latency=True,
+        operation=nd.OperationType.SEND,
+        size=8,
+        depth=1,
+        seconds=5.0,
+    )
+    pair = connect_pair(is_connected=False, **plan.limits)
+    pair.near.initiator_cq = pair.near.receive_cq
+    pair.near.qp = pair.near.create_qp()
+    pair.connect(active={"handler": False})
+    pair.near.memory("memory", 8)
+    region = pair.near.regions["memory"]
+    session = _native._BenchSession(pair.near.qp, region, region, remote=(0, 0), plan=plan)
+
+    pair.far.close_connector()
+
+    with pytest.raises(nd.RdmaError, match=r"request ended with .*: the peer ended the connection"):
+        session.run()
