@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -76,7 +77,8 @@ std::size_t CompletionQueue::poll(Completion* out, std::size_t limit, Budget bud
     }
     while (count < limit && ring_.pop(out[count])) ++count;
     // The caller has what it brought itself: only what stays behind is worth a notification.
-    if (std::exchange(holds_back_, false) && !is_empty()) tell();
+    // What stays may be behind a completion that another thread is still writing.
+    if (std::exchange(holds_back_, false) && ring_.size() != 0) tell();
     // A caller with results in hand goes its way: the large step is due at the next call, or small
     // traffic would hold a large backlog back for as long as it lasts.
     owes_large_ = needs_large && count > 0;
@@ -147,7 +149,11 @@ void CompletionQueue::satisfy() {
     }
     const auto interval = static_cast<std::uint32_t>(moderation >> 32U);
     if (interval == kUnlimited) return;  // the count alone decides
-    set_notify_timer(std::chrono::microseconds(interval));
+    try {
+        set_notify_timer(std::chrono::microseconds(interval));
+    } catch (const std::bad_alloc&) {
+        notify();  // too early is never wrong
+    }
 }
 
 void CompletionQueue::notify() {
@@ -247,10 +253,11 @@ void CompletionQueue::arm(Notify kind) {
     }
     do_arm(kind_of(merged));
     // What waits already satisfies the arm: NDK demands it for anything new since the last
-    // notification and allows it for the rest.
+    // notification and allows it for the rest. It may be behind a completion that another thread
+    // is still writing, which the arm may not be for.
     if (is_failure(status())) {
         notify();
-    } else if (!is_empty() && kind != Notify::errors) {
+    } else if (ring_.size() != 0 && kind != Notify::errors) {
         satisfy();
     }
 }

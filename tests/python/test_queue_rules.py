@@ -178,3 +178,40 @@ def test_arm_for_errors_leaves_the_connections_to_the_poller():
     queue.poll()
 
     assert queue.is_leased
+
+
+def test_moderated_completion_without_memory_for_a_timer_is_told_at_once(queue):
+    queue.moderate(1000, 10)
+    queue.arm()
+    queue.run_out_of_memory()
+
+    queue.arrive()
+
+    assert queue.is_readable
+    assert not queue.is_armed
+
+
+# ---- completions behind one that a thread is still writing --------------------------------------
+
+
+def test_completion_behind_one_in_the_making_satisfies_an_arm(queue):
+    queue.claim()
+    queue.arrive()
+
+    queue.arm()
+
+    assert queue.is_readable
+    queue.write_claimed(0)
+    assert queue.poll() == 2
+
+
+def test_completion_that_a_poll_brings_behind_one_in_the_making_notifies(queue):
+    queue.claim()
+    queue.arm()
+    queue.come(1)
+
+    assert queue.poll() == 0
+
+    assert queue.is_readable
+    queue.write_claimed(0)
+    assert queue.poll() == 2

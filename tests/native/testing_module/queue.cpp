@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <new>
 #include <optional>
 #include <utility>
 
@@ -20,6 +21,17 @@ namespace {
 
 namespace py = pybind11;
 
+// An explicit template instantiation may name private members: see cursor_access.hpp.
+using Ring = base::MpscRing<core::Completion>;
+auto ring_member();
+auto producers_member();
+template <auto kRing, auto kProducers>
+struct RingMembers {
+    friend auto ring_member() { return kRing; }
+    friend auto producers_member() { return kProducers; }
+};
+template struct RingMembers<&core::CompletionQueue::ring_, &Ring::producers_>;
+
 // Its next poll() that finds nothing brings what the test has put in its way.
 class MadeUpQueue final : public core::CompletionQueue {
 public:
@@ -31,6 +43,15 @@ public:
         made.requests = requests_.get();
         made.requests->begin();
         if (!push(made)) core::discard(made);
+    }
+    [[nodiscard]] auto& producers() { return *((this->*ring_member()).*producers_member()).load(); }
+    // A producer that has taken the next place, and has not written to it yet.
+    void claim() { producers().tail.fetch_add(1); }
+    void write_claimed(std::uint64_t place) {
+        auto& slot = producers().slots[place];
+        slot.value.requests = requests_.get();
+        slot.value.requests->begin();
+        slot.sequence.store(place + 1);
     }
     std::size_t take(std::size_t limit) {
         std::array<core::Completion, 64> taken;
@@ -50,6 +71,7 @@ public:
     [[nodiscard]] bool is_armed() const { return armed().has_value(); }
     [[nodiscard]] std::uint64_t timers() const { return timers_.load(); }
     void time_is_over() { notify_if_due(); }
+    void run_out_of_memory() { finds_memory_ = false; }
 
 private:
     bool do_progress(core::Budget) override {
@@ -59,10 +81,14 @@ private:
     void do_wait(std::chrono::nanoseconds) override {}
     void wake() noexcept override {}
     [[nodiscard]] bool has_notify_timer() const override { return true; }
-    void set_notify_timer(std::chrono::nanoseconds) override { ++timers_; }
+    void set_notify_timer(std::chrono::nanoseconds) override {
+        if (!finds_memory_) throw std::bad_alloc();
+        ++timers_;
+    }
 
     const core::Outstanding::OfQueue requests_ = core::Outstanding::make(nullptr);
     unsigned to_come_ = 0;
+    bool finds_memory_ = true;
     std::atomic<std::uint64_t> timers_{0};
 };
 
@@ -99,6 +125,8 @@ void add_queue(py::module_& module) {
         .def(py::init<std::uint32_t>(), py::arg("depth") = 64)
         .def("come", &MadeUpQueue::come, py::arg("count"))
         .def("arrive", &MadeUpQueue::arrive, Unlocked())
+        .def("claim", &MadeUpQueue::claim)
+        .def("write_claimed", &MadeUpQueue::write_claimed, py::arg("place"))
         .def("poll", &MadeUpQueue::take, py::arg("limit") = 32)
         .def("arm", [](MadeUpQueue& self) { self.arm(core::Notify::any); })
         .def(
@@ -108,6 +136,7 @@ void add_queue(py::module_& module) {
             },
             Unlocked())
         .def("time_is_over", &MadeUpQueue::time_is_over)
+        .def("run_out_of_memory", &MadeUpQueue::run_out_of_memory)
         .def_property_readonly("is_readable", &MadeUpQueue::is_readable)
         .def_property_readonly("is_armed", &MadeUpQueue::is_armed)
         .def_property_readonly("timers", &MadeUpQueue::timers);
