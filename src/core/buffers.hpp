@@ -71,8 +71,10 @@ private:
                                      std::uint32_t rights) {
         LocalBuffer& made = *std::construct_at(first_ + count_);
         const Status status = pd.acquire_local(segment, rights, made);
-        if (status == Status::success) ++count_;
-        return status;
+        if (status != Status::success) return status;
+        ++count_;
+        // Its region was just given back to the caller.
+        return made.hold->is_sealed() ? Status::access_violation : Status::success;
     }
 
     // Left uninitialised: a request rarely has more than a few of them.

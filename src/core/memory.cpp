@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "core/completion_queue.hpp"
@@ -44,53 +45,60 @@ MemoryRegion::~MemoryRegion() {
 }
 
 Expected<void> MemoryRegion::register_buffer(BufferHold* hold, std::uint32_t rights) {
-    const auto refuse = [hold](Unexpected error) -> Expected<void> {
-        hold->release();
-        return error;
-    };
+    const auto release = [](BufferHold* given) { given->release(); };
+    std::unique_ptr<BufferHold, decltype(release)> owned(hold);
+    // Before the look at is_closed(): close() takes it to look for a registration.
+    const base::Lock lock(mutex_);
     if (is_closed()) {
-        return refuse(fail(Status::file_forced_closed, "register: the memory region is closed"));
+        return fail(Status::file_forced_closed, "register: the memory region is closed");
     }
     if ((rights & ~access::kAll) != 0) {
-        return refuse(fail(Status::invalid_parameter,
-                           "register: unknown access bits in " + std::to_string(rights),
-                           "combine values of Access"));
+        return fail(Status::invalid_parameter,
+                    "register: unknown access bits in " + std::to_string(rights),
+                    "combine values of Access");
     }
     // Remote write contains local write; the bare bit would be a right without its foundation.
     if ((rights & access::kRemoteWriteBit) != 0) rights |= access::kRemoteWrite;
     if ((rights & access::kRemoteAtomicBit) != 0) {
         rights |= access::kRemoteAtomic;
         if ((pd_->info().extensions & extension::kAtomics) == 0) {
-            return refuse(fail(Status::not_supported, "register: the adapter has no atomics",
-                               "adapter.info.extensions names what there is"));
+            return fail(Status::not_supported, "register: the adapter has no atomics",
+                        "adapter.info.extensions names what there is");
         }
     }
     if (hold->size() == 0) {
-        return refuse(fail(Status::invalid_parameter, "register: the buffer is empty"));
+        return fail(Status::invalid_parameter, "register: the buffer is empty");
     }
     if (hold->size() > pd_->info().max_registration_size) {
-        return refuse(
-            fail(Status::invalid_parameter, "register: " + std::to_string(hold->size()) +
-                                                " bytes exceed max_registration_size " +
-                                                std::to_string(pd_->info().max_registration_size)));
+        return fail(Status::invalid_parameter,
+                    "register: " + std::to_string(hold->size()) +
+                        " bytes exceed max_registration_size " +
+                        std::to_string(pd_->info().max_registration_size));
     }
     if ((rights & access::kLocalWrite) != 0 && !hold->is_writable()) {
-        return refuse(fail(Status::access_denied,
-                           "register: the buffer is read-only, but the access asks for writing",
-                           "register a writable copy, or ask for Access.REMOTE_READ only"));
+        return fail(Status::access_denied,
+                    "register: the buffer is read-only, but the access asks for writing",
+                    "register a writable copy, or ask for Access.REMOTE_READ only");
     }
-    const base::Lock lock(mutex_);
     if (hold_ != nullptr) {
-        return refuse(fail(Status::invalid_device_request,
-                           "register: the memory region is registered already",
-                           "deregister() it first, or create another region"));
+        return fail(Status::invalid_device_request,
+                    "register: the memory region is registered already",
+                    "deregister() it first, or create another region");
     }
     auto tokens = do_register(*hold, granted_rights(rights));
-    if (!tokens) return refuse(Unexpected{tokens.error()});
+    if (!tokens) return Unexpected{tokens.error()};
     tokens_ = *tokens;
     hold_ = hold;
     rights_ = rights;
-    pd_->add_range(range());
+    try {
+        pd_->add_range(range());
+    } catch (...) {  // no memory: the region is as before
+        hold_ = nullptr;
+        do_deregister(std::exchange(tokens_, {}));
+        rights_ = 0;
+        throw;
+    }
+    static_cast<void>(owned.release());
     return {};
 }
 
@@ -110,7 +118,7 @@ Expected<void> MemoryRegion::end_registration(bool is_forced) {
                             " memory windows are bound to the region",
                         "invalidate or close them first");
         }
-        if (const std::uint32_t users = hold_->references() - 1; users > 0 && !is_forced) {
+        if (const std::uint32_t users = is_forced ? 0 : hold_->seal(); users > 0) {
             return fail(Status::device_busy,
                         "deregister: posted requests name the region (segments: " +
                             std::to_string(users) + ")",

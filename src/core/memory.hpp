@@ -39,13 +39,21 @@ public:
     [[nodiscard]] bool is_writable() const { return is_writable_; }
 
     void add_reference() { count_.fetch_add(1, std::memory_order_relaxed); }
-    // 1: its region's, and no posted request names it. acquire: pairs with release().
-    [[nodiscard]] std::uint32_t references() const {
-        return count_.load(std::memory_order_acquire);
+    // Posted requests that name it: all references but its region's. With none, those that find it
+    // from now on see is_sealed(), and must let go.
+    [[nodiscard]] std::uint32_t seal() {
+        std::uint32_t count = 1;
+        // acquire: pairs with release().
+        count_.compare_exchange_strong(count, 1 | kSealed, std::memory_order_acquire);
+        return count - 1;
+    }
+    // After add_reference(), which has either made seal() fail or comes after it.
+    [[nodiscard]] bool is_sealed() const {
+        return (count_.load(std::memory_order_relaxed) & kSealed) != 0;
     }
     void release() {
         // acq_rel: whoever gives the buffer back has seen all uses of it.
-        if (count_.fetch_sub(1, std::memory_order_acq_rel) == 1) give_back();
+        if ((count_.fetch_sub(1, std::memory_order_acq_rel) & ~kSealed) == 1) give_back();
     }
 
 protected:
@@ -55,6 +63,8 @@ protected:
     void revive() { count_.store(1, std::memory_order_relaxed); }
 
 private:
+    static constexpr std::uint32_t kSealed = 0x80000000;
+
     std::byte* const data_;
     const std::uint64_t size_;
     const bool is_writable_;
