@@ -174,12 +174,11 @@ void Contexts::run() noexcept {
 }
 
 void Contexts::grow() {
-    auto block = std::make_unique<Node[]>(kBlock);
+    const auto& block = blocks_.emplace_back(std::make_unique<Node[]>(kBlock));
     for (std::size_t i = 0; i < kBlock; ++i) {
         block[i].owner = this;
         put_free(block[i]);
     }
-    blocks_.push_back(std::move(block));
 }
 
 void Contexts::put_free(Node& node) {

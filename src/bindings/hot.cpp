@@ -134,15 +134,14 @@ public:
 private:
     std::size_t take_large(CompletionQueue& handle, std::size_t limit) {
         const std::shared_ptr<core::CompletionQueue> native = handle.peek();
-        handle.is_polled = true;
-        std::size_t count = 0;
+        struct Polled {
+            bool& is_polled;
+            ~Polled() { is_polled = false; }
+        };
+        const Polled polled{handle.is_polled = true};
+        const Released released;
         bool needs_large = false;
-        {
-            const Released released;
-            count = native->poll(data(), limit, core::Budget::large, needs_large);
-        }
-        handle.is_polled = false;
-        return count;
+        return native->poll(data(), limit, core::Budget::large, needs_large);
     }
 
     alignas(core::Completion) std::array<std::byte, kMost * sizeof(core::Completion)> storage_;

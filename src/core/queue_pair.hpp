@@ -148,7 +148,13 @@ Status QueuePair::post_counted(Outstanding& requests, std::uint32_t depth, Post 
         if (requests.count() >= depth) return Status::no_more_entries;
     }
     requests.begin();
-    const Status status = post();
+    Status status = Status::insufficient_resources;
+    try {
+        status = post();
+    } catch (...) {  // no memory
+        requests.end();
+        throw;
+    }
     if (status != Status::success) requests.end();
     return status;
 }
