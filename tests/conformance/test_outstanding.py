@@ -197,13 +197,22 @@ def test_queues_that_are_deep_enough_do_not_warn(adapter):
 
 
 def test_warning_that_is_an_error_leaves_no_queue_pair(adapter):
-    pd, queue = adapter.create_pd(), adapter.create_cq(256)
-    first = pd.create_qp(queue, queue)
+    pd, deep, shallow = adapter.create_pd(), adapter.create_cq(256), adapter.create_cq(64)
+    first = pd.create_qp(deep, deep)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(nd.OverrunWarning, match="512"):
-            pd.create_qp(queue, queue)
-    assert first.state == "idle"
+        with pytest.raises(nd.OverrunWarning, match="128 requests"):
+            pd.create_qp(shallow, shallow, receive_queue_depth=64, initiator_queue_depth=64)
+        first.close()
+        with pytest.raises(nd.OverrunWarning, match="128 requests"):
+            pd.create_qp(deep, adapter.create_cq(64))
+
+        # Nothing is promised any more: what the deep one holds does not warn.
+        second = pd.create_qp(deep, deep)
+
+    assert second.state == "idle"
+    del first
+    assert nd._native._live_objects()["queue_pair"] == 1
 
 
 def test_queue_that_shrinks_below_its_promise_warns(adapter):
