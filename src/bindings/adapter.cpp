@@ -32,10 +32,8 @@ struct Adapter {
 std::optional<bool> crc_of(const py::object& choice) {
     if (py::isinstance<py::str>(choice) && choice.cast<std::string>() == "auto") return {};
     // Also NumPy's, but nothing else that is true or false in some way: "off" would be true.
-    try {
-        if (!choice.is_none()) return choice.cast<bool>();
-    } catch (const py::cast_error&) {
-    }
+    py::detail::make_caster<bool> caster;
+    if (caster.load(choice, false)) return static_cast<bool>(caster);
     raise(Status::invalid_parameter, "crc is " + py::repr(choice).cast<std::string>(),
           "give True, False or \"auto\"");
 }

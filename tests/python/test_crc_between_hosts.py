@@ -53,7 +53,7 @@ def test_an_acceptor_asks_although_the_request_did_not(asked):
     assert asked["another host, the passive end alone"] == [False, True]
 
 
-@pytest.mark.parametrize("choice", ["off", "", None, b"auto"])
+@pytest.mark.parametrize("choice", ["off", "", None, b"auto", 1, 0, 2.5, 1j])
 def test_a_choice_that_is_none_is_refused(choice):
     with pytest.raises(nd.RdmaError, match="crc is ") as caught:
         nd.Adapter.open("soft", crc=choice)
