@@ -34,19 +34,23 @@ private:
             const std::lock_guard lock(mutex_);
             lines.swap(lines_);
         }
-        try {
-            const py::object get = py::module_::import("logging").attr("getLogger");
-            for (const Line& line : lines) {
-                get(std::string("ndverbs.") + line.room)
-                    .attr("log")(static_cast<int>(line.level), "%s", line.sentence);
-                // The log is silent unless the program sets it up; this is seen all the same.
-                if (line.level == base::LogLevel::warning &&
-                    PyErr_WarnEx(PyExc_RuntimeWarning, line.sentence.c_str(), 1) != 0) {
-                    throw py::error_already_set();
-                }
+        for (const Line& line : lines) {
+            try {
+                say(line);
+            } catch (py::error_already_set& error) {  // the others are said all the same
+                error.discard_as_unraisable("a line of the log");
             }
-        } catch (py::error_already_set& error) {
-            error.discard_as_unraisable("a line of the log");
+        }
+    }
+
+    static void say(const Line& line) {
+        py::module_::import("logging")
+            .attr("getLogger")(std::string("ndverbs.") + line.room)
+            .attr("log")(static_cast<int>(line.level), "%s", line.sentence);
+        // The log is silent unless the program sets it up; this is seen all the same.
+        if (line.level == base::LogLevel::warning &&
+            PyErr_WarnEx(PyExc_RuntimeWarning, line.sentence.c_str(), 1) != 0) {
+            throw py::error_already_set();
         }
     }
 

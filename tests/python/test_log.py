@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -63,5 +64,27 @@ def test_a_program_s_own_logging_gets_the_lines(
 
     assert {record.name for record in caplog.records} == {"ndverbs.connection"}
     assert any("connected: " in record.getMessage() for record in caplog.records)
+    with nd.Adapter.open("soft"):  # asks again
+        pass
+
+
+def test_handler_that_fails_loses_no_other_line(connect_pair: Any, caplog: Any, monkeypatch: Any):
+    failed, seen = [], []
+
+    class Failing(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            seen.append(record.getMessage().split(":")[0])
+            raise RuntimeError("on purpose")
+
+    with caplog.at_level(logging.DEBUG, "ndverbs"):
+        pair = connect_pair()
+        pair.near.initiator_cq.poll()
+        monkeypatch.setattr(sys, "unraisablehook", lambda args: failed.append(args.exc_type))
+        monkeypatch.setattr(logging.getLogger("ndverbs"), "handlers", [Failing()])
+        # Both ends end while it has given the GIL up.
+        pair.adapter.close()
+
+    assert seen == ["disconnected", "disconnected"]
+    assert failed == [RuntimeError, RuntimeError]
     with nd.Adapter.open("soft"):  # asks again
         pass
