@@ -459,11 +459,15 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
             return core::wrong_connector_state("accept", state_,
                                                "accept a connector from Listener, once");
         }
+        pending = std::make_shared<core::Operation>();
         auto claimed = claim(qp, parameters);
         if (!claimed) return Unexpected{claimed.error()};
         mine = *claimed;
         bool can_reply = link_ && !is_void();
         if (can_reply) {
+            // What takes memory comes before the reply, which cannot be taken back.
+            parts_->progress->set_deadline(std::static_pointer_cast<Connector>(shared_from_this()),
+                                           now() + parameters.timeout);
             const bool crc = wants_crc(parameters, parts_->options, *local_, *peer_);
             static_cast<void>(handshake_->accept(offer_of(parameters, crc)));  // length was checked
             can_reply = send_reply();
@@ -475,13 +479,12 @@ core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
             qp_ = mine;
             state_ = State::completing;
             on_disconnect_ = std::move(on_disconnect);
-            operation_ = pending = std::make_shared<core::Operation>();
+            operation_ = pending;
             parts_->progress->remove(*this, link_->descriptor());
             link = std::move(link_);
             config = stream_config(false);
-            parts_->progress->set_deadline(std::static_pointer_cast<Connector>(shared_from_this()),
-                                           now() + parameters.timeout);
         } else {
+            parts_->progress->clear_deadline(*this);
             if (link_) static_cast<void>(withdraw());  // the error tells it
             state_ = State::disconnected;
             mine->unreserve();
