@@ -235,8 +235,8 @@ bool ConnectorQueue::push(std::shared_ptr<Connector> connector) {
     {
         const base::Lock lock(mutex_);
         if (is_closed_ || waiting_.size() >= kMost) return false;
+        tell = on_connect_;  // first: it may find no memory, and what waits has to be told
         waiting_.push_back(std::move(connector));
-        tell = on_connect_;
         available_.notify_one();
     }
     if (tell) tell();
