@@ -263,7 +263,7 @@ void ConnectorQueue::set_on_connect(std::function<void()> function) {
     on_connect_ = std::move(function);
 }
 
-std::deque<std::shared_ptr<Connector>> ConnectorQueue::close() {
+std::list<std::shared_ptr<Connector>> ConnectorQueue::close() {
     const base::Lock lock(mutex_);
     is_closed_ = true;
     on_connect_ = nullptr;

@@ -9,8 +9,8 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -174,12 +174,13 @@ public:
     [[nodiscard]] Expected<std::shared_ptr<Connector>> take(std::chrono::nanoseconds timeout);
     void set_on_connect(std::function<void()> function);
     // Ends every take(); returns the requests that nobody took. NDK: closing them is a reject.
-    [[nodiscard]] std::deque<std::shared_ptr<Connector>> close();
+    [[nodiscard]] std::list<std::shared_ptr<Connector>> close();
 
 private:
     mutable base::Mutex mutex_;
     std::condition_variable available_;
-    std::deque<std::shared_ptr<Connector>> waiting_ NDV_GUARDED_BY(mutex_);
+    // No deque, which takes memory even for nothing: closing must not.
+    std::list<std::shared_ptr<Connector>> waiting_ NDV_GUARDED_BY(mutex_);
     std::function<void()> on_connect_ NDV_GUARDED_BY(mutex_);
     bool is_closed_ NDV_GUARDED_BY(mutex_) = false;
 };

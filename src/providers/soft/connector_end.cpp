@@ -112,7 +112,8 @@ void Connector::do_close() {
     {
         const base::Lock lock(mutex_);
         if (state_ == State::connecting) {
-            finish_connect(fail(Status::cancelled, "connect: the connector was closed"), after);
+            finish_connect(
+                base::fail_anyhow(Status::cancelled, "connect: the connector was closed"), after);
         } else if (state_ == State::incoming && link_) {
             parts_->progress->remove(*this, link_->descriptor());
             if (is_void()) {
@@ -128,7 +129,8 @@ void Connector::do_close() {
         drop_link();
         endpoint_.reset();
         if (has_stream) {
-            end(fail(Status::cancelled, "the connector was closed"), core::End::closed, after);
+            end(base::fail_anyhow(Status::cancelled, "the connector was closed"), core::End::closed,
+                after);
         } else if (state_ != State::disconnected) {
             state_ = State::disconnected;
             if (qp_) qp_->unreserve();

@@ -409,7 +409,8 @@ void Connector::do_close() {
         const bool has_connection = state_ == State::completing || state_ == State::connected ||
                                     state_ == State::disconnecting;
         if (state_ == State::connecting) {
-            fail_connect(fail(Status::cancelled, "connect: the connector was closed"), after);
+            fail_connect(base::fail_anyhow(Status::cancelled, "connect: the connector was closed"),
+                         after);
         } else if (state_ == State::incoming && !peer_is_gone_) {
             static_cast<void>(rdma_reject(id_->get(), nullptr, 0));
         } else if (id_ && (has_connection || state_ == State::accepted) && !has_left_) {
@@ -425,7 +426,7 @@ void Connector::do_close() {
         if (qp_) (has_connection ? after.to_end : after.to_unreserve) = std::exchange(qp_, nullptr);
         if (operation_) {
             after.operation = std::exchange(operation_, nullptr);
-            after.outcome = fail(Status::cancelled, "the connector was closed");
+            after.outcome = base::fail_anyhow(Status::cancelled, "the connector was closed");
         }
     }
     after.run();
