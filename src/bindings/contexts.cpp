@@ -33,10 +33,22 @@ std::uint64_t number_of(const py::object& object) {
     return fits_unsigned(object.ptr(), number) ? number : 0;
 }
 
+// Not what else has an __index__: that is an object like any other, and comes back itself.
+bool is_numpy_integer(PyObject* object) {
+    if (PyIndex_Check(object) == 0) return false;
+    static const py::handle kind =
+        py::object(py::module_::import("numpy").attr("integer")).release();
+    return PyObject_IsInstance(object, kind.ptr()) == 1;
+}
+
 }  // namespace
 
 bool fits_unsigned(PyObject* object, std::uint64_t& out) {
-    if (!PyLong_CheckExact(object)) return false;
+    if (!PyLong_CheckExact(object)) {
+        if (!is_numpy_integer(object)) return false;
+        const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(object));
+        return index && fits_unsigned(index.ptr(), out);
+    }
     const unsigned long long value = PyLong_AsUnsignedLongLong(object);
     if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred() != nullptr) {
         PyErr_Clear();  // negative or too long: an object like any other

@@ -5,6 +5,7 @@ import gc
 import sys
 import weakref
 
+import numpy as np
 import pytest
 
 import ndverbs as nd
@@ -31,6 +32,18 @@ def test_plain_values_come_back_equal_and_of_their_type(pair, context):
 
     assert result == context
     assert type(result) is type(context)
+
+
+def test_numpy_integers_travel_as_numbers(pair):
+    for context in np.array([7, 2**64 - 1], np.uint64):
+        pair.near.receive(context=context)
+    pair.near.receive(context=np.int8(9))
+    pair.near.flush()
+    rows = np.zeros(3, nd.result_dtype)
+
+    assert pair.near.receive_cq.poll_into(rows) == 3
+
+    assert rows["request_context"].tolist() == [7, 2**64 - 1, 9]
 
 
 def test_no_context_comes_back_as_none(pair):
