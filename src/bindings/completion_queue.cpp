@@ -66,7 +66,7 @@ CompletionQueue::CompletionQueue(std::shared_ptr<core::CompletionQueue> native,
     : Handle("completion queue", std::move(native), std::move(adapter)) {
     if (on_notify.is_none()) return;
     // One callback thread per adapter: the calls of one queue never overlap.
-    const auto function = SharedObject::make(on_notify);
+    const auto function = SharedObject::function(on_notify, "on_notify");
     set_calls({function});
     peek()->set_on_notify([callbacks = this->adapter()->with_callbacks(),
                            queue = std::weak_ptr(peek()), function](Status status) {

@@ -39,7 +39,7 @@ std::unique_ptr<Operation> operation(const Connector& self, core::Pending pendin
 // The callback thread runs it. The native connector drops it on any thread.
 core::Connector::OnDisconnect on_disconnect(Connector& self, const py::object& function) {
     if (function.is_none()) return {};
-    const auto shared = SharedObject::make(function);
+    const auto shared = SharedObject::function(function, "on_disconnect");
     self.set_calls({shared});
     return [adapter = self.adapter()->with_callbacks(), shared] {
         queue_callback(adapter, [shared] { call_and_report(shared->get()); });

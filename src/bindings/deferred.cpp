@@ -41,6 +41,14 @@ std::shared_ptr<SharedObject> SharedObject::make(py::object object) {
     return {made.release(), [](SharedObject* self) { defer(*self); }};
 }
 
+std::shared_ptr<SharedObject> SharedObject::function(const py::object& given, const char* name) {
+    if (PyCallable_Check(given.ptr()) == 0) {
+        throw py::type_error(std::string(name) + " must be callable, not " +
+                             Py_TYPE(given.ptr())->tp_name);
+    }
+    return make(given);
+}
+
 py::object SharedObject::get() const {
     if (object_ == nullptr) return {};
     auto alive = py::reinterpret_borrow<py::object>(weak_)();

@@ -48,6 +48,9 @@ class SharedObject final : Deferred {
 public:
     // With the GIL, as all of it.
     [[nodiscard]] static std::shared_ptr<SharedObject> make(py::object object);
+    // Of the argument `name`, which must be callable.
+    [[nodiscard]] static std::shared_ptr<SharedObject> function(const py::object& given,
+                                                                const char* name);
     // Null when the garbage collector takes it. The collector may be clearing what it found, piece
     // by piece and with other threads running in between; but before the first piece it ends all
     // weak references to garbage, and it spares what has been given out here by then.

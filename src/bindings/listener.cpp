@@ -86,7 +86,7 @@ Listener::Listener(std::shared_ptr<core::Listener> native, std::shared_ptr<Adapt
         peek()->set_on_connect([arrivals = arrivals_] { arrivals->notify(); });
         return;
     }
-    const auto function = SharedObject::make(on_connect);
+    const auto function = SharedObject::function(on_connect, "on_connect");
     set_calls({function});
     peek()->set_on_connect([callbacks = this->adapter()->with_callbacks(),
                             state = std::weak_ptr(this->adapter()),

@@ -51,7 +51,8 @@ void Operation::add_done_callback(const py::object& self, const py::object& func
         return;
     }
     const std::weak_ptr<core::Adapter> adapter = adapter_->with_callbacks();
-    callbacks_->list.emplace_back(SharedObject::make(function), SharedObject::make(self));
+    callbacks_->list.emplace_back(SharedObject::function(function, "function"),
+                                  SharedObject::make(self));
     if (callbacks_->is_hooked) return;
     callbacks_->is_hooked = true;
     native_->set_on_done([adapter, callbacks = callbacks_] {

@@ -44,7 +44,7 @@ std::unique_ptr<SharedReceiveQueue> create_srq(const ProtectionDomain& domain,
     core::SharedReceiveQueue::OnNotify tell;
     std::weak_ptr<SharedObject> called;
     if (!on_notify.is_none()) {
-        const auto function = SharedObject::make(on_notify);
+        const auto function = SharedObject::function(on_notify, "on_notify");
         called = function;
         tell = [callbacks = domain.adapter()->with_callbacks(), function](Status status) {
             queue_callback(callbacks, [function, status] {
