@@ -115,7 +115,7 @@ void Connector::handle_refusal(const rdma_cm_event& event, Aftermath& after) {
     if (state_ == State::connecting) {
         const std::string peer = peer_->text();
         if (event.event == RDMA_CM_EVENT_REJECTED) {
-            if (os_error == 0) os_error = ECONNREFUSED;  // InfiniBand has reasons of its own
+            os_error = ECONNREFUSED;  // siw says ECONNRESET, InfiniBand has reasons of its own
             // The peer's data stays readable; a refusal by the system has none.
             const auto* const bytes = static_cast<const std::byte*>(event.param.conn.private_data);
             data_ = core::ConnectionData{};
@@ -131,7 +131,10 @@ void Connector::handle_refusal(const rdma_cm_event& event, Aftermath& after) {
             return;
         }
         Status status = core::status_of(os_error);
-        if (os_error == ECONNRESET) status = Status::connection_refused;
+        if (os_error == ECONNRESET) {
+            status = Status::connection_refused;
+            os_error = ECONNREFUSED;
+        }
         if (event.event == RDMA_CM_EVENT_ADDR_ERROR && os_error == ENODEV) {
             status = Status::invalid_address;
         }
