@@ -117,16 +117,16 @@ def test_disconnect_times_out_when_the_peer_never_answers(ends):
 
 
 @pytest.mark.parametrize("how", ["flush", "close"])
-def test_disconnect_that_this_side_cuts_short_does_not_succeed(ends, how):
-    disconnecting = ends.near.connector._start_disconnect(LIMIT)
-    assert ends.far.wait_for_disconnect() == 1  # and it does not answer
+def test_disconnect_that_this_side_cuts_short_does_not_succeed(pair, how):
+    disconnecting = pair.near.connector._start_disconnect(LIMIT)
+    assert pair.far.wait_for_disconnect() == 1  # and it does not answer
 
-    getattr(ends.near.qp, how)()
+    getattr(pair.near.qp, how)()
 
     with pytest.raises(nd.RdmaError) as caught:
         disconnecting.wait(LIMIT)
     assert caught.value.status == nd.Status.CANCELLED
-    assert ends.near.connector.state == "disconnected"
+    assert pair.near.connector.state == "disconnected"
 
 
 def test_second_disconnect_is_refused(ends):
