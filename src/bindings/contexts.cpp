@@ -16,6 +16,7 @@ struct Seen {
 };
 
 constinit PyTypeObject* seen_type = nullptr;
+constinit PyTypeObject* numpy_integer = nullptr;
 
 int traverse_seen(PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
@@ -33,12 +34,12 @@ std::uint64_t number_of(const py::object& object) {
     return fits_unsigned(object.ptr(), number) ? number : 0;
 }
 
-// Not what else has an __index__: that is an object like any other, and comes back itself.
+// Not what else has an __index__: that is an object like any other, and comes back itself. Asks
+// types alone: no code of Python's runs, which might close what the caller has looked up.
 bool is_numpy_integer(PyObject* object) {
-    if (PyIndex_Check(object) == 0) return false;
-    static const py::handle kind =
-        py::object(py::module_::import("numpy").attr("integer")).release();
-    return PyObject_IsInstance(object, kind.ptr()) == 1;
+    PyTypeObject* const type = Py_TYPE(object);
+    return (type->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0 &&
+           PyType_IsSubtype(type, numpy_integer) != 0;
 }
 
 }  // namespace
@@ -47,6 +48,7 @@ bool fits_unsigned(PyObject* object, std::uint64_t& out) {
     if (!PyLong_CheckExact(object)) {
         if (!is_numpy_integer(object)) return false;
         const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(object));
+        if (!index) PyErr_Clear();
         return index && fits_unsigned(index.ptr(), out);
     }
     const unsigned long long value = PyLong_AsUnsignedLongLong(object);
@@ -113,6 +115,8 @@ void prepare_contexts(py::module_& module) {
     PyObject* const type = PyType_FromModuleAndSpec(module.ptr(), &spec, nullptr);
     if (type == nullptr) throw py::error_already_set();
     seen_type = reinterpret_cast<PyTypeObject*>(type);
+    py::object integer = py::module_::import("numpy").attr("integer");
+    numpy_integer = reinterpret_cast<PyTypeObject*>(integer.release().ptr());
 }
 
 Contexts::Contexts(py::object queue_pair_context)

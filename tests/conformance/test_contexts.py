@@ -46,6 +46,25 @@ def test_numpy_integers_travel_as_numbers(pair):
     assert rows["request_context"].tolist() == [7, 2**64 - 1, 9]
 
 
+def test_a_context_is_asked_nothing_and_comes_back_itself(pair):
+    asked = []
+
+    class Curious:
+        def __index__(self):
+            asked.append("__index__")
+            return 1
+
+        @property
+        def __class__(self):
+            asked.append("__class__")
+            return np.int64
+
+    context = Curious()
+
+    assert cancelled(pair, context) is context
+    assert asked == []
+
+
 def test_no_context_comes_back_as_none(pair):
     assert cancelled(pair, None) is None
 
