@@ -17,21 +17,23 @@ thread_local bool is_callback_thread = false;
 }  // namespace
 
 void CallbackLoop::start(std::shared_ptr<core::Adapter> adapter) {
-    if (is_started_) return;
-    is_started_ = true;
-    is_running_ = true;
-    // Starting runs Python code, in which Ctrl-C may arrive, before and after the thread begins.
-    const auto give_up = [this] {
+    if (has_begun_) return;
+    // Starting runs Python code, in which Ctrl-C may arrive, before and after the thread begins,
+    // and in which another thread may come here: each makes a thread, and the first to run stays.
+    const unsigned attempt = ++attempts_;
+    hopes_.push_back(attempt);
+    set_running(true);
+    const auto give_up = [this, attempt] {
         if (has_begun_) return;
-        ++attempt_;
-        is_started_ = false;
-        is_running_ = false;
+        std::erase(hopes_, attempt);
+        if (hopes_.empty()) set_running(false);
     };
     try {
         // The thread object may outlive the loop: its function holds the loop, and the adapter only
         // until run() takes it.
-        auto target = [self = shared_from_this(), adapter = std::move(adapter),
-                       attempt = attempt_]() mutable { self->run(std::move(adapter), attempt); };
+        auto target = [self = shared_from_this(), adapter = std::move(adapter), attempt]() mutable {
+            self->run(std::move(adapter), attempt);
+        };
         const py::object thread = py::module_::import("threading").attr("Thread");
         using namespace py::literals;
         thread("target"_a = py::cpp_function(std::move(target)), "name"_a = "ndverbs callbacks",
@@ -55,13 +57,19 @@ bool CallbackLoop::is_this_thread() const {
 
 bool CallbackLoop::is_any_on_this_thread() { return is_callback_thread; }
 
+void CallbackLoop::set_running(bool is_running) {
+    const std::lock_guard lock(mutex_);
+    is_running_ = is_running;
+    ended_.notify_all();
+}
+
 void CallbackLoop::wait_until_ended() {
     std::unique_lock lock(mutex_);
     ended_.wait(lock, [this] { return !is_running_; });
 }
 
 void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter, unsigned attempt) {
-    if (attempt != attempt_) return;
+    if (has_begun_ || std::erase(hopes_, attempt) == 0) return;
     has_begun_ = true;
     // Signals are not blocked here: a process that a callback starts would inherit that.
     survive_exit();
@@ -93,11 +101,7 @@ void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter, unsigned attempt)
     }
     thread_.store({}, std::memory_order_relaxed);
     adapter = nullptr;
-    {
-        const std::lock_guard lock(mutex_);
-        is_running_ = false;
-        ended_.notify_all();
-    }
+    set_running(false);
     if (then_) std::exchange(then_, nullptr)();
 }
 

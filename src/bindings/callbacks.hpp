@@ -12,6 +12,7 @@
 #include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "base/shortage.hpp"
 #include "bindings/deferred.hpp"
@@ -37,12 +38,13 @@ public:
 
 private:
     void run(std::shared_ptr<core::Adapter> adapter, unsigned attempt);
+    void set_running(bool is_running);
 
     // Guarded by the GIL.
-    bool is_started_ = false;
-    bool has_begun_ = false;      // run()
-    unsigned attempt_ = 0;        // to start it; threads of earlier ones end at once
-    std::function<void()> then_;  // the thread's own
+    bool has_begun_ = false;       // one thread is in run(); others end at once
+    unsigned attempts_ = 0;        // to start it
+    std::vector<unsigned> hopes_;  // those whose thread may still come
+    std::function<void()> then_;   // the thread's own
     std::atomic<std::thread::id> thread_{};
     std::mutex mutex_;
     std::condition_variable ended_;

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import ndverbs as nd
+from stream.sockets import until
 
 LIMIT = 30
 LOOPBACK = ("127.0.0.1", 0)
@@ -455,3 +456,45 @@ def test_interrupt_while_the_thread_is_started_leaves_one_thread(
         for late in threads:
             late.join(0 if late.ident == ident else LIMIT)
         assert [each.ident for each in threads if each.is_alive()] == [ident]
+
+
+def test_a_function_is_called_although_another_start_of_the_thread_was_interrupted(
+    provider, calls, monkeypatch
+):
+    made = []
+
+    class Interrupted(Thread):
+        def start(self):
+            monkeypatch.undo()
+            made.append(queues_of(adapter, calls.put))
+            raise KeyboardInterrupt
+
+    with nd.Adapter.open(provider) as adapter:
+        monkeypatch.setattr(threading, "Thread", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            adapter.create_cq(256, on_notify=print)
+
+        made[0][1].flush()
+
+        assert calls.get(timeout=LIMIT) == nd.Status.SUCCESS
+
+
+def test_a_close_under_way_ends_although_the_start_of_the_thread_is_interrupted(
+    provider, monkeypatch
+):
+    adapter = nd.Adapter.open(provider)
+    closing = Thread(target=adapter.close)
+
+    class Interrupted(Thread):
+        def start(self):
+            monkeypatch.undo()
+            closing.start()
+            until(lambda: adapter.closed)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        adapter.create_cq(256, on_notify=print)
+
+    closing.join(LIMIT)
+    assert not closing.is_alive()
