@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Disconnect, close and loss of the peer: who is told, once, and what becomes of requests."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -127,6 +128,26 @@ def test_disconnect_that_this_side_cuts_short_does_not_succeed(pair, how):
         disconnecting.wait(LIMIT)
     assert caught.value.status == nd.Status.CANCELLED
     assert pair.near.connector.state == "disconnected"
+
+
+def test_disconnects_of_both_ends_at_once_are_not_cut_short(connect_pair, scaled):
+    together = threading.Barrier(2)
+
+    def disconnect(connector):
+        together.wait(LIMIT)
+        try:
+            connector.disconnect(LIMIT)
+        except nd.RdmaError as error:
+            return error.status
+        return None
+
+    for _ in range(scaled(100)):
+        pair = connect_pair(active={"handler": False}, passive={"handler": False})
+        with ThreadPoolExecutor(2) as threads:
+            outcomes = threads.map(disconnect, [pair.near.connector, pair.far.connector])
+        # One of them may find that the other has ended the connection before.
+        assert set(outcomes) <= {None, nd.Status.CONNECTION_INVALID}
+        pair.close()
 
 
 def test_second_disconnect_is_refused(ends):

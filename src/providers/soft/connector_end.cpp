@@ -163,7 +163,11 @@ bool Connector::on_peer_closed() {
             if (!is_drained_) return true;            // our own FIN is still to come
             end({}, core::End::disconnected, after);  // the implicit flush of a disconnect
         } else if (state_ == State::connected) {
-            if (!on_disconnect_) return false;
+            if (!on_disconnect_) {
+                // The queue pair flushes: a disconnect that comes meanwhile is too late for it.
+                state_ = State::disconnected;
+                return false;
+            }
             after.tell = std::exchange(on_disconnect_, nullptr);
         }
     }
