@@ -64,6 +64,7 @@ CompletionQueue::~CompletionQueue() {
 std::size_t CompletionQueue::poll(Completion* out, std::size_t limit, Budget budget,
                                   bool& needs_large) {
     needs_large = false;
+    was_polled_.store(true, std::memory_order_relaxed);
     std::size_t count = 0;
     while (count < limit && ring_.pop(out[count])) ++count;
     if (count > 0 || limit == 0) return count;

@@ -123,6 +123,10 @@ protected:
 
     // What is asked for and not satisfied yet.
     [[nodiscard]] std::optional<Notify> armed() const;
+    // Since this was asked last.
+    [[nodiscard]] bool was_polled() {
+        return was_polled_.exchange(false, std::memory_order_relaxed);
+    }
     // Satisfies an arm, if there is one.
     void notify();
     // The same, if moderation holds one back that is satisfied.
@@ -141,6 +145,7 @@ private:
     std::atomic<std::uint32_t> sleepers_{0};
     std::atomic<std::uint64_t> promised_{0};
     std::atomic<bool> has_warned_{false};
+    std::atomic<bool> was_polled_{false};
     bool owes_large_ = false;  // the consumer's
     bool holds_back_ = false;  // the consumer's: its own poll pushed what satisfies the arm
     base::Mutex mutex_;

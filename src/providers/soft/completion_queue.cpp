@@ -28,6 +28,9 @@ constexpr Time kShortSleep = std::chrono::microseconds(100);
 constexpr std::uint32_t kVainSpins = 4;
 constexpr std::uint32_t kSpinTrial = 64;
 
+// A program that polls is back from a step, of at most some megabytes each way, in that time.
+constexpr Time kLongestStep = std::chrono::milliseconds(10);
+
 // Arm, poll again, sleep: a caller that has armed is about to sleep, unless it polls more often
 // than that.
 constexpr std::uint32_t kPollsBeforeSleep = 8;
@@ -118,6 +121,11 @@ std::shared_ptr<QueuePair> CompletionQueue::only_member(bool& has_several) const
 bool CompletionQueue::is_awaited() const {
     const auto open = armed();
     return open && *open != core::Notify::errors;
+}
+
+bool CompletionQueue::is_polled(Time at) {
+    if (was_polled()) polled_at_ = at;
+    return at - polled_at_ < kLongestStep;
 }
 
 // Without a lease the progress thread hears at once of what comes while the caller sleeps.

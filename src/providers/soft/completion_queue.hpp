@@ -34,6 +34,8 @@ public:
     [[nodiscard]] Lease lease(Time at) const;
     // A program waits for the arm, and may be asleep.
     [[nodiscard]] bool is_awaited() const;
+    // A program polls it, and so looks at its connections again soon. Asked by the progress thread.
+    [[nodiscard]] bool is_polled(Time at);
     void end_lease() override;
     [[nodiscard]] const std::shared_ptr<Progress>& progress() const { return progress_; }
 
@@ -62,6 +64,7 @@ private:
     std::unordered_map<std::uint64_t, std::weak_ptr<QueuePair>> members_ NDV_GUARDED_BY(mutex_);
     std::atomic<std::int64_t> lease_until_{0};       // ns of the steady clock
     std::atomic<std::uint32_t> polls_since_arm_{0};  // that found the ring empty
+    Time polled_at_ = Time::min() / 2;               // the progress thread's
     std::atomic<int> holders_{0};                    // threads that sleep over the connections
     std::atomic<bool> spins_{false};                 // the last sleep was a short one
     std::atomic<std::uint32_t> vain_spins_{0};       // since one found something

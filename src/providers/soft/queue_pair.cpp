@@ -427,10 +427,13 @@ Lease QueuePair::lease(Time at) const {
     const Lease initiator = soft_initiator_cq_.lease(at);
     if (const Lease most = std::max(receive, initiator); most != Lease::none) return most;
     if (word_.is_idle()) return Lease::none;
-    // Another thread steps, maybe for longer than a lease lasts: arming now would only spin. It
-    // may have read already, and be at the end of its step: where a program sleeps over an arm it
-    // tells when it leaves. One that polls will soon do so again.
-    if (!soft_receive_cq_.is_awaited() && !soft_initiator_cq_.is_awaited()) return Lease::fresh;
+    // Another thread steps, maybe for longer than a lease lasts: arming now would only spin. A
+    // program that polls will soon do so again. Any other thread may have read already, and be at
+    // the end of its step: it tells when it leaves.
+    const bool is_polled = soft_receive_cq_.is_polled(at) || soft_initiator_cq_.is_polled(at);
+    if (is_polled && !soft_receive_cq_.is_awaited() && !soft_initiator_cq_.is_awaited()) {
+        return Lease::fresh;
+    }
     is_awaited_.exchange(true, std::memory_order_acq_rel);  // pairs with step()
     return word_.is_idle() ? Lease::none : Lease::fresh;
 }
