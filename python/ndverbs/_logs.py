@@ -16,7 +16,8 @@ class _UntilSetUp(logging.StreamHandler[TextIO]):
     """Writes while the program has no logging of its own."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger().handlers:
+        others = logging.getLogger().handlers + logging.getLogger("ndverbs").handlers
+        if all(isinstance(one, logging.NullHandler) or one is self for one in others):
             super().emit(record)
 
 
