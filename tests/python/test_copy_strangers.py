@@ -18,7 +18,7 @@ from ndverbs.copy_channel import Channel
 from ndverbs.copy_places import Places
 from ndverbs.copy_protocol import Commit, CopyError, Done, Failure, Reason, Request, Window, Wrote
 from ndverbs.copy_server import FIRST_WINDOW
-from python.copying import LIMIT, Client, assert_serves, serving
+from python.copying import LIMIT, Client, Serving, assert_serves, serving
 
 # An MPA request with and without peer-to-peer mode: all that these strangers ever say.
 MPA_REQUESTS = [
@@ -110,14 +110,20 @@ def test_a_client_that_has_sent_has_more_patience_to_hope_for(tmp_path: Path, ad
         waiting.close()
 
 
+def one_copies_and_one_waits(adapter: Adapter, server: Serving) -> tuple[Client, Client]:
+    """Fill a server that has one turn and one place more."""
+    first, second = Client(adapter, server), Client(adapter, server)
+    first.window(10)
+    second.send(Request(b"other", 0))
+    assert "waits, 1 copies are under way" in server.next_line()
+    return first, second
+
+
 def test_more_copies_than_turns_wait_and_more_than_places_are_turned_away(
     tmp_path: Path, adapter: Adapter
 ):
     with serving(tmp_path / "served", max_active=1, max_queued=1, patience_first=LIMIT) as server:
-        first, second = Client(adapter, server), Client(adapter, server)
-        first.window(10)
-        second.send(Request(b"other", 0))
-        assert "waits, 1 copies are under way" in server.next_line()
+        first, second = one_copies_and_one_waits(adapter, server)
 
         with pytest.raises(ConnectionRefusedError):
             Client(adapter, server)
@@ -224,10 +230,7 @@ def test_who_waits_for_a_turn_learns_that_the_server_stops():
 
 def test_a_client_that_goes_while_it_waits_gives_its_place_back(tmp_path: Path, adapter: Adapter):
     with serving(tmp_path / "served", max_active=1, max_queued=1, patience_first=LIMIT) as server:
-        first, second = Client(adapter, server), Client(adapter, server)
-        first.window(10)
-        second.send(Request(b"other", 10))
-        assert "waits, 1 copies are under way" in server.next_line()
+        first, second = one_copies_and_one_waits(adapter, server)
 
         second.close()
         assert "ended the connection" in server.next_line()
@@ -245,10 +248,7 @@ def test_a_client_that_says_too_much_while_it_waits_gives_its_place_back(
     tmp_path: Path, adapter: Adapter
 ):
     with serving(tmp_path / "served", max_active=1, max_queued=1, patience_first=LIMIT) as server:
-        first, second = Client(adapter, server), Client(adapter, server)
-        first.window(10)
-        second.send(Request(b"other", 0))
-        assert "waits, 1 copies are under way" in server.next_line()
+        first, second = one_copies_and_one_waits(adapter, server)
 
         def flood() -> None:
             while True:
