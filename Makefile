@@ -139,7 +139,7 @@ define sanitized_pytest
 	for report in build/$(1)/reports/*; do \
 		test -s "$$report" || continue; \
 		if grep -q -E 'ERROR: AddressSanitizer|runtime error:|: ThreadSanitizer' "$$report"; then cat "$$report"; status=1; \
-		else awk -v RS= '/ leak of / && /_(native|testing)\.|\/src\/(base|iwarp|core|providers|wsk|bench|bindings)\// \
+		else awk -v RS= '/ leak of / && /_(native|testing)\.|\/src\/(base|iwarp|core|providers|stream|bench|bindings)\// \
 			{ print $$0 "\n"; found = 1 } END { exit found }' "$$report" || status=1; fi; \
 	done; \
 	test $$status = 0 && echo "$(2) sanitizer: clean" || { echo "$(2) sanitizer: failed, see above"; exit 1; }

@@ -13,7 +13,7 @@ constexpr std::size_t kSinkSize = 128 * 1024;
 
 Unexpected interrupted() { return fail(Status::cancelled, "bench: interrupted"); }
 
-Expected<void> send_all(wsk::Stream& stream, const std::byte* data, std::size_t size,
+Expected<void> send_all(stream::Stream& stream, const std::byte* data, std::size_t size,
                         const StreamInterrupt& is_interrupted) {
     std::size_t done = 0;
     while (true) {
@@ -26,7 +26,7 @@ Expected<void> send_all(wsk::Stream& stream, const std::byte* data, std::size_t 
 }
 
 // At least one byte, at most `size`.
-Expected<std::size_t> receive_some(wsk::Stream& stream, std::byte* to, std::size_t size,
+Expected<std::size_t> receive_some(stream::Stream& stream, std::byte* to, std::size_t size,
                                    const StreamInterrupt& is_interrupted) {
     while (true) {
         auto received = stream.receive(to, size, core::Budget::large);
@@ -39,7 +39,7 @@ Expected<std::size_t> receive_some(wsk::Stream& stream, std::byte* to, std::size
     }
 }
 
-Expected<void> receive_all(wsk::Stream& stream, std::byte* to, std::size_t size,
+Expected<void> receive_all(stream::Stream& stream, std::byte* to, std::size_t size,
                            const StreamInterrupt& is_interrupted) {
     std::size_t done = 0;
     while (done < size) {
@@ -52,7 +52,7 @@ Expected<void> receive_all(wsk::Stream& stream, std::byte* to, std::size_t size,
 
 }  // namespace
 
-Expected<StreamClock::duration> stream_source(wsk::Stream& stream, std::size_t size,
+Expected<StreamClock::duration> stream_source(stream::Stream& stream, std::size_t size,
                                               std::uint64_t total,
                                               const StreamInterrupt& is_interrupted) {
     const std::vector<std::byte> data(size, std::byte{7});
@@ -70,7 +70,7 @@ Expected<StreamClock::duration> stream_source(wsk::Stream& stream, std::size_t s
     return StreamClock::now() - begin;
 }
 
-Expected<void> stream_sink(wsk::Stream& stream, std::uint64_t total,
+Expected<void> stream_sink(stream::Stream& stream, std::uint64_t total,
                            const StreamInterrupt& is_interrupted) {
     std::vector<std::byte> data(kSinkSize);
     std::uint64_t done = 0;
@@ -85,7 +85,7 @@ Expected<void> stream_sink(wsk::Stream& stream, std::uint64_t total,
     return send_all(stream, &answer, 1, is_interrupted);
 }
 
-Expected<std::vector<StreamClock::duration>> stream_ping(wsk::Stream& stream, std::size_t size,
+Expected<std::vector<StreamClock::duration>> stream_ping(stream::Stream& stream, std::size_t size,
                                                          std::uint64_t count,
                                                          const StreamInterrupt& is_interrupted) {
     std::vector<std::byte> data(size, std::byte{7});
@@ -104,7 +104,7 @@ Expected<std::vector<StreamClock::duration>> stream_ping(wsk::Stream& stream, st
     return samples;
 }
 
-Expected<void> stream_echo(wsk::Stream& stream, std::size_t size, std::uint64_t count,
+Expected<void> stream_echo(stream::Stream& stream, std::size_t size, std::uint64_t count,
                            const StreamInterrupt& is_interrupted) {
     std::vector<std::byte> data(size);
     for (std::uint64_t i = 0; i < count; ++i) {

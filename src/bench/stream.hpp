@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/expected.hpp"
-#include "wsk/stream.hpp"
+#include "stream/stream.hpp"
 
 namespace ndv::bench {
 
@@ -19,16 +19,17 @@ using StreamInterrupt = std::function<bool()>;
 
 // Sends `total` bytes in messages of `size`, then waits for the byte with which the sink says that
 // all has arrived; returns how long that took.
-[[nodiscard]] Expected<StreamClock::duration> stream_source(wsk::Stream& stream, std::size_t size,
-                                                            std::uint64_t total,
+[[nodiscard]] Expected<StreamClock::duration> stream_source(stream::Stream& stream,
+                                                            std::size_t size, std::uint64_t total,
                                                             const StreamInterrupt& is_interrupted);
-[[nodiscard]] Expected<void> stream_sink(wsk::Stream& stream, std::uint64_t total,
+[[nodiscard]] Expected<void> stream_sink(stream::Stream& stream, std::uint64_t total,
                                          const StreamInterrupt& is_interrupted);
 // `count` round trips of `size` bytes, each timed.
 [[nodiscard]] Expected<std::vector<StreamClock::duration>> stream_ping(
-    wsk::Stream& stream, std::size_t size, std::uint64_t count,
+    stream::Stream& stream, std::size_t size, std::uint64_t count,
     const StreamInterrupt& is_interrupted);
-[[nodiscard]] Expected<void> stream_echo(wsk::Stream& stream, std::size_t size, std::uint64_t count,
+[[nodiscard]] Expected<void> stream_echo(stream::Stream& stream, std::size_t size,
+                                         std::uint64_t count,
                                          const StreamInterrupt& is_interrupted);
 
 }  // namespace ndv::bench

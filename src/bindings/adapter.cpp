@@ -287,13 +287,13 @@ void bind_adapter(py::module_& module) {
     bind_creation(cls);
     cls.def(
            "_create_stream",
-           [](const Adapter& self, const wsk::StreamOptions& options) {
+           [](const Adapter& self, const stream::StreamOptions& options) {
                return create_stream(self.state, options);
            },
            py::arg("options"))
         .def(
             "_create_stream_listener",
-            [](const Adapter& self, const py::object& address, const wsk::StreamOptions& options,
+            [](const Adapter& self, const py::object& address, const stream::StreamOptions& options,
                std::uint32_t backlog, const py::object& on_inspect, const py::object& on_abort,
                const py::object& on_ready) {
                 return create_stream_listener(self.state, address, options, backlog, on_inspect,

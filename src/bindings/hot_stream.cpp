@@ -107,7 +107,7 @@ private:
     std::optional<Deadline> deadline_;
 };
 
-[[nodiscard]] std::size_t send_some(wsk::Stream& stream, const std::byte* data,
+[[nodiscard]] std::size_t send_some(stream::Stream& stream, const std::byte* data,
                                     std::size_t length) {
     if (length <= core::kSmallStep) {
         return value_or_raise(stream.send(data, length, core::Budget::small));
@@ -122,9 +122,9 @@ private:
 
 // Sends from the caller's memory and waits until the device is done with it. What a timeout or a
 // signal leaves is how much of it was posted.
-std::size_t send_directly(const std::shared_ptr<wsk::Stream>& stream, PyObject* data,
+std::size_t send_directly(const std::shared_ptr<stream::Stream>& stream, PyObject* data,
                           Patience& patience, const char* call) {
-    const std::shared_ptr<wsk::Transfer> transfer = transfer_for(data, false, call);
+    const std::shared_ptr<stream::Transfer> transfer = transfer_for(data, false, call);
     std::optional<Expected<void>> started;
     {
         const Released released;
@@ -150,7 +150,7 @@ PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
     const int flags = to_flags(flags_object, "send");
     Patience patience(handle, flags, "send");
     const Exported given("send", data, false);
-    const std::shared_ptr<wsk::Stream> stream = handle.share();
+    const std::shared_ptr<stream::Stream> stream = handle.share();
     // Within a limit it takes what there is room for: of memory that the device still reads when
     // the time is over, the length would be known and the bytes would not be the caller's again.
     if (given.size() >= kDirectSend && !patience.has_limit()) {
@@ -169,7 +169,7 @@ PyObject* sendall(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObj
     const int flags = to_flags(flags_object, "sendall");
     Patience patience(handle, flags, "sendall");
     const Exported given("sendall", data, false);
-    const std::shared_ptr<wsk::Stream> stream = handle.share();
+    const std::shared_ptr<stream::Stream> stream = handle.share();
     if (given.size() >= kDirectSend && !patience.never_waits()) {
         static_cast<void>(send_directly(stream, data, patience, "sendall"));
         Py_RETURN_NONE;
@@ -182,8 +182,8 @@ PyObject* sendall(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObj
     }
 }
 
-[[nodiscard]] Expected<wsk::Received> receive_some(wsk::Stream& stream, std::byte* to,
-                                                   std::size_t length, bool peeks) {
+[[nodiscard]] Expected<stream::Received> receive_some(stream::Stream& stream, std::byte* to,
+                                                      std::size_t length, bool peeks) {
     if (length <= kSmallCopy) return stream.receive(to, length, core::Budget::small, peeks);
     const Released released;
     return stream.receive(to, length, core::Budget::large, peeks);
@@ -191,15 +191,15 @@ PyObject* sendall(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObj
 
 // Fills `to` as recv does: what is there, or with MSG_WAITALL all of it; waits for the first byte.
 // What came before a failure or the end of the time is returned; the next call says why.
-std::size_t receive(const std::shared_ptr<wsk::Stream>& stream, std::byte* to, std::size_t length,
-                    int flags, Patience& patience) {
+std::size_t receive(const std::shared_ptr<stream::Stream>& stream, std::byte* to,
+                    std::size_t length, int flags, Patience& patience) {
     const bool peeks = (flags & MSG_PEEK) != 0;
     const bool is_all = (flags & MSG_WAITALL) != 0 && !peeks;
     std::size_t done = 0;
     while (true) {
         auto received = receive_some(*stream, to + done, length - done, peeks);
         if (!received && done > 0) return done;
-        const wsk::Received got = value_or_raise(std::move(received));
+        const stream::Received got = value_or_raise(std::move(received));
         done += got.bytes;
         if (got.is_end || length == 0 || done == length || (done > 0 && !is_all)) return done;
         const auto attempt = [&](auto slice) { return stream->wait_readable(slice); };
@@ -217,11 +217,11 @@ PyObject* recv(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
     const std::size_t most = to_size(size_object, "buffersize in recv");
     const int flags = to_flags(flags_object, "recv");
     Patience patience(handle, flags, "recv");
-    const std::shared_ptr<wsk::Stream> stream = handle.share();
+    const std::shared_ptr<stream::Stream> stream = handle.share();
     std::size_t available = 0;
     if (most > 0 && (flags & MSG_WAITALL) == 0) {
         while ((available = stream->available()) == 0) {
-            const wsk::Received got = value_or_raise(receive_some(*stream, nullptr, 0, false));
+            const stream::Received got = value_or_raise(receive_some(*stream, nullptr, 0, false));
             if (got.is_end) return PyBytes_FromStringAndSize(nullptr, 0);
             patience.wait([&](auto slice) { return stream->wait_readable(slice); });
         }
@@ -254,7 +254,7 @@ PyObject* recv_into(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
     if (most == 0) most = given.size();
     const int flags = to_flags(flags_object, "recv_into");
     Patience patience(handle, flags, "recv_into");
-    const std::shared_ptr<wsk::Stream> stream = handle.share();
+    const std::shared_ptr<stream::Stream> stream = handle.share();
     return PyLong_FromSize_t(receive(stream, given.data(), most, flags, patience));
 }
 

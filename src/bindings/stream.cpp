@@ -21,8 +21,8 @@ namespace {
 
 // The streams of one adapter. Guarded by the GIL.
 struct Domain {
-    std::shared_ptr<wsk::Worker> worker = std::make_shared<wsk::Worker>();
-    std::vector<std::weak_ptr<wsk::Stream>> streams;
+    std::shared_ptr<stream::Worker> worker = std::make_shared<stream::Worker>();
+    std::vector<std::weak_ptr<stream::Stream>> streams;
     std::size_t prune_at = 64;
     const pid_t owner = ::getpid();
 };
@@ -43,7 +43,7 @@ void end_domain(const AdapterState* key) {
     for (const auto& weak : domain->streams) {
         if (const auto stream = weak.lock()) stream->close();
     }
-    domain->worker->wait_for_kept(wsk::Stream::kLingerTime);
+    domain->worker->wait_for_kept(stream::Stream::kLingerTime);
     domain->worker->stop();
 }
 
@@ -57,7 +57,7 @@ std::shared_ptr<Domain> domain_of(const std::shared_ptr<AdapterState>& adapter) 
     return domain;
 }
 
-void remember(Domain& domain, const std::shared_ptr<wsk::Stream>& stream) {
+void remember(Domain& domain, const std::shared_ptr<stream::Stream>& stream) {
     if (domain.streams.size() >= domain.prune_at) {
         std::erase_if(domain.streams, [](const auto& weak) { return weak.expired(); });
         domain.prune_at = std::max<std::size_t>(64, 2 * domain.streams.size());
@@ -70,17 +70,17 @@ py::tuple to_pair(const core::SocketAddress& address) {
     return py::make_tuple(address.host(), address.port());
 }
 
-const char* phase_name(wsk::Phase phase) {
+const char* phase_name(stream::Phase phase) {
     switch (phase) {
-        case wsk::Phase::fresh:
+        case stream::Phase::fresh:
             return "fresh";
-        case wsk::Phase::connecting:
+        case stream::Phase::connecting:
             return "connecting";
-        case wsk::Phase::accepting:
+        case stream::Phase::accepting:
             return "accepting";
-        case wsk::Phase::connected:
+        case stream::Phase::connected:
             return "connected";
-        case wsk::Phase::over:
+        case stream::Phase::over:
             return "over";
     }
     return "unknown";
@@ -118,8 +118,8 @@ void raise_failure(const Stream& self) {
 std::unique_ptr<StreamTransfer> submit(const Stream& self, const py::object& buffer, bool is_send,
                                        bool is_all, bool is_drain) {
     const auto native = self.share();
-    std::shared_ptr<wsk::Transfer> transfer =
-        is_drain ? std::make_shared<wsk::Transfer>()
+    std::shared_ptr<stream::Transfer> transfer =
+        is_drain ? std::make_shared<stream::Transfer>()
                  : transfer_for(buffer.ptr(), !is_send, is_send ? "send" : "receive");
     transfer->is_all = is_all;
     transfer->is_drain = is_drain;
@@ -151,14 +151,14 @@ std::unique_ptr<Operation> start_disconnect(const Stream& self) {
 
 std::unique_ptr<StreamView> take(const Stream& self, std::uint32_t most) {
     const auto native = self.share();
-    const wsk::View view = value_or_raise(native->take(most));
+    const stream::View view = value_or_raise(native->take(most));
     if (view.length == 0) return nullptr;
     return std::make_unique<StreamView>(native, view, self.adapter(), true);
 }
 
 std::unique_ptr<StreamView> look(const Stream& self, std::uint32_t most) {
     const auto native = self.share();
-    const wsk::View view = native->look(most);
+    const stream::View view = native->look(most);
     if (view.length == 0) return nullptr;
     return std::make_unique<StreamView>(native, view, self.adapter(), false);
 }
@@ -233,7 +233,7 @@ void bind_views(py::module_& module) {
 }
 
 void bind_waits(py::class_<Stream>& cls) {
-    using Native = wsk::Stream;
+    using Native = stream::Stream;
     cls.def(
            "wait_connected",
            [](const Stream& self, std::optional<double> timeout) {
@@ -266,7 +266,7 @@ void bind_listener_class(py::module_& module) {
            [](StreamListener& self, std::optional<double> timeout) -> std::unique_ptr<Stream> {
                self.hush();
                const auto native = self.share();
-               std::optional<Expected<std::shared_ptr<wsk::Stream>>> taken;
+               std::optional<Expected<std::shared_ptr<stream::Stream>>> taken;
                static_cast<void>(wait_in_slices(Deadline(timeout), [&](auto slice) {
                    taken = native->accept(slice);
                    return !*taken || **taken != nullptr;
@@ -292,7 +292,7 @@ void bind_listener_class(py::module_& module) {
             py::arg("id"), py::arg("accepts"), "Answer a request that was inspected.")
         .def(
             "set_options",
-            [](const StreamListener& self, const wsk::StreamOptions& options) {
+            [](const StreamListener& self, const stream::StreamOptions& options) {
                 self.get().set_options(options);
             },
             py::arg("options"), "Of connections that come from now on.")
@@ -308,7 +308,7 @@ void bind_listener_class(py::module_& module) {
 }
 
 void bind_options(py::module_& module) {
-    using wsk::StreamOptions;
+    using stream::StreamOptions;
     py::class_<StreamOptions>(module, "StreamOptions", py::is_final(), "Sizes of a stream socket.")
         .def(py::init<>())
         .def(py::init<const StreamOptions&>(), py::arg("other"))
@@ -331,8 +331,9 @@ void StreamView::take() {
     raise(Status::invalid_device_state, "retain: another call received the data meanwhile");
 }
 
-std::shared_ptr<wsk::Transfer> transfer_for(PyObject* object, bool is_written, const char* call) {
-    auto transfer = std::make_shared<wsk::Transfer>();
+std::shared_ptr<stream::Transfer> transfer_for(PyObject* object, bool is_written,
+                                               const char* call) {
+    auto transfer = std::make_shared<stream::Transfer>();
     transfer->hold = export_for_transfer(call, object, is_written);
     transfer->data = transfer->hold->data();
     transfer->length = transfer->hold->size();
@@ -340,9 +341,9 @@ std::shared_ptr<wsk::Transfer> transfer_for(PyObject* object, bool is_written, c
 }
 
 std::unique_ptr<Stream> create_stream(const std::shared_ptr<AdapterState>& adapter,
-                                      const wsk::StreamOptions& options) {
+                                      const stream::StreamOptions& options) {
     const std::shared_ptr<Domain> domain = domain_of(adapter);
-    auto native = std::make_shared<wsk::Stream>(adapter->get(), domain->worker, options);
+    auto native = std::make_shared<stream::Stream>(adapter->get(), domain->worker, options);
     adapter->get()->adopt(native);
     remember(*domain, native);
     return std::make_unique<Stream>(std::move(native), adapter);
@@ -350,20 +351,20 @@ std::unique_ptr<Stream> create_stream(const std::shared_ptr<AdapterState>& adapt
 
 std::unique_ptr<StreamListener> create_stream_listener(
     const std::shared_ptr<AdapterState>& adapter, const py::object& address,
-    const wsk::StreamOptions& options, std::uint32_t backlog, const py::object& on_inspect,
+    const stream::StreamOptions& options, std::uint32_t backlog, const py::object& on_inspect,
     const py::object& on_abort, const py::object& on_ready) {
     const std::shared_ptr<Domain> domain = domain_of(adapter);
     const core::SocketAddress local = resolve_address(address);
     const std::shared_ptr<core::Adapter> native = adapter->get();
-    std::optional<Expected<std::shared_ptr<wsk::StreamListener>>> made;
+    std::optional<Expected<std::shared_ptr<stream::StreamListener>>> made;
     {
         const Released released;
-        made = wsk::StreamListener::create(native, domain->worker, local, options, backlog);
+        made = stream::StreamListener::create(native, domain->worker, local, options, backlog);
     }
     auto listener = value_or_raise(std::move(*made));
-    wsk::StreamListener::OnInspect inspect;
-    wsk::StreamListener::OnAbort abort;
-    wsk::StreamListener::OnReady ready;
+    stream::StreamListener::OnInspect inspect;
+    stream::StreamListener::OnAbort abort;
+    stream::StreamListener::OnReady ready;
     std::vector<std::weak_ptr<SharedObject>> calls;
     const auto share = [&calls](const py::object& function) {
         auto shared = SharedObject::make(function);
@@ -414,9 +415,9 @@ void bind_stream(py::module_& module) {
                 std::optional<Expected<void>> outcome;
                 {
                     const Released released;
-                    outcome = native->shutdown(how == 0   ? wsk::How::read
-                                               : how == 1 ? wsk::How::write
-                                                          : wsk::How::both);
+                    outcome = native->shutdown(how == 0   ? stream::How::read
+                                               : how == 1 ? stream::How::write
+                                                          : stream::How::both);
                 }
                 check_or_raise(*outcome);
             },
@@ -455,7 +456,7 @@ void bind_stream(py::module_& module) {
             py::arg("function"))
         .def(
             "set_options",
-            [](const Stream& self, const wsk::StreamOptions& options) {
+            [](const Stream& self, const stream::StreamOptions& options) {
                 self.get().set_options(options);
             },
             py::arg("options"), "Set the sizes of the connection that is made later.")

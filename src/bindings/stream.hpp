@@ -11,15 +11,15 @@
 #include "bindings/connection.hpp"
 #include "bindings/errors.hpp"
 #include "bindings/handle.hpp"
-#include "wsk/listener.hpp"
-#include "wsk/readiness.hpp"
-#include "wsk/stream.hpp"
+#include "stream/listener.hpp"
+#include "stream/readiness.hpp"
+#include "stream/stream.hpp"
 
 namespace ndv::bindings {
 
 // The descriptor of a socket stays until close(): a loop that watches it when the adapter closes
 // sees it readable, and the call that follows says why.
-using Shown = std::shared_ptr<wsk::Readiness>;
+using Shown = std::shared_ptr<stream::Readiness>;
 template <typename Value>
 [[nodiscard]] int descriptor_of(const Value& handle, Shown& shown) {
     if (shown == nullptr || handle.adapter()->is_foreign()) {
@@ -28,9 +28,9 @@ template <typename Value>
     return shown->descriptor();
 }
 
-class Stream final : public Handle<wsk::Stream> {
+class Stream final : public Handle<stream::Stream> {
 public:
-    Stream(std::shared_ptr<wsk::Stream> native, std::shared_ptr<AdapterState> adapter)
+    Stream(std::shared_ptr<stream::Stream> native, std::shared_ptr<AdapterState> adapter)
         : Handle("socket", std::move(native), std::move(adapter)) {}
 
     void close() {
@@ -46,9 +46,9 @@ private:
     Shown shown_;
 };
 
-class StreamListener final : public Handle<wsk::StreamListener> {
+class StreamListener final : public Handle<stream::StreamListener> {
 public:
-    StreamListener(std::shared_ptr<wsk::StreamListener> native,
+    StreamListener(std::shared_ptr<stream::StreamListener> native,
                    std::shared_ptr<AdapterState> adapter)
         : Handle("listening socket", std::move(native), std::move(adapter)) {}
 
@@ -68,8 +68,8 @@ private:
 
 // A request of ndverbs.wsk: a send or receive under way.
 struct StreamTransfer {
-    std::shared_ptr<wsk::Stream> stream;
-    std::shared_ptr<wsk::Transfer> transfer;
+    std::shared_ptr<stream::Stream> stream;
+    std::shared_ptr<stream::Transfer> transfer;
     std::shared_ptr<AdapterState> adapter;
 };
 
@@ -77,7 +77,7 @@ struct StreamTransfer {
 // until release(), or until nobody refers to this.
 class StreamView {
 public:
-    StreamView(std::shared_ptr<wsk::Stream> stream, const wsk::View& view,
+    StreamView(std::shared_ptr<stream::Stream> stream, const stream::View& view,
                std::shared_ptr<AdapterState> adapter, bool is_taken)
         : stream_(std::move(stream)),
           view_(view),
@@ -99,21 +99,21 @@ public:
     [[nodiscard]] const std::byte* data() const { return stream_->data_of(view_); }
 
 private:
-    const std::shared_ptr<wsk::Stream> stream_;
-    const wsk::View view_;
+    const std::shared_ptr<stream::Stream> stream_;
+    const stream::View view_;
     const std::shared_ptr<AdapterState> adapter_;
     bool is_taken_;
 };
 
 // The export of a caller's object for as long as a request names its memory.
-[[nodiscard]] std::shared_ptr<wsk::Transfer> transfer_for(PyObject* object, bool is_written,
-                                                          const char* call);
+[[nodiscard]] std::shared_ptr<stream::Transfer> transfer_for(PyObject* object, bool is_written,
+                                                             const char* call);
 
 [[nodiscard]] std::unique_ptr<Stream> create_stream(const std::shared_ptr<AdapterState>& adapter,
-                                                    const wsk::StreamOptions& options);
+                                                    const stream::StreamOptions& options);
 [[nodiscard]] std::unique_ptr<StreamListener> create_stream_listener(
     const std::shared_ptr<AdapterState>& adapter, const py::object& address,
-    const wsk::StreamOptions& options, std::uint32_t backlog, const py::object& on_inspect,
+    const stream::StreamOptions& options, std::uint32_t backlog, const py::object& on_inspect,
     const py::object& on_abort, const py::object& on_ready);
 
 void bind_stream(py::module_& module);

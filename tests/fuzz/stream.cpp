@@ -11,11 +11,11 @@
 #include <span>
 #include <vector>
 
-#include "wsk/engine.hpp"
+#include "stream/engine.hpp"
 
 namespace {
 
-using namespace ndv::wsk;
+using namespace ndv::stream;
 
 constexpr std::uint32_t kSegmentSize = 512;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// src/wsk's wire structs and its engine as Python objects, so that tests write every input by hand
-// and carry every output themselves.
+// src/stream's wire structs and its engine as Python objects, so that tests write every input by
+// hand and carry every output themselves.
 #include <pybind11/pybind11.h>
 
 #include <array>
@@ -15,15 +15,15 @@
 #include <vector>
 
 #include "module.hpp"
-#include "wsk/engine.hpp"
-#include "wsk/wire.hpp"
-#include "wsk/worker.hpp"
+#include "stream/engine.hpp"
+#include "stream/wire.hpp"
+#include "stream/worker.hpp"
 
 namespace ndv::testing {
 namespace {
 
 namespace py = pybind11;
-using namespace ndv::wsk;
+using namespace ndv::stream;
 
 template <std::size_t kSize>
 py::bytes to_bytes(const std::array<std::byte, kSize>& data) {

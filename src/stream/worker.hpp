@@ -17,7 +17,7 @@
 #include "base/mutex.hpp"
 #include "core/object.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 
 class Worker {
 public:
@@ -65,4 +65,4 @@ private:
     bool is_stopped_ NDV_GUARDED_BY(mutex_) = false;
 };
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

@@ -6,9 +6,9 @@
 #include <string>
 #include <utility>
 
-#include "wsk/stream.hpp"
+#include "stream/stream.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 namespace {
 
 constexpr std::size_t kBatch = 32;
@@ -67,7 +67,7 @@ void Stream::pump() {
 // The next completion that nobody waits for is told. arm() itself may tell what is there.
 void Stream::rearm() {
     if (is_live() && !is_armed_.exchange(true, std::memory_order_acq_rel)) {
-        device_->cq().arm(core::Notify::any);
+        channel_->cq().arm(core::Notify::any);
     }
 }
 
@@ -114,7 +114,7 @@ void Stream::do_handle_signals(std::uint32_t signals) {
 // ---- completions ----------------------------------------------------------------------------
 
 void Stream::do_take_completions() {
-    core::CompletionQueue& cq = device_->cq();
+    core::CompletionQueue& cq = channel_->cq();
     std::array<core::Completion, kBatch> batch;
     // Only what is in the ring: a poll that finds nothing would take the connection from the
     // adapter's own thread for a while.
@@ -146,7 +146,7 @@ void Stream::handle_completion(const core::Completion& done) {
         handle_sent(done);
         return;
     }
-    auto word = device_->take_word(done);
+    auto word = channel_->take_word(done);
     const std::uint64_t before = engine_->readable();
     const bool was_shut = engine_->is_peer_shut();
     auto handled = word ? engine_->handle_message(*word) : Expected<void>(Unexpected{word.error()});
@@ -169,7 +169,7 @@ void Stream::handle_sent(const core::Completion&) {
     const std::shared_ptr<Transfer> transfer = std::exchange(record.transfer, nullptr);
     const bool is_end = std::exchange(record.is_end, false);
     record_tail_ = next_record(record_tail_);
-    if (!orphans_.empty() && free_slots_ == device_->qp()->limits().initiator_queue_depth) {
+    if (!orphans_.empty() && free_slots_ == channel_->qp()->limits().initiator_queue_depth) {
         orphans_.clear();
     }
     tell(event::kSent);
@@ -193,8 +193,8 @@ void Stream::do_serve(core::Budget budget) {
         end_if_due();
         if (is_live() && std::exchange(owes_transmit_, false)) {
             // With a small budget a rest may stay behind: the socket's turn comes by itself.
-            if (device_->transmit(budget) && budget == core::Budget::large) {
-                while (device_->transmit(budget)) {
+            if (channel_->transmit(budget) && budget == core::Budget::large) {
+                while (channel_->transmit(budget)) {
                 }
             }
         }
@@ -211,21 +211,21 @@ void Stream::do_serve(core::Budget budget) {
 
 // More memory for the peer to write to, while what it has is full and not consumed.
 void Stream::grow() {
-    if (!engine_->wants_segment() || engine_->segment_count() >= device_->max_segments()) return;
+    if (!engine_->wants_segment() || engine_->segment_count() >= channel_->max_segments()) return;
     // Without memory the stream goes on with what it has.
     try {
-        if (auto segment = device_->add_segment()) engine_->add_segment(*segment);
+        if (auto segment = channel_->add_segment()) engine_->add_segment(*segment);
     } catch (const std::bad_alloc&) {
     }
 }
 
 bool Stream::post(Outgoing& out, const std::shared_ptr<Transfer>& transfer, bool is_end) {
-    const std::uint32_t slots = device_->slots_of(out);
+    const std::uint32_t slots = channel_->slots_of(out);
     open_slots_ += slots;
     free_slots_ -= slots;
-    const std::uint32_t depth = device_->qp()->limits().initiator_queue_depth;
+    const std::uint32_t depth = channel_->qp()->limits().initiator_queue_depth;
     out.is_signalled = transfer != nullptr || is_end || open_slots_ >= depth / 4 ||
-                       posted_ - signalled_until_ >= device_->staging_size() / 4;
+                       posted_ - signalled_until_ >= channel_->staging_size() / 4;
     if (out.is_signalled) {
         records_[record_head_] = {open_slots_, posted_, transfer, is_end};
         record_head_ = next_record(record_head_);
@@ -233,7 +233,7 @@ bool Stream::post(Outgoing& out, const std::shared_ptr<Transfer>& transfer, bool
         signalled_until_ = posted_;
     }
     owes_transmit_ = true;
-    const Status status = device_->post(out);
+    const Status status = channel_->post(out);
     if (!is_failure(status)) return true;
     break_down(
         {Status::connection_reset,
@@ -263,7 +263,7 @@ void Stream::post_control() {
 
 void Stream::post_staged() {
     while (is_live() && posted_ != head_ && has_slots(2)) {
-        const std::uint32_t size = device_->staging_size();
+        const std::uint32_t size = channel_->staging_size();
         const auto at = static_cast<std::uint32_t>(posted_ % size);
         const auto most = static_cast<std::uint32_t>(
             std::min<std::uint64_t>({head_ - posted_, size - at, engine_->sendable()}));
@@ -271,9 +271,9 @@ void Stream::post_staged() {
         const Chunk chunk = engine_->take_chunk(most);
         Outgoing out;
         out.has_write = true;
-        out.data = device_->staging() + at;
+        out.data = channel_->staging() + at;
         out.length = chunk.length;
-        out.token = device_->staging_token();
+        out.token = channel_->staging_token();
         out.remote_address = chunk.address;
         out.remote_key = chunk.key;
         out.word = chunk.word;
@@ -394,7 +394,7 @@ bool Stream::wait_until(const IsReady& is_ready, std::chrono::nanoseconds timeou
 bool Stream::lead(const IsReady& is_ready, core::Time until) {
     while (true) {
         const core::Time left = until - core::now();
-        const bool has_any = left > core::Time::zero() && device_->cq().wait(left);
+        const bool has_any = left > core::Time::zero() && channel_->cq().wait(left);
         const Entered entered(*this);
         has_leader_ = false;
         handle_signals(signals_.exchange(0, std::memory_order_acquire));
@@ -448,4 +448,4 @@ void Stream::set_on_event(OnEvent function) {
     on_event_ = function ? std::make_shared<const OnEvent>(std::move(function)) : nullptr;
 }
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

@@ -7,7 +7,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace ndv::wsk {
+namespace ndv::stream {
 
 class Gate {
 public:
@@ -61,4 +61,4 @@ private:
     std::atomic<std::uint32_t> waiters_{0};
 };
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The loop of the worker.
-#include "wsk/worker.hpp"
+#include "stream/worker.hpp"
 
 #include <pthread.h>
 
@@ -11,7 +11,7 @@
 #include "base/shortage.hpp"
 #include "base/signals.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 Worker::~Worker() {
     if (fork_generation_ != base::fork_generation()) {
         // The thread is the parent's: never joined here.
@@ -126,4 +126,4 @@ void Worker::run() {
     }
 }
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

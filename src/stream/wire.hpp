@@ -13,7 +13,7 @@
 
 #include "base/expected.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 
 // Memory of one end as the other one names it.
 struct RemoteRange {
@@ -95,4 +95,4 @@ struct Mapping {
 
 inline constexpr bool kIsBigEndian = std::endian::native == std::endian::big;
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Credits, segments and the meaning of messages.
-#include "wsk/engine.hpp"
+#include "stream/engine.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -10,7 +10,7 @@
 #include <span>
 #include <string>
 
-namespace ndv::wsk {
+namespace ndv::stream {
 namespace {
 
 // iWARP knows no "receiver not ready": a message without a receive ends the connection, and words
@@ -382,4 +382,4 @@ void Engine::release(const View& view) {
     free_if_done(view.segment);
 }
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a stream begins and ends.
-#include "wsk/stream.hpp"
+#include "stream/stream.hpp"
 
 #include <algorithm>
 #include <cerrno>
 #include <string>
 #include <utility>
 
-namespace ndv::wsk {
+namespace ndv::stream {
 namespace {
 
 // What librdmacm's streams ask for; they read nothing, but an RDMA device may open with a Read.
@@ -43,13 +43,13 @@ Stream::Stream(const std::shared_ptr<core::Adapter>& adapter, std::shared_ptr<Wo
 Stream::~Stream() {
     if (is_foreign()) {
         // Its threads and descriptors are the parent's.
-        static_cast<void>(device_.release());
+        static_cast<void>(channel_.release());
         return;
     }
     // Nobody can wait for what was not sent any more.
     set_aborts_on_close(true);
     close();
-    if (device_) device_->close();
+    if (channel_) channel_->close();
     if (connector_) connector_->close();
 }
 
@@ -59,26 +59,26 @@ Expected<void> Stream::prepare(Side side) {
     if (!adapter || adapter->is_closed()) {
         return fail(Status::file_forced_closed, "the adapter of the socket is closed");
     }
-    auto device = Device::create(*adapter, options_);
-    if (!device) return Unexpected{device.error()};
-    device_ = std::move(*device);
+    auto channel = Channel::create(*adapter, options_);
+    if (!channel) return Unexpected{channel.error()};
+    channel_ = std::move(*channel);
     Engine::Config config;
-    config.mode = device_->mode();
-    config.credits = device_->credits();
-    config.targets = device_->targets();
+    config.mode = channel_->mode();
+    config.credits = channel_->credits();
+    config.targets = channel_->targets();
     config.iomap_entries = options_.iomap_entries;
     config.waits_for_peer = side == Side::accepting;
     engine_.emplace(config);
     for (std::size_t i = 0; i < Engine::kTargets; ++i) {
-        auto segment = device_->add_segment();
+        auto segment = channel_->add_segment();
         if (!segment) return Unexpected{segment.error()};
         engine_->add_segment(*segment);
     }
-    if (auto posted = device_->post_receives(); !posted) return posted;
-    const std::uint32_t depth = device_->qp()->limits().initiator_queue_depth;
+    if (auto posted = channel_->post_receives(); !posted) return posted;
+    const std::uint32_t depth = channel_->qp()->limits().initiator_queue_depth;
     free_slots_ = depth;
     records_.resize(depth + 1);
-    device_->cq().set_on_notify([weak = std::weak_ptr(shared_from_this())](Status) {
+    channel_->cq().set_on_notify([weak = std::weak_ptr(shared_from_this())](Status) {
         const auto self = std::static_pointer_cast<Stream>(weak.lock());
         if (!self) return;
         // release: pairs with rearm(), which runs at the end of the round that this asks for.
@@ -106,7 +106,7 @@ Expected<void> Stream::start_connect(core::ConnectParameters parameters) {
                         "create another socket", EISCONN);
         }
         if (auto prepared = prepare(Side::connecting); !prepared) {
-            device_.reset();
+            channel_.reset();
             engine_.reset();
             return prepared;
         }
@@ -115,7 +115,7 @@ Expected<void> Stream::start_connect(core::ConnectParameters parameters) {
                                  : Expected<std::shared_ptr<core::Connector>>(
                                        fail(Status::file_forced_closed, "the adapter is closed"));
         if (!connector) {
-            device_.reset();
+            channel_.reset();
             engine_.reset();
             return Unexpected{connector.error()};
         }
@@ -125,13 +125,13 @@ Expected<void> Stream::start_connect(core::ConnectParameters parameters) {
         parameters.outbound_read_limit = kReadLimit;
         parameters.private_data =
             to_vector(engine_
-                          ->local_data(reinterpret_cast<std::uint64_t>(device_->targets()),
-                                       device_->targets_key())
+                          ->local_data(reinterpret_cast<std::uint64_t>(channel_->targets()),
+                                       channel_->targets_key())
                           .emit());
-        auto started = connector_->start_connect(device_->qp(), std::move(parameters));
+        auto started = connector_->start_connect(channel_->qp(), std::move(parameters));
         if (!started) {
             connector_.reset();
-            device_.reset();
+            channel_.reset();
             engine_.reset();
             return Unexpected{started.error()};
         }
@@ -225,13 +225,13 @@ Expected<void> Stream::start_accept(std::shared_ptr<core::Connector> connector,
         if (auto prepared = prepare(Side::accepting); !prepared) return prepared;
         parameters.private_data =
             to_vector(engine_
-                          ->local_data(reinterpret_cast<std::uint64_t>(device_->targets()),
-                                       device_->targets_key())
+                          ->local_data(reinterpret_cast<std::uint64_t>(channel_->targets()),
+                                       channel_->targets_key())
                           .emit());
         if (auto started = engine_->start(*peer); !started) return started;
         if (auto address = connector->peer_address()) peer_ = *address;
         connector_ = connector;
-        qp = device_->qp();
+        qp = channel_->qp();
         phase_.store(Phase::accepting, std::memory_order_release);
     }
     parameters.inbound_read_limit = kReadLimit;
@@ -419,7 +419,7 @@ void Stream::release_now() {
     tell(event::kReleased);
     base::with_memory([this] {
         if (connector_) connector_->close();
-        if (device_) device_->close();
+        if (channel_) channel_->close();
         for (const Mapped& one : mapped_) one.memory->region->close();
     });
     worker_->let_go(*this);
@@ -468,4 +468,4 @@ void Stream::finish(const std::shared_ptr<Transfer>& transfer, Expected<void> ou
     transfer->result.store(transfer->done, std::memory_order_release);
 }
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bytes of connection data, message words and descriptors.
-#include "wsk/wire.hpp"
+#include "stream/wire.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -8,7 +8,7 @@
 
 #include "base/bytes.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 namespace {
 
 using base::load_be;
@@ -128,4 +128,4 @@ std::array<std::byte, Mapping::kSize> Mapping::emit(bool is_swapped) const {
     return out;
 }
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

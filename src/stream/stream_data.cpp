@@ -7,9 +7,9 @@
 #include <string>
 #include <utility>
 
-#include "wsk/stream.hpp"
+#include "stream/stream.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 namespace {
 
 // A copy up to this happens inside the gate: leaving it costs as much.
@@ -34,9 +34,9 @@ bool Stream::is_writable_now() const {
     if (phase() == Phase::over) return true;
     if (phase() != Phase::connected) return false;
     if (ending_ != Ending::none) return true;  // and a send says why it is none
-    const std::uint64_t room = device_->staging_size() - (head_ - free_);
+    const std::uint64_t room = channel_->staging_size() - (head_ - free_);
     return sends_.empty() &&
-           room >= std::min<std::uint64_t>(kSendLowWater, device_->staging_size());
+           room >= std::min<std::uint64_t>(kSendLowWater, channel_->staging_size());
 }
 
 std::optional<Error> Stream::send_refusal(const char* call) const {
@@ -79,13 +79,13 @@ std::optional<Error> Stream::receive_refusal() const {
 // ---- sending --------------------------------------------------------------------------------
 
 std::size_t Stream::stage(const std::byte* data, std::size_t length) {
-    const std::uint32_t size = device_->staging_size();
+    const std::uint32_t size = channel_->staging_size();
     std::size_t taken = 0;
     while (taken < length && head_ - free_ < size) {
         const auto at = static_cast<std::uint32_t>(head_ % size);
         const std::size_t piece = static_cast<std::size_t>(
             std::min<std::uint64_t>({length - taken, size - at, size - (head_ - free_)}));
-        std::memcpy(device_->staging() + at, data + taken, piece);
+        std::memcpy(channel_->staging() + at, data + taken, piece);
         head_ += piece;
         taken += piece;
     }
@@ -97,7 +97,7 @@ Expected<std::size_t> Stream::send(const std::byte* data, std::size_t length, co
     if (is_live() && !has_leader_) take_completions();
     if (auto refusal = send_refusal()) return Unexpected{std::move(*refusal)};
     if (length == 0 || !sends_.empty()) return std::size_t{0};
-    if (head_ == posted_ && length <= device_->qp()->limits().inline_size && has_slots(4) &&
+    if (head_ == posted_ && length <= channel_->qp()->limits().inline_size && has_slots(4) &&
         engine_->sendable() >= length) {
         const Chunk chunk = engine_->take_chunk(static_cast<std::uint32_t>(length));
         Outgoing out;
@@ -138,8 +138,8 @@ Expected<void> Stream::submit_send(const std::shared_ptr<Transfer>& transfer) {
     {
         const Entered entered(*this);
         if (auto refusal = send_refusal()) return Unexpected{std::move(*refusal)};
-        pd = device_->pd();
-        inline_size = device_->qp()->limits().inline_size;
+        pd = channel_->pd();
+        inline_size = channel_->qp()->limits().inline_size;
     }
     if (transfer->length > inline_size) {
         auto registered = register_transfer(*pd, *transfer, core::access::kLocalRead);
@@ -192,7 +192,7 @@ Expected<std::uint64_t> Stream::map(const std::shared_ptr<Transfer>& memory,
     {
         const Entered entered(*this);
         if (auto refusal = send_refusal("riomap")) return Unexpected{std::move(*refusal)};
-        pd = device_->pd();
+        pd = channel_->pd();
     }
     if (auto done = register_transfer(*pd, *memory, core::access::kRemoteWrite); !done) {
         return Unexpected{done.error()};
@@ -275,7 +275,7 @@ Expected<Received> Stream::receive(std::byte* to, std::size_t length, core::Budg
             view.length = static_cast<std::uint32_t>(
                 std::min<std::uint64_t>(view.length, length - out.bytes));
             if (view.length == 0) return out;
-            from = device_->segment_data(view.segment) + view.offset;
+            from = channel_->segment_data(view.segment) + view.offset;
             if (view.length <= kSmallCopy) {
                 std::memcpy(to + out.bytes, from, view.length);
                 out.bytes += view.length;
@@ -331,7 +331,7 @@ void Stream::fill_receives() {
             if (view.length == 0) break;
             if (!transfer->is_drain) {
                 std::memcpy(transfer->data + transfer->done,
-                            device_->segment_data(view.segment) + view.offset, view.length);
+                            channel_->segment_data(view.segment) + view.offset, view.length);
                 transfer->done += view.length;
             }
             engine_->consume(view.length);
@@ -387,7 +387,7 @@ void Stream::release(const View& view) {
 }
 
 const std::byte* Stream::data_of(const View& view) const {
-    return device_->segment_data(view.segment) + view.offset;
+    return channel_->segment_data(view.segment) + view.offset;
 }
 
 // ---- state ----------------------------------------------------------------------------------
@@ -453,16 +453,16 @@ std::uint64_t Stream::send_backlog() const {
 bool Stream::is_short_of_memory() const {
     auto& self = const_cast<Stream&>(*this);
     const Entered entered(self);
-    return engine_ && device_ && engine_->wants_segment() &&
-           engine_->segment_count() >= device_->max_segments();
+    return engine_ && channel_ && engine_->wants_segment() &&
+           engine_->segment_count() >= channel_->max_segments();
 }
 
 std::uint64_t Stream::memory_use() const {
     auto& self = const_cast<Stream&>(*this);
     const Entered entered(self);
-    if (!device_) return 0;
-    return device_->staging_size() +
-           std::uint64_t{device_->segment_size()} * engine_->segment_count();
+    if (!channel_) return 0;
+    return channel_->staging_size() +
+           std::uint64_t{channel_->segment_size()} * engine_->segment_count();
 }
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

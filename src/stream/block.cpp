@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pages from the system.
-#include "wsk/block.hpp"
+#include "stream/block.hpp"
 
 #include <sys/mman.h>
 
@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-namespace ndv::wsk {
+namespace ndv::stream {
 namespace {
 
 class PartHold final : public core::BufferHold {
@@ -43,4 +43,4 @@ core::BufferHold* hold_part(std::shared_ptr<Block> block, std::size_t offset, st
     return std::make_unique<PartHold>(std::move(block), offset, size).release();
 }
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "base/expected.hpp"
-#include "wsk/wire.hpp"
+#include "stream/wire.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 
 // How a message word travels.
 enum class Mode : std::uint8_t {
@@ -196,4 +196,4 @@ private:
     std::uint16_t limit_ = 0;  // up to which we may send (sseq_comp)
 };
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Making and ending what a stream needs of the adapter, and posting.
-#include "wsk/device.hpp"
+#include "stream/channel.hpp"
 
 #include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
 
-namespace ndv::wsk {
+namespace ndv::stream {
 namespace {
 
 // Receives beyond the credits: for words that take none.
@@ -30,14 +30,14 @@ Expected<Mode> mode_of(const core::AdapterInfo& info) {
                 "use another device or another provider");
 }
 
-Expected<std::unique_ptr<Device>> Device::create(core::Adapter& adapter,
-                                                 const StreamOptions& options) {
-    std::unique_ptr<Device> made(new Device);
+Expected<std::unique_ptr<Channel>> Channel::create(core::Adapter& adapter,
+                                                   const StreamOptions& options) {
+    std::unique_ptr<Channel> made(new Channel);
     if (auto opened = made->open(adapter, options); !opened) return Unexpected{opened.error()};
     return made;
 }
 
-Expected<void> Device::open(core::Adapter& adapter, const StreamOptions& options) {
+Expected<void> Channel::open(core::Adapter& adapter, const StreamOptions& options) {
     auto mode = mode_of(adapter.info());
     if (!mode) return Unexpected{mode.error()};
     mode_ = *mode;
@@ -99,9 +99,9 @@ Expected<void> Device::open(core::Adapter& adapter, const StreamOptions& options
     return {};
 }
 
-Device::~Device() { close(); }
+Channel::~Channel() { close(); }
 
-Expected<std::shared_ptr<core::MemoryRegion>> Device::register_part(
+Expected<std::shared_ptr<core::MemoryRegion>> Channel::register_part(
     const std::shared_ptr<Block>& block, std::size_t offset, std::size_t size,
     std::uint32_t rights) {
     auto region = pd_->create_mr();
@@ -112,9 +112,9 @@ Expected<std::shared_ptr<core::MemoryRegion>> Device::register_part(
     return region;
 }
 
-std::uint32_t Device::targets_key() const { return targets_region_->tokens().remote; }
+std::uint32_t Channel::targets_key() const { return targets_region_->tokens().remote; }
 
-Expected<RemoteRange> Device::add_segment() {
+Expected<RemoteRange> Channel::add_segment() {
     auto block = Block::create(segment_size_);
     if (!block) return Unexpected{block.error()};
     auto region = register_part(*block, 0, segment_size_, core::access::kRemoteWrite);
@@ -124,11 +124,11 @@ Expected<RemoteRange> Device::add_segment() {
     return range;
 }
 
-std::byte* Device::word_at(std::uint32_t slot) const {
+std::byte* Channel::word_at(std::uint32_t slot) const {
     return control_->data() + words_offset_ + static_cast<std::size_t>(slot) * MessageWord::kSize;
 }
 
-Status Device::post_receive(std::uint32_t slot) {
+Status Channel::post_receive(std::uint32_t slot) {
     const core::Segment segment{reinterpret_cast<std::uint64_t>(word_at(slot)), MessageWord::kSize,
                                 words_token_};
     core::ReceiveRequest request;
@@ -137,7 +137,7 @@ Status Device::post_receive(std::uint32_t slot) {
     return qp_->post_receive(request);
 }
 
-Expected<void> Device::post_receives() {
+Expected<void> Channel::post_receives() {
     for (std::uint32_t slot = 0; slot < receives_; ++slot) {
         const Status status = post_receive(slot);
         if (is_failure(status)) {
@@ -148,7 +148,7 @@ Expected<void> Device::post_receives() {
     return {};
 }
 
-Expected<MessageWord> Device::take_word(const core::Completion& done) {
+Expected<MessageWord> Channel::take_word(const core::Completion& done) {
     const auto slot = static_cast<std::uint32_t>(done.context);
     MessageWord word;
     if (mode_ == Mode::immediate) {
@@ -172,7 +172,7 @@ Expected<MessageWord> Device::take_word(const core::Completion& done) {
     return word;
 }
 
-Status Device::post(const Outgoing& out) {
+Status Channel::post(const Outgoing& out) {
     core::WorkRequest request;
     const bool carries_word = out.has_word && mode_ == Mode::immediate;
     if (out.has_write || carries_word) {
@@ -200,7 +200,7 @@ Status Device::post(const Outgoing& out) {
     return qp_->post(request);
 }
 
-void Device::close() {
+void Channel::close() {
     if (qp_) qp_->close();
     for (const Segment& segment : segments_) segment.region->close();
     for (const auto& region : {targets_region_, words_region_, staging_region_}) {
@@ -210,4 +210,4 @@ void Device::close() {
     if (pd_) pd_->close();
 }
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

@@ -27,13 +27,13 @@
 #include "core/adapter.hpp"
 #include "core/object.hpp"
 #include "core/progress.hpp"
-#include "wsk/device.hpp"
-#include "wsk/engine.hpp"
-#include "wsk/gate.hpp"
-#include "wsk/readiness.hpp"
-#include "wsk/worker.hpp"
+#include "stream/channel.hpp"
+#include "stream/engine.hpp"
+#include "stream/gate.hpp"
+#include "stream/readiness.hpp"
+#include "stream/worker.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 
 // What happened since the last time that on_event was told.
 namespace event {
@@ -291,7 +291,7 @@ private:
     [[nodiscard]] bool is_at_end() const;
     [[nodiscard]] bool is_readable_now() const;
     [[nodiscard]] bool is_writable_now() const;
-    [[nodiscard]] bool is_live() const { return device_ != nullptr && !is_released_; }
+    [[nodiscard]] bool is_live() const { return channel_ != nullptr && !is_released_; }
     void break_down(Error error);
     void break_without_memory();
     void end_after_close();
@@ -316,7 +316,7 @@ private:
     std::atomic<std::uint64_t> inspect_id_{0};
 
     mutable Gate gate_;
-    std::unique_ptr<Device> device_;
+    std::unique_ptr<Channel> channel_;
     std::optional<Engine> engine_;
     std::shared_ptr<core::Connector> connector_;
     std::shared_ptr<core::Operation> connect_operation_;
@@ -377,4 +377,4 @@ private:
     std::mutex reader_;
 };
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

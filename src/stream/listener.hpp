@@ -16,9 +16,9 @@
 
 #include "base/live.hpp"
 #include "base/mutex.hpp"
-#include "wsk/stream.hpp"
+#include "stream/stream.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 
 class StreamListener final : public core::Object, base::Live<base::LiveKind::stream_listener> {
 public:
@@ -128,4 +128,4 @@ private:
     std::shared_ptr<Readiness> readiness_ NDV_GUARDED_BY(mutex_);
 };
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

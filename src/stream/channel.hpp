@@ -14,10 +14,10 @@
 #include "base/expected.hpp"
 #include "core/adapter.hpp"
 #include "core/queue_pair.hpp"
-#include "wsk/block.hpp"
-#include "wsk/engine.hpp"
+#include "stream/block.hpp"
+#include "stream/engine.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 
 struct StreamOptions {
     // The most that received and not yet released data may take. A quarter is one segment; two
@@ -48,13 +48,13 @@ struct Outgoing {
     MessageWord word;
 };
 
-class Device {
+class Channel {
 public:
-    [[nodiscard]] static Expected<std::unique_ptr<Device>> create(core::Adapter& adapter,
-                                                                  const StreamOptions& options);
-    Device(const Device&) = delete;
-    Device& operator=(const Device&) = delete;
-    ~Device();
+    [[nodiscard]] static Expected<std::unique_ptr<Channel>> create(core::Adapter& adapter,
+                                                                   const StreamOptions& options);
+    Channel(const Channel&) = delete;
+    Channel& operator=(const Channel&) = delete;
+    ~Channel();
 
     [[nodiscard]] Mode mode() const { return mode_; }
     [[nodiscard]] const std::shared_ptr<core::QueuePair>& qp() const { return qp_; }
@@ -104,7 +104,7 @@ private:
         std::shared_ptr<core::MemoryRegion> region;
     };
 
-    Device() = default;
+    Channel() = default;
     [[nodiscard]] Expected<void> open(core::Adapter& adapter, const StreamOptions& options);
     [[nodiscard]] Expected<std::shared_ptr<core::MemoryRegion>> register_part(
         const std::shared_ptr<Block>& block, std::size_t offset, std::size_t size,
@@ -131,4 +131,4 @@ private:
     std::vector<Segment> segments_;
 };
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

@@ -9,7 +9,7 @@
 #include "base/expected.hpp"
 #include "core/memory.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 
 class Block {
 public:
@@ -31,4 +31,4 @@ private:
 [[nodiscard]] core::BufferHold* hold_part(std::shared_ptr<Block> block, std::size_t offset,
                                           std::size_t size);
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

@@ -13,7 +13,7 @@
 #include "base/descriptor.hpp"
 #include "base/expected.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 
 class Readiness {
 public:
@@ -76,4 +76,4 @@ private:
     bool is_writable_ = false;
 };
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream

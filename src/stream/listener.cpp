@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Requests become connections, on the worker's thread.
-#include "wsk/listener.hpp"
+#include "stream/listener.hpp"
 
 #include <algorithm>
 #include <new>
@@ -9,7 +9,7 @@
 
 #include "base/shortage.hpp"
 
-namespace ndv::wsk {
+namespace ndv::stream {
 namespace {
 
 // While anybody may have to give way, the worker looks so often. A grace is counted in looks: they
@@ -367,4 +367,4 @@ void StreamListener::do_close() {
     if (on_ready) on_ready();  // accept() says that it is closed
 }
 
-}  // namespace ndv::wsk
+}  // namespace ndv::stream
