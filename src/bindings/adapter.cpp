@@ -8,15 +8,15 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/adapter_state.hpp"
-#include "bindings/arguments.hpp"
 #include "bindings/completion_queue.hpp"
 #include "bindings/connection.hpp"
 #include "bindings/enums.hpp"
-#include "bindings/errors.hpp"
-#include "bindings/gil.hpp"
 #include "bindings/memory.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/adapter_state.hpp"
+#include "bindings/python/arguments.hpp"
+#include "bindings/python/errors.hpp"
+#include "bindings/python/gil.hpp"
 #include "bindings/stream.hpp"
 #include "providers/builtin/builtin.hpp"
 

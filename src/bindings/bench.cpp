@@ -10,10 +10,10 @@
 #include <utility>
 
 #include "bench/bench.hpp"
-#include "bindings/errors.hpp"
-#include "bindings/gil.hpp"
 #include "bindings/memory.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/errors.hpp"
+#include "bindings/python/gil.hpp"
 #include "bindings/queue_pair.hpp"
 
 namespace ndv::bindings {

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "bench/stream.hpp"
-#include "bindings/errors.hpp"
-#include "bindings/gil.hpp"
+#include "bindings/python/errors.hpp"
+#include "bindings/python/gil.hpp"
 #include "bindings/stream.hpp"
 
 namespace ndv::bindings {

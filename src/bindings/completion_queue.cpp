@@ -10,12 +10,12 @@
 #include <optional>
 #include <string>
 
-#include "bindings/callbacks.hpp"
-#include "bindings/collected.hpp"
-#include "bindings/contexts.hpp"
 #include "bindings/enums.hpp"
-#include "bindings/errors.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/callbacks.hpp"
+#include "bindings/python/collected.hpp"
+#include "bindings/python/contexts.hpp"
+#include "bindings/python/errors.hpp"
 
 namespace ndv::bindings {
 namespace {

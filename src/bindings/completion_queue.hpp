@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CompletionQueue as Python sees it. poll and poll_into are in hot.cpp.
+// CompletionQueue as Python sees it. poll and poll_into are in hot/queue_pair.cpp.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/handle.hpp"
+#include "bindings/python/handle.hpp"
 #include "core/completion_queue.hpp"
 
 namespace ndv::bindings {

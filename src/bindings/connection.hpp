@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/handle.hpp"
+#include "bindings/python/handle.hpp"
 #include "core/connection.hpp"
 
 namespace ndv::bindings {

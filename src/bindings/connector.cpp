@@ -9,11 +9,11 @@
 #include <tuple>
 #include <utility>
 
-#include "bindings/arguments.hpp"
-#include "bindings/collected.hpp"
 #include "bindings/connection.hpp"
-#include "bindings/errors.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/arguments.hpp"
+#include "bindings/python/collected.hpp"
+#include "bindings/python/errors.hpp"
 #include "bindings/queue_pair.hpp"
 
 namespace ndv::bindings {

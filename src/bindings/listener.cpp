@@ -7,10 +7,10 @@
 #include <string>
 #include <utility>
 
-#include "bindings/collected.hpp"
 #include "bindings/connection.hpp"
-#include "bindings/errors.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/collected.hpp"
+#include "bindings/python/errors.hpp"
 
 namespace ndv::bindings {
 

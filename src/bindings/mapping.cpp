@@ -7,11 +7,11 @@
 #include <optional>
 #include <string>
 
-#include "bindings/collected.hpp"
 #include "bindings/enums.hpp"
-#include "bindings/errors.hpp"
 #include "bindings/memory.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/collected.hpp"
+#include "bindings/python/errors.hpp"
 
 namespace ndv::bindings {
 namespace {

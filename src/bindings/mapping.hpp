@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // LogicalAddressMapping, FastRegisterMemoryRegion and MemoryWindow as Python sees them. The
-// requests that fill and empty them are in hot_mapping.cpp.
+// requests that fill and empty them are in hot/mapping.cpp.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -9,8 +9,8 @@
 #include <optional>
 #include <utility>
 
-#include "bindings/buffer.hpp"
-#include "bindings/handle.hpp"
+#include "bindings/python/buffer.hpp"
+#include "bindings/python/handle.hpp"
 #include "core/mapping.hpp"
 
 namespace ndv::bindings {

@@ -6,8 +6,8 @@
 
 #include <memory>
 
-#include "bindings/buffer.hpp"
-#include "bindings/handle.hpp"
+#include "bindings/python/buffer.hpp"
+#include "bindings/python/handle.hpp"
 #include "core/memory.hpp"
 
 namespace ndv::bindings {

@@ -8,10 +8,10 @@
 #include <string>
 
 #include "base/live.hpp"
-#include "bindings/adapter_state.hpp"
-#include "bindings/deferred.hpp"
-#include "bindings/gil.hpp"
-#include "bindings/segments.hpp"
+#include "bindings/hot/segments.hpp"
+#include "bindings/python/adapter_state.hpp"
+#include "bindings/python/deferred.hpp"
+#include "bindings/python/gil.hpp"
 #include "bindings/stream.hpp"
 
 namespace ndv::bindings {

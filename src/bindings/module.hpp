@@ -4,9 +4,9 @@
 
 #include <pybind11/pybind11.h>
 
-#include "bindings/integers.hpp"
 #include "bindings/mapping.hpp"
 #include "bindings/memory.hpp"
+#include "bindings/python/integers.hpp"
 
 namespace ndv::bindings {
 

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "bindings/connection.hpp"
-#include "bindings/errors.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/errors.hpp"
 
 namespace ndv::bindings {
 

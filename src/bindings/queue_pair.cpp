@@ -4,11 +4,11 @@
 
 #include <string>
 
-#include "bindings/collected.hpp"
 #include "bindings/completion_queue.hpp"
 #include "bindings/enums.hpp"
-#include "bindings/errors.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/collected.hpp"
+#include "bindings/python/errors.hpp"
 #include "bindings/shared_receive_queue.hpp"
 
 namespace ndv::bindings {

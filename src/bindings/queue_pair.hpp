@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// QueuePair as Python sees it. Its posting calls are in hot.cpp.
+// QueuePair as Python sees it. Its posting calls are in hot/queue_pair.cpp.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -7,8 +7,8 @@
 #include <memory>
 #include <utility>
 
-#include "bindings/contexts.hpp"
-#include "bindings/handle.hpp"
+#include "bindings/python/contexts.hpp"
+#include "bindings/python/handle.hpp"
 #include "core/queue_pair.hpp"
 
 namespace ndv::bindings {

@@ -8,9 +8,9 @@
 #include <array>
 #include <string>
 
-#include "bindings/contexts.hpp"
 #include "bindings/enums.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/contexts.hpp"
 #include "core/detail.hpp"
 #include "core/outstanding.hpp"
 

@@ -6,14 +6,14 @@
 #include <optional>
 #include <string>
 
-#include "bindings/callbacks.hpp"
-#include "bindings/collected.hpp"
 #include "bindings/completion_queue.hpp"
 #include "bindings/enums.hpp"
-#include "bindings/hot.hpp"
+#include "bindings/hot/method.hpp"
+#include "bindings/hot/segments.hpp"
 #include "bindings/memory.hpp"
 #include "bindings/module.hpp"
-#include "bindings/segments.hpp"
+#include "bindings/python/callbacks.hpp"
+#include "bindings/python/collected.hpp"
 
 namespace ndv::bindings {
 namespace {

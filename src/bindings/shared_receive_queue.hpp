@@ -7,8 +7,8 @@
 #include <memory>
 #include <utility>
 
-#include "bindings/contexts.hpp"
-#include "bindings/handle.hpp"
+#include "bindings/python/contexts.hpp"
+#include "bindings/python/handle.hpp"
 #include "core/shared_receive_queue.hpp"
 
 namespace ndv::bindings {

@@ -11,10 +11,10 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/buffer.hpp"
-#include "bindings/collected.hpp"
-#include "bindings/errors.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/buffer.hpp"
+#include "bindings/python/collected.hpp"
+#include "bindings/python/errors.hpp"
 
 namespace ndv::bindings {
 namespace {

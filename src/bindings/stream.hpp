@@ -9,8 +9,8 @@
 #include <optional>
 
 #include "bindings/connection.hpp"
-#include "bindings/errors.hpp"
-#include "bindings/handle.hpp"
+#include "bindings/python/errors.hpp"
+#include "bindings/python/handle.hpp"
 #include "stream/listener.hpp"
 #include "stream/readiness.hpp"
 #include "stream/stream.hpp"

@@ -6,8 +6,8 @@
 #include <optional>
 #include <utility>
 
-#include "bindings/errors.hpp"
-#include "bindings/gil.hpp"
+#include "bindings/python/errors.hpp"
+#include "bindings/python/gil.hpp"
 #include "bindings/stream.hpp"
 
 namespace ndv::bindings {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Local and remote memory of requests.
-#include "bindings/segments.hpp"
+#include "bindings/hot/segments.hpp"
 
 #include <string>
 
-#include "bindings/arguments.hpp"
-#include "bindings/errors.hpp"
 #include "bindings/memory.hpp"
+#include "bindings/python/arguments.hpp"
+#include "bindings/python/errors.hpp"
 
 namespace ndv::bindings {
 namespace {

@@ -11,7 +11,7 @@
 #include <span>
 #include <vector>
 
-#include "bindings/buffer.hpp"
+#include "bindings/python/buffer.hpp"
 #include "bindings/queue_pair.hpp"
 #include "core/types.hpp"
 

@@ -10,11 +10,11 @@
 #include <optional>
 #include <string>
 
-#include "bindings/arguments.hpp"
-#include "bindings/buffer.hpp"
-#include "bindings/errors.hpp"
-#include "bindings/gil.hpp"
-#include "bindings/hot.hpp"
+#include "bindings/hot/method.hpp"
+#include "bindings/python/arguments.hpp"
+#include "bindings/python/buffer.hpp"
+#include "bindings/python/errors.hpp"
+#include "bindings/python/gil.hpp"
 #include "bindings/stream.hpp"
 
 namespace ndv::bindings {

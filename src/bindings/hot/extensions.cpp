@@ -4,7 +4,7 @@
 
 #include <array>
 
-#include "bindings/hot.hpp"
+#include "bindings/hot/method.hpp"
 #include "bindings/module.hpp"
 
 namespace ndv::bindings {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The cold half of argument parsing.
-#include "bindings/arguments.hpp"
+#include "bindings/python/arguments.hpp"
 
 #include <limits>
 #include <string>
 
-#include "bindings/errors.hpp"
-#include "bindings/integers.hpp"
+#include "bindings/python/errors.hpp"
+#include "bindings/python/integers.hpp"
 
 namespace ndv::bindings {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Context nodes and their free list.
-#include "bindings/contexts.hpp"
+#include "bindings/python/contexts.hpp"
 
 #include <utility>
 

@@ -9,9 +9,9 @@
 #include <memory>
 #include <new>
 
-#include "bindings/arguments.hpp"
-#include "bindings/contexts.hpp"
-#include "bindings/errors.hpp"
+#include "bindings/python/arguments.hpp"
+#include "bindings/python/contexts.hpp"
+#include "bindings/python/errors.hpp"
 #include "bindings/queue_pair.hpp"
 #include "core/queue_pair.hpp"
 
@@ -60,7 +60,7 @@ struct Given {
     PyObject* flags = nullptr;
 };
 
-// The rest of a posting call whose own arguments are in `request` already. In hot.cpp.
+// The rest of a posting call whose own arguments are in `request` already. In queue_pair.cpp.
 PyObject* post_request(PyObject* self, core::WorkRequest request, const Given& given);
 
 using Call = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*);

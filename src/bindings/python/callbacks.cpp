@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The loop of the callback thread.
-#include "bindings/callbacks.hpp"
+#include "bindings/python/callbacks.hpp"
 
 #include <cerrno>
 #include <exception>
 #include <utility>
 
-#include "bindings/errors.hpp"
-#include "bindings/gil.hpp"
+#include "bindings/python/errors.hpp"
+#include "bindings/python/gil.hpp"
 
 namespace ndv::bindings {
 namespace {

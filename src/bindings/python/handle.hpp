@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/adapter_state.hpp"
-#include "bindings/deferred.hpp"
-#include "bindings/gil.hpp"
+#include "bindings/python/adapter_state.hpp"
+#include "bindings/python/deferred.hpp"
+#include "bindings/python/gil.hpp"
 
 namespace ndv::bindings {
 

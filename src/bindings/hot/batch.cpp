@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <string>
 
-#include "bindings/buffer.hpp"
-#include "bindings/hot.hpp"
+#include "bindings/hot/method.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/buffer.hpp"
 
 namespace ndv::bindings {
 namespace {

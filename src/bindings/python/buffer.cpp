@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Exports and their diagnosis.
-#include "bindings/buffer.hpp"
+#include "bindings/python/buffer.hpp"
 
 #include <pybind11/numpy.h>
 #include <sys/syscall.h>
@@ -12,9 +12,9 @@
 #include <string>
 #include <utility>
 
-#include "bindings/deferred.hpp"
 #include "bindings/enums.hpp"
-#include "bindings/errors.hpp"
+#include "bindings/python/deferred.hpp"
+#include "bindings/python/errors.hpp"
 
 namespace ndv::bindings {
 namespace {

@@ -6,8 +6,8 @@
 #include <mutex>
 #include <vector>
 
-#include "bindings/deferred.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/deferred.hpp"
 
 namespace ndv::bindings {
 namespace {

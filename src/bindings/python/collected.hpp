@@ -10,7 +10,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include "bindings/handle.hpp"
+#include "bindings/python/handle.hpp"
 
 namespace ndv::bindings {
 

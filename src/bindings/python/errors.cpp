@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Error values to Python exceptions.
-#include "bindings/errors.hpp"
+#include "bindings/python/errors.hpp"
 
 #include <pybind11/pybind11.h>
 
-#include "bindings/integers.hpp"
+#include "bindings/python/integers.hpp"
 
 namespace ndv::bindings {
 namespace {

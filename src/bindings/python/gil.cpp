@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The GIL, deadlines and the end of the interpreter.
-#include "bindings/gil.hpp"
+#include "bindings/python/gil.hpp"
 
 #include <pthread.h>
 #include <unistd.h>
@@ -12,8 +12,8 @@
 #include <string>
 #include <utility>
 
-#include "bindings/deferred.hpp"
-#include "bindings/errors.hpp"
+#include "bindings/python/deferred.hpp"
+#include "bindings/python/errors.hpp"
 
 namespace ndv::bindings {
 namespace {

@@ -9,7 +9,7 @@
 #include <optional>
 #include <string>
 
-#include "bindings/integers.hpp"
+#include "bindings/python/integers.hpp"
 
 namespace ndv::bindings {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Opening and closing of adapters, also by the garbage collector and at the interpreter's end.
-#include "bindings/adapter_state.hpp"
+#include "bindings/python/adapter_state.hpp"
 
 #include <unistd.h>
 
@@ -8,9 +8,9 @@
 #include <string_view>
 #include <utility>
 
-#include "bindings/errors.hpp"
-#include "bindings/gil.hpp"
-#include "bindings/handle.hpp"
+#include "bindings/python/errors.hpp"
+#include "bindings/python/gil.hpp"
+#include "bindings/python/handle.hpp"
 
 namespace ndv::bindings {
 namespace {

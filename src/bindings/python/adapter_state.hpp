@@ -14,7 +14,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "bindings/callbacks.hpp"
+#include "bindings/python/callbacks.hpp"
 #include "core/adapter.hpp"
 
 namespace ndv::bindings {

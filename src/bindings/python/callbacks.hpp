@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "base/shortage.hpp"
-#include "bindings/deferred.hpp"
+#include "bindings/python/deferred.hpp"
 #include "core/adapter.hpp"
 
 namespace ndv::bindings {

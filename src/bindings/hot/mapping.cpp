@@ -12,11 +12,11 @@
 #include <string_view>
 #include <vector>
 
-#include "bindings/buffer.hpp"
-#include "bindings/hot.hpp"
+#include "bindings/hot/method.hpp"
 #include "bindings/mapping.hpp"
 #include "bindings/memory.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/buffer.hpp"
 
 namespace ndv::bindings {
 namespace {

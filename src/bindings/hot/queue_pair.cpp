@@ -11,16 +11,16 @@
 #include <new>
 #include <string>
 
-#include "bindings/arguments.hpp"
-#include "bindings/buffer.hpp"
 #include "bindings/completion_queue.hpp"
-#include "bindings/contexts.hpp"
-#include "bindings/errors.hpp"
-#include "bindings/hot.hpp"
+#include "bindings/hot/method.hpp"
+#include "bindings/hot/segments.hpp"
 #include "bindings/module.hpp"
+#include "bindings/python/arguments.hpp"
+#include "bindings/python/buffer.hpp"
+#include "bindings/python/contexts.hpp"
+#include "bindings/python/errors.hpp"
 #include "bindings/queue_pair.hpp"
 #include "bindings/result.hpp"
-#include "bindings/segments.hpp"
 
 namespace ndv::bindings {
 namespace {

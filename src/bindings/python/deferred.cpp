@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The stack of deferred work.
-#include "bindings/deferred.hpp"
+#include "bindings/python/deferred.hpp"
 
-#include "bindings/gil.hpp"
+#include "bindings/python/gil.hpp"
 
 namespace ndv::bindings {
 

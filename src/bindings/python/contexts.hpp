@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/deferred.hpp"
+#include "bindings/python/deferred.hpp"
 #include "core/types.hpp"
 
 namespace ndv::bindings {
