@@ -91,7 +91,7 @@ soak: $(VENV)/.installed $(VENV)/.test-tools  ## Run the long campaigns for SOAK
 	$(BIN)/python tests/soak.py $(SOAK_MINUTES) $(SOAK_ARGS)
 
 lab: $(VENV)/.build-tools  ## Run the suites on kernel RDMA devices in a virtual machine (docs/lab.md; LAB_ARGS=...)
-	$(BIN)/python tests/lab/lab.py test $(LAB_ARGS)
+	PYTHONPATH=tests $(BIN)/python -m lab test $(LAB_ARGS)
 
 # A sanitized extension needs an environment of its own: the editable install's import hook would
 # win over PYTHONPATH. It borrows the packages of .venv, whose hook a nested .pth does not run.

@@ -70,7 +70,7 @@ def campaigns() -> dict[str, Campaign]:
         "walks": Campaign(4, ("tests/conformance/test_random_sequences.py",), effort=2),
         "engine": Campaign(2, ("tests/wire", "tests/engine")),
         "streams": Campaign(2, ("tests/stream/test_stream_simulation.py",)),
-        "kills": Campaign(2, ("tests/hostile/test_killed_peers.py", "tests/python/test_exit.py")),
+        "kills": Campaign(2, ("tests/hostile/test_killed_peers.py", "tests/package/test_exit.py")),
         "floods": Campaign(2, ("tests/hostile/test_floods.py", "tests/hostile/test_strangers.py")),
         "closing": Campaign(1, ("tests/conformance/test_close.py",), effort=3),
         "fuzz": Fuzzing(4, ()),

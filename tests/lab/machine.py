@@ -202,7 +202,9 @@ class Machine:
     def command(self, command, **options):
         """Start a shell command in the guest; options of Command."""
         if not self.is_running():
-            raise host.LabError(f"no machine {self.name!r} is running; start it with `lab.py up`")
+            raise host.LabError(
+                f"no machine {self.name!r} is running; start it with `python -m lab up`"
+            )
         return Command(self.host_port(recipe.AGENT_PORT), command, **options)
 
     def run(self, command, **options):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import ndverbs as nd
-from python.test_shown import run
+from package.test_shown import run
 
 CONNECTED = """
 import threading

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.copying import Process, ServeProcess, content, copy, ndverbs
 from ndverbs.copy_client import CHUNK
 from ndverbs.copy_protocol import CopyError, Reason
 from ndverbs.copy_server import WINDOW, WINDOWS
 from ndverbs.copy_target import PARTIAL_PREFIX
-from python.copying import Process, ServeProcess, content, copy, ndverbs
 
 # A client that stops where it is told, so that it can be killed there.
 _CLIENT = """

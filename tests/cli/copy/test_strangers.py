@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from cli.copying import LIMIT, Client, Serving, assert_serves, serving
 from ndverbs import Adapter
 from ndverbs.copy_channel import Channel
 from ndverbs.copy_places import Places
 from ndverbs.copy_protocol import Commit, CopyError, Done, Failure, Reason, Request, Window, Wrote
 from ndverbs.copy_server import FIRST_WINDOW
-from python.copying import LIMIT, Client, Serving, assert_serves, serving
 
 # An MPA request with and without peer-to-peer mode: all that these strangers ever say.
 MPA_REQUESTS = [

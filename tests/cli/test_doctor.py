@@ -11,7 +11,7 @@ import pytest
 
 import ndverbs as nd
 from ndverbs import cli, doctor
-from python.private_network import NOT_LET
+from soft import private_network
 
 
 def test_soft_provider_is_fine_on_this_machine(capsys):
@@ -150,11 +150,11 @@ print(json.dumps([doctor.findings(), nd.adapters()[0].addresses]))
 
 @pytest.fixture(scope="module")
 def bare_network():
-    folder = Path(__file__).parent
+    folder = Path(private_network.__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", _IN_A_NETWORK, folder], capture_output=True, text=True, timeout=60
     )
-    if done.returncode == NOT_LET:
+    if done.returncode == private_network.NOT_LET:
         pytest.skip(f"the kernel does not give us a network namespace: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

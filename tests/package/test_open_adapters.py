@@ -4,7 +4,7 @@
 import pytest
 
 import ndverbs as nd
-from python.test_shown import run
+from package.test_shown import run
 
 
 def test_an_adapter_that_is_dropped_open_warns():

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The lab's command line: a virtual machine with real kernel RDMA devices, siw and rxe."""
 
@@ -10,13 +9,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-# This file's own folder would hide the package of its name.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from lab import host, image, packages, recipe, siw  # noqa: E402
-from lab.machine import Machine  # noqa: E402
-from lab.results import Report  # noqa: E402
-from lab.runner import Runner, Session  # noqa: E402
+from lab import host, image, packages, recipe, siw
+from lab.machine import Machine
+from lab.results import Report
+from lab.runner import Runner, Session
 
 SUITES = ["conformance", "streams", "interop", "across"]
 EFFORT = 0.1  # an emulated processor repeats less
@@ -152,7 +148,7 @@ def _say(text):
 
 
 def parser():
-    top = argparse.ArgumentParser(prog="lab.py", description=__doc__)
+    top = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def add(call, text, name="default"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from python.copying import LIMIT, Process, ServeProcess, content
+from cli.copying import LIMIT, Process, ServeProcess, content
 
 
 def closed(redirections: str, *arguments: str) -> tuple[int, str, str]:

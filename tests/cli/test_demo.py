@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from cli.copying import Process, content, ndverbs
 from ndverbs import demo
 from ndverbs.cli import CommandError
 from ndverbs.copy_source import SourceFile
-from python.copying import Process, content, ndverbs
 
 Captured = pytest.CaptureFixture[str]
 

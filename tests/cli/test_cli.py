@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cli.copying import ServeProcess, ndverbs
 from ndverbs import cli, copy
 from ndverbs.copy_protocol import Reason
-from python.copying import ServeProcess, ndverbs
 
 Captured = pytest.CaptureFixture[str]
 

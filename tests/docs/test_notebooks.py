@@ -5,7 +5,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from markdown_examples import ROOT, clean_environment, programs
+from docs.markdown_examples import ROOT, clean_environment, programs
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIRST_WRITE = ROOT / "notebooks" / "01_first_write.ipynb"

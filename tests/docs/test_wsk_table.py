@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from markdown_examples import ROOT
+from docs.markdown_examples import ROOT
 
 PAGE = ROOT / "docs" / "wsk.md"
 ROWS = [

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cli.copying import LIMIT, Client, Serving, assert_serves, serving
 from ndverbs import Adapter
 from ndverbs.copy_channel import Channel
 from ndverbs.copy_client import copy_file
@@ -34,7 +35,6 @@ from ndverbs.copy_protocol import (
 )
 from ndverbs.copy_server import FIRST_WINDOW, WINDOW, WINDOWS
 from ndverbs.copy_source import SourceFile
-from python.copying import LIMIT, Client, Serving, assert_serves, serving
 
 
 @pytest.fixture(scope="module")

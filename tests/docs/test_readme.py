@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from markdown_examples import ROOT, assert_prints, blocks, clean_environment, programs, run
+from docs.markdown_examples import ROOT, assert_prints, blocks, clean_environment, programs, run
 
 README = ROOT / "README.md"
 LIMIT_S = 60

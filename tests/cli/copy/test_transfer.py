@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cli.copying import Serving, content, copy, serving
 from ndverbs import Adapter
 from ndverbs.copy_client import CHUNK
 from ndverbs.copy_protocol import CopyError, Flags, Reason
 from ndverbs.copy_server import WINDOW, WINDOWS
 from ndverbs.copy_target import PARTIAL_PREFIX
-from python.copying import Serving, content, copy, serving
 
 
 @pytest.fixture

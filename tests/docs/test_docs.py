@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from markdown_examples import (
+from docs.markdown_examples import (
     PAGE_PROGRAM,
     PAGES,
     ROOT,
