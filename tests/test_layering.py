@@ -127,9 +127,7 @@ def test_the_package_imports_only_the_standard_library_numpy_and_itself():
 
 
 def test_a_forbidden_include_is_found():
-    text = (
-        '#include "iwarp/mpa.hpp"\n#include <infiniband/verbs.h>\n// #include "stream/gate.hpp"\n'
-    )
+    text = '#include "iwarp/mpa.hpp"\n#include <infiniband/verbs.h>\n// #include "bench/plan.hpp"\n'
     assert forbidden_includes("core/adapter.cpp", text) == [
         'core/adapter.cpp: core may not use "iwarp/mpa.hpp"',
         "core/adapter.cpp: <infiniband/verbs.h> belongs to providers/verbs",
@@ -141,6 +139,112 @@ def test_a_forbidden_import_is_found():
     assert forbidden_imports("bench.py", text) == [
         "bench.py: imports scipy.stats; the package needs NumPy only",
         "bench.py: imports ndverbs._testing, which exists in test builds only",
+    ]
+
+
+# Room of the package -> rooms that it may import. The library is the ground, socket and wsk.
+PACKAGE_USES = {
+    "": set(),
+    "socket": {""},
+    "wsk": {"", "socket"},
+    "cli": {"", "socket", "cli"},
+}
+# Modules of the ground that are doors to rooms.
+DOORS = {"ndverbs": {"socket", "wsk"}, "ndverbs.socket_options": {"socket"}}
+DOORS["ndverbs.__main__"] = {"cli"}
+
+
+def package_modules() -> dict[str, str]:
+    """Return the text of every module of the package by its dotted name."""
+    modules = {}
+    for file in python_files():
+        parts = ["ndverbs", *file.relative_to(PACKAGE).with_suffix("").parts]
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file.read_text()
+    return modules
+
+
+def package_room(module: str) -> str:
+    """Return the room of a module: its first folder, "" on the ground."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in PACKAGE_USES else ""
+
+
+def statements_of_import(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Yield what runs when a module is imported, bodies of functions and typing's apart."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            is_typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or is_typing:
+                continue
+            if isinstance(node, ast.stmt):
+                yield node
+            waiting.append(node)
+
+
+def needed_modules(text: str, modules: dict[str, str]) -> set[str]:
+    """Return the modules of the package whose import a module's own import waits for."""
+    needed = set()
+    for node in statements_of_import(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            needed |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                needed.add(name if name in modules else node.module or "")
+    return needed & modules.keys()
+
+
+def circle(modules: dict[str, str]) -> list[str]:
+    """Return modules that import one another in a circle; none when there is no circle."""
+    graph = {name: needed_modules(text, modules) for name, text in modules.items()}
+    while leaves := [name for name, needed in graph.items() if not needed]:
+        for leaf in leaves:
+            del graph[leaf]
+        for needed in graph.values():
+            needed.difference_update(leaves)
+    return sorted(graph)
+
+
+def forbidden_rooms(module: str, text: str) -> list[str]:
+    """Return what a module imports, now or later, from rooms that it may not know."""
+    room = package_room(module)
+    allowed = {room} | PACKAGE_USES[room] | DOORS.get(module, set())
+    return [
+        f"{module}: imports {name}"
+        for name in imported_modules(text)
+        if name.split(".")[0] == "ndverbs" and package_room(name) not in allowed
+    ]
+
+
+def test_no_modules_of_the_package_import_one_another_in_a_circle():
+    assert circle(package_modules()) == []
+
+
+def test_a_circle_is_found_wherever_a_module_imports_as_it_is_imported():
+    modules = {
+        "ndverbs.a": "from ndverbs import b\ntry:\n import ndverbs.c\nfinally: pass",
+        "ndverbs.b": "def later():\n from ndverbs import a",
+        "ndverbs.c": "from ndverbs.a import something",
+    }
+    assert circle(modules) == ["ndverbs.a", "ndverbs.c"]
+    modules["ndverbs.c"] = "if TYPE_CHECKING:\n from ndverbs.a import something"
+    assert circle(modules) == []
+
+
+def test_the_library_imports_no_program_and_a_room_only_those_below_it():
+    problems = []
+    for module, text in package_modules().items():
+        problems += forbidden_rooms(module, text)
+    assert problems == []
+
+
+def test_a_forbidden_room_is_found():
+    text = "def later():\n from ndverbs.cli.failure import complain\n from ndverbs import wsk\n"
+    assert forbidden_rooms("ndverbs.socket._socket", text) == [
+        "ndverbs.socket._socket: imports ndverbs.cli.failure",
+        "ndverbs.socket._socket: imports ndverbs.cli.failure.complain",
+        "ndverbs.socket._socket: imports ndverbs.wsk",
     ]
 
 

@@ -14,8 +14,7 @@ if _sys.platform != "linux":
 
 from typing import TYPE_CHECKING
 
-from ndverbs import _logs, _shown
-from ndverbs import aio as _aio
+from ndverbs import _coroutines, _logs, _shown
 from ndverbs._native import (
     Access,
     Adapter,
@@ -60,8 +59,13 @@ from ndverbs.remote import RemoteBuffer
 
 if TYPE_CHECKING:
     from ndverbs import wsk
-    from ndverbs.socket import Socket, create_connection, create_server
-    from ndverbs.stream_aio import open_connection, start_server
+    from ndverbs.socket import (
+        Socket,
+        create_connection,
+        create_server,
+        open_connection,
+        start_server,
+    )
 
 __all__ = [
     "Access",
@@ -114,7 +118,7 @@ __version__: str
 
 _logs.set_up()
 _shown.attach()
-_aio.attach()
+_coroutines.attach()
 
 
 # Streams are loaded when they are used: what they stand on is slow to import.
@@ -122,8 +126,8 @@ _LAZY = {
     "Socket": "ndverbs.socket",
     "create_connection": "ndverbs.socket",
     "create_server": "ndverbs.socket",
-    "open_connection": "ndverbs.stream_aio",
-    "start_server": "ndverbs.stream_aio",
+    "open_connection": "ndverbs.socket",
+    "start_server": "ndverbs.socket",
     "wsk": "ndverbs.wsk",
 }
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
-from ndverbs.aio import _Results
+from ndverbs._coroutines import _Results
 from ndverbs.remote import RemoteBuffer
 
 class _Remote(Protocol):

@@ -102,7 +102,7 @@ private:
     const std::shared_ptr<Arrivals> arrivals_;
 };
 
-// "host:port", "[v6]:port" or (host, port) as ndverbs.address resolves it.
+// "host:port", "[v6]:port" or (host, port) as ndverbs._address resolves it.
 [[nodiscard]] core::SocketAddress resolve_address(const py::object& address);
 
 }  // namespace ndv::bindings

@@ -240,7 +240,7 @@ auto fields(const core::ConnectionData& data) {
 
 core::SocketAddress resolve_address(const py::object& address) {
     // Resolving names may block; socket.getaddrinfo gives the GIL up itself.
-    const py::object resolve = py::module_::import("ndverbs.address").attr("resolve");
+    const py::object resolve = py::module_::import("ndverbs._address").attr("resolve");
     const auto [host, port] = resolve(address).cast<std::pair<std::string, std::uint16_t>>();
     return value_or_raise(core::SocketAddress::parse(host, port));
 }

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from ndverbs import Access, Adapter, MemoryRegion
-from ndverbs.copy_channel import Channel
-from ndverbs.copy_client import Copied, copy_file
-from ndverbs.copy_protocol import CopyError, Flags, Message, Request, Window
-from ndverbs.copy_server import Server
-from ndverbs.copy_source import SourceFile
+from ndverbs.cli.filecopy.channel import Channel
+from ndverbs.cli.filecopy.client import Copied, copy_file
+from ndverbs.cli.filecopy.protocol import CopyError, Flags, Message, Request, Window
+from ndverbs.cli.filecopy.server import Server
+from ndverbs.cli.filecopy.source import SourceFile
 
 LIMIT = 60  # seconds that only mean failure
 

@@ -11,21 +11,25 @@ from pathlib import Path
 import pytest
 
 import ndverbs as nd
-from ndverbs import _native, bench, bench_ends, bench_loops, bench_rivals
+from ndverbs import _native
+from ndverbs.cli import _main
+from ndverbs.cli.bench import command as bench
+from ndverbs.cli.bench import ends as bench_ends
+from ndverbs.cli.bench import loops as bench_loops
+from ndverbs.cli.bench import report
+from ndverbs.cli.bench import rivals as bench_rivals
 
 TINY = ["--iterations", "20", "--runs", "2"]
 SCHEMA = ["name", "value", "unit", "ratio", "target", "spread", "command"]
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
-    return parser.parse_args(arguments)
+    return _main.parser().parse_args(["bench", *arguments])
 
 
 def rows_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
     """Run the command with --json - and return its rows, checked for what all rows promise."""
-    code = bench.main(parsed(*arguments, "--json", "-"))
+    code = bench.run(parsed(*arguments, "--json", "-"))
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
     rows = json.loads(out)["rows"]
@@ -136,7 +140,7 @@ def test_public_tools_are_rivals_where_they_are_installed(capsys, name):
 
 def test_a_missing_tool_is_named(capsys, monkeypatch):
     monkeypatch.setattr(bench_rivals.shutil, "which", lambda program: None)
-    assert bench.main(parsed("write", "--bw", "--against", "iperf3", *TINY)) == 0
+    assert bench.run(parsed("write", "--bw", "--against", "iperf3", *TINY)) == 0
     out, err = capsys.readouterr()
     assert "not compared with iperf3: iperf3 is not installed" in err
     assert "write bandwidth 1048576 B" in out
@@ -144,7 +148,7 @@ def test_a_missing_tool_is_named(capsys, monkeypatch):
 
 def test_the_promised_ratios_have_a_target():
     def target(name: str, **fields: object) -> float | None:
-        return bench._target(name, bench_ends.Run(**{"operation": "write", **fields}))
+        return report._target(name, bench_ends.Run(**{"operation": "write", **fields}))
 
     assert target("iperf3", measure="bandwidth", size=1 << 20) == 1.0
     assert target("iperf3", measure="bandwidth", size=1 << 20, crc=True) is None
@@ -154,7 +158,7 @@ def test_the_promised_ratios_have_a_target():
 
 def test_json_goes_to_a_file_beside_the_table(capsys, tmp_path):
     path = tmp_path / "figures.json"
-    assert bench.main(parsed("write", "--bw", "--json", str(path), *TINY)) == 0
+    assert bench.run(parsed("write", "--bw", "--json", str(path), *TINY)) == 0
     assert "write bandwidth 1048576 B" in capsys.readouterr().out
     report = json.loads(path.read_text())
     assert list(report["rows"][0]) == SCHEMA
@@ -175,22 +179,22 @@ def test_sizes_take_binary_units():
 
 
 def test_a_size_beyond_the_adapter_is_refused(capsys):
-    assert bench.main(parsed("write", "--bw", "--sizes", "8,64G", *TINY)) == 1
+    assert bench.run(parsed("write", "--bw", "--sizes", "8,64G", *TINY)) == 1
     assert "exceeds" in capsys.readouterr().err
 
 
 def test_a_depth_beyond_the_adapter_is_refused(capsys):
-    assert bench.main(parsed("write", "--bw", "--depth", "100000000", *TINY)) == 1
+    assert bench.run(parsed("write", "--bw", "--depth", "100000000", *TINY)) == 1
     assert "depth 100000000 is too much" in capsys.readouterr().err
 
 
 def test_a_write_cannot_be_waited_for_at_its_target(capsys):
-    assert bench.main(parsed("write", "--lat", "--wait", *TINY)) == 1
+    assert bench.run(parsed("write", "--lat", "--wait", *TINY)) == 1
     assert "leave --wait out" in capsys.readouterr().err
 
 
 def test_an_unknown_adapter_is_a_sentence(capsys):
-    assert bench.main(parsed("write", "--bw", "--adapter", "nonsense", *TINY)) == 1
+    assert bench.run(parsed("write", "--bw", "--adapter", "nonsense", *TINY)) == 1
     assert "nonsense" in capsys.readouterr().err
 
 
@@ -206,9 +210,9 @@ def test_a_dead_peer_ends_the_command_with_a_sentence(capsys, monkeypatch, kind,
             timers.append(threading.Timer(0.5, os.kill, (self.pid, signal.SIGKILL)))
             timers[0].start()
 
-    monkeypatch.setattr(bench, "Peer", DoomedPeer)
+    monkeypatch.setattr(report, "Peer", DoomedPeer)
     length = ["--iterations", "1000000000", "--runs", "1"]
-    code = bench.main(parsed("send", kind, *loops, *length))
+    code = bench.run(parsed("send", kind, *loops, *length))
     timers[0].join()
     assert code == 1
     assert "the peer process was killed by SIGKILL" in capsys.readouterr().err

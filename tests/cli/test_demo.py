@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cli.copying import Process, content, ndverbs
-from ndverbs import demo
-from ndverbs.cli import CommandError
-from ndverbs.copy_source import SourceFile
+from ndverbs.cli.demo import comparison as demo
+from ndverbs.cli.failure import CommandError
+from ndverbs.cli.filecopy.source import SourceFile
 
 Captured = pytest.CaptureFixture[str]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import ndverbs as nd
-from ndverbs import cli, doctor
+from ndverbs import cli
+from ndverbs.cli import doctor
 from soft import private_network
 
 
@@ -143,7 +144,7 @@ except OSError as error:
     print(error, file=sys.stderr)
     sys.exit(private_network.NOT_LET)
 import ndverbs as nd
-from ndverbs import doctor
+from ndverbs.cli import doctor
 print(json.dumps([doctor.findings(), nd.adapters()[0].addresses]))
 """
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ndverbs import RdmaError, Status
-from ndverbs.address import is_numeric, resolve, split, text
+from ndverbs._address import is_numeric, resolve, split, text
 
 
 @pytest.mark.parametrize(

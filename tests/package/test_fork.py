@@ -268,7 +268,7 @@ def test_peer_notices_the_parents_death_although_the_child_lives(how):
 
 def test_a_lock_that_a_thread_of_the_parent_holds_does_not_stop_its_child():
     run("""
-    from ndverbs import sharing
-    with sharing._lock:
-        in_child(lambda: sharing.adapter_for("soft").close())
+    from ndverbs import _sharing
+    with _sharing._lock:
+        in_child(lambda: _sharing.adapter_for("soft").close())
     """)

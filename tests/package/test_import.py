@@ -68,8 +68,8 @@ def test_importing_loads_none_of_the_package_that_is_for_commands(imported):
         "ndverbs._logs",
         "ndverbs._native",
         "ndverbs._shown",
-        "ndverbs.address",
-        "ndverbs.aio",
+        "ndverbs._address",
+        "ndverbs._coroutines",
         "ndverbs.errors",
         "ndverbs.remote",
     }

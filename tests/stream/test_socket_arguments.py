@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ndverbs as nd
-from ndverbs import address, socket_options, wsk
+from ndverbs import _address, socket_options, wsk
 from stream.arrays import ARRAYS, OBJECTS
 from stream.sockets import LIMIT, Background, read_exactly
 
@@ -80,9 +80,9 @@ def test_the_scope_of_an_address_is_a_name_a_number_or_the_fourth_item_of_its_tu
 def test_an_address_of_ipv6_is_given_with_its_scope(scope):
     host = f"fe80::1%{scope}"
     expected = (host, 5, 0, socket.if_nametoindex("lo"))
-    assert address.socket_address((host, 5), socket.AF_INET6) == expected
-    assert address.socket_address(("::1", 5), socket.AF_INET6) == ("::1", 5, 0, 0)
-    assert address.socket_address(("127.0.0.1", 5), socket.AF_INET) == ("127.0.0.1", 5)
+    assert _address.socket_address((host, 5), socket.AF_INET6) == expected
+    assert _address.socket_address(("::1", 5), socket.AF_INET6) == ("::1", 5, 0, 0)
+    assert _address.socket_address(("127.0.0.1", 5), socket.AF_INET) == ("127.0.0.1", 5)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_an_address_of_ipv6_is_given_with_its_scope(scope):
     ],
 )
 def test_a_tuple_with_a_scope_splits_into_host_and_port(given, expected):
-    host, port = address.split(given)
+    host, port = _address.split(given)
     assert (host, port) == expected
     assert type(port) is int
 
@@ -103,7 +103,7 @@ def test_a_tuple_with_a_scope_splits_into_host_and_port(given, expected):
 @pytest.mark.parametrize("scope", [-1, 1 << 32])
 def test_a_scope_that_is_no_interface_is_refused(scope):
     with pytest.raises(ValueError, match="is no number of an interface"):
-        address.split(("fe80::1", 5, 0, scope))
+        _address.split(("fe80::1", 5, 0, scope))
 
 
 @pytest.mark.parametrize("host", ["a\0b", "127.0.0.1\0", "::1%\0"])

@@ -8,7 +8,7 @@ import weakref
 import pytest
 
 import ndverbs as nd
-from ndverbs.sharing import adapter_for
+from ndverbs._sharing import adapter_for
 from stream.sockets import LIMIT, Background, connected, read_exactly
 
 

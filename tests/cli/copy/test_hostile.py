@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from cli.copying import LIMIT, Client, Serving, assert_serves, serving
 from ndverbs import Adapter
-from ndverbs.copy_channel import Channel
-from ndverbs.copy_client import copy_file
-from ndverbs.copy_protocol import (
+from ndverbs.cli.filecopy.channel import Channel
+from ndverbs.cli.filecopy.client import copy_file
+from ndverbs.cli.filecopy.protocol import (
     MAX_MESSAGE,
     Commit,
     CopyError,
@@ -33,8 +33,8 @@ from ndverbs.copy_protocol import (
     Window,
     Wrote,
 )
-from ndverbs.copy_server import FIRST_WINDOW, WINDOW, WINDOWS
-from ndverbs.copy_source import SourceFile
+from ndverbs.cli.filecopy.server import FIRST_WINDOW, WINDOW, WINDOWS
+from ndverbs.cli.filecopy.source import SourceFile
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 
 from cli.copying import Process, ServeProcess, content, copy, ndverbs
-from ndverbs.copy_client import CHUNK
-from ndverbs.copy_protocol import CopyError, Reason
-from ndverbs.copy_server import WINDOW, WINDOWS
-from ndverbs.copy_target import PARTIAL_PREFIX
+from ndverbs.cli.filecopy.client import CHUNK
+from ndverbs.cli.filecopy.protocol import CopyError, Reason
+from ndverbs.cli.filecopy.server import WINDOW, WINDOWS
+from ndverbs.cli.filecopy.target import PARTIAL_PREFIX
 
 # A client that stops where it is told, so that it can be killed there.
 _CLIENT = """
 import sys, zlib
 from ndverbs import Access, Adapter
-from ndverbs.copy_channel import Channel
-from ndverbs.copy_protocol import Commit, Request, Wrote
-from ndverbs.copy_server import FIRST_WINDOW
+from ndverbs.cli.filecopy.channel import Channel
+from ndverbs.cli.filecopy.protocol import Commit, Request, Wrote
+from ndverbs.cli.filecopy.server import FIRST_WINDOW
 
 host, port, phase, target = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 channel = Channel(Adapter.open("soft"), write_depth=4)

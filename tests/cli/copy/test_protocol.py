@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ndverbs.copy_protocol import (
+from ndverbs.cli.filecopy.protocol import (
     MAX_MESSAGE,
     MAX_NAME,
     MAX_SIZE,

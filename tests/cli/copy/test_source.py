@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ndverbs.copy_protocol import CopyError, Reason
-from ndverbs.copy_source import SourceFile
+from ndverbs.cli.filecopy.protocol import CopyError, Reason
+from ndverbs.cli.filecopy.source import SourceFile
 
 
 def described(path: Path) -> str:

@@ -15,10 +15,19 @@ import pytest
 
 from cli.copying import LIMIT, Client, Serving, assert_serves, serving
 from ndverbs import Adapter
-from ndverbs.copy_channel import Channel
-from ndverbs.copy_places import Places
-from ndverbs.copy_protocol import Commit, CopyError, Done, Failure, Reason, Request, Window, Wrote
-from ndverbs.copy_server import FIRST_WINDOW
+from ndverbs.cli.filecopy.channel import Channel
+from ndverbs.cli.filecopy.places import Places
+from ndverbs.cli.filecopy.protocol import (
+    Commit,
+    CopyError,
+    Done,
+    Failure,
+    Reason,
+    Request,
+    Window,
+    Wrote,
+)
+from ndverbs.cli.filecopy.server import FIRST_WINDOW
 
 # An MPA request with and without peer-to-peer mode: all that these strangers ever say.
 MPA_REQUESTS = [

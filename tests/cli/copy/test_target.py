@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ndverbs.copy_protocol import CopyError, Reason
-from ndverbs.copy_target import (
+from ndverbs.cli.filecopy.protocol import CopyError, Reason
+from ndverbs.cli.filecopy.target import (
     PARTIAL_PREFIX,
     PartialFile,
     check_target,

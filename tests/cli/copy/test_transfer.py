@@ -11,10 +11,10 @@ import pytest
 
 from cli.copying import Serving, content, copy, serving
 from ndverbs import Adapter
-from ndverbs.copy_client import CHUNK
-from ndverbs.copy_protocol import CopyError, Flags, Reason
-from ndverbs.copy_server import WINDOW, WINDOWS
-from ndverbs.copy_target import PARTIAL_PREFIX
+from ndverbs.cli.filecopy.client import CHUNK
+from ndverbs.cli.filecopy.protocol import CopyError, Flags, Reason
+from ndverbs.cli.filecopy.server import WINDOW, WINDOWS
+from ndverbs.cli.filecopy.target import PARTIAL_PREFIX
 
 
 @pytest.fixture

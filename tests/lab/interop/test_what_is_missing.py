@@ -78,7 +78,7 @@ def file_of(device):
 def bad_findings(prefix=()):
     """Return what the doctor finds wrong with the verbs provider: check to what and remedy."""
     program = (
-        "import json; from ndverbs import doctor\n"
+        "import json; from ndverbs.cli import doctor\n"
         "print(json.dumps([f for f in doctor.findings() if f.provider == 'verbs']))"
     )
     rows = json.loads(_run(program, prefix))

@@ -10,7 +10,7 @@ import pytest
 
 import ndverbs as nd
 from ndverbs import wsk
-from ndverbs.wsk_request import Promise
+from ndverbs.wsk._request import Promise
 from stream.sockets import LIMIT, Background
 from stream.wsk_ends import receive
 

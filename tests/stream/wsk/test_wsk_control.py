@@ -89,7 +89,7 @@ def test_static_events_are_chosen_before_the_first_socket(ends):
 
 
 def test_static_events_are_on_in_every_socket_for_good(ends, monkeypatch, make_ends):
-    monkeypatch.setattr(wsk, "_has_sockets", False)
+    monkeypatch.setattr(wsk._client, "_has_sockets", False)
     monkeypatch.setattr(wsk._events, "static_events", wsk.EventMask(0))
     wsk.set_static_event_callbacks(RECEIVE)
     made = make_ends(on_receive=lambda _, shown, __: made.told.put(bytes(shown[0].array)))

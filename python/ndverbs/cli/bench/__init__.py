@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ndverbs bench`: writes, reads, sends and streams, timed."""

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `ndverbs bench`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from ndverbs.cli._arguments import Commands
+from ndverbs.errors import RdmaError
+
+RIVALS = ("iperf3", "ucx", "fi_pingpong", "socket", "perftest")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_EPILOG = """\
+Sizes take K, M and G (powers of 1024); GB/s is 10^9 bytes per second. Latency of write and send is
+half of a round trip, of read the whole. Figures are medians over --runs; "spread" is (highest -
+lowest) / median. A row of --against is the tool's figure; its ratio is ours / theirs: above 1 is
+good for bandwidth and rate, below 1 for latency, where means are compared, because means are what
+tools print. Bandwidth ends when the peer has answered a Send behind the last byte. stream:
+sockets over the adapter, --bw and --lat (whole round trips), against iperf3 and socket.
+"""
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of "8", "64K" or "1M"; argparse shows the error."""
+    digits = text.strip().upper().removesuffix("IB").rstrip("KMG")
+    unit = text.strip().upper().removesuffix("IB")[len(digits) :]
+    if not digits.isdecimal() or unit not in _UNITS or int(digits) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size of at least 1, such as 8 or 1M")
+    return int(digits) * _UNITS[unit]
+
+
+def _parse_sizes(text: str) -> list[int]:
+    return [parse_size(part) for part in text.split(",")]
+
+
+def _parse_rivals(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in RIVALS:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(RIVALS)}")
+    return names
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], Any]:
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(0)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+        return value
+
+    return parse
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "bench",
+        help="time writes, reads and sends",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run, is_report=False)
+    add = parser.add_argument
+    add("operation", choices=("write", "read", "send", "stream"), help="what to time")
+    add("--lat", action="store_true", help="latency: median, 99th percentile, lowest, mean")
+    add("--bw", action="store_true", help="bandwidth in GB/s")
+    add("--rate", action="store_true", help="requests per second; without a choice, all three")
+    add(
+        "--sizes",
+        type=_parse_sizes,
+        metavar="BYTES,...",
+        help="default: 8 for latency and rate, 1M for bandwidth",
+    )
+    add("--depth", type=_positive(int), help="requests in flight (bandwidth 16, rate 64)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--iterations", type=_positive(int), metavar="N", help="operations a run")
+    length.add_argument(
+        "--seconds", type=_positive(float), metavar="S", default=1.0, help="length of a run (1)"
+    )
+    add("--runs", type=_positive(int), metavar="N", default=3, help="runs of each kind (3)")
+    add(
+        "--crc",
+        action=argparse.BooleanOptionalAction,
+        help="CRC32C on every frame, or none (default: between hosts)",
+    )
+    add("--wait", action="store_true", help="sleep for completions instead of polling")
+    add("--python", action="store_true", help="loops in Python; --rate also shows CPU per request")
+    add(
+        "--many",
+        action="store_true",
+        help="with --rate --python: post_many and poll_into in place of a call per request",
+    )
+    add(
+        "--against",
+        type=_parse_rivals,
+        default=[],
+        metavar="TOOL,...",
+        help=f"compare, run by run, with: {', '.join(RIVALS)}",
+    )
+    add(
+        "--adapter", metavar="NAME", help="default: environment variable NDVERBS_ADAPTER, else soft"
+    )
+    add("--json", metavar="FILE", help="write the rows there; - is standard output, and no table")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Run the command; the exit code says whether every figure was taken."""
+    from ndverbs.cli.bench import report
+    from ndverbs.cli.bench.loops import BenchError
+
+    try:
+        return report.run(given)
+    except (BenchError, RdmaError, OSError) as failure:
+        print(f"ndverbs bench: {failure}", file=sys.stderr)
+        return 1

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two ends of a benchmark run: the command's own and the process that it starts as its peer.
+
+They agree over a socket pair, one JSON object a line, and a run has these steps, initiator first:
+
+    {"run": ...}      what to do
+    {"offer": ...}    where to connect, and the memory to aim at
+    {"target": ...}   the other direction
+    {"ready": true}   receives are posted
+    the connection and the timed loops
+    {"over": ...}     from both: nobody closes before the other has finished
+
+An end that fails says {"error": "..."}. The peer ends when the channel does, so it cannot outlive
+the command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import mmap
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+
+from ndverbs._native import (
+    Access,
+    Adapter,
+    CompletionQueue,
+    Connector,
+    Listener,
+    MemoryRegion,
+    OperationType,
+    QueuePair,
+    _BenchPlan,
+    _BenchSession,
+)
+from ndverbs.cli.bench import loops as bench_loops
+from ndverbs.cli.bench.loops import BenchError
+from ndverbs.errors import RdmaError
+
+Operation = Literal["write", "read", "send"]
+Measure = Literal["latency", "bandwidth", "rate"]
+
+# Limits that only mean failure.
+_SETUP_TIMEOUT_S = 30.0
+_END_TIMEOUT_S = 5.0
+# Silent requests between two visible ones of a ping-pong.
+_LATENCY_SIGNALS = 32
+_WARM_UP_BYTES = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one run measures; the same on both ends."""
+
+    operation: Operation
+    measure: Measure
+    size: int
+    depth: int = 16
+    iterations: int = 0
+    seconds: float = 1.0
+    sleeps: bool = False
+    crc: bool | None = None
+    python: bool = False
+    many: bool = False
+    adapter: str | None = None
+
+    @property
+    def is_latency(self) -> bool:
+        """Return whether one request at a time is timed."""
+        return self.measure == "latency"
+
+    @property
+    def warm_up(self) -> int:
+        """Return how many operations precede the clock."""
+        most = 200 if self.is_latency else max(self.depth, min(1000, _WARM_UP_BYTES // self.size))
+        return min(most, self.iterations) if self.iterations else most
+
+    @property
+    def signal_every(self) -> int:
+        """Return how many requests one completion stands for; the rest succeed silently."""
+        if self.operation == "read" or self.python or self.measure == "bandwidth":
+            return 1
+        return _LATENCY_SIGNALS if self.is_latency else max(1, self.depth // 4)
+
+    def plan(self, *, is_initiator: bool) -> _BenchPlan:
+        """Return this run as the C++ loops take it."""
+        return _BenchPlan(
+            is_initiator=is_initiator,
+            is_latency=self.is_latency,
+            operation=OperationType[self.operation.upper()],
+            size=self.size,
+            depth=1 if self.is_latency else self.depth,
+            iterations=self.iterations,
+            seconds=self.seconds,
+            warm_up=self.warm_up,
+            signal_every=self.signal_every,
+            sleeps=self.sleeps,
+        )
+
+
+class Channel:
+    """JSON lines over a socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._lines = connection.makefile("rb")
+
+    def send(self, **message: Any) -> None:
+        """Send one message."""
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self) -> dict[str, Any] | None:
+        """Return the next message; None at the end."""
+        line = self._lines.readline()
+        return json.loads(line) if line.endswith(b"\n") else None
+
+    def expect(self, key: str) -> Any:
+        """Return `key` of the next message.
+
+        Raises
+        ------
+        BenchError
+            The other end failed and says so.
+        EOFError
+            The other end is gone.
+        """
+        message = self.receive()
+        if message is None:
+            raise EOFError("the control channel has ended")
+        if "error" in message:
+            raise BenchError(f"the peer failed: {message['error']}")
+        return message[key]
+
+    def close(self) -> None:
+        """Close; the other end reads the end."""
+        self._lines.close()
+        self._socket.close()
+
+
+class _Session(Protocol):
+    def run(self) -> dict[str, Any]: ...
+
+
+class _Side:
+    """The objects of one end of one run."""
+
+    def __init__(self, adapter: Adapter, run: Run, *, is_initiator: bool) -> None:
+        self._run = run
+        self._is_initiator = is_initiator
+        self._closing = contextlib.ExitStack()
+        try:
+            self._make(adapter)
+        except BaseException:
+            self._closing.close()
+            raise
+
+    def _make(self, adapter: Adapter) -> None:
+        enter = self._closing.enter_context
+        plan = self._run.plan(is_initiator=self._is_initiator)
+        limits: dict[str, int] = plan.limits
+        pd = enter(adapter.create_pd())
+        depth = limits["receive_queue_depth"] + limits["initiator_queue_depth"]
+        self.cq: CompletionQueue = enter(adapter.create_cq(depth))
+        self.source = _registered(pd.register, self._run.size, Access.LOCAL_WRITE)
+        self.target = _registered(
+            pd.register,
+            self._run.size,
+            Access.LOCAL_WRITE | Access.REMOTE_READ | Access.REMOTE_WRITE,
+        )
+        enter(self.source)
+        enter(self.target)
+        self.qp: QueuePair = enter(pd.create_qp(self.cq, self.cq, **limits))
+        self._plan = plan
+
+    def session(self, remote: tuple[int, int]) -> _Session:
+        """Return what runs this end, with its first receives posted."""
+        if self._run.python and (self._is_initiator or self._run.is_latency):
+            return bench_loops.Session(
+                self.qp,
+                self.cq,
+                self.source,
+                self.target,
+                remote,
+                self._plan,
+                bench_loops.Shape(
+                    is_initiator=self._is_initiator,
+                    operation=self._run.operation,
+                    measure=self._run.measure,
+                    size=self._run.size,
+                    depth=self._run.depth,
+                    iterations=self._run.iterations,
+                    seconds=self._run.seconds,
+                    warm_up=self._run.warm_up,
+                    sleeps=self._run.sleeps,
+                    many=self._run.many,
+                ),
+            )
+        return _BenchSession(self.qp, self.source, self.target, remote=remote, plan=self._plan)
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _registered(register: Any, size: int, access: Access) -> MemoryRegion:
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    array = np.frombuffer(memory, np.uint8)
+    array[:] = 0  # every page is there before the clock starts
+    region: MemoryRegion = register(array, access)
+    return region
+
+
+class Peer:
+    """The other process of a benchmark on this host."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ndverbs.cli.bench.ends", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        self.channel = Channel(ours)
+
+    @property
+    def pid(self) -> int:
+        """Return the number of the process."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """End the process; it leaves by itself when the channel closes."""
+        self.channel.close()
+        try:
+            self._process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def obituary(self) -> str | None:
+        """Say how the process ended; None while it lives."""
+        try:
+            # It closes the connection a moment before it is gone.
+            code = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            return None
+        if code < 0:
+            return f"the peer process was killed by {signal.Signals(-code).name}"
+        return f"the peer process ended with exit code {code}"
+
+    def __enter__(self) -> Self:
+        """Return the running peer."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        self.close()
+
+
+def measure(adapter: Adapter, peer: Peer, run: Run) -> dict[str, Any]:
+    """Run once against the peer and return what was measured, in seconds.
+
+    Raises
+    ------
+    BenchError
+        The run failed, or the peer died.
+    """
+    try:
+        return _initiate(adapter, peer.channel, run)
+    except (EOFError, RdmaError, OSError, BenchError) as failure:
+        died = peer.obituary()
+        if died is not None:
+            raise BenchError(f"{died} during the run") from failure
+        raise BenchError(str(failure)) from failure
+
+
+def _initiate(adapter: Adapter, channel: Channel, run: Run) -> dict[str, Any]:
+    # In the order of other tools: a driver gives processors to queue pairs as they come.
+    with _Side(adapter, run, is_initiator=True) as side:
+        channel.send(run=dataclasses.asdict(run))
+        offer = channel.expect("offer")
+        remote = side.target
+        channel.send(target=[remote.address, remote.remote_token])
+        session = side.session((offer["target"][0], offer["target"][1]))
+        channel.expect("ready")
+        with adapter.create_connector() as connector:
+            connector.connect(
+                side.qp, None, (offer["host"], offer["port"]), timeout=_SETUP_TIMEOUT_S, crc=run.crc
+            )
+            connector.complete_connect(timeout=_SETUP_TIMEOUT_S)
+            result = session.run()
+            channel.send(over=True)
+            result["peer"] = channel.expect("over")
+            return result
+
+
+def _respond(adapter: Adapter, channel: Channel, run: Run) -> None:
+    addresses = adapter.info.addresses
+    if not addresses:
+        raise BenchError(f"no network interface of {adapter.info.name} has an address")
+    host = addresses[0]
+    with contextlib.ExitStack() as closing:
+        side = closing.enter_context(_Side(adapter, run, is_initiator=False))
+        listener: Listener = closing.enter_context(adapter.create_listener())
+        listener.listen((host, 0))
+        target = [side.target.address, side.target.remote_token]
+        port = listener.local_address[1]
+        channel.send(offer={"host": host, "port": port, "target": target})
+        remote = channel.expect("target")
+        session = side.session((remote[0], remote[1]))
+        channel.send(ready=True)
+        connector: Connector = closing.enter_context(
+            listener.get_connector(timeout=_SETUP_TIMEOUT_S)
+        )
+        connector.accept(side.qp, timeout=_SETUP_TIMEOUT_S, crc=run.crc)
+        result = session.run()
+        channel.expect("over")
+        channel.send(over=result)
+
+
+def serve(channel: Channel) -> None:
+    """Be the peer until the channel ends."""
+    adapter: Adapter | None = None
+    with contextlib.ExitStack() as closing:
+        while (message := channel.receive()) is not None:
+            run = Run(**message["run"])
+            try:
+                if adapter is None:
+                    adapter = closing.enter_context(Adapter.open(run.adapter))
+                _respond(adapter, channel, run)
+            except EOFError:
+                return
+            except (RdmaError, BenchError, OSError) as failure:
+                channel.send(error=str(failure))
+
+
+def _main() -> None:
+    # Ctrl-C reaches both processes; the command says what there is to say and ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            serve(channel)
+    finally:
+        channel.close()
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `ndverbs cp` shows: a progress bar, and what to do about a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TextIO
+
+from ndverbs.cli.filecopy.protocol import Reason
+
+# What the user of `cp` can do; the text of the failure comes before it.
+REMEDIES = {
+    Reason.PROTOCOL: "use the same ndverbs release on both ends",
+    Reason.BAD_NAME: "name a file below the served directory, such as data/file.bin",
+    Reason.NO_DIRECTORY: "make the directory on the server first, or choose another",
+    Reason.NOT_A_FILE: "choose another name",
+    Reason.TARGET_EXISTS: "choose another name, or replace it with --force",
+    Reason.DISK_FULL: "make room on the server, or serve another disk",
+    Reason.NO_PERMISSION: "let the server's user write there, or serve another directory",
+    Reason.INPUT_OUTPUT: "see the server's disk and its log",
+    Reason.CHECKSUM: "copy again; if it stays, test memory and disk of both machines",
+    Reason.TIMED_OUT: "is `ndverbs serve` on that port? Try again when it is less busy",
+    Reason.BUSY: "try again later",
+    Reason.STOPPING: "start the server again",
+    Reason.SOURCE: "check the source file and copy again",
+    Reason.CONNECTION: "see that `ndverbs serve` runs there and that the address is right",
+}
+
+
+class ProgressBar:
+    """Bytes, share, rate and time left on one line of a terminal; silent anywhere else."""
+
+    def __init__(self, stream: TextIO, total: int, *, is_quiet: bool = False) -> None:
+        self._stream = stream
+        self._total = total
+        self._is_shown = not is_quiet and stream.isatty()
+        self._started = time.monotonic()
+        self._next = self._started + 0.2  # a copy that is over by then needs no bar
+        self._has_drawn = False
+
+    def show(self, done: int) -> None:
+        """Draw, at most ten times a second."""
+        if not self._is_shown:
+            return
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + 0.1
+        self._has_drawn = True
+        self._write("\r\x1b[K" + self.line(done, now - self._started))
+
+    def line(self, done: int, seconds: float) -> str:
+        """Return what stands on the line after `seconds`."""
+        share = done / self._total if self._total else 1.0
+        rate = done / seconds if seconds > 0 else 0.0
+        left = f"{(self._total - done) / rate:.0f} s left" if rate else "waiting"
+        filled = int(share * 24)
+        return (
+            f"[{'#' * filled}{'.' * (24 - filled)}] {share:4.0%} {done:,} bytes "
+            f"{rate / 1e9:.2f} GB/s {left}"
+        )
+
+    def __enter__(self) -> ProgressBar:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Clear the line."""
+        if self._has_drawn:
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        # A terminal that is gone is no reason to end the copy.
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `ndverbs serve`: words and signals around the server of `filecopy.server`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+from types import FrameType
+
+from ndverbs.cli._arguments import Commands, add_adapter, positive, seconds
+from ndverbs.cli.failure import INTERRUPTED, CommandError, complain
+
+DEFAULT_ADDRESS = "127.0.0.1:7471"
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    serve = commands.add_parser(
+        "serve",
+        help="receive files by RDMA into a directory",
+        description="Receive files from `ndverbs cp` into a directory, until Ctrl-C.",
+        epilog="There is neither encryption nor authentication: whoever reaches the address can "
+        "write new files into the directory, and replace files with `cp --force`.",
+        allow_abbrev=False,
+    )
+    serve.add_argument(
+        "address",
+        nargs="?",
+        default=DEFAULT_ADDRESS,
+        metavar="ADDRESS",
+        help=f"host:port or [v6]:port; port 0: any (default: {DEFAULT_ADDRESS})",
+    )
+    serve.add_argument(
+        "directory", nargs="?", default=".", metavar="DIRECTORY", help="default: the current one"
+    )
+    add_adapter(serve)
+    serve.add_argument(
+        "--connections",
+        type=positive,
+        default=None,
+        metavar="N",
+        help="serve so many at once; more wait (default: 16)",
+    )
+    serve.add_argument(
+        "--silence",
+        type=seconds,
+        default=None,
+        metavar="SECONDS",
+        help="end a connection that sends nothing for so long (default: 60)",
+    )
+    # Ends the server with the program that started it, however that one ends, as the demo does.
+    serve.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
+    serve.set_defaults(run=run, is_report=False)
+
+
+class _Stopped(BaseException):
+    """SIGTERM came."""
+
+
+def run(given: argparse.Namespace) -> int:
+    """Serve a directory until a signal ends it; returns the exit code."""
+    import ipaddress
+    import threading
+
+    from ndverbs import RdmaError, _address
+    from ndverbs.cli.filecopy.server import MAX_ACTIVE, SILENCE, Server
+    from ndverbs.cli.filecopy.target import shown
+
+    host, port = _address.resolve(given.address)
+    stop = threading.Event()
+
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        if not stop.is_set():  # never into the clean-up
+            stop.set()
+            raise _Stopped
+
+    previous = signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        with Server(
+            given.directory,
+            (host, port),
+            adapter=given.adapter,
+            log=complain,
+            max_active=given.connections or MAX_ACTIVE,
+            silence=given.silence or SILENCE,
+        ) as server:
+            if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+                complain(
+                    f"warning: {host} is reachable from other machines, and there is neither "
+                    "encryption nor authentication: whoever reaches it can write files here"
+                )
+            where = _address.text(server.address)
+            print(f"serving {os.path.abspath(given.directory)} at {where}", flush=True)
+            if given.until_eof:
+                threading.Thread(target=_wait_for_eof, daemon=True).start()
+            try:
+                server.serve_forever()
+            finally:
+                # One signal is enough; a second one must not leave something behind.
+                stop.set()
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except _Stopped:
+        complain("stopped")
+        return 0
+    except KeyboardInterrupt:
+        complain("stopped")
+        return INTERRUPTED
+    except OSError as error:
+        if isinstance(error, RdmaError):
+            raise
+        raise CommandError(
+            f"{shown(given.directory)} cannot be served: {error.strerror}; name a directory that "
+            "can be read"
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return 0
+
+
+def _wait_for_eof() -> None:
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)

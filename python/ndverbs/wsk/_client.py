@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What concerns no single socket: making them, the client's own control codes, and names."""
+
+from __future__ import annotations
+
+import operator
+import os
+import socket as _socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ndverbs._native import Adapter, Status, adapters
+from ndverbs.errors import error
+from ndverbs.wsk import _events
+from ndverbs.wsk._connection import Address, Socket
+from ndverbs.wsk._listening import ListeningSocket
+from ndverbs.wsk._names import CONNECTION_EVENTS, ClientControl, EventMask
+from ndverbs.wsk._request import Promise, Request
+
+VERSION = (1, 0)
+
+_resolver: ThreadPoolExecutor | None = None
+_has_sockets = False
+
+
+def socket(
+    adapter: Adapter | str | None = None,
+    *,
+    on_receive: _events.OnReceive | None = None,
+    on_disconnect: _events.OnDisconnect | None = None,
+    on_send_backlog: _events.OnSendBacklog | None = None,
+) -> Socket:
+    """WskSocket: make an unbound connection socket.
+
+    Parameters
+    ----------
+    adapter : Adapter, str or None
+        What it runs over; a name is opened once and shared by the process.
+    on_receive : callable, optional
+        ``on_receive(socket, indications, flags)`` for received data. It returns None or SUCCESS
+        for all of it, an integer for its first bytes, DATA_NOT_ACCEPTED for none of it, or PENDING
+        to retain the indications until they are released. After less than all, indications stop
+        until a `Socket.receive` completes.
+    on_disconnect : callable, optional
+        ``on_disconnect(socket, flags)`` when the peer has ended; ABORTIVE in flags: for good.
+    on_send_backlog : callable, optional
+        ``on_send_backlog(socket, size)`` when the ideal send backlog has changed.
+    """
+    _note_socket()
+    return Socket(
+        adapter,
+        on_receive=on_receive,
+        on_disconnect=on_disconnect,
+        on_send_backlog=on_send_backlog,
+    )
+
+
+def socket_connect(
+    local: Address,
+    remote: Address,
+    adapter: Adapter | str | None = None,
+    *,
+    timeout: float | None = 10,
+    **callbacks: Any,
+) -> Socket:
+    """WskSocketConnect: make, bind and connect a socket; returns when it is connected."""
+    made = socket(adapter, **callbacks)
+    try:
+        made.bind(local)
+        made.connect(remote, timeout=timeout).result(None if timeout is None else timeout + 1)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def listen(
+    address: Address,
+    *,
+    adapter: Adapter | str | None = None,
+    backlog: int = 128,
+    on_accept: Callable[..., Any] | None = None,
+    on_inspect: Callable[..., Any] | None = None,
+    on_abort: Callable[..., Any] | None = None,
+) -> ListeningSocket:
+    """WskBind of a listening socket, or WskListen of a stream socket: listen at an address.
+
+    Parameters
+    ----------
+    address
+        Port 0 lets the system choose.
+    adapter : Adapter, str or None
+        As of `socket`.
+    backlog : int
+        How many connections wait to be accepted; more requests wait unanswered.
+    on_accept : callable, optional
+        ``on_accept(listening, socket, local, remote)``, once ACCEPT is switched on and no accept
+        request waits; REQUEST_NOT_ACCEPTED closes the socket.
+    on_inspect : callable, optional
+        ``on_inspect(listening, id, local, remote)`` before a connection is made: conditional
+        accept. It returns an `InspectAction`; after PEND, `ListeningSocket.inspect_complete`
+        answers.
+    on_abort : callable, optional
+        ``on_abort(listening, id)`` when an inspected request vanished before its connection was
+        made.
+    """
+    _note_socket()
+    return ListeningSocket(
+        address,
+        adapter=adapter,
+        backlog=backlog,
+        on_accept=on_accept,
+        on_inspect=on_inspect,
+        on_abort=on_abort,
+    )
+
+
+def _note_socket() -> None:
+    global _has_sockets
+    _has_sockets = True
+
+
+def set_static_event_callbacks(mask: int) -> None:
+    """WSK_SET_STATIC_EVENT_CALLBACKS: switch events on in every socket, for good.
+
+    Raises
+    ------
+    RdmaError
+        INVALID_DEVICE_STATE: a socket was made before; INVALID_PARAMETER: not an event.
+    """
+    mask = operator.index(mask)
+    if mask & ~int(CONNECTION_EVENTS | EventMask.ACCEPT):
+        raise error(Status.INVALID_PARAMETER, f"static callbacks: {mask:#x} is no event")
+    if _has_sockets:
+        raise error(
+            Status.INVALID_DEVICE_STATE, "static callbacks are chosen before the first socket"
+        )
+    _events.static_events = EventMask(mask)
+
+
+def control_client(code: int, value: Any = None) -> Any:
+    """WskControlClient: what concerns no single socket.
+
+    TRANSPORT_LIST_QUERY gives a row for each adapter and address family; codes that are about
+    security descriptors and TDI say NOT_SUPPORTED.
+    """
+    if code == ClientControl.TRANSPORT_LIST_QUERY:
+        return [
+            {
+                "adapter": info.name,
+                "version": VERSION,
+                "socket_type": int(_socket.SOCK_STREAM),
+                "protocol": int(_socket.IPPROTO_TCP),
+                "address_family": int(family),
+            }
+            for info in adapters()
+            for family in (_socket.AF_INET, _socket.AF_INET6)
+        ]
+    if code == ClientControl.SET_STATIC_EVENT_CALLBACKS:
+        set_static_event_callbacks(value)
+        return None
+    if code in list(ClientControl):
+        raise error(
+            Status.NOT_SUPPORTED, f"control_client: {ClientControl(code).name} means nothing here"
+        )
+    raise error(Status.INVALID_PARAMETER, f"control_client: there is no code {code}")
+
+
+def get_address_info(
+    node: str | None = None,
+    service: str | int | None = None,
+    *,
+    family: int = 0,
+    flags: int = 0,
+) -> Request:
+    """WskGetAddressInfo: a request whose information is what socket.getaddrinfo returns.
+
+    WskFreeAddressInfo has nothing to do: Python frees the list.
+    """
+    if not node and service in (None, ""):
+        raise error(Status.INVALID_PARAMETER, "get_address_info: give a node or a service")
+
+    def look_up() -> Any:
+        for name in (node, service):
+            if isinstance(name, str) and "\0" in name:
+                raise ValueError(f"{name!r} contains a null character")
+        return _socket.getaddrinfo(node, service, family, _socket.SOCK_STREAM, 0, flags)
+
+    return _resolve("get_address_info", look_up)
+
+
+def get_name_info(address: tuple[Any, ...], flags: int = 0) -> Request:
+    """WskGetNameInfo: a request whose information is the pair (node, service)."""
+    if not address:
+        raise error(Status.INVALID_PARAMETER, "get_name_info: the address is empty")
+    return _resolve("get_name_info", lambda: _socket.getnameinfo(address, flags))
+
+
+def _resolve(what: str, look_up: Callable[[], Any]) -> Request:
+    global _resolver
+    if _resolver is None:
+        _resolver = ThreadPoolExecutor(4, thread_name_prefix="ndverbs names")
+    promise = Promise()
+
+    def cancel() -> None:
+        promise.settle(error(Status.CANCELLED, f"{what}: the request was cancelled"))
+
+    def run() -> None:
+        try:
+            promise.settle(information=look_up())
+        except OSError as refused:
+            promise.settle(error(Status.NO_MATCH, f"{what}: {refused}"))
+        except Exception as refused:  # a name that no resolver takes, a port out of range
+            promise.settle(error(Status.INVALID_PARAMETER, f"{what}: {refused}"))
+
+    try:
+        _resolver.submit(run)
+    except RuntimeError as refused:
+        raise error(
+            Status.INSUFFICIENT_RESOURCES, f"{what}: no thread to look it up on: {refused}"
+        ) from refused
+    return Request(what, promise=promise, on_cancel=cancel)
+
+
+def _forget_resolver() -> None:
+    global _resolver
+    _resolver = None  # its threads are the parent's
+
+
+os.register_at_fork(after_in_child=_forget_resolver)

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The events of a WSK connection socket, which the adapter's callback thread tells.
+
+What is told follows from the state that the stream is in, not from the bits of a native event:
+these may come in another order, or twice. A callback that raises does not keep the rest from
+being told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ndverbs import _native
+from ndverbs._native import Adapter, Status
+from ndverbs.errors import ClosedError, RdmaError, error
+from ndverbs.wsk._indication import DataIndication
+from ndverbs.wsk._names import CONNECTION_EVENTS, EventMask, Flag
+from ndverbs.wsk._request import Promise, weakly
+
+if TYPE_CHECKING:
+    from ndverbs.wsk._connection import Socket
+
+OnReceive = Callable[["Socket", "list[DataIndication]", Flag], "Status | int | None"]
+OnDisconnect = Callable[["Socket", Flag], object]
+OnSendBacklog = Callable[["Socket", int], object]
+
+# Bits of the native event callback.
+_CONNECTED = 1
+_BACKLOG = 32
+# The most that one indication shows.
+MOST_INDICATED = 1 << 20
+
+# Switched on for every socket that is made later; see set_static_event_callbacks().
+static_events = EventMask(0)
+
+
+class Events:
+    """The events of `ndverbs.wsk.Socket`."""
+
+    _adapter: Adapter
+    _stream: _native.Stream
+
+    if TYPE_CHECKING:
+
+        def _check_open(self) -> None: ...
+        def _check_connected(self, what: str) -> None: ...
+        @property
+        def closed(self) -> bool:
+            """Whether the socket is closed."""
+
+    def __init__(
+        self,
+        on_receive: OnReceive | None,
+        on_disconnect: OnDisconnect | None,
+        on_send_backlog: OnSendBacklog | None,
+    ) -> None:
+        self._on_receive = on_receive
+        self._on_disconnect = on_disconnect
+        self._on_send_backlog = on_send_backlog
+        self._connecting: Promise | None = None
+        self._was_connected = False
+        self._enabled = EventMask(0)
+        # Held while a callback runs: one at a time, and close() waits for it.
+        self._calling = threading.RLock()
+        self._running = EventMask(0)
+        self._is_stopped = False  # an indication was not wholly accepted
+        self._told_end: Flag | None = None
+        self._owes_backlog = False
+        self._is_local_abort = False
+        self._receives = 0  # requests that are not done
+        self._deferred: list[Callable[[], None]] = []
+
+    @property
+    def on_receive(self) -> OnReceive | None:
+        """The callback for received data; data that waits is told to one that is set later."""
+        return self._on_receive
+
+    @on_receive.setter
+    def on_receive(self, function: OnReceive | None) -> None:
+        self._on_receive = function
+        self._prod(EventMask.RECEIVE)
+
+    @property
+    def on_disconnect(self) -> OnDisconnect | None:
+        """The callback for the peer's end; one that has come is told to one that is set later."""
+        return self._on_disconnect
+
+    @on_disconnect.setter
+    def on_disconnect(self, function: OnDisconnect | None) -> None:
+        self._on_disconnect = function
+        self._prod(EventMask.DISCONNECT)
+
+    @property
+    def on_send_backlog(self) -> OnSendBacklog | None:
+        """The callback for changes of the ideal send backlog."""
+        return self._on_send_backlog
+
+    @on_send_backlog.setter
+    def on_send_backlog(self, function: OnSendBacklog | None) -> None:
+        self._on_send_backlog = function
+
+    def set_event_callbacks(self, mask: int) -> Status:
+        """SO_WSK_EVENT_CALLBACK: switch callbacks on, or with DISABLE one off.
+
+        Returns
+        -------
+        Status
+            SUCCESS, or PENDING when the callback to be switched off runs just now; it is off when
+            it returns. (WSK says EVENT_PENDING.)
+        """
+        self._check_open()
+        mask = operator.index(mask)
+        events = EventMask(mask & ~int(EventMask.DISABLE))
+        if int(events) & ~int(CONNECTION_EVENTS) or not events:
+            raise error(
+                Status.INVALID_PARAMETER, f"set_event_callbacks: {mask:#x} is no connection event"
+            )
+        self._check_connected("set_event_callbacks")
+        if mask & EventMask.DISABLE:
+            if events not in tuple(EventMask):
+                raise error(
+                    Status.INVALID_PARAMETER,
+                    "set_event_callbacks: events are switched off one at a time",
+                )
+            if events & static_events:
+                raise error(
+                    Status.INVALID_DEVICE_REQUEST,
+                    "set_event_callbacks: the event is switched on statically, for good",
+                )
+            self._enabled &= ~events
+            return Status.PENDING if self._running & events else Status.SUCCESS
+        self._enabled |= events
+        self._prod(events)
+        return Status.SUCCESS
+
+    # ---- inside -----------------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        """Have the native stream tell this socket."""
+        self._stream.set_event_callback(weakly(self._on_event))
+
+    def _prod(self, events: EventMask = CONNECTION_EVENTS) -> None:
+        """Have the callback thread look at what may be told, if one of `events` is on."""
+        if self._enabled & events:
+            with contextlib.suppress(ClosedError):  # then there is nothing to tell
+                self._stream._call_soon(self._on_event)
+
+    def _forget_end(self) -> None:
+        """Of an attempt to connect that failed: the next one has an end of its own."""
+        self._told_end = None
+        self._is_local_abort = self._is_stopped = False
+
+    def _resume(self) -> None:
+        """Tell what a receive that is done has made due: more data, or the end behind it."""
+        self._is_stopped = False
+        with contextlib.suppress(ClosedError):
+            is_end = self._stream.is_peer_shut or self._stream.phase == "over"
+            self._prod(EventMask.RECEIVE | (EventMask.DISCONNECT if is_end else EventMask(0)))
+
+    # ---- on the callback thread -------------------------------------------------------------
+
+    def _on_event(self, bits: int) -> None:
+        try:
+            self._settle_connect(bits)
+            self._owes_backlog |= bool(bits & _BACKLOG)
+            if not self.closed:
+                self._tell_data()
+                self._tell_end()
+                self._tell_backlog()
+        except ClosedError:
+            if not self.closed and not self._adapter.closed:
+                self._prod()
+                raise
+        except BaseException:
+            self._prod()  # what comes behind the callback that raised
+            raise
+
+    def _settle_connect(self, bits: int) -> None:
+        promise = self._connecting
+        if promise is None:
+            return
+        try:
+            phase = self._stream.phase
+            is_connected = bool(bits & _CONNECTED) or phase == "connected"
+            if not is_connected and phase != "over":
+                return
+            if not is_connected:
+                self._stream.raise_failure()
+            failure = None
+            self._was_connected = True
+            self._enabled |= static_events & CONNECTION_EVENTS
+        except ClosedError:
+            failure = error(Status.CANCELLED, "connect: the socket was closed")
+        except RdmaError as caught:
+            failure = caught
+        self._connecting = None
+        promise.settle(failure)
+
+    def _tell_data(self) -> None:
+        while self._callback(EventMask.RECEIVE) is not None and not self._is_stopped:
+            with self._calling:
+                try:
+                    with self._telling(EventMask.RECEIVE) as function:
+                        if function is None or self._receives:
+                            return
+                        view = self._stream.look(MOST_INDICATED)
+                        if view is None:
+                            return
+                        self._indicate(view, function)
+                finally:
+                    deferred, self._deferred = self._deferred, []
+                    for begin in deferred:
+                        begin()
+
+    def _indicate(self, view: _native.StreamView, function: Callable[..., Any]) -> None:
+        indication = DataIndication(view, self)
+        flags = Flag.NONE
+        if self._stream.is_short_of_memory:
+            flags |= Flag.RELEASE_ASAP
+        if self._stream.readable == len(view):
+            flags |= Flag.ENTIRE_MESSAGE
+        accepted = 0
+        try:
+            answer = function(self, [indication], flags)
+            # Status is an integer, too: 0 is SUCCESS, of everything.
+            if answer is None or answer is Status.SUCCESS:
+                accepted = len(view)
+            elif answer is Status.PENDING:
+                indication.retain()
+                accepted = len(view)
+            elif answer is not Status.DATA_NOT_ACCEPTED:
+                accepted = min(max(int(answer), 0), len(view))
+        finally:
+            if not indication.is_retained:
+                self._is_stopped = accepted < len(view)
+                if accepted and not self.closed:
+                    view.consume(accepted)
+
+    def _tell_end(self) -> None:
+        stream = self._stream
+        if self._is_local_abort or not self._was_connected:
+            return
+        if self._callback(EventMask.DISCONNECT) is None:
+            return
+        if stream.phase == "over" and self._is_broken():
+            flags = Flag.ABORTIVE
+        elif stream.is_peer_shut and stream.readable == 0:
+            flags = Flag.NONE  # behind the data
+        else:
+            return
+        if self._told_end in (flags, Flag.ABORTIVE):
+            return
+        with self._telling(EventMask.DISCONNECT) as function:
+            if function is not None:
+                self._told_end = flags
+                function(self, flags)
+
+    def _is_broken(self) -> bool:
+        if not self._stream.is_peer_shut:
+            return True
+        try:
+            self._stream.raise_failure()
+        except ClosedError:
+            raise
+        except RdmaError:
+            return True
+        return False
+
+    def _tell_backlog(self) -> None:
+        owes, self._owes_backlog = self._owes_backlog, False
+        if not owes:
+            return
+        with self._telling(EventMask.SEND_BACKLOG) as function:
+            if function is not None:
+                function(self, self._stream.ideal_send_backlog)
+
+    def _callback(self, kind: EventMask) -> Callable[..., Any] | None:
+        """Return the callback of an event that is switched on."""
+        if self.closed or not self._enabled & kind:
+            return None
+        return {
+            EventMask.RECEIVE: self._on_receive,
+            EventMask.DISCONNECT: self._on_disconnect,
+            EventMask.SEND_BACKLOG: self._on_send_backlog,
+        }[kind]
+
+    @contextlib.contextmanager
+    def _telling(self, kind: EventMask) -> Iterator[Callable[..., Any] | None]:
+        """Give the callback, if it may be called now, and let no other one run meanwhile."""
+        with self._calling:
+            # Noted, then asked: who switches the event off sees the one or prevents the other.
+            self._running |= kind
+            try:
+                yield self._callback(kind)
+            finally:
+                self._running &= ~kind
