@@ -7,15 +7,17 @@ import sys
 import pytest
 from hypothesis import settings
 
-from conformance.deviations import DEVIATIONS
+from conformance.deviations import DEVIATIONS, fits
 
+# The provider that every host has; tests that use none run with it.
+_EVERYWHERE = "soft"
 _FAILED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--providers",
-        default="soft",
+        default=_EVERYWHERE,
         help="the providers that the conformance suite runs on, with commas in between",
     )
     parser.addoption(
@@ -46,7 +48,7 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
-    if "soft" not in config.getoption("--providers").split(","):
+    if _EVERYWHERE not in config.getoption("--providers").split(","):
         # A run for devices: what touches no provider was run elsewhere.
         idle = [item for item in items if "provider" not in item.fixturenames]
         config.hook.pytest_deselected(items=idle)
@@ -57,7 +59,8 @@ def pytest_collection_modifyitems(config, items):
         for deviation in DEVIATIONS:
             if (
                 deviation.test == name
-                and provider in _names_of(deviation.provider, provider)
+                and provider is not None
+                and fits(deviation.provider, provider)
                 and (
                     not deviation.parameters
                     or any(part in item.name for part in deviation.parameters)
@@ -66,12 +69,6 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(
                     pytest.mark.xfail(reason=deviation.reason, strict=True, run=deviation.runs)
                 )
-
-
-def _names_of(deviating, provider):
-    """A deviation of a kind of provider is one of each of its devices."""
-    is_of_kind = provider is not None and provider.partition(":")[0] == deviating
-    return {deviating, provider} if is_of_kind else {deviating}
 
 
 @pytest.fixture(scope="session")

@@ -301,6 +301,51 @@ def test_tests_that_run_in_the_lab_use_no_helpers_that_are_not_there():
     assert found == []
 
 
+def decides_by(node: ast.AST) -> list[ast.expr]:
+    """Return what a comparison, a pattern, a test of a beginning or a table's key decides by."""
+    if isinstance(node, ast.Compare):
+        return [node.left, *node.comparators]
+    if isinstance(node, ast.MatchValue):
+        return [node.value]
+    if isinstance(node, ast.Dict):
+        return [key for key in node.keys if key is not None]
+    is_method = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    return node.args if is_method and node.func.attr in ("startswith", "endswith") else []
+
+
+def decisions_by_provider(text: str) -> list[str]:
+    """Return each provider or device by whose name a test decides, with its line."""
+    names = re.compile(rf"({'|'.join(sorted(PROVIDER_NAMES))}|siw\d*|rxe\d*)(:.*)?")
+    return [
+        f"{part.lineno}: {part.value}"
+        for node in ast.walk(ast.parse(text))
+        for expression in decides_by(node)
+        for part in ast.walk(expression)
+        if isinstance(part, ast.Constant) and names.fullmatch(str(part.value))
+    ]
+
+
+def test_no_suite_decides_by_the_name_of_a_provider():
+    suites = [ROOT / "tests" / name for name in ("conformance", "stream", "hostile")]
+    found = [
+        f"{file.relative_to(ROOT)}:{problem}"
+        for suite in suites
+        for file in files_below(suite, ".py")
+        for problem in decisions_by_provider(file.read_text())
+    ]
+    assert found == []  # what differs by design is a column of tests/conformance/deviations.py
+
+
+def test_a_decision_by_the_name_of_a_provider_is_found():
+    text = (
+        'if end.adapter.info.provider == "soft":\n    pass\n'
+        'elif name in ("verbs:siw0", "mlx5"):\n    pass\n'
+        'elif name.startswith("rxe"):\n    status = {"verbs": 1}[kind]\n'
+        'nd.Adapter.open("soft")\n'
+    )
+    assert decisions_by_provider(text) == ["1: soft", "3: verbs:siw0", "5: rxe", "6: verbs"]
+
+
 def imported_names(node: ast.AST) -> list[str]:
     """Return the modules that an import statement names; none for other nodes."""
     if isinstance(node, ast.Import):

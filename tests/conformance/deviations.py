@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a provider differs from the suite. An entry whose test passes fails the run."""
+"""Where a provider differs from the suite. An entry whose test passes fails the run.
 
-from typing import NamedTuple
+What differs by design, and is right on each, is a column: tests ask `End.expects` for its value.
+"""
+
+from typing import Any, NamedTuple
 
 
 class Deviation(NamedTuple):
@@ -249,3 +252,58 @@ DEVIATIONS = [
         runs=False,
     ),
 ]
+
+
+class Expectation(NamedTuple):
+    """A cell of a column."""
+
+    provider: str  # as in a Deviation
+    value: Any
+    reason: str
+
+
+# Of several cells that fit a provider, the first one counts.
+COLUMNS = {
+    # The text of the peer's Terminate for {}; None: nothing, and what was under way is cancelled.
+    "detail of a refusal": [
+        Expectation("soft", "{}", "it reads the peer's Terminate itself"),
+        Expectation("verbs:siw0", None, "kernel iWARP tells programs nothing of a Terminate"),
+        Expectation("verbs", "remote access error", "a device reports the kind of error"),
+    ],
+    "receives name the refusal that cancelled them": [
+        Expectation("soft", True, "the first cause is noted before anything is cancelled"),
+        Expectation("verbs", False, "receives may be cancelled before the device tells its cause"),
+    ],
+    # Searched for in the detail as text.
+    "detail of a receive that is too short": [
+        Expectation("soft", "message longer than the posted receive", "in the Terminate's words"),
+        Expectation("verbs", "None|the device reported", "it tells something or nothing"),
+    ],
+    # Contexts and statuses, of which one is the first that failed.
+    "first failure when the peer dies": [
+        Expectation(
+            "soft",
+            [("oldest", "IO_TIMEOUT")],
+            "a Send is done when it has left, also one that the far end holds up",
+        ),
+        Expectation(
+            "verbs",
+            [
+                (context, status)
+                for context in ("held up", "oldest", "behind")
+                for status in ("IO_TIMEOUT", "CANCELLED")
+            ],
+            "a device that learns of the end by other means cancels everything",
+        ),
+    ],
+}
+
+
+def fits(deviating, provider):
+    """Say whether a row's provider, a device or a kind of provider, is or comprises `provider`."""
+    return deviating in (provider, provider.partition(":")[0])
+
+
+def expects(provider, column):
+    """Return what the suite expects of a provider where providers differ by design."""
+    return next(cell.value for cell in COLUMNS[column] if fits(cell.provider, provider))

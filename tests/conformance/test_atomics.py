@@ -297,8 +297,7 @@ def test_an_atomic_that_the_peer_refuses_fails_with_its_reason(pair, make, detai
     first, second = pair.near.completions("initiator", 2)
     assert first.status == nd.Status.REMOTE_RESOURCES
     assert second.status == nd.Status.CANCELLED
-    if pair.adapter.info.provider == "soft":
-        assert first.detail == detail
+    assert first.detail == pair.near.reason(detail)
     assert pair.far.received().status == nd.Status.CANCELLED
     assert pair.near.word("old") == 77
     if before:
