@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import operator
+import functools
 import os
 import socket as _socket
 from collections.abc import Callable
@@ -14,14 +14,19 @@ from ndverbs._native import Adapter, Status, adapters
 from ndverbs.errors import error
 from ndverbs.wsk import _events
 from ndverbs.wsk._connection import Address, Socket
-from ndverbs.wsk._listening import ListeningSocket
-from ndverbs.wsk._names import CONNECTION_EVENTS, ClientControl, EventMask
+from ndverbs.wsk._listening import ListeningSocket, OnAbort, OnAccept, OnInspect
+from ndverbs.wsk._names import ClientControl
 from ndverbs.wsk._request import Promise, Request
 
 VERSION = (1, 0)
 
-_resolver: ThreadPoolExecutor | None = None
-_has_sockets = False
+
+@functools.cache
+def _resolver() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(4, thread_name_prefix="ndverbs names")
+
+
+os.register_at_fork(after_in_child=_resolver.cache_clear)  # its threads are the parent's
 
 
 def socket(
@@ -47,7 +52,6 @@ def socket(
     on_send_backlog : callable, optional
         ``on_send_backlog(socket, size)`` when the ideal send backlog has changed.
     """
-    _note_socket()
     return Socket(
         adapter,
         on_receive=on_receive,
@@ -62,10 +66,20 @@ def socket_connect(
     adapter: Adapter | str | None = None,
     *,
     timeout: float | None = 10,
-    **callbacks: Any,
+    on_receive: _events.OnReceive | None = None,
+    on_disconnect: _events.OnDisconnect | None = None,
+    on_send_backlog: _events.OnSendBacklog | None = None,
 ) -> Socket:
-    """WskSocketConnect: make, bind and connect a socket; returns when it is connected."""
-    made = socket(adapter, **callbacks)
+    """WskSocketConnect: make, bind and connect a socket; returns when it is connected.
+
+    Callbacks are those of `socket`.
+    """
+    made = socket(
+        adapter,
+        on_receive=on_receive,
+        on_disconnect=on_disconnect,
+        on_send_backlog=on_send_backlog,
+    )
     try:
         made.bind(local)
         made.connect(remote, timeout=timeout).result(None if timeout is None else timeout + 1)
@@ -80,9 +94,9 @@ def listen(
     *,
     adapter: Adapter | str | None = None,
     backlog: int = 128,
-    on_accept: Callable[..., Any] | None = None,
-    on_inspect: Callable[..., Any] | None = None,
-    on_abort: Callable[..., Any] | None = None,
+    on_accept: OnAccept | None = None,
+    on_inspect: OnInspect | None = None,
+    on_abort: OnAbort | None = None,
 ) -> ListeningSocket:
     """WskBind of a listening socket, or WskListen of a stream socket: listen at an address.
 
@@ -105,7 +119,6 @@ def listen(
         ``on_abort(listening, id)`` when an inspected request vanished before its connection was
         made.
     """
-    _note_socket()
     return ListeningSocket(
         address,
         adapter=adapter,
@@ -116,11 +129,6 @@ def listen(
     )
 
 
-def _note_socket() -> None:
-    global _has_sockets
-    _has_sockets = True
-
-
 def set_static_event_callbacks(mask: int) -> None:
     """WSK_SET_STATIC_EVENT_CALLBACKS: switch events on in every socket, for good.
 
@@ -129,14 +137,7 @@ def set_static_event_callbacks(mask: int) -> None:
     RdmaError
         INVALID_DEVICE_STATE: a socket was made before; INVALID_PARAMETER: not an event.
     """
-    mask = operator.index(mask)
-    if mask & ~int(CONNECTION_EVENTS | EventMask.ACCEPT):
-        raise error(Status.INVALID_PARAMETER, f"static callbacks: {mask:#x} is no event")
-    if _has_sockets:
-        raise error(
-            Status.INVALID_DEVICE_STATE, "static callbacks are chosen before the first socket"
-        )
-    _events.static_events = EventMask(mask)
+    _events.static.choose(mask)
 
 
 def control_client(code: int, value: Any = None) -> Any:
@@ -162,7 +163,7 @@ def control_client(code: int, value: Any = None) -> Any:
         return None
     if code in list(ClientControl):
         raise error(
-            Status.NOT_SUPPORTED, f"control_client: {ClientControl(code).name} means nothing here"
+            Status.NOT_SUPPORTED, f"control_client: {ClientControl(code).name} is not supported"
         )
     raise error(Status.INVALID_PARAMETER, f"control_client: there is no code {code}")
 
@@ -198,9 +199,6 @@ def get_name_info(address: tuple[Any, ...], flags: int = 0) -> Request:
 
 
 def _resolve(what: str, look_up: Callable[[], Any]) -> Request:
-    global _resolver
-    if _resolver is None:
-        _resolver = ThreadPoolExecutor(4, thread_name_prefix="ndverbs names")
     promise = Promise()
 
     def cancel() -> None:
@@ -215,17 +213,9 @@ def _resolve(what: str, look_up: Callable[[], Any]) -> Request:
             promise.settle(error(Status.INVALID_PARAMETER, f"{what}: {refused}"))
 
     try:
-        _resolver.submit(run)
+        _resolver().submit(run)
     except RuntimeError as refused:
         raise error(
             Status.INSUFFICIENT_RESOURCES, f"{what}: no thread to look it up on: {refused}"
         ) from refused
     return Request(what, promise=promise, on_cancel=cancel)
-
-
-def _forget_resolver() -> None:
-    global _resolver
-    _resolver = None  # its threads are the parent's
-
-
-os.register_at_fork(after_in_child=_forget_resolver)

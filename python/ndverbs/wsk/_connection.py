@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from ndverbs import _address, _native
 from ndverbs._buffers import bytes_of
+from ndverbs._closing import Closing
 from ndverbs._native import Adapter, Status
 from ndverbs._sharing import adapter_for
 from ndverbs.errors import ClosedError, RdmaError, error
 from ndverbs.socket.options import CONNECT_S, Options
 from ndverbs.wsk import _events
-from ndverbs.wsk._control import Controls, as_bind_failure
+from ndverbs.wsk._control import Controls, Owner, as_bind_failure
 from ndverbs.wsk._events import Events, OnDisconnect, OnReceive, OnSendBacklog
 from ndverbs.wsk._indication import DataIndication
-from ndverbs.wsk._names import CONNECTION_EVENTS, EventMask, Flag, Ioctl
+from ndverbs.wsk._names import CONNECTION_EVENTS, EventMask, Flag
 from ndverbs.wsk._request import Promise, Request, weakly
 
 Address = str | tuple[Any, ...]
@@ -26,7 +27,7 @@ Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
 _LARGEST_FIRST_DATA = 65535
 
 
-class Socket(Events, Controls):
+class Socket(Events, Controls, Closing):
     """A connection socket; `ndverbs.wsk.socket` makes one, unbound.
 
     Parameters
@@ -34,6 +35,8 @@ class Socket(Events, Controls):
     adapter, on_receive, on_disconnect, on_send_backlog
         As of `ndverbs.wsk.socket`.
     """
+
+    _owner = Owner.CONNECTION
 
     def __init__(
         self,
@@ -54,21 +57,13 @@ class Socket(Events, Controls):
         self._stream = _stream or self._adapter._create_stream(self._options.native)
         if _stream is not None:
             self._was_connected = True
-            self._enabled = _events.static_events & CONNECTION_EVENTS
+            self._enabled = _events.static.mask & CONNECTION_EVENTS
         self._hear()
         self._prod()  # of what came before
 
     def __repr__(self) -> str:
         """Return its state."""
         return f"<wsk.Socket {'closed' if self.closed else self._stream.phase}>"
-
-    def __enter__(self) -> Self:
-        """Return it; it is closed at the end."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self.close()
 
     # ---- making a connection ----------------------------------------------------------------
 
@@ -206,7 +201,8 @@ class Socket(Events, Controls):
         self._check_open()
         if flags & ~int(Flag.NODELAY):
             raise error(
-                Status.NOT_SUPPORTED, f"send: flags {flags:#x} contain one that streams lack"
+                Status.NOT_SUPPORTED,
+                f"send: flags {flags:#x} are not supported on streams, NODELAY apart",
             )
         return Request("send", transfer=self._stream.submit_send(buffer))
 
@@ -224,7 +220,8 @@ class Socket(Events, Controls):
         self._check_open()
         if flags & ~int(Flag.WAITALL | Flag.DRAIN):
             raise error(
-                Status.NOT_SUPPORTED, f"receive: flags {flags:#x} contain one that streams lack"
+                Status.NOT_SUPPORTED,
+                f"receive: flags {flags:#x} are not supported on streams, WAITALL and DRAIN apart",
             )
         is_drain, is_all = bool(flags & Flag.DRAIN), bool(flags & Flag.WAITALL)
         nbytes = 0 if buffer is None else bytes_of("receive", buffer).nbytes
@@ -391,28 +388,22 @@ class Socket(Events, Controls):
 
     # ---- control ----------------------------------------------------------------------------
 
-    def _ioctl(self, code: int) -> Any:
-        if code == Ioctl.SIO_WSK_QUERY_IDEAL_SEND_BACKLOG:
-            self._check_connected("ideal_send_backlog")
-            return self._stream.ideal_send_backlog
-        if code == Ioctl.SIO_WSK_QUERY_RECEIVE_BACKLOG:
-            self._check_connected("receive_backlog")
-            return self._stream.readable
-        if code == Ioctl.SIO_WSK_QUERY_INSPECT_ID:
-            if not self._stream.inspect_id:
-                raise error(Status.INVALID_DEVICE_REQUEST, "control: the socket was not inspected")
-            return self._stream.inspect_id
-        return super()._ioctl(code)
+    def _inspected_as(self) -> int:
+        if not self._stream.inspect_id:
+            raise error(Status.INVALID_DEVICE_REQUEST, "control: the socket was not inspected")
+        return self._stream.inspect_id
 
     @property
     def ideal_send_backlog(self) -> int:
         """How many bytes of sends to keep under way; SendBacklog events tell when it changes."""
-        return int(self._ioctl(Ioctl.SIO_WSK_QUERY_IDEAL_SEND_BACKLOG))
+        self._check_connected("ideal_send_backlog")
+        return self._stream.ideal_send_backlog
 
     @property
     def receive_backlog(self) -> int:
         """Bytes received and not yet delivered."""
-        return int(self._ioctl(Ioctl.SIO_WSK_QUERY_RECEIVE_BACKLOG))
+        self._check_connected("receive_backlog")
+        return self._stream.readable
 
     def _apply_options(self) -> None:
         self._options.apply(self._stream)

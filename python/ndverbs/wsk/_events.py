@@ -34,8 +34,32 @@ _BACKLOG = 32
 # The most that one indication shows.
 MOST_INDICATED = 1 << 20
 
-# Switched on for every socket that is made later; see set_static_event_callbacks().
-static_events = EventMask(0)
+
+class Static:
+    """Events that are on in every socket, for good: chosen before the first one is made."""
+
+    def __init__(self) -> None:
+        self.mask = EventMask(0)
+        self._is_settled = False
+
+    def choose(self, mask: int) -> None:
+        """WSK_SET_STATIC_EVENT_CALLBACKS; see `ndverbs.wsk.set_static_event_callbacks`."""
+        mask = operator.index(mask)
+        if mask & ~int(CONNECTION_EVENTS | EventMask.ACCEPT):
+            raise error(Status.INVALID_PARAMETER, f"static callbacks: {mask:#x} is no event")
+        if self._is_settled:
+            raise error(
+                Status.INVALID_DEVICE_STATE, "static callbacks are chosen before the first socket"
+            )
+        self.mask = EventMask(mask)
+
+    def settled(self) -> EventMask:
+        """Return the events for a socket that is being made; no others are chosen from now on."""
+        self._is_settled = True
+        return self.mask
+
+
+static = Static()
 
 
 class Events:
@@ -61,6 +85,7 @@ class Events:
         self._on_receive = on_receive
         self._on_disconnect = on_disconnect
         self._on_send_backlog = on_send_backlog
+        static.settled()
         self._connecting: Promise | None = None
         self._was_connected = False
         self._enabled = EventMask(0)
@@ -126,7 +151,7 @@ class Events:
                     Status.INVALID_PARAMETER,
                     "set_event_callbacks: events are switched off one at a time",
                 )
-            if events & static_events:
+            if events & static.mask:
                 raise error(
                     Status.INVALID_DEVICE_REQUEST,
                     "set_event_callbacks: the event is switched on statically, for good",
@@ -192,7 +217,7 @@ class Events:
                 self._stream.raise_failure()
             failure = None
             self._was_connected = True
-            self._enabled |= static_events & CONNECTION_EVENTS
+            self._enabled |= static.mask & CONNECTION_EVENTS
         except ClosedError:
             failure = error(Status.CANCELLED, "connect: the socket was closed")
         except RdmaError as caught:

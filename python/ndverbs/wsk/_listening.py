@@ -8,16 +8,17 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
+from ndverbs._closing import Closing
 from ndverbs._native import Adapter, Status
 from ndverbs._sharing import adapter_for
 from ndverbs.errors import ClosedError, RdmaError, error
 from ndverbs.socket.options import Options, backlog_of
 from ndverbs.wsk import _events
 from ndverbs.wsk._connection import Socket
-from ndverbs.wsk._control import Controls, as_bind_failure
-from ndverbs.wsk._names import CONNECTION_EVENTS, EventMask, InspectAction, Option
+from ndverbs.wsk._control import Controls, Owner, as_bind_failure
+from ndverbs.wsk._names import CONNECTION_EVENTS, EventMask, InspectAction
 from ndverbs.wsk._request import Promise, Request, weakly
 
 OnAccept = Callable[["ListeningSocket", Socket, tuple[str, int], tuple[str, int]], "Status | None"]
@@ -27,11 +28,13 @@ OnInspect = Callable[
 OnAbort = Callable[["ListeningSocket", int], object]
 
 
-class ListeningSocket(Controls):
+class ListeningSocket(Controls, Closing):
     """A socket that listens; `ndverbs.wsk.listen` makes one.
 
-    Connections that come before anybody accepts them wait, up to the backlog.
+    Connections that come before the application accepts them wait, up to the backlog.
     """
+
+    _owner = Owner.LISTENING
 
     def __init__(
         self,
@@ -49,7 +52,7 @@ class ListeningSocket(Controls):
         self._on_accept = on_accept
         self._on_inspect = on_inspect
         self._on_abort = on_abort
-        self._enabled = _events.static_events & EventMask.ACCEPT
+        self._enabled = _events.static.settled() & EventMask.ACCEPT
         self._inherited = EventMask(0)
         self._lock = threading.RLock()
         self._waiting: deque[Promise] = deque()  # accept requests
@@ -70,14 +73,6 @@ class ListeningSocket(Controls):
     def __repr__(self) -> str:
         """Return where it listens."""
         return f"<wsk.ListeningSocket {'closed' if self._is_closed else self.local_address}>"
-
-    def __enter__(self) -> Self:
-        """Return it; it is closed at the end."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self.close()
 
     @property
     def on_accept(self) -> OnAccept | None:
@@ -160,22 +155,15 @@ class ListeningSocket(Controls):
             )
         self._native.inspect_complete(operator.index(inspect_id), action == InspectAction.ACCEPT)
 
-    def _socket_option(self, is_set: bool, code: int, value: Any) -> Any:
-        if code != Option.SO_CONDITIONAL_ACCEPT:
-            return super()._socket_option(is_set, code, value)
-        if is_set:
-            raise error(
-                Status.INVALID_DEVICE_STATE,
-                "control: conditional accept is chosen before the socket is bound",
-                hint="pass on_inspect to wsk.listen()",
-            )
-        return int(self._on_inspect is not None)
+    @property
+    def _is_conditional(self) -> bool:
+        return self._on_inspect is not None
 
     def _apply_options(self) -> None:
         self._native.set_options(self._options.native)
 
     def close(self) -> None:
-        """WskCloseSocket: end accept requests with CANCELLED and reset what nobody accepted."""
+        """WskCloseSocket: end accept requests with CANCELLED and reset what was not accepted."""
         with self._lock:
             if self._is_closed:
                 return
@@ -280,6 +268,6 @@ class ListeningSocket(Controls):
 
 
 def _close_what_came(request: Request) -> None:
-    """Of an accept() that gave up in the very moment that a connection came."""
+    """Close the connection that came while its accept() gave up."""
     if request.status == Status.SUCCESS:
         request.information.close()

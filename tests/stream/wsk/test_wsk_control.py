@@ -89,8 +89,7 @@ def test_static_events_are_chosen_before_the_first_socket(ends):
 
 
 def test_static_events_are_on_in_every_socket_for_good(ends, monkeypatch, make_ends):
-    monkeypatch.setattr(wsk._client, "_has_sockets", False)
-    monkeypatch.setattr(wsk._events, "static_events", wsk.EventMask(0))
+    monkeypatch.setattr(wsk._events, "static", wsk._events.Static())
     wsk.set_static_event_callbacks(RECEIVE)
     made = make_ends(on_receive=lambda _, shown, __: made.told.put(bytes(shown[0].array)))
     made.far.send(b"static").result(LIMIT)
@@ -125,6 +124,41 @@ def test_both_kinds_of_sockets_answer_controls_alike(adapter, host, asked, level
 
     with wsk.socket(adapter) as sock, wsk.listen((host, 0), adapter=adapter) as listening:
         assert answer(sock) == answer(listening)
+
+
+@pytest.mark.parametrize(
+    ("row", "asked", "refused"),
+    [
+        ({"get": lambda owner: 7}, wsk.RequestType.GET_OPTION, None),
+        ({"get": lambda owner: 7}, wsk.RequestType.SET_OPTION, "option 0x7777 is only got"),
+        ({"set": lambda owner, value: 7}, wsk.RequestType.SET_OPTION, None),
+        ({"set": lambda owner, value: 7}, wsk.RequestType.GET_OPTION, "option 0x7777 is only set"),
+        ({"get": lambda owner: 7}, wsk.RequestType.IOCTL, "ioctl 0x7777 is not supported"),
+    ],
+)
+def test_a_row_of_the_table_is_a_control_of_both_kinds_of_sockets(
+    adapter, host, monkeypatch, row, asked, refused
+):
+    control = wsk._control.Control(wsk.SOL_SOCKET, **row)
+    monkeypatch.setitem(wsk._control.CONTROLS, 0x7777, control)
+
+    with wsk.socket(adapter) as sock, wsk.listen((host, 0), adapter=adapter) as listening:
+        for owner in (sock, listening):
+            if refused is None:
+                assert owner.control(asked, 0x7777, 1) == 7
+            else:
+                with pytest.raises(nd.RdmaError, match=refused):
+                    owner.control(asked, 0x7777, 1)
+
+
+def test_a_control_of_one_kind_of_sockets_is_not_supported_on_the_other(adapter, host):
+    get, ioctl = wsk.RequestType.GET_OPTION, wsk.RequestType.IOCTL
+    with wsk.socket(adapter) as sock, wsk.listen((host, 0), adapter=adapter) as listening:
+        with pytest.raises(nd.RdmaError, match=r"SO_CONDITIONAL_ACCEPT .* on a connection socket"):
+            sock.control(get, wsk.Option.SO_CONDITIONAL_ACCEPT)
+        with pytest.raises(nd.RdmaError, match=r"INSPECT_ID .* on a listening socket") as caught:
+            listening.control(ioctl, wsk.Ioctl.SIO_WSK_QUERY_INSPECT_ID)
+    assert caught.value.status == nd.Status.NOT_SUPPORTED
 
 
 @pytest.mark.parametrize("level", [wsk.SOL_SOCKET, socket.SOL_SOCKET])

@@ -27,8 +27,7 @@ def unraisable(monkeypatch):
 @pytest.fixture
 def static_events(monkeypatch):
     """Switch receive and disconnect events on for every socket of the test."""
-    monkeypatch.setattr(wsk._client, "_has_sockets", False)
-    monkeypatch.setattr(wsk._events, "static_events", wsk.EventMask(0))
+    monkeypatch.setattr(wsk._events, "static", wsk._events.Static())
     wsk.set_static_event_callbacks(RECEIVE | DISCONNECT)
 
 
