@@ -11,7 +11,7 @@
 namespace ndv::core {
 namespace {
 
-// Names of the Terminate codes: RFC 5040 section 4.8, RFC 5041 section 8.2, RFC 5044 section 8,
+// Names of the Terminate codes: RFC 5040 section 4.8, RFC 5041 section 7.2, RFC 5044 section 8,
 // RFC 6581 section 8.
 struct CodeName {
     std::uint8_t layer;

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::uint8_t kHighestRevision = 2;
 
-// RFC 6581 section 4.1; "do not negotiate" means our own limit.
+// RFC 6581 section 9.1; "do not negotiate" means our own limit.
 std::uint16_t effective(std::uint16_t own, std::uint16_t peer) {
     return peer == MpaEnhanced::kNoNegotiation ? own : std::min(own, peer);
 }
@@ -164,7 +164,7 @@ void Handshake::handle_reply() {
         return;
     }
     if (offer_.revision >= 2 && (header_.revision < 2 || !header_.enhanced)) {
-        outcome_ = Outcome::bad_revision;  // RFC 6581 section 9: the answer to S carries S
+        outcome_ = Outcome::bad_revision;  // RFC 6581 section 6: the answer to S carries S
         return;
     }
     agreement_ = {offer_.crc || header_.crc,

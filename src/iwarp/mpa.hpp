@@ -12,7 +12,7 @@ namespace ndv::iwarp {
 
 enum class MpaKind : std::uint8_t { request, reply };
 
-// What opens a peer-to-peer stream (RFC 6581 section 5): a zero-length message of this kind.
+// What opens a peer-to-peer stream (RFC 6581 section 9.2): a zero-length message of this kind.
 enum class RtrKind : std::uint8_t { none, send, write, read };
 
 enum class MpaParse : std::uint8_t { ok, bad_key, bad_length };

@@ -229,7 +229,7 @@ bool Connection::begin_write(std::span<const std::byte> bytes) {
     }
     write_bytes_ += payload_size_;
     tagged_ = {true, Opcode::write, header.stag, header.to, 0, 0};
-    // RFC 5040 section 5.1: a zero-length Write is not checked.
+    // RFC 5041 section 7.1 checks what carries data: a zero-length Write is not checked.
     if (payload_size_ == 0) return true;
     unpin_target();
     const AccessResult result =

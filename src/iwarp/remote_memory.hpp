@@ -12,7 +12,7 @@
 
 namespace ndv::iwarp {
 
-// RFC 5040 section 7.1 and RFC 5041 section 7.1, in the order in which the checks are made.
+// RFC 5040 section 7.2 and RFC 5041 section 7.1, in the order in which the checks are made.
 enum class AccessResult : std::uint8_t {
     granted,
     invalid_stag,

@@ -37,7 +37,7 @@ inline constexpr ErrorCode kRdmapVersion{0, 2, 0x05};
 inline constexpr ErrorCode kUnexpectedOpcode{0, 2, 0x06};
 inline constexpr ErrorCode kStreamCatastrophic{0, 2, 0x07};
 inline constexpr ErrorCode kCannotInvalidate{0, 2, 0x09};
-// DDP, RFC 5041 section 8.2.
+// DDP, RFC 5041 section 7.2.
 inline constexpr ErrorCode kTaggedInvalidStag{1, 1, 0x00};
 inline constexpr ErrorCode kTaggedBounds{1, 1, 0x01};
 inline constexpr ErrorCode kTaggedNotAssociated{1, 1, 0x02};

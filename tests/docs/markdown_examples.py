@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Code in README.md and docs/: what is marked to run, and what it says that it prints.
+"""Code in the pages of the root and of docs/: what is to be run, and what it says that it prints.
 
 A fenced block of Python behind ``<!-- run -->`` continues the page's program; behind
 ``<!-- run: NAME -->`` it is a program of its own. Where a printing line ends in a comment, the
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, *sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")} - {README})]
 PAGE_PROGRAM = ""
 RUN_LIMIT_S = 100
 

@@ -261,7 +261,8 @@ def incoming_read(msn, size=READ_SIZE, sink=None):
 
 @pytest.mark.parametrize(("ird", "held"), [(1, 1), (2, 2), (3, 4), (5, 8), (16, 16)])
 def test_reads_up_to_the_next_power_of_two_are_held_and_one_more_is_refused(ird, held):
-    # siw rounds its limits up to a power of two and sends that many (iwarp.md section 6.1).
+    # siw rounds its limits up to a power of two and sends that many
+    # (docs/wire/siw.md#start-up-as-responder).
     solo = Solo(ird=ird)
     solo.step(*(incoming_read(msn) for msn in range(1, held + 1)), limit=0)
     solo.step(limit=0)

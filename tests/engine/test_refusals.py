@@ -108,7 +108,7 @@ REFUSALS = [
         (1, 1, 1),
         DDP,
     ),
-    # RFC 5040 section 7.1, the source of a read.
+    # RFC 5040 section 7.2, the source of a read.
     ("read_of_unknown_stag", read(0x9900, 0, 4), (0, 1, 0), DDP_AND_READ),
     ("read_of_stag_zero", read(0, 0, 4), (0, 1, 0), DDP_AND_READ),
     ("read_below_the_base", read(WINDOW_STAG, WINDOW_TO - 1, 4), (0, 1, 1), DDP_AND_READ),
@@ -161,7 +161,7 @@ REFUSALS = [
         (1, 2, 5),
         DDP,
     ),
-    # RFC 5040 section 5.3 and decisions of iwarp.md section 19.
+    # RFC 5040 section 5.3 and docs/wire/iwarp.md#what-each-error-becomes.
     ("invalidate_of_unknown_stag", send(SEND_INVALIDATE, reserved=0x9900), (0, 2, 9), DDP),
     ("invalidate_of_a_region", send(SEND_INVALIDATE, reserved=WINDOW_STAG), (0, 2, 9), DDP),
     (

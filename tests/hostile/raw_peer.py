@@ -13,7 +13,7 @@ from wire import reference
 from wire.reference import TERMINATE, WRITE
 
 REQUEST_KEY, REPLY_KEY = b"MPA ID Req Frame", b"MPA ID Rep Frame"
-# RFC 5044 section 7.1.1 and RFC 6581 section 4.
+# RFC 5044 section 7.1.1 and RFC 6581 section 6.
 M, C, R, S = 0x80, 0x40, 0x20, 0x10
 LIMIT_S = 20.0
 

@@ -138,7 +138,7 @@ def test_sinks_of_reads_are_not_open_to_writes(victim, silent_listener):
 
 # ---- Terminates ----------------------------------------------------------------------------------
 
-# RFC 5040 section 4.8, RFC 5041 section 8.2, RFC 5044 section 8, RFC 6581 section 8.
+# RFC 5040 section 4.8, RFC 5041 section 7.2, RFC 5044 section 8, RFC 6581 section 8.
 CODES = [(0, 0, 0)]
 CODES += [(0, 1, code) for code in (0, 1, 2, 3, 4, 9, 0xFF)]
 CODES += [(0, 2, code) for code in (5, 6, 7, 8, 9, 0xFF)]

@@ -117,7 +117,7 @@ REFUSALS = {
         DDP,
         (WINDOW + END - 4, 4),
     ),
-    # RFC 5040 section 7.1, the source of a read.
+    # RFC 5040 section 7.2, the source of a read.
     "read_of_an_unknown_stag": (read("window", key=0x80000000), (0, 1, 0), DDP_AND_READ),
     "read_below_the_base": (read("window", -1), (0, 1, 1), DDP_AND_READ),
     "read_past_the_end": (read("window", END - 3), (0, 1, 1), DDP_AND_READ),

@@ -20,7 +20,7 @@
 
 namespace ndv::testing {
 
-// A table of regions over the arena, with the checks of RFC 5040 section 7.1 written plainly.
+// A table of regions over the arena, with the checks of RFC 5040 section 7.2 written plainly.
 class FakeMemory final : public iwarp::RemoteMemory {
 public:
     static constexpr std::uint32_t kOwnPd = 1;

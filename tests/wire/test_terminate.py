@@ -21,7 +21,7 @@ NOTHING = {
     "swapped": False,
 }
 
-# RFC 5040 section 4.8, RFC 5041 section 8.2, RFC 5044 section 8, RFC 6581 section 8.
+# RFC 5040 section 4.8, RFC 5041 section 7.2, RFC 5044 section 8, RFC 6581 section 8.
 RDMAP_CODES = [(0, 0, 0x00)]
 RDMAP_CODES += [(0, 1, code) for code in (0x00, 0x01, 0x02, 0x03, 0x04, 0x09, 0xFF)]
 RDMAP_CODES += [(0, 2, code) for code in (0x05, 0x06, 0x07, 0x08, 0x09, 0xFF)]
@@ -32,7 +32,7 @@ LLP_CODES = [(2, 0, code) for code in (0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07)
 ALL_CODES = RDMAP_CODES + DDP_CODES + LLP_CODES
 
 # RDMAP/2 and LLP/0 share the codes 5, 6 and 7: with no header behind the control word both of its
-# orders are possible (iwarp.md section 7.4), and the phase decides.
+# orders are possible (docs/wire/iwarp.md#terminate), and the phase decides.
 AMBIGUOUS_CODES = [(layer, 2 - layer, code) for layer in (0, 2) for code in (5, 6, 7)]
 UNAMBIGUOUS_CODES = [error for error in ALL_CODES if error not in AMBIGUOUS_CODES]
 
@@ -136,7 +136,7 @@ def test_a_code_that_one_order_alone_can_mean_needs_no_phase(error, before_first
     assert code_of(_testing.parse_terminate_body(body, before_first_fpdu)) == error
 
 
-# What siw sends with no header bit (siw-facts.md section 5), in either phase where unambiguous.
+# What siw sends with no header bit (docs/wire/siw.md#terminate), in either phase where unambiguous.
 @pytest.mark.parametrize(
     ("body", "error"),
     [

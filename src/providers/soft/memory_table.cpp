@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// STags, pins, and the checks of RFC 5040 section 7.1 in the order that siw makes them.
+// STags, pins, and the checks of RFC 5040 section 7.2 in the order that siw makes them.
 #include "providers/soft/memory_table.hpp"
 
 #include <sched.h>

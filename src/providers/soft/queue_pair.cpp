@@ -25,8 +25,8 @@ constexpr std::size_t kPieces = 256;
 // takes more messages goes on in another one.
 constexpr std::uint32_t kTakenReceives = 256;
 
-// An initiator that need not speak first gets this long to do so (iwarp.md: a server that speaks
-// first would otherwise wait for ever for a stock siw client).
+// An initiator that need not speak first gets this long to do so (docs/wire/iwarp.md#start-up: a
+// server that speaks first would otherwise wait for ever for a stock siw client).
 constexpr Time kHoldTime = std::chrono::milliseconds(100);
 constexpr Time kHoldRetry = std::chrono::milliseconds(20);
 

@@ -8,7 +8,7 @@ import pytest
 import ndverbs as nd
 from lab.interop.rping import Server
 
-# RFC 5044 section 7.1 and RFC 6581 section 7: the flags behind the key, and the enhanced data.
+# RFC 5044 section 7.1 and RFC 6581 section 6: the flags behind the key, and the enhanced data.
 _CRC = 0x40
 _PEER_TO_PEER = 0x8000
 
