@@ -95,7 +95,19 @@ public:
         link_->shut_write();
     }
 
+    [[nodiscard]] LinkResult peek() const override { return link_->peek(); }
     [[nodiscard]] int descriptor() const override { return link_->descriptor(); }
+    [[nodiscard]] int take_error() override { return link_->take_error(); }
+    void reset_at_close() override { link_->reset_at_close(); }
+    [[nodiscard]] std::size_t segment_size() const override { return link_->segment_size(); }
+    [[nodiscard]] bool has_unacknowledged() const override { return link_->has_unacknowledged(); }
+    void fit(const LocalBuffers& buffers) override { link_->fit(buffers); }
+    [[nodiscard]] core::SocketAddress local_address() const override {
+        return link_->local_address();
+    }
+    [[nodiscard]] core::SocketAddress peer_address() const override {
+        return link_->peer_address();
+    }
 
 private:
     void record(Side& from, Side& to, const iovec* pieces, std::size_t size) {
@@ -135,8 +147,8 @@ private:
     // The addresses are known once the socket is connected, which is before the first byte.
     void begin() {
         if (std::exchange(has_begun_, true)) return;
-        local_.address = local_address_of(descriptor());
-        peer_.address = peer_address_of(descriptor());
+        local_.address = link_->local_address();
+        peer_.address = link_->peer_address();
         if (local_.address.length == 0 || peer_.address.length == 0) return;
         is_claimed_ = capture_->claim(local_.address, peer_.address);
         packet(local_, peer_, kSyn, {});

@@ -9,7 +9,7 @@
 #include <string>
 #include <utility>
 
-#include "providers/soft/link.hpp"
+#include "providers/soft/socket.hpp"
 
 namespace ndv::soft {
 // A paused listener does not listen, and keeps a port only that was asked for by its number; so

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// A link carries the bytes of one stream. Tracing, capture, delay and faults are decorators.
+// A link carries the bytes of one stream. Tracing, capture, delay and faults are decorators. All
+// that its users ask is here; its descriptor is for epoll, and may be another thing than a socket.
 #pragma once
 
 #include <sys/uio.h>
 
 #include <cstddef>
+#include <limits>
 #include <memory>
 
 #include "base/descriptor.hpp"
 #include "base/live.hpp"
-#include "core/connection.hpp"
+#include "providers/soft/socket.hpp"
 
 namespace ndv::soft {
 
@@ -31,12 +33,29 @@ public:
     [[nodiscard]] virtual LinkResult read(const iovec* pieces, std::size_t count) = 0;
     [[nodiscard]] virtual LinkResult write(const iovec* pieces, std::size_t count,
                                            bool end_of_record) = 0;
+    // What read() would find, without taking it; moved: bytes wait.
+    [[nodiscard]] virtual LinkResult peek() const = 0;
     virtual void shut_write() = 0;
-    // What broke the stream, or 0, for a time when nothing is read or written.
-    [[nodiscard]] int take_error() const;
-    // Its destruction resets the stream, where an end in order would say something else.
-    void reset_at_close() const;
+    // Level-triggered: readable while read() would not block, writable while write() would not.
     [[nodiscard]] virtual int descriptor() const = 0;
+
+    // From here on a link says what differs from this.
+
+    // What broke the stream, or 0, for a time when nothing is read or written.
+    [[nodiscard]] virtual int take_error() { return 0; }
+    // Its destruction resets the stream, where an end in order would say something else.
+    virtual void reset_at_close() {}
+    // What one segment carries now; a link without segments sets FPDUs no limit.
+    [[nodiscard]] virtual std::size_t segment_size() const {
+        return std::numeric_limits<std::size_t>::max();
+    }
+    // Whether the peer's host may not have everything that was written.
+    [[nodiscard]] virtual bool has_unacknowledged() const { return false; }
+    // After the stream is connected.
+    virtual void fit(const LocalBuffers&) {}
+    // Of length 0 where there is none.
+    [[nodiscard]] virtual core::SocketAddress local_address() const { return {}; }
+    [[nodiscard]] virtual core::SocketAddress peer_address() const { return {}; }
 };
 
 class TcpLink final : public Link, base::Live<base::LiveKind::link> {
@@ -46,33 +65,27 @@ public:
     [[nodiscard]] LinkResult read(const iovec* pieces, std::size_t count) override;
     [[nodiscard]] LinkResult write(const iovec* pieces, std::size_t count,
                                    bool end_of_record) override;
+    [[nodiscard]] LinkResult peek() const override;
     void shut_write() override;
     [[nodiscard]] int descriptor() const override { return socket_.get(); }
+    [[nodiscard]] int take_error() override;
+    void reset_at_close() override;
+    [[nodiscard]] std::size_t segment_size() const override {
+        return soft::segment_size(socket_.get());
+    }
+    [[nodiscard]] bool has_unacknowledged() const override {
+        return unacknowledged(socket_.get()) > 0;
+    }
+    void fit(const LocalBuffers& buffers) override { buffers.apply(socket_.get()); }
+    [[nodiscard]] core::SocketAddress local_address() const override {
+        return local_address_of(socket_.get());
+    }
+    [[nodiscard]] core::SocketAddress peer_address() const override {
+        return peer_address_of(socket_.get());
+    }
 
 private:
-    base::Descriptor socket_;
+    const base::Descriptor socket_;
 };
-
-// Non-blocking, no Nagle, keepalive so that a peer on a dead host is noticed within `keepalive_s`.
-void prepare_socket(int fd, double keepalive_s);
-// Whether both addresses of a stream are this host's.
-[[nodiscard]] bool is_one_host(const core::SocketAddress& local, const core::SocketAddress& peer);
-// Between two sockets of one host, autotuned buffers grow beyond the caches and slow the copies
-// down. Where the system lets a program choose 1 MiB, that is what both ends get.
-class LocalBuffers {
-public:
-    LocalBuffers();
-    void apply(int fd) const;  // after connect or accept; does nothing for other hosts
-
-private:
-    bool is_allowed_ = false;
-};
-// What one TCP segment carries now.
-[[nodiscard]] std::size_t segment_size(int fd);
-[[nodiscard]] core::SocketAddress local_address_of(int fd);
-[[nodiscard]] core::SocketAddress peer_address_of(int fd);
-// Bytes that the peer's TCP has not acknowledged.
-[[nodiscard]] int unacknowledged(int fd);
-using core::status_of;
 
 }  // namespace ndv::soft

@@ -212,7 +212,7 @@ void QueuePair::take_attachment() {
     link_ = std::move(taken->link);
     observer_ = std::move(taken->observer);
     iwarp::ConnectionConfig config = taken->config;
-    const std::size_t segment = segment_size(link_->descriptor());
+    const std::size_t segment = link_->segment_size();
     ends_records_ = segment < kSmallSegment;
     // As siw does: FPDUs follow the segment size, in multiples of eight, within a 16-bit length.
     config.max_fpdu = static_cast<std::uint32_t>(std::min<std::size_t>(segment, 65483) & ~7ULL);
@@ -327,7 +327,7 @@ void QueuePair::handle_events() {
 
 void QueuePair::check_hold(Time at) {
     if (!hold_until_ || at < *hold_until_) return;
-    if (unacknowledged(link_->descriptor()) > 0) {
+    if (link_->has_unacknowledged()) {
         hold_until_ = at + kHoldRetry;
         return;
     }
