@@ -8,50 +8,39 @@
 
 namespace ndv::base {
 
+#define NDV_LIVE_KIND_LIST(X)      \
+    X(adapter)                     \
+    X(protection_domain)           \
+    X(memory_region)               \
+    X(buffer_hold)                 \
+    X(completion_queue)            \
+    X(queue_pair)                  \
+    X(connector)                   \
+    X(listener)                    \
+    X(operation)                   \
+    X(link)                        \
+    X(logical_address_mapping)     \
+    X(fast_register_memory_region) \
+    X(memory_window)               \
+    X(shared_receive_queue)        \
+    X(shared_endpoint)             \
+    X(stream)                      \
+    X(stream_listener)             \
+    X(outstanding)
+
 enum class LiveKind : std::size_t {
-    adapter,
-    protection_domain,
-    memory_region,
-    buffer_hold,
-    completion_queue,
-    queue_pair,
-    connector,
-    listener,
-    operation,
-    link,
-    logical_address_mapping,
-    fast_register_memory_region,
-    memory_window,
-    shared_receive_queue,
-    shared_endpoint,
-    stream,
-    stream_listener,
-    outstanding,
-    count_
+#define NDV_X(name) name,
+    NDV_LIVE_KIND_LIST(NDV_X)
+#undef NDV_X
 };
 
-inline constexpr std::array<const char*, static_cast<std::size_t>(LiveKind::count_)>
-    kLiveKindNames = {"adapter",
-                      "protection_domain",
-                      "memory_region",
-                      "buffer_hold",
-                      "completion_queue",
-                      "queue_pair",
-                      "connector",
-                      "listener",
-                      "operation",
-                      "link",
-                      "logical_address_mapping",
-                      "fast_register_memory_region",
-                      "memory_window",
-                      "shared_receive_queue",
-                      "shared_endpoint",
-                      "stream",
-                      "stream_listener",
-                      "outstanding"};
+inline constexpr std::array kLiveKindNames = {
+#define NDV_X(name) #name,
+    NDV_LIVE_KIND_LIST(NDV_X)
+#undef NDV_X
+};
 
-inline constinit std::array<std::atomic<long>, static_cast<std::size_t>(LiveKind::count_)>
-    live_counts{};
+inline constinit std::array<std::atomic<long>, kLiveKindNames.size()> live_counts{};
 
 template <LiveKind kKind>
 class Live {
