@@ -373,6 +373,7 @@ def test_no_folder_is_a_place_for_leftovers():
 def test_every_source_begins_with_the_licence_line():
     files = cpp_files() + files_below(ROOT / "python", ".py", ".pyi")
     files += files_below(ROOT / "tests", ".py", ".hpp", ".cpp", ".sh")
+    files += files_below(ROOT / "examples", ".py")
     files += [ROOT / name for name in ("CMakeLists.txt", "Makefile", "pyproject.toml")]
     files += files_below(ROOT / ".ci", "")
     problems = []
