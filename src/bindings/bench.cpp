@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One end of a benchmark for python/ndverbs/bench.py: a session of the timed loops in src/bench.
+// One end of a benchmark for cli/bench/ends.py: a session of the timed loops in src/bench.
 #include <pybind11/chrono.h>
 #include <pybind11/pybind11.h>
 

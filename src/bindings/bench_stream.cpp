@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loops of src/bench over streams, for python/ndverbs/bench_stream.py.
+// The loops of src/bench over streams, for cli/bench/stream.py.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from markdown_examples import ROOT, RUN_LIMIT_S, clean_environment
+from docs.markdown_examples import ROOT, RUN_LIMIT_S, clean_environment
 
 EXAMPLES = ROOT / "examples"
 MAX_LINES = 60

@@ -47,7 +47,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     ),
 )
 
-# Written down by hand from the table in copy_protocol.py.
+# Written down by hand from the table in cli/filecopy/protocol.py.
 GOLDEN = [
     (
         Request(b"a/b.bin", 258, Flags.FORCE),
