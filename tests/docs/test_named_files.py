@@ -29,7 +29,7 @@ FILES = files()
 PATHS = {"/" + p.relative_to(ROOT).as_posix() for p in FILES}
 
 
-def told(path, text):
+def readable(path, text):
     """Return what a file says to people: all of a page, the comments of a program."""
     kind = path.suffix.removeprefix(".")
     if kind in ("hpp", "cpp"):
@@ -60,7 +60,7 @@ def is_there(path, name):
 
 def missing(path, text):
     """Return what the text names and the project has not."""
-    text = told(path, text)
+    text = readable(path, text)
     found = []
     for name, kind, anchor in NAME.findall(text):
         if not is_there(path, name):
