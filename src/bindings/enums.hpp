@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "core/extension.hpp"
 #include "core/types.hpp"
 
 namespace ndv::bindings {

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The adapter: the root of all objects of one opened device, and the one barrier that ends them.
-// Provider is what src/providers implements; builtin lists the providers of this build.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -17,6 +14,7 @@
 #include "base/expected.hpp"
 #include "base/live.hpp"
 #include "base/mutex.hpp"
+#include "core/callback_queue.hpp"
 #include "core/completion_queue.hpp"
 #include "core/connection.hpp"
 #include "core/mapping.hpp"
@@ -32,26 +30,6 @@ struct AdapterOptions {
     double keepalive_s = 30;   // a dead peer on another host ends its connections within this
     std::optional<bool> crc;   // ask for MPA's CRC; none: when the peer is another host
     std::string capture_path;  // not empty: a pcap of every stream from its first byte
-};
-
-// Tasks for the adapter's callback thread: one at a time, in order.
-class CallbackQueue {
-public:
-    using Task = std::function<void()>;
-    void push(Task task);
-    // Blocks; an empty task when stop() was called and nothing is left.
-    [[nodiscard]] Task pop();
-    // The task that pop() returned has ended.
-    void done();
-    // Returns when the queue is empty and no task runs; wakes pop() for good.
-    void stop(bool is_callback_thread);
-
-private:
-    base::Mutex mutex_;
-    std::condition_variable changed_;
-    std::deque<Task> tasks_ NDV_GUARDED_BY(mutex_);
-    bool is_stopped_ NDV_GUARDED_BY(mutex_) = false;
-    bool is_running_ NDV_GUARDED_BY(mutex_) = false;
 };
 
 class Adapter : public Object, base::Live<base::LiveKind::adapter> {
@@ -121,35 +99,6 @@ struct ConnectionCounters {
     std::atomic<std::int64_t> active_connections{0};
 
     [[nodiscard]] std::map<std::string, std::uint64_t> read() const;
-};
-
-// One thing that `ndverbs doctor` looked at.
-struct Finding {
-    std::string check;  // what was looked at
-    bool is_good = true;
-    std::string what;    // what was found
-    std::string remedy;  // what to do about it, when it is not good
-};
-
-class Provider {
-public:
-    Provider() = default;
-    Provider(const Provider&) = delete;
-    Provider& operator=(const Provider&) = delete;
-    virtual ~Provider() = default;
-
-    [[nodiscard]] virtual const char* name() const = 0;
-    // What a user needs for this provider, looked at now.
-    [[nodiscard]] virtual std::vector<Finding> diagnose() const = 0;
-    // What to open to reach a peer by hardware, or any peer: empty where this provider has no
-    // device for it. May block for a second.
-    [[nodiscard]] virtual std::string find_device(const std::optional<SocketAddress>&) const {
-        return {};
-    }
-    // The adapters that open() would find now.
-    [[nodiscard]] virtual std::vector<AdapterInfo> adapters() const = 0;
-    [[nodiscard]] virtual Expected<std::shared_ptr<Adapter>> open(
-        const AdapterOptions& options) const = 0;
 };
 
 }  // namespace ndv::core

@@ -18,6 +18,7 @@
 #include "base/mutex.hpp"
 #include "base/ring.hpp"
 #include "core/object.hpp"
+#include "core/progress.hpp"
 #include "core/types.hpp"
 
 namespace ndv::core {

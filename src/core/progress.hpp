@@ -32,6 +32,11 @@ enum class Lease : std::uint8_t {
     held,   // somebody sleeps over it
 };
 
+// How much one step may do. A step under the GIL is small; without it, generous.
+enum class Budget : std::uint8_t { small, large };
+
+inline constexpr std::uint32_t kSmallStep = 32 * 1024;  // bytes each way under the GIL
+
 // How long after a poll its connections are left to the poller.
 inline constexpr Time kLeaseTime = std::chrono::milliseconds(1);
 

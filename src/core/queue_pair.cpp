@@ -156,14 +156,6 @@ Status QueuePair::check_extension(const WorkRequest& request, std::uint64_t leng
     return is_sound ? Status::success : Status::invalid_parameter;
 }
 
-Expected<const extension::Entry*> find_extension(const AdapterInfo& info, const std::string& name) {
-    for (const extension::Entry& entry : extension::kList) {
-        if (name == entry.name && (info.extensions & entry.bit) != 0) return &entry;
-    }
-    return fail(Status::not_supported, "query_extension: there is no \"" + name + "\"",
-                "adapter.info.extensions names what there is");
-}
-
 std::uint32_t QueuePair::sink_rights() const {
     const bool is_free = (pd_->info().adapter_flags & adapter_flag::kRdmaReadSinkNotRequired) != 0;
     return is_free ? access::kLocalWrite : access::kLocalWrite | access::kRdmaReadSink;

@@ -14,6 +14,7 @@
 #include "base/live.hpp"
 #include "core/completion_queue.hpp"
 #include "core/detail.hpp"
+#include "core/extension.hpp"
 #include "core/mapping.hpp"
 #include "core/memory.hpp"
 #include "core/object.hpp"
@@ -24,10 +25,6 @@
 namespace ndv::core {
 
 enum class QueuePairState : std::uint8_t { idle, connected, error };
-
-// NOT_SUPPORTED where the adapter has no extension of that name.
-[[nodiscard]] Expected<const extension::Entry*> find_extension(const AdapterInfo& info,
-                                                               const std::string& name);
 
 class QueuePair : public Object, base::Live<base::LiveKind::queue_pair> {
 public:

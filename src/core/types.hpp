@@ -3,7 +3,6 @@
 // Numbers are NDKPI's; those of what is beyond NDK are chosen far from them.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -185,24 +184,6 @@ inline constexpr std::uint32_t kCqResize = 0x100;
 inline constexpr std::uint32_t kLoopbackConnections = 0x10000;
 }  // namespace adapter_flag
 
-// What query_extension() finds: the project's own, and which calls of a queue pair it is about.
-namespace extension {
-inline constexpr std::uint32_t kAtomics = 1;
-inline constexpr std::uint32_t kImmediate = 2;
-inline constexpr std::uint32_t kRawHandles = 4;
-
-struct Entry {
-    std::uint32_t bit;
-    const char* name;
-    std::array<const char*, 2> calls;  // null: none
-};
-inline constexpr std::array<Entry, 3> kList = {{
-    {kAtomics, "atomics", {"fetch_add", "compare_swap"}},
-    {kImmediate, "immediate", {"write_with_immediate", nullptr}},
-    {kRawHandles, "raw_handles", {"raw_handle", nullptr}},
-}};
-}  // namespace extension
-
 // NDK_ADAPTER_INFO, in its order, behind the name under which the adapter is opened.
 struct AdapterInfo {
     std::string name;
@@ -236,10 +217,5 @@ struct AdapterInfo {
     // host.
     std::vector<std::string> addresses;
 };
-
-// How much one step may do. A step under the GIL is small; without it, generous.
-enum class Budget : std::uint8_t { small, large };
-
-inline constexpr std::uint32_t kSmallStep = 32 * 1024;  // bytes each way under the GIL
 
 }  // namespace ndv::core

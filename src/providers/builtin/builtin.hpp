@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/expected.hpp"
-#include "core/adapter.hpp"
+#include "core/provider.hpp"
 
 namespace ndv::providers {
 

@@ -8,7 +8,7 @@
 #include <memory>
 #include <string>
 
-#include "core/adapter.hpp"
+#include "core/provider.hpp"
 #include "providers/soft/capture.hpp"
 #include "providers/soft/endpoints.hpp"
 #include "providers/soft/memory_table.hpp"

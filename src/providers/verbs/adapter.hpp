@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "core/adapter.hpp"
+#include "core/provider.hpp"
 #include "providers/verbs/parts.hpp"
 
 namespace ndv::verbs {
