@@ -52,7 +52,7 @@ void Connection::begin_step(Time now) {
     if (is_paused_) {
         if (has_receive()) {
             is_paused_ = false;
-            process(now);
+            process();
         } else if (now >= pause_deadline_) {
             is_paused_ = false;
             fail(error::kUntaggedNoBuffer, true);
@@ -111,7 +111,8 @@ void Connection::fail(const ErrorCode& code, bool with_header, BuiltFrames built
     terminate_ = TerminateBody{};
     terminate_.error = code;
     if (with_header) {
-        const std::size_t size = is_tagged(opcode_) ? TaggedHeader::kSize : UntaggedHeader::kSize;
+        const std::size_t size =
+            row_of(opcode_).is_tagged ? TaggedHeader::kSize : UntaggedHeader::kSize;
         terminate_.has_segment_length = true;
         terminate_.segment_length = control_.ulpdu_length;
         terminate_.ddp_header_size = static_cast<std::uint8_t>(size - kLengthSize);

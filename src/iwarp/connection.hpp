@@ -181,8 +181,13 @@ private:
     void let_pins_go();
     void take_pins_again();
     void build_request_frame();
-    void build_immediate(Frame& out);
+    void build_read(Frame& out);
+    void build_write(Frame& out);
+    void build_write_immediate(Frame& out);
+    void build_send(Frame& out);
     void build_atomic_request(Frame& out);
+    void build_nothing(Frame&) {}  // execute_local_request() took it
+    void finish_request(Frame& out, std::size_t header, std::uint32_t payload);
     void begin_frame(Frame& out, FrameSource source, std::uint32_t position);
     [[nodiscard]] bool has_response() const;
     [[nodiscard]] bool build_response_frame();
@@ -249,24 +254,28 @@ private:
         std::uint32_t invalidate_stag = 0;
     };
 
-    void process(Time now);
-    [[nodiscard]] bool begin_fpdu(Time now);
+    void process();
+    [[nodiscard]] bool begin_fpdu();
     [[nodiscard]] bool begin_write(std::span<const std::byte> bytes);
     [[nodiscard]] bool begin_read_response(std::span<const std::byte> bytes);
-    [[nodiscard]] bool begin_send(std::span<const std::byte> bytes, Time now);
+    [[nodiscard]] bool begin_send(std::span<const std::byte> bytes);
     [[nodiscard]] bool begin_read_request(std::span<const std::byte> bytes);
-    [[nodiscard]] bool check_send_order(const UntaggedHeader& header);
-    [[nodiscard]] bool take_receive(Time now);
-    [[nodiscard]] bool begin_immediate(std::span<const std::byte> bytes, Time now);
+    [[nodiscard]] bool begin_terminate(std::span<const std::byte> bytes);
+    [[nodiscard]] bool begin_immediate(std::span<const std::byte> bytes);
     [[nodiscard]] bool begin_atomic_request(std::span<const std::byte> bytes);
     [[nodiscard]] bool begin_atomic_response(std::span<const std::byte> bytes);
-    void end_immediate();
-    void end_atomic_response();
+    [[nodiscard]] bool check_send_order(const UntaggedHeader& header);
     [[nodiscard]] ErrorCode check_request(const UntaggedHeader& header) const;
-    void handle_terminate(std::span<const std::byte> bytes);
+    [[nodiscard]] bool take_receive();
     [[nodiscard]] bool place_payload();
     void end_fpdu();
+    void end_write();
+    void end_read_response();
     void end_send();
+    void end_request();
+    void end_terminate() {}  // begin_terminate() ends the stream
+    void end_immediate();
+    void end_atomic_response();
     [[nodiscard]] std::size_t target(std::size_t size, iovec* out, std::size_t max);
     void advance_target(std::size_t size);
     void unpin_target();

@@ -4,50 +4,20 @@
 // includes.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 
 namespace ndv::iwarp {
-
-// RFC 5040 section 4.1, RFC 7306 section 4 and RFC 6580.
-enum class Opcode : std::uint8_t {
-    write = 0,
-    read_request = 1,
-    read_response = 2,
-    send = 3,
-    send_invalidate = 4,
-    send_solicited = 5,
-    send_solicited_invalidate = 6,
-    terminate = 7,
-    immediate = 8,
-    immediate_solicited = 9,
-    atomic_request = 10,
-    atomic_response = 11,
-};
-inline constexpr std::uint8_t kOpcodeCount = 12;
-
-[[nodiscard]] constexpr bool is_send(Opcode opcode) {
-    return opcode >= Opcode::send && opcode <= Opcode::send_solicited_invalidate;
-}
-[[nodiscard]] constexpr bool is_tagged(Opcode opcode) {
-    return opcode == Opcode::write || opcode == Opcode::read_response;
-}
-[[nodiscard]] constexpr bool invalidates(Opcode opcode) {
-    return opcode == Opcode::send_invalidate || opcode == Opcode::send_solicited_invalidate;
-}
-[[nodiscard]] constexpr bool solicits(Opcode opcode) {
-    return opcode == Opcode::send_solicited || opcode == Opcode::send_solicited_invalidate ||
-           opcode == Opcode::immediate_solicited;
-}
 
 inline constexpr std::size_t kLengthSize = 2;  // ULPDU_Length
 inline constexpr std::size_t kCrcSize = 4;
 inline constexpr std::size_t kMaxUlpdu = 0xFFFF;  // receivers take any 16-bit length
 // 2 + 65535 + pad + CRC.
 inline constexpr std::size_t kMaxFpdu = 65544;
-inline constexpr std::uint32_t kQueueSend = 0;  // DDP queue numbers, RFC 5040 section 5.1
+inline constexpr std::uint32_t kTagged = 0xFFFFFFFF;  // in place of a queue number
+inline constexpr std::uint32_t kQueueSend = 0;        // DDP queue numbers, RFC 5040 section 5.1
 inline constexpr std::uint32_t kQueueReadRequest = 1;
 inline constexpr std::uint32_t kQueueTerminate = 2;
 inline constexpr std::uint32_t kQueueAtomicResponse = 3;  // RFC 7306 section 5
@@ -158,40 +128,65 @@ struct AtomicResponseBody {
     friend bool operator==(const AtomicResponseBody&, const AtomicResponseBody&) = default;
 };
 
+// RFC 5040 section 4.1, RFC 7306 section 4 and RFC 6580.
+// X(name, value, begin, end, queue, body, invalidates, solicits). begin and end: what the engine
+// does with the header, begin_<begin>(), and with the end of the message, end_<end>(). body: bytes
+// behind the header of what has a fixed body, and no payload.
+#define NDV_OPCODE_LIST(X)                                                                         \
+    X(write, 0, write, write, kTagged, 0, false, false)                                            \
+    X(read_request, 1, read_request, request, kQueueReadRequest, ReadRequestBody::kSize, false,    \
+      false)                                                                                       \
+    X(read_response, 2, read_response, read_response, kTagged, 0, false, false)                    \
+    X(send, 3, send, send, kQueueSend, 0, false, false)                                            \
+    X(send_invalidate, 4, send, send, kQueueSend, 0, true, false)                                  \
+    X(send_solicited, 5, send, send, kQueueSend, 0, false, true)                                   \
+    X(send_solicited_invalidate, 6, send, send, kQueueSend, 0, true, true)                         \
+    X(terminate, 7, terminate, terminate, kQueueTerminate, 0, false, false)                        \
+    X(immediate, 8, immediate, immediate, kQueueSend, ImmediateBody::kSize, false, false)          \
+    X(immediate_solicited, 9, immediate, immediate, kQueueSend, ImmediateBody::kSize, false, true) \
+    X(atomic_request, 10, atomic_request, request, kQueueReadRequest, AtomicRequestBody::kSize,    \
+      false, false)                                                                                \
+    X(atomic_response, 11, atomic_response, atomic_response, kQueueAtomicResponse,                 \
+      AtomicResponseBody::kSize, false, false)
+
+enum class Opcode : std::uint8_t {
+#define NDV_X(name, value, ...) name = value,
+    NDV_OPCODE_LIST(NDV_X)
+#undef NDV_X
+};
+
+struct OpcodeRow {
+    bool is_known = false;
+    bool is_tagged = false;
+    bool invalidates = false;
+    bool solicits = false;
+    std::size_t header_size = 0;  // from ULPDU_Length to the payload
+};
+
+// By the four bits of the wire.
+inline constexpr std::array<OpcodeRow, 16> kOpcodes = [] {
+    std::array<OpcodeRow, 16> out;
+#define NDV_X(name, value, begin, end, queue, body, invalidates, solicits) \
+    out[value] = {true, (queue) == kTagged, invalidates, solicits,         \
+                  ((queue) == kTagged ? TaggedHeader::kSize : UntaggedHeader::kSize) + (body)};
+    NDV_OPCODE_LIST(NDV_X)
+#undef NDV_X
+    return out;
+}();
+
+[[nodiscard]] constexpr const OpcodeRow& row_of(Opcode opcode) {
+    return kOpcodes[static_cast<std::uint8_t>(opcode)];
+}
+
 // Of a segment with `header` bytes from ULPDU_Length to the payload.
 [[nodiscard]] constexpr Control control_of(Opcode opcode, std::size_t header, std::uint32_t payload,
                                            bool last) {
     Control out;
     out.ulpdu_length = static_cast<std::uint16_t>(header - kLengthSize + payload);
-    out.tagged = is_tagged(opcode);
+    out.tagged = row_of(opcode).is_tagged;
     out.last = last;
     out.opcode = static_cast<std::uint8_t>(opcode);
     return out;
-}
-
-// Bytes from ULPDU_Length to the payload; what has a fixed body has no payload.
-[[nodiscard]] constexpr std::size_t header_size(Opcode opcode) {
-    switch (opcode) {
-        case Opcode::write:
-        case Opcode::read_response:
-            return TaggedHeader::kSize;
-        case Opcode::read_request:
-            return UntaggedHeader::kSize + ReadRequestBody::kSize;
-        case Opcode::immediate:
-        case Opcode::immediate_solicited:
-            return UntaggedHeader::kSize + ImmediateBody::kSize;
-        case Opcode::atomic_request:
-            return UntaggedHeader::kSize + AtomicRequestBody::kSize;
-        case Opcode::atomic_response:
-            return UntaggedHeader::kSize + AtomicResponseBody::kSize;
-        case Opcode::send:
-        case Opcode::send_invalidate:
-        case Opcode::send_solicited:
-        case Opcode::send_solicited_invalidate:
-        case Opcode::terminate:
-            break;
-    }
-    return UntaggedHeader::kSize;
 }
 
 }  // namespace ndv::iwarp

@@ -49,8 +49,9 @@ bool is_operation(std::uint8_t raw) {
 
 // ---- out ------------------------------------------------------------------------------------
 
-// The second message of a write with immediate.
-void Connection::build_immediate(Frame& out) {
+// A Write, and a second message behind it.
+void Connection::build_write_immediate(Frame& out) {
+    if (!immediate_is_next_) return build_write(out);
     constexpr std::size_t kHeader = UntaggedHeader::kSize + ImmediateBody::kSize;
     const SendRequest& request = send_queue_[request_next_];
     const std::span<std::byte> bytes(out.bytes);
@@ -63,12 +64,9 @@ void Connection::build_immediate(Frame& out) {
     const ImmediateBody body{static_cast<std::uint32_t>(request.operand), 0};
     body.emit(bytes.subspan<UntaggedHeader::kSize, ImmediateBody::kSize>());
     out.is_last = true;
-    add_payload(out, kHeader, {}, 0, 0);
-    finish_frame(out);
     immediate_is_next_ = false;
     extension_sent_ = true;
-    message_open_ = false;
-    ++request_next_;
+    finish_request(out, kHeader, 0);
 }
 
 void Connection::build_atomic_request(Frame& out) {
@@ -97,10 +95,7 @@ void Connection::build_atomic_request(Frame& out) {
     reads_[read_tail_++ % reads_.size()] = request_next_;
     extension_sent_ = true;
     out.is_last = true;
-    add_payload(out, kHeader, {}, 0, 0);
-    finish_frame(out);
-    message_open_ = false;
-    ++request_next_;
+    finish_request(out, kHeader, 0);
 }
 
 AccessResult Connection::run_atomic(const AtomicRequestBody& request, std::uint64_t& value,
@@ -159,7 +154,7 @@ bool Connection::build_atomic_response() {
 
 // ---- in -------------------------------------------------------------------------------------
 
-bool Connection::begin_immediate(std::span<const std::byte> bytes, Time now) {
+bool Connection::begin_immediate(std::span<const std::byte> bytes) {
     const auto header = UntaggedHeader::parse(bytes.first<UntaggedHeader::kSize>());
     if (!check_send_order(header)) return false;
     if (header.mo != 0) {
@@ -170,7 +165,7 @@ bool Connection::begin_immediate(std::span<const std::byte> bytes, Time now) {
         fail(error::kUnexpectedOpcode, true);
         return false;
     }
-    if (!take_receive(now)) return false;
+    if (!take_receive()) return false;
     const auto body =
         ImmediateBody::parse(bytes.subspan<UntaggedHeader::kSize, ImmediateBody::kSize>());
     receive_queue_[receive_next_].immediate = body.value;
@@ -181,7 +176,7 @@ void Connection::end_immediate() {
     ++expected_send_msn_;
     ReceiveRequest& receive = receive_queue_[receive_next_];
     receive.has_immediate = true;
-    receive.is_solicited = solicits(opcode_);
+    receive.is_solicited = row_of(opcode_).solicits;
     receive.received = written_;
     written_ = 0;
     ++receive_next_;

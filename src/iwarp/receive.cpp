@@ -89,18 +89,18 @@ void Connection::handle_received(std::size_t size, Time now) {
         if (payload_left_ == 0) phase_ = Phase::trailer;
     }
     end_ += size - direct;
-    process(now);
+    process();
     if (untagged_.offset - held_offset_ >= kNoticeable) {
         held_offset_ = untagged_.offset;
         held_since_ = now;
     }
 }
 
-void Connection::process(Time now) {
+void Connection::process() {
     while (state_ == State::open && !is_paused_) {
         switch (phase_) {
             case Phase::header:
-                if (!begin_fpdu(now)) return;
+                if (!begin_fpdu()) return;
                 break;
             case Phase::payload:
                 if (!place_payload()) return;
@@ -117,7 +117,7 @@ void Connection::process(Time now) {
 }
 
 // True: a header was taken. False: more bytes, or a receive, are needed, or the stream failed.
-bool Connection::begin_fpdu(Time now) {
+bool Connection::begin_fpdu() {
     const std::size_t available = end_ - begin_;
     const std::byte* at = staging_.get() + begin_;
     if (available < kLengthSize) return false;
@@ -146,14 +146,14 @@ bool Connection::begin_fpdu(Time now) {
         fail(error::kRdmapVersion, false);
         return false;
     }
-    if (control_.opcode >= kOpcodeCount ||
-        control_.tagged != is_tagged(static_cast<Opcode>(control_.opcode))) {
+    const OpcodeRow& row = kOpcodes[control_.opcode];
+    if (!row.is_known || control_.tagged != row.is_tagged) {
         fail(error::kUnexpectedOpcode, false);
         return false;
     }
     opcode_ = static_cast<Opcode>(control_.opcode);
     const std::size_t frame = kLengthSize + ulpdu;
-    std::size_t header = header_size(opcode_);
+    std::size_t header = row.header_size;
     if (frame < header) {
         fail(error::kLlpLength, false);
         return false;
@@ -177,34 +177,12 @@ bool Connection::begin_fpdu(Time now) {
     }
     bool is_taken = false;
     switch (opcode_) {
-        case Opcode::write:
-            is_taken = begin_write(bytes);
-            break;
-        case Opcode::read_response:
-            is_taken = begin_read_response(bytes);
-            break;
-        case Opcode::send:
-        case Opcode::send_invalidate:
-        case Opcode::send_solicited:
-        case Opcode::send_solicited_invalidate:
-            is_taken = begin_send(bytes, now);
-            break;
-        case Opcode::read_request:
-            is_taken = begin_read_request(bytes);
-            break;
-        case Opcode::immediate:
-        case Opcode::immediate_solicited:
-            is_taken = begin_immediate(bytes, now);
-            break;
-        case Opcode::atomic_request:
-            is_taken = begin_atomic_request(bytes);
-            break;
-        case Opcode::atomic_response:
-            is_taken = begin_atomic_response(bytes);
-            break;
-        case Opcode::terminate:
-            handle_terminate(bytes);
-            break;
+#define NDV_X(name, value, begin, ...)   \
+    case Opcode::name:                   \
+        is_taken = begin_##begin(bytes); \
+        break;
+        NDV_OPCODE_LIST(NDV_X)
+#undef NDV_X
     }
     if (!is_taken) return false;
     begin_ += header;
@@ -277,7 +255,7 @@ bool Connection::begin_read_response(std::span<const std::byte> bytes) {
     return true;
 }
 
-bool Connection::begin_send(std::span<const std::byte> bytes, Time now) {
+bool Connection::begin_send(std::span<const std::byte> bytes) {
     const auto header = UntaggedHeader::parse(bytes.first<UntaggedHeader::kSize>());
     if (!check_send_order(header)) return false;
     if (untagged_.is_active) {
@@ -292,7 +270,7 @@ bool Connection::begin_send(std::span<const std::byte> bytes, Time now) {
     }
     const bool is_rtr = config_.rtr == RtrKind::send && !config_.is_initiator && !any_fpdu_in_ &&
                         payload_size_ == 0 && control_.last;
-    if (!untagged_.is_active && !is_rtr && !take_receive(now)) return false;
+    if (!untagged_.is_active && !is_rtr && !take_receive()) return false;
     if (!is_rtr) {
         ReceiveRequest& receive = receive_queue_[receive_next_];
         if (std::uint64_t{header.mo} + payload_size_ > receive.length) {
@@ -320,22 +298,24 @@ bool Connection::begin_read_request(std::span<const std::byte> bytes) {
     return true;
 }
 
-void Connection::handle_terminate(std::span<const std::byte> bytes) {
+// False: nothing comes behind it.
+bool Connection::begin_terminate(std::span<const std::byte> bytes) {
     const auto header = UntaggedHeader::parse(bytes.first<UntaggedHeader::kSize>());
     if (header.queue_number != kQueueTerminate) {
         fail(error::kUntaggedQueue, true);
-        return;
+        return false;
     }
     TerminateBody body;
     // An opcode that siw does not know, it refuses with a word that could be one of start-up.
     const bool is_start_up = !any_fpdu_in_ && !extension_sent_;
     if (!TerminateBody::parse(bytes.subspan(UntaggedHeader::kSize), is_start_up, body)) {
         fail(error::kLlpLength, false);
-        return;
+        return false;
     }
     cause_ = {Cause::Source::peer, body.error, 0};
     blame_for_terminate(body);
     go_over();
+    return false;
 }
 
 // Pieces of the target for the next `size` payload bytes.
@@ -415,43 +395,35 @@ void Connection::end_fpdu() {
     }
     if (!control_.last) return;
     switch (opcode_) {
-        case Opcode::write:
-            tagged_.is_active = false;
-            written_ = write_bytes_;
-            break;
-        case Opcode::read_response:
-            tagged_.is_active = false;
-            if (rtr_read_outstanding_) {
-                rtr_read_outstanding_ = false;
-            } else {
-                const std::uint32_t position = reads_[read_head_++ % reads_.size()];
-                if (send_queue_[position].invalidates) invalidate_read_sink(position);
-                if (state_ != State::open) return;
-                send_queue_[position].progress = SendRequest::Progress::done;
-            }
-            check_drained();
-            break;
-        case Opcode::read_request:
-        case Opcode::atomic_request:
-            ++expected_read_msn_;
-            ++job_tail_;
-            break;
-        case Opcode::immediate:
-        case Opcode::immediate_solicited:
-            end_immediate();
-            break;
-        case Opcode::atomic_response:
-            end_atomic_response();
-            break;
-        case Opcode::terminate:
-            break;
-        case Opcode::send:
-        case Opcode::send_invalidate:
-        case Opcode::send_solicited:
-        case Opcode::send_solicited_invalidate:
-            end_send();
-            break;
+#define NDV_X(name, value, begin, end, ...) \
+    case Opcode::name:                      \
+        return end_##end();
+        NDV_OPCODE_LIST(NDV_X)
+#undef NDV_X
     }
+}
+
+void Connection::end_write() {
+    tagged_.is_active = false;
+    written_ = write_bytes_;
+}
+
+void Connection::end_read_response() {
+    tagged_.is_active = false;
+    if (rtr_read_outstanding_) {
+        rtr_read_outstanding_ = false;
+    } else {
+        const std::uint32_t position = reads_[read_head_++ % reads_.size()];
+        if (send_queue_[position].invalidates) invalidate_read_sink(position);
+        if (state_ != State::open) return;
+        send_queue_[position].progress = SendRequest::Progress::done;
+    }
+    check_drained();
+}
+
+void Connection::end_request() {
+    ++expected_read_msn_;
+    ++job_tail_;
 }
 
 void Connection::end_send() {
@@ -463,8 +435,8 @@ void Connection::end_send() {
     if (is_rtr) return;
     ReceiveRequest& receive = receive_queue_[receive_next_];
     receive.received = untagged_.offset;
-    receive.is_solicited = solicits(opcode_);
-    if (invalidates(opcode_)) {
+    receive.is_solicited = row_of(opcode_).solicits;
+    if (row_of(opcode_).invalidates) {
         let_pins_go();
         const AccessResult result = memory_.invalidate(untagged_.invalidate_stag);
         if (result != AccessResult::granted) {

@@ -302,75 +302,74 @@ void Connection::begin_frame(Frame& out, FrameSource source, std::uint32_t posit
 }
 
 void Connection::build_request_frame() {
-    SendRequest& request = send_queue_[request_next_];
     Frame& out = frame(frame_tail_);
     begin_frame(out, FrameSource::request, request_next_);
-    std::span<std::byte> bytes(out.bytes);
-    const auto segments = send_queue_.segments(request_next_);
-    std::uint32_t size = 0;
-    std::size_t header = 0;
-    switch (request.kind) {
-        case RequestKind::read: {
-            header = UntaggedHeader::kSize + ReadRequestBody::kSize;
-            request.sink_stag = next_sink_stag();
-            request.received = 0;
-            UntaggedHeader untagged;
-            untagged.control = control_of(Opcode::read_request, header, 0, true);
-            untagged.queue_number = kQueueReadRequest;
-            untagged.msn = read_msn_++;
-            untagged.emit(bytes.first<UntaggedHeader::kSize>());
-            ReadRequestBody body;
-            body.sink_stag = request.sink_stag;
-            body.size = request.length;
-            body.source_stag = request.remote_token;
-            body.source_to = request.remote_address;
-            body.emit(bytes.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
-            reads_[read_tail_++ % reads_.size()] = request_next_;
-            out.is_last = true;
-            break;
-        }
-        case RequestKind::write_immediate:
-            if (immediate_is_next_) return build_immediate(out);
-            [[fallthrough]];
-        case RequestKind::write: {
-            header = TaggedHeader::kSize;
-            size = std::min(request.length - message_offset_, segment_limit(max_fpdu_, header));
-            const bool is_last = message_offset_ + size == request.length;
-            immediate_is_next_ = is_last && request.kind == RequestKind::write_immediate;
-            out.is_last = is_last && !immediate_is_next_;
-            TaggedHeader tagged;
-            tagged.control = control_of(Opcode::write, header, size, is_last);
-            tagged.stag = request.remote_token;
-            tagged.to = request.remote_address + message_offset_;
-            tagged.emit(bytes.first<TaggedHeader::kSize>());
-            break;
-        }
-        case RequestKind::send: {
-            header = UntaggedHeader::kSize;
-            size = std::min(request.length - message_offset_, segment_limit(max_fpdu_, header));
-            out.is_last = message_offset_ + size == request.length;
-            UntaggedHeader untagged;
-            untagged.control = control_of(send_opcode(request), header, size, out.is_last);
-            untagged.invalidate_stag = request.invalidates ? request.remote_token : 0;
-            untagged.queue_number = kQueueSend;
-            untagged.msn = send_msn_;
-            untagged.mo = message_offset_;
-            untagged.emit(bytes.first<UntaggedHeader::kSize>());
-            if (out.is_last) ++send_msn_;
-            break;
-        }
-        case RequestKind::fetch_add:
-        case RequestKind::compare_swap:
-            return build_atomic_request(out);
-        case RequestKind::bind:
-        case RequestKind::fast_register:
-        case RequestKind::invalidate:
-            break;  // execute_local_request() took them
+    switch (send_queue_[request_next_].kind) {
+#define NDV_X(name, build, ...) \
+    case RequestKind::name:     \
+        return build_##build(out);
+        NDV_REQUEST_LIST(NDV_X)
+#undef NDV_X
     }
-    const bool carries_payload = request.kind != RequestKind::read;
-    add_payload(out, header, segments, message_offset_, carries_payload ? size : 0);
+}
+
+void Connection::build_read(Frame& out) {
+    constexpr std::size_t kHeader = UntaggedHeader::kSize + ReadRequestBody::kSize;
+    SendRequest& request = send_queue_[request_next_];
+    const std::span<std::byte> bytes(out.bytes);
+    request.sink_stag = next_sink_stag();
+    request.received = 0;
+    UntaggedHeader untagged;
+    untagged.control = control_of(Opcode::read_request, kHeader, 0, true);
+    untagged.queue_number = kQueueReadRequest;
+    untagged.msn = read_msn_++;
+    untagged.emit(bytes.first<UntaggedHeader::kSize>());
+    ReadRequestBody body;
+    body.sink_stag = request.sink_stag;
+    body.size = request.length;
+    body.source_stag = request.remote_token;
+    body.source_to = request.remote_address;
+    body.emit(bytes.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
+    reads_[read_tail_++ % reads_.size()] = request_next_;
+    out.is_last = true;
+    finish_request(out, kHeader, 0);
+}
+
+void Connection::build_write(Frame& out) {
+    const SendRequest& request = send_queue_[request_next_];
+    const std::uint32_t size =
+        std::min(request.length - message_offset_, segment_limit(max_fpdu_, TaggedHeader::kSize));
+    const bool is_last = message_offset_ + size == request.length;
+    immediate_is_next_ = is_last && request.kind == RequestKind::write_immediate;
+    out.is_last = is_last && !immediate_is_next_;
+    TaggedHeader tagged;
+    tagged.control = control_of(Opcode::write, TaggedHeader::kSize, size, is_last);
+    tagged.stag = request.remote_token;
+    tagged.to = request.remote_address + message_offset_;
+    tagged.emit(std::span(out.bytes).first<TaggedHeader::kSize>());
+    finish_request(out, TaggedHeader::kSize, size);
+}
+
+void Connection::build_send(Frame& out) {
+    const SendRequest& request = send_queue_[request_next_];
+    const std::uint32_t size =
+        std::min(request.length - message_offset_, segment_limit(max_fpdu_, UntaggedHeader::kSize));
+    out.is_last = message_offset_ + size == request.length;
+    UntaggedHeader untagged;
+    untagged.control = control_of(send_opcode(request), UntaggedHeader::kSize, size, out.is_last);
+    untagged.invalidate_stag = request.invalidates ? request.remote_token : 0;
+    untagged.queue_number = kQueueSend;
+    untagged.msn = send_msn_;
+    untagged.mo = message_offset_;
+    untagged.emit(std::span(out.bytes).first<UntaggedHeader::kSize>());
+    if (out.is_last) ++send_msn_;
+    finish_request(out, UntaggedHeader::kSize, size);
+}
+
+void Connection::finish_request(Frame& out, std::size_t header, std::uint32_t payload) {
+    add_payload(out, header, send_queue_.segments(request_next_), message_offset_, payload);
     finish_frame(out);
-    message_offset_ += size;
+    message_offset_ += payload;
     if (out.is_last) {
         message_open_ = false;
         ++request_next_;

@@ -36,14 +36,14 @@ bool Connection::check_send_order(const UntaggedHeader& header) {
 }
 
 // The receive of a message that begins.
-bool Connection::take_receive(Time now) {
+bool Connection::take_receive() {
     if (!has_receive()) {
         // Not an error yet: reading stops, TCP holds the peer back, a receive may come.
         is_paused_ = true;
-        pause_deadline_ = now + config_.receive_wait;
+        pause_deadline_ = now_ + config_.receive_wait;
         return false;
     }
-    held_since_ = now;
+    held_since_ = now_;
     held_offset_ = 0;
     ReceiveRequest& receive = receive_queue_[receive_next_];
     receive.received = 0;

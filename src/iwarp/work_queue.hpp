@@ -28,26 +28,44 @@ struct PostedSegment {
     std::uint64_t offset = 0;               // in `pages`
 };
 
-// The last three put nothing on the wire: they change memory when their turn comes.
+// What the end of a request waits for: that its bytes are out, a Read's data, the word of an
+// atomic, or its turn alone: it changes memory then, and puts nothing on the wire.
+enum class Answer : std::uint8_t { none, data, word, local };
+
+// X(name, build, answer, operation, has_immediate). build: what makes its frames,
+// Connection::build_<build>(). operation, has_immediate: the call that posts it, for a provider.
+#define NDV_REQUEST_LIST(X)                                    \
+    X(send, send, none, send, false)                           \
+    X(write, write, none, write, false)                        \
+    X(write_immediate, write_immediate, none, write, true)     \
+    X(read, read, data, read, false)                           \
+    X(fetch_add, atomic_request, word, fetch_add, false)       \
+    X(compare_swap, atomic_request, word, compare_swap, false) \
+    X(bind, nothing, local, bind, false)                       \
+    X(fast_register, nothing, local, fast_register, false)     \
+    X(invalidate, nothing, local, invalidate, false)
+
 enum class RequestKind : std::uint8_t {
-    send,
-    write,
-    write_immediate,
-    read,
-    fetch_add,
-    compare_swap,
-    bind,
-    fast_register,
-    invalidate,
+#define NDV_X(name, ...) name,
+    NDV_REQUEST_LIST(NDV_X)
+#undef NDV_X
 };
 
-[[nodiscard]] constexpr bool is_local(RequestKind kind) { return kind >= RequestKind::bind; }
+[[nodiscard]] constexpr Answer answer_of(RequestKind kind) {
+    switch (kind) {
+#define NDV_X(name, build, answer, ...) \
+    case RequestKind::name:             \
+        return Answer::answer;
+        NDV_REQUEST_LIST(NDV_X)
+#undef NDV_X
+    }
+    return Answer::none;
+}
+[[nodiscard]] constexpr bool is_local(RequestKind kind) { return answer_of(kind) == Answer::local; }
+[[nodiscard]] constexpr bool is_atomic(RequestKind kind) { return answer_of(kind) == Answer::word; }
 // Is done when the peer has answered, and takes one of its places for that (IRD, ORD).
 [[nodiscard]] constexpr bool is_answered(RequestKind kind) {
-    return kind >= RequestKind::read && kind <= RequestKind::compare_swap;
-}
-[[nodiscard]] constexpr bool is_atomic(RequestKind kind) {
-    return kind == RequestKind::fetch_add || kind == RequestKind::compare_swap;
+    return answer_of(kind) == Answer::data || is_atomic(kind);
 }
 
 // One slot of the send queue (NDK: initiator queue).

@@ -11,23 +11,11 @@ namespace {
 
 core::OperationType type_of(iwarp::RequestKind kind) {
     switch (kind) {
-        case iwarp::RequestKind::send:
-            return core::OperationType::send;
-        case iwarp::RequestKind::write:
-        case iwarp::RequestKind::write_immediate:
-            return core::OperationType::write;
-        case iwarp::RequestKind::read:
-            return core::OperationType::read;
-        case iwarp::RequestKind::fetch_add:
-            return core::OperationType::fetch_add;
-        case iwarp::RequestKind::compare_swap:
-            return core::OperationType::compare_swap;
-        case iwarp::RequestKind::bind:
-            return core::OperationType::bind;
-        case iwarp::RequestKind::fast_register:
-            return core::OperationType::fast_register;
-        case iwarp::RequestKind::invalidate:
-            return core::OperationType::invalidate;
+#define NDV_X(name, build, answer, operation, ...) \
+    case iwarp::RequestKind::name:                 \
+        return core::OperationType::operation;
+        NDV_REQUEST_LIST(NDV_X)
+#undef NDV_X
     }
     return core::OperationType::send;
 }

@@ -10,25 +10,14 @@ namespace ndv::soft {
 namespace {
 
 iwarp::RequestKind kind_of(const core::WorkRequest& request) {
-    switch (request.type) {
-        case core::OperationType::write:
-            return request.has_immediate ? iwarp::RequestKind::write_immediate
-                                         : iwarp::RequestKind::write;
-        case core::OperationType::read:
-            return iwarp::RequestKind::read;
-        case core::OperationType::fetch_add:
-            return iwarp::RequestKind::fetch_add;
-        case core::OperationType::compare_swap:
-            return iwarp::RequestKind::compare_swap;
-        case core::OperationType::send:
-        case core::OperationType::receive:
-        case core::OperationType::fast_register:
-        case core::OperationType::bind:
-        case core::OperationType::invalidate:
-        case core::OperationType::receive_and_invalidate:
-            break;  // the last five are not posted here
+#define NDV_X(name, build, answer, operation, is_with_immediate) \
+    if (request.type == core::OperationType::operation &&        \
+        request.has_immediate == (is_with_immediate)) {          \
+        return iwarp::RequestKind::name;                         \
     }
-    return iwarp::RequestKind::send;
+    NDV_REQUEST_LIST(NDV_X)
+#undef NDV_X
+    return iwarp::RequestKind::send;  // core posts no other
 }
 
 void store_segments(std::span<iwarp::PostedSegment> to,
