@@ -49,24 +49,18 @@ bool Session::round_trip(std::uint64_t index) {
     driver_.transmit();
     // While the request is under way: there are enough for the answer.
     if (!replace_receives()) return false;
-    switch (plan_.operation) {
-        case core::OperationType::write:
-            while (!driver_.target_ends_with(tag(index), plan_.size)) {
-                if (!driver_.collect(false)) return false;
-            }
-            driver_.note_progress();
-            return true;
-        case core::OperationType::read:
-            while (driver_.in_flight() > 0) {
-                if (!driver_.collect()) return false;
-            }
-            return true;
-        default:
-            while (driver_.received() == received) {
-                if (!driver_.collect()) return false;
-            }
-            return true;
+    if (plan_.operation == core::OperationType::write) {
+        while (!driver_.target_ends_with(tag(index), plan_.size)) {
+            if (!driver_.collect(false)) return false;
+        }
+        driver_.note_progress();
+        return true;
     }
+    const bool is_read = plan_.operation == core::OperationType::read;
+    while (is_read ? driver_.in_flight() > 0 : driver_.received() == received) {
+        if (!driver_.collect()) return false;
+    }
+    return true;
 }
 
 bool Session::respond_latency(Outcome& out) {

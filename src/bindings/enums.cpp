@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Enums from the one list each: statuses from base/status.hpp, the rest from core/types.hpp.
+// Python's enums: the lists of base/status.hpp and core/types.hpp.
 #include "bindings/enums.hpp"
 
 #include <pybind11/native_enum.h>
@@ -17,19 +17,27 @@ namespace {
 using core::Notify;
 using core::OperationType;
 
-constexpr std::array kStatuses = {
-#define NDV_X(name, value, meaning) Status::name,
-    NDV_STATUS_LIST(NDV_X)
-#undef NDV_X
+template <typename Enum>
+struct Entry {
+    const char* name;
+    Enum value;
 };
 
-constexpr std::array kOperationTypes = {
-    OperationType::receive,       OperationType::send,
-    OperationType::fast_register, OperationType::bind,
-    OperationType::invalidate,    OperationType::read,
-    OperationType::write,         OperationType::receive_and_invalidate,
-    OperationType::fetch_add,     OperationType::compare_swap,
-};
+#define NDV_X(name, value, ...) {#name, Status::name},
+constexpr auto kStatuses = std::to_array<Entry<Status>>({NDV_STATUS_LIST(NDV_X)});
+#undef NDV_X
+#define NDV_X(name, value, ...) {#name, OperationType::name},
+constexpr auto kOperationTypes = std::to_array<Entry<OperationType>>({NDV_OPERATION_LIST(NDV_X)});
+#undef NDV_X
+#define NDV_X(name, value) {#name, Notify::name},
+constexpr auto kNotifies = std::to_array<Entry<Notify>>({NDV_NOTIFY_LIST(NDV_X)});
+#undef NDV_X
+#define NDV_X(constant, name, value) {#name, Flag{value}},
+constexpr auto kFlags = std::to_array<Entry<Flag>>({NDV_FLAG_LIST(NDV_X)});
+#undef NDV_X
+#define NDV_X(constant, name, value) {#name, Access{value}},
+constexpr auto kAccesses = std::to_array<Entry<Access>>({NDV_ACCESS_LIST(NDV_X)});
+#undef NDV_X
 
 // Members by the position of their value above; never released.
 constinit std::array<PyObject*, kStatuses.size()> status_members{};
@@ -44,77 +52,47 @@ std::string upper(std::string_view name) {
     return out;
 }
 
+template <typename Enum, std::size_t kSize>
+void bind(py::module_& module, const char* name, const char* base, const char* sentence,
+          const std::array<Entry<Enum>, kSize>& entries) {
+    py::native_enum<Enum> made(module, name, base, sentence);
+    for (const Entry<Enum>& entry : entries) made.value(upper(entry.name).c_str(), entry.value);
+    made.finalize();
+}
+
+// A new reference. What comes first is found first: success, and what a receive ends as.
+template <typename Enum, std::size_t kSize>
+PyObject* member(const std::array<Entry<Enum>, kSize>& entries,
+                 const std::array<PyObject*, kSize>& members, Enum value) {
+    const auto found = std::ranges::find(entries, value, &Entry<Enum>::value);
+    if (found == entries.end()) return PyLong_FromUnsignedLong(static_cast<unsigned>(value));
+    return Py_NewRef(members[static_cast<std::size_t>(found - entries.begin())]);
+}
+
 }  // namespace
 
 void bind_enums(py::module_& module) {
-    py::native_enum<Status> statuses(module, "Status", "enum.IntEnum",
-                                     "NDK statuses: unsigned 32-bit NTSTATUS values.");
-    for (const Status status : kStatuses) {
-        statuses.value(upper(status_name(status)).c_str(), status);
-    }
-    statuses.finalize();
-    py::native_enum<Flag>(module, "Flag", "enum.IntFlag", "Request flags with NDK's values.")
-        .value("SILENT_SUCCESS", Flag::silent_success)
-        .value("READ_FENCE", Flag::read_fence)
-        .value("SEND_AND_SOLICIT_EVENT", Flag::send_and_solicit_event)
-        .value("ALLOW_REMOTE_READ", Flag::allow_remote_read)
-        .value("ALLOW_LOCAL_WRITE", Flag::allow_local_write)
-        .value("ALLOW_REMOTE_WRITE", Flag::allow_remote_write)
-        .value("INLINE", Flag::inline_data)
-        .value("RDMA_READ_SINK", Flag::rdma_read_sink)
-        .value("RDMA_READ_LOCAL_INVALIDATE", Flag::rdma_read_local_invalidate)
-        .value("DEFER", Flag::defer)
-        .value("ALLOW_REMOTE_ATOMIC", Flag::allow_remote_atomic)
-        .finalize();
-    py::native_enum<Access>(module, "Access", "enum.IntFlag",
-                            "Rights of a registration with NDK's values.")
-        .value("LOCAL_READ", Access::local_read)
-        .value("LOCAL_WRITE", Access::local_write)
-        .value("REMOTE_READ", Access::remote_read)
-        .value("REMOTE_WRITE", Access::remote_write)
-        .value("RDMA_READ_SINK", Access::rdma_read_sink)
-        .value("REMOTE_ATOMIC", Access::remote_atomic)
-        .finalize();
-    py::native_enum<Notify>(module, "Notify", "enum.IntEnum", "What an arm waits for.")
-        .value("ERRORS", Notify::errors)
-        .value("ANY", Notify::any)
-        .value("SOLICITED", Notify::solicited)
-        .finalize();
-    py::native_enum<OperationType>(module, "OperationType", "enum.IntEnum",
-                                   "What a completion is the end of.")
-        .value("RECEIVE", OperationType::receive)
-        .value("SEND", OperationType::send)
-        .value("FAST_REGISTER", OperationType::fast_register)
-        .value("BIND", OperationType::bind)
-        .value("INVALIDATE", OperationType::invalidate)
-        .value("READ", OperationType::read)
-        .value("WRITE", OperationType::write)
-        .value("RECEIVE_AND_INVALIDATE", OperationType::receive_and_invalidate)
-        .value("FETCH_ADD", OperationType::fetch_add)
-        .value("COMPARE_SWAP", OperationType::compare_swap)
-        .finalize();
-
+    bind(module, "Status", "enum.IntEnum", "NDK statuses: unsigned 32-bit NTSTATUS values.",
+         kStatuses);
+    bind(module, "Flag", "enum.IntFlag", "Request flags with NDK's values.", kFlags);
+    bind(module, "Access", "enum.IntFlag", "Rights of a registration with NDK's values.",
+         kAccesses);
+    bind(module, "Notify", "enum.IntEnum", "What an arm waits for.", kNotifies);
+    bind(module, "OperationType", "enum.IntEnum", "What a completion is the end of.",
+         kOperationTypes);
     for (std::size_t i = 0; i < kStatuses.size(); ++i) {
-        status_members[i] = py::cast(kStatuses[i]).release().ptr();
+        status_members[i] = py::cast(kStatuses[i].value).release().ptr();
     }
     for (std::size_t i = 0; i < kOperationTypes.size(); ++i) {
-        operation_type_members[i] = py::cast(kOperationTypes[i]).release().ptr();
+        operation_type_members[i] = py::cast(kOperationTypes[i].value).release().ptr();
     }
     access_type = module.attr("Access").cast<py::object>().release().ptr();
 }
 
-PyObject* status_member(Status status) {
-    // success is the first; the rest is rare enough for a search.
-    const auto found = std::ranges::find(kStatuses, status);
-    if (found == kStatuses.end()) return PyLong_FromUnsignedLong(static_cast<unsigned>(status));
-    return Py_NewRef(status_members[static_cast<std::size_t>(found - kStatuses.begin())]);
-}
+PyObject* status_member(Status status) { return member(kStatuses, status_members, status); }
 
-PyObject* operation_type_member(core::OperationType type) {
-    const auto found = std::ranges::find(kOperationTypes, type);
-    if (found == kOperationTypes.end()) return PyLong_FromUnsignedLong(static_cast<unsigned>(type));
-    return Py_NewRef(
-        operation_type_members[static_cast<std::size_t>(found - kOperationTypes.begin())]);
+PyObject* operation_type_member(OperationType type) {
+    return member(kOperationTypes, operation_type_members, type);
 }
 
 py::tuple call_names(const core::extension::Entry& entry) {
@@ -126,5 +104,14 @@ py::tuple call_names(const core::extension::Entry& entry) {
 }
 
 py::object access_member(std::uint32_t rights) { return py::handle(access_type)(rights); }
+
+const char* access_name(std::uint32_t right) {
+    return std::ranges::find_if(kAccesses,
+                                [right](const Entry<Access>& entry) {
+                                    return (static_cast<std::uint32_t>(entry.value) & right) ==
+                                           right;
+                                })
+        ->name;
+}
 
 }  // namespace ndv::bindings

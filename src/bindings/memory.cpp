@@ -212,7 +212,7 @@ void bind_memory(py::module_& module) {
                 made->register_array(array, access);
                 return made;
             },
-            py::arg("array"), py::arg("access") = Access::local_write,
+            py::arg("array"), py::arg("access") = Access{core::access::kLocalWrite},
             "Register `array` in a new region.");
     bind_mapping(module, domain);
     bind_shared_receive_queue(module, domain);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Local memory of a request on its way from the caller to the provider, and the sentences about
-// receives that both kinds of receive queue share. Used by core only.
+// Local memory of a request on its way from the caller to the provider, and the sentences that
+// several kinds of request share. Used by core only.
 #pragma once
 
 #include <array>
@@ -83,6 +83,10 @@ private:
     std::size_t count_ = 0;
     std::vector<LocalBuffer> many_;  // for more than kMaxSegments
 };
+
+class QueuePair;
+// What a status says of any request of the initiator queue; `name`: the call that posts it.
+[[nodiscard]] Error common_error(Status status, const std::string& name, const QueuePair& qp);
 
 // `remedy`: how to get more segments.
 [[nodiscard]] Error explain_receive(Status status, const ReceiveRequest& request,

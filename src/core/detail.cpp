@@ -104,28 +104,15 @@ std::string device_text(const Detail& detail) {
            ", vendor code " + std::to_string(detail.vendor_error) + ")";
 }
 
-std::string end_text(End end) {
+const char* end_text(End end) {
     switch (end) {
-        case End::none:
-            break;
-        case End::peer_closed:
-            return "the peer ended the connection";
-        case End::lost:
-            return "the connection was lost, or the peer ended it";
-        case End::not_made:
-            return "the peer gave up before the connection was complete";
-        case End::timed_out:
-            return "the peer did not complete the connection in time";
-        case End::disconnected:
-            return "this side disconnected";
-        case End::flushed:
-            return "this side flushed the queue pair";
-        case End::closed:
-            return "this side closed the connection";
-        case End::overrun:
-            return "a completion queue of the queue pair has overrun";
+#define NDV_X(name, sentence) \
+    case End::name:           \
+        return sentence;
+        NDV_END_LIST(NDV_X)
+#undef NDV_X
     }
-    return {};
+    return "";
 }
 
 }  // namespace

@@ -8,18 +8,18 @@
 #include <string>
 
 #include "core/adapter.hpp"
+#include "core/buffers.hpp"
 #include "core/queue_pair.hpp"
 
 namespace ndv::core {
 namespace {
 
-constexpr std::uint32_t kCommonFlags = flag::kSilentSuccess | flag::kReadFence | flag::kDefer;
-constexpr std::uint32_t kFastRegisterFlags = kCommonFlags | flag::kAllowRemoteRead |
+constexpr std::uint32_t kFastRegisterFlags = flag::kCommon | flag::kAllowRemoteRead |
                                              flag::kAllowLocalWrite | flag::kAllowRemoteWrite |
                                              flag::kRdmaReadSink | flag::kAllowRemoteAtomic;
 constexpr std::uint32_t kBindRights =
     flag::kAllowRemoteRead | flag::kAllowRemoteWrite | flag::kAllowRemoteAtomic;
-constexpr std::uint32_t kBindFlags = kCommonFlags | kBindRights;
+constexpr std::uint32_t kBindFlags = flag::kCommon | kBindRights;
 
 // Of ALLOW_REMOTE_WRITE the bit of its own, without the local write that it contains.
 constexpr std::uint32_t kRemoteWriteOnly = flag::kAllowRemoteWrite & ~flag::kAllowLocalWrite;
@@ -36,6 +36,8 @@ bool can_grant(std::uint32_t flags, const AdapterInfo& info) {
 bool has_alone(std::uint32_t flags, std::uint32_t bit, std::uint32_t with) {
     return (flags & with) == bit;
 }
+
+}  // namespace
 
 Error common_error(Status status, const std::string& name, const QueuePair& qp) {
     Error error{status, {}, {}, 0};
@@ -58,8 +60,6 @@ Error common_error(Status status, const std::string& name, const QueuePair& qp) 
     }
     return error;
 }
-
-}  // namespace
 
 std::uint64_t page_size() {
     static const auto size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
@@ -205,7 +205,7 @@ Status QueuePair::invalidate(const InvalidateRequest& request) {
         request.region != nullptr ? static_cast<const Object&>(*request.region) : *request.window;
     const auto& domain = request.region != nullptr ? request.region->pd() : request.window->pd();
     if (is_closed() || about.is_closed()) return Status::file_forced_closed;
-    if ((request.flags & ~kCommonFlags) != 0 || domain != pd_) return Status::invalid_parameter;
+    if ((request.flags & ~flag::kCommon) != 0 || domain != pd_) return Status::invalid_parameter;
     if (state() != QueuePairState::connected) return Status::connection_invalid;
     return post_counted(*initiated_, limits_.initiator_queue_depth,
                         [&] { return do_invalidate(request); });

@@ -11,51 +11,14 @@
 namespace ndv::core {
 namespace {
 
-constexpr std::uint32_t kCommonFlags = flag::kSilentSuccess | flag::kReadFence | flag::kDefer;
-
 std::uint32_t legal_flags(const WorkRequest& request) {
-    switch (request.type) {
-        case OperationType::send:
-            return kCommonFlags | flag::kSendAndSolicitEvent | flag::kInline;
-        case OperationType::write:
-            return kCommonFlags | flag::kInline |
-                   (request.has_immediate ? flag::kSendAndSolicitEvent : 0);
-        case OperationType::read:
-            // Ignored where the adapter lacks it, as NDK says.
-            return kCommonFlags | flag::kRdmaReadLocalInvalidate;
-        case OperationType::fetch_add:
-        case OperationType::compare_swap:
-            return kCommonFlags;
-        case OperationType::receive:
-        case OperationType::fast_register:
-        case OperationType::bind:
-        case OperationType::invalidate:
-        case OperationType::receive_and_invalidate:
-            break;
-    }
-    return 0;
+    const OperationRow row = row_of(request.type);
+    return row.flags | (request.is_variant() ? row.variant_flags : 0);
 }
 
 const char* operation_name(const WorkRequest& request) {
-    switch (request.type) {
-        case OperationType::send:
-            return request.invalidates ? "send_and_invalidate" : "send";
-        case OperationType::write:
-            return request.has_immediate ? "write_with_immediate" : "write";
-        case OperationType::read:
-            return "read";
-        case OperationType::fetch_add:
-            return "fetch_add";
-        case OperationType::compare_swap:
-            return "compare_swap";
-        case OperationType::receive:
-        case OperationType::fast_register:
-        case OperationType::bind:
-        case OperationType::invalidate:
-        case OperationType::receive_and_invalidate:
-            break;
-    }
-    return "request";
+    const OperationRow row = row_of(request.type);
+    return request.is_variant() && row.variant != nullptr ? row.variant : row.name;
 }
 
 std::string segment_text(const Segment& segment) {
@@ -162,8 +125,8 @@ std::uint32_t QueuePair::sink_rights() const {
 }
 
 std::uint32_t QueuePair::local_rights(OperationType type) const {
-    if (type == OperationType::read) return sink_rights();
-    return is_atomic(type) ? access::kLocalWrite : access::kLocalRead;
+    if (!is_answered(type)) return access::kLocalRead;
+    return is_atomic(type) ? access::kLocalWrite : sink_rights();
 }
 
 Status QueuePair::post(const WorkRequest& request) {
@@ -215,73 +178,48 @@ Error QueuePair::not_connected(const std::string& name) const {
 
 Error QueuePair::explain(Status status, const WorkRequest& request) const {
     const std::string name = operation_name(request);
-    const std::uint64_t length = total_length(request.segments);
-    Error error{status, {}, {}, 0};
-    switch (status) {
-        case Status::file_forced_closed:
-            error.what = name + ": the queue pair is closed";
-            break;
-        case Status::invalid_parameter:
-            if (is_atomic(request.type) && (request.flags & ~legal_flags(request)) == 0) {
-                error.what =
-                    name + ": " + std::to_string(length) + " local bytes and the address " +
-                    std::to_string(request.remote_address) + " are not those of an aligned word";
-                error.hint = "both sides are 8 bytes, the remote address a multiple of 8";
-                break;
-            }
-            error.what = name + ": flags " + std::to_string(request.flags) +
-                         " contain a bit that " + name + " does not take";
-            error.hint = "see Flag; rights are flags of bind and fast_register";
-            break;
-        case Status::buffer_overflow:
-            if ((request.flags & flag::kInline) != 0) {
-                error.what = name + ": " + std::to_string(length) +
-                             " inline bytes exceed the queue pair's inline_size " +
-                             std::to_string(limits_.inline_size);
-                error.hint = "send without Flag.INLINE, or create_qp(inline_size=...)";
-            } else {
-                error.what = name + ": " + std::to_string(length) +
-                             " bytes exceed the adapter's max_transfer_length " +
-                             std::to_string(pd_->info().max_transfer_length);
-                error.hint = "split the request";
-            }
-            break;
-        case Status::data_overrun:
-            error.what = name + ": " + std::to_string(request.segments.size()) +
-                         " segments exceed the queue pair's max_initiator_sge " +
-                         std::to_string(limits_.max_initiator_sge);
-            error.hint = "create_qp(max_initiator_sge=...), or post several requests";
-            break;
-        case Status::connection_invalid:
-            return not_connected(name);
-        case Status::no_more_entries:
-            error.what = name + ": the initiator queue is full (" +
-                         std::to_string(limits_.initiator_queue_depth) + " requests outstanding)";
-            error.hint = "poll completions first, or create_qp(initiator_queue_depth=...)";
-            break;
-        case Status::invalid_device_request:
-            error.what = name + ": the outbound read limit of this connection is 0";
-            error.hint = "connect with outbound_read_limit, and the peer with inbound_read_limit";
-            break;
-        case Status::not_supported:
-            error.what = name + ": the adapter cannot do it";
-            error.hint = "adapter.info.features and .extensions tell what it can";
-            break;
-        case Status::internal_error:
-            error.what = name + ": the device did not take the request";
-            break;
-        case Status::access_violation:
-        default:
-            error.what = name +
-                         ": a segment is outside its region, of another protection domain, "
-                         "without the right needed, or its token is dead";
-            for (const Segment& segment : request.segments) {
-                error.what += "; " + segment_text(segment);
-            }
-            error.hint = (sink_rights() & access::kRdmaReadSink) == 0
-                             ? "reads need Access.LOCAL_WRITE on their sink"
-                             : "reads need Access.RDMA_READ_SINK on their sink with this adapter";
-            break;
+    const auto text = [](std::uint64_t number) { return std::to_string(number); };
+    const bool is_legal = (request.flags & ~legal_flags(request)) == 0;
+    Error error = common_error(status, name, *this);
+    if (status == Status::file_forced_closed) {
+        error.what = name + ": the queue pair is closed";
+    } else if (status == Status::invalid_parameter && is_atomic(request.type) && is_legal) {
+        error.what = name + ": " + text(total_length(request.segments)) +
+                     " local bytes and the address " + text(request.remote_address) +
+                     " are not those of an aligned word";
+        error.hint = "both sides are 8 bytes, the remote address a multiple of 8";
+    } else if (status == Status::invalid_parameter) {
+        error.what = name + ": flags " + text(request.flags) + " contain a bit that " + name +
+                     " does not take";
+        error.hint = "see Flag; rights are flags of bind and fast_register";
+    } else if (status == Status::buffer_overflow && (request.flags & flag::kInline) != 0) {
+        error.what = name + ": " + text(total_length(request.segments)) +
+                     " inline bytes exceed the queue pair's inline_size " +
+                     text(limits_.inline_size);
+        error.hint = "send without Flag.INLINE, or create_qp(inline_size=...)";
+    } else if (status == Status::buffer_overflow) {
+        error.what = name + ": " + text(total_length(request.segments)) +
+                     " bytes exceed the adapter's max_transfer_length " +
+                     text(pd_->info().max_transfer_length);
+        error.hint = "split the request";
+    } else if (status == Status::data_overrun) {
+        error.what = name + ": " + text(request.segments.size()) +
+                     " segments exceed the queue pair's max_initiator_sge " +
+                     text(limits_.max_initiator_sge);
+        error.hint = "create_qp(max_initiator_sge=...), or post several requests";
+    } else if (status == Status::invalid_device_request) {
+        error.what = name + ": the outbound read limit of this connection is 0";
+        error.hint = "connect with outbound_read_limit, and the peer with inbound_read_limit";
+    } else if (status == Status::internal_error) {
+        error.what = name + ": the device did not take the request";
+    } else if (status == Status::access_violation) {
+        error.what = name +
+                     ": a segment is outside its region, of another protection domain, without "
+                     "the right needed, or its token is dead";
+        for (const Segment& segment : request.segments) error.what += "; " + segment_text(segment);
+        error.hint = (sink_rights() & access::kRdmaReadSink) == 0
+                         ? "reads need Access.LOCAL_WRITE on their sink"
+                         : "reads need Access.RDMA_READ_SINK on their sink with this adapter";
     }
     return error;
 }

@@ -12,48 +12,108 @@
 
 namespace ndv::core {
 
-enum class OperationType : std::uint32_t {
-    receive = 1,
-    send = 2,
-    fast_register = 4,
-    bind = 8,
-    invalidate = 16,
-    read = 32,
-    write = 64,
-    receive_and_invalidate = 0x8001,
-    fetch_add = 0x10000,  // beyond NDK, as the next
-    compare_swap = 0x20000,
-};
+// X(constant, NAME, value): the bit here, and the member of Python's Flag. The last is beyond NDK.
+#define NDV_FLAG_LIST(X)                                           \
+    X(kSilentSuccess, SILENT_SUCCESS, 0x001)                       \
+    X(kReadFence, READ_FENCE, 0x002)                               \
+    X(kSendAndSolicitEvent, SEND_AND_SOLICIT_EVENT, 0x004)         \
+    X(kAllowRemoteRead, ALLOW_REMOTE_READ, 0x008)                  \
+    X(kAllowLocalWrite, ALLOW_LOCAL_WRITE, 0x010)                  \
+    X(kAllowRemoteWrite, ALLOW_REMOTE_WRITE, 0x030)                \
+    X(kInline, INLINE, 0x040)                                      \
+    X(kRdmaReadSink, RDMA_READ_SINK, 0x080)                        \
+    X(kRdmaReadLocalInvalidate, RDMA_READ_LOCAL_INVALIDATE, 0x100) \
+    X(kDefer, DEFER, 0x200)                                        \
+    X(kAllowRemoteAtomic, ALLOW_REMOTE_ATOMIC, 0x10000)
 
+// The same for Access. The rights to write, and to change by an atomic, contain local write.
+#define NDV_ACCESS_LIST(X)              \
+    X(kLocalRead, LOCAL_READ, 0)        \
+    X(kLocalWrite, LOCAL_WRITE, 1)      \
+    X(kRemoteRead, REMOTE_READ, 2)      \
+    X(kRemoteWrite, REMOTE_WRITE, 5)    \
+    X(kRdmaReadSink, RDMA_READ_SINK, 8) \
+    X(kRemoteAtomic, REMOTE_ATOMIC, 0x81)
+
+#define NDV_X(constant, name, value) inline constexpr std::uint32_t constant = value;
 namespace flag {
-inline constexpr std::uint32_t kSilentSuccess = 0x001;
-inline constexpr std::uint32_t kReadFence = 0x002;
-inline constexpr std::uint32_t kSendAndSolicitEvent = 0x004;
-inline constexpr std::uint32_t kAllowRemoteRead = 0x008;
-inline constexpr std::uint32_t kAllowLocalWrite = 0x010;
-inline constexpr std::uint32_t kAllowRemoteWrite = 0x030;
-inline constexpr std::uint32_t kInline = 0x040;
-inline constexpr std::uint32_t kRdmaReadSink = 0x080;
-inline constexpr std::uint32_t kRdmaReadLocalInvalidate = 0x100;
-inline constexpr std::uint32_t kDefer = 0x200;
-inline constexpr std::uint32_t kAllowRemoteAtomic = 0x10000;  // beyond NDK
+NDV_FLAG_LIST(NDV_X)
+// Of all that is posted by a WorkRequest.
+inline constexpr std::uint32_t kCommon = kSilentSuccess | kReadFence | kDefer;
 }  // namespace flag
 
 namespace access {
-inline constexpr std::uint32_t kLocalRead = 0;
-inline constexpr std::uint32_t kLocalWrite = 1;
-inline constexpr std::uint32_t kRemoteRead = 2;
-inline constexpr std::uint32_t kRemoteWrite = 5;  // contains local write
-inline constexpr std::uint32_t kRemoteWriteBit = 4;
-inline constexpr std::uint32_t kRdmaReadSink = 8;
-inline constexpr std::uint32_t kRemoteAtomicBit = 0x80;  // beyond NDK
-inline constexpr std::uint32_t kRemoteAtomic = kRemoteAtomicBit | kLocalWrite;
-// What makes a token worth to be told to a peer.
+NDV_ACCESS_LIST(NDV_X)
+inline constexpr std::uint32_t kRemoteWriteBit = kRemoteWrite & ~kLocalWrite;
+inline constexpr std::uint32_t kRemoteAtomicBit = kRemoteAtomic & ~kLocalWrite;
+// What makes a token worth telling a peer.
 inline constexpr std::uint32_t kRemote = kRemoteRead | kRemoteWriteBit | kRemoteAtomicBit;
-inline constexpr std::uint32_t kAll = 15 | kRemoteAtomicBit;
+inline constexpr std::uint32_t kAll = kLocalWrite | kRdmaReadSink | kRemote;
 }  // namespace access
+#undef NDV_X
 
-enum class Notify : std::uint32_t { errors = 0, any = 1, solicited = 2 };
+// X(name, value, flags, remote right, variant, its flags). flags: those that a WorkRequest takes;
+// 0: none posts it. remote right: what it needs at the peer. variant: the same with a token to
+// invalidate or an immediate, and the flags that it takes besides.
+#define NDV_OPERATION_LIST(X)                                                                      \
+    X(receive, 0x1, 0, 0, nullptr, 0)                                                              \
+    X(send, 0x2, flag::kCommon | flag::kInline | flag::kSendAndSolicitEvent, 0,                    \
+      "send_and_invalidate", 0)                                                                    \
+    X(fast_register, 0x4, 0, 0, nullptr, 0)                                                        \
+    X(bind, 0x8, 0, 0, nullptr, 0)                                                                 \
+    X(invalidate, 0x10, 0, 0, nullptr, 0)                                                          \
+    /* Where the adapter lacks it, RDMA_READ_LOCAL_INVALIDATE is ignored, as NDK says. */          \
+    X(read, 0x20, flag::kCommon | flag::kRdmaReadLocalInvalidate, access::kRemoteRead, nullptr, 0) \
+    X(write, 0x40, flag::kCommon | flag::kInline, access::kRemoteWriteBit, "write_with_immediate", \
+      flag::kSendAndSolicitEvent)                                                                  \
+    X(receive_and_invalidate, 0x8001, 0, 0, nullptr, 0)                                            \
+    /* Beyond NDK. */                                                                              \
+    X(fetch_add, 0x10000, flag::kCommon, access::kRemoteAtomicBit, nullptr, 0)                     \
+    X(compare_swap, 0x20000, flag::kCommon, access::kRemoteAtomicBit, nullptr, 0)
+
+enum class OperationType : std::uint32_t {
+#define NDV_X(name, value, ...) name = value,
+    NDV_OPERATION_LIST(NDV_X)
+#undef NDV_X
+};
+
+struct OperationRow {
+    const char* name = "request";  // of what is no operation
+    std::uint32_t flags = 0;
+    std::uint32_t remote_right = 0;
+    const char* variant = nullptr;
+    std::uint32_t variant_flags = 0;
+};
+
+[[nodiscard]] constexpr OperationRow row_of(OperationType type) {
+    switch (type) {
+#define NDV_X(name, value, ...) \
+    case OperationType::name:   \
+        return {#name, __VA_ARGS__};
+        NDV_OPERATION_LIST(NDV_X)
+#undef NDV_X
+    }
+    return {};  // a number from outside
+}
+
+// Reads memory of the peer: is done when the answer is here, and takes a place of the read limits.
+[[nodiscard]] constexpr bool is_answered(OperationType type) {
+    return (row_of(type).remote_right & (access::kRemoteRead | access::kRemoteAtomicBit)) != 0;
+}
+[[nodiscard]] constexpr bool is_atomic(OperationType type) {
+    return row_of(type).remote_right == access::kRemoteAtomicBit;
+}
+
+#define NDV_NOTIFY_LIST(X) \
+    X(errors, 0)           \
+    X(any, 1)              \
+    X(solicited, 2)
+
+enum class Notify : std::uint32_t {
+#define NDV_X(name, value) name = value,
+    NDV_NOTIFY_LIST(NDV_X)
+#undef NDV_X
+};
 
 // NDK's SGE. `length` is checked against 32 bits when a request is posted.
 struct Segment {
@@ -67,17 +127,22 @@ struct Segment {
     return more > ~total ? ~std::uint64_t{0} : total + more;
 }
 
-// How a connection ended where no Terminate, system call or device says it.
+// X(name, sentence): how a connection ended where no Terminate, system call or device says it.
+#define NDV_END_LIST(X)                                                          \
+    X(none, "")                                                                  \
+    X(peer_closed, "the peer ended the connection") /* in order */               \
+    X(lost, "the connection was lost, or the peer ended it")                     \
+    X(not_made, "the peer gave up before the connection was complete")           \
+    X(timed_out, "the peer did not complete the connection in time")             \
+    X(disconnected, "this side disconnected")                                    \
+    X(flushed, "this side flushed the queue pair")                               \
+    X(closed, "this side closed the connection") /* or queue pair, or adapter */ \
+    X(overrun, "a completion queue of the queue pair has overrun")
+
 enum class End : std::uint8_t {
-    none,
-    peer_closed,   // in order
-    lost,          // the peer closed it, or it broke: the device does not tell
-    not_made,      // refused or given up before it was complete
-    timed_out,     // not complete in time
-    disconnected,  // by this side, in order
-    flushed,       // by this side's QueuePair.flush()
-    closed,        // by this side: queue pair, connector or adapter
-    overrun,       // of a completion queue
+#define NDV_X(name, sentence) name,
+    NDV_END_LIST(NDV_X)
+#undef NDV_X
 };
 
 // Why a request failed, or a connection ended, as far as anybody knows.
@@ -151,14 +216,12 @@ struct WorkRequest {
     std::uint64_t context = 0;
     std::uint64_t operand = 0;  // the immediate; of an atomic, what is added or stored
     std::uint64_t compare = 0;  // compare_swap: what must be there
+
+    [[nodiscard]] bool is_variant() const { return invalidates || has_immediate; }
 };
 
 // An atomic works on a word of this many bytes, aligned to as many.
 inline constexpr std::uint32_t kAtomicSize = 8;
-
-[[nodiscard]] constexpr bool is_atomic(OperationType type) {
-    return type >= OperationType::fetch_add;
-}
 
 struct ReceiveRequest {
     std::span<const Segment> segments;

@@ -79,23 +79,11 @@ core::ReceiveRequest receive_of(const RequestRow& row, const core::Segment& segm
     return request;
 }
 
+// A row has no room for the operands of an atomic.
 bool is_known(const RequestRow& row) {
-    switch (static_cast<OperationType>(row.type)) {
-        case OperationType::send:
-        case OperationType::read:
-        case OperationType::write:
-            return true;
-        case OperationType::receive:
-            return row.flags == 0;
-        case OperationType::fast_register:
-        case OperationType::bind:
-        case OperationType::invalidate:
-        case OperationType::receive_and_invalidate:
-        case OperationType::fetch_add:
-        case OperationType::compare_swap:
-            break;
-    }
-    return false;
+    const auto type = static_cast<OperationType>(row.type);
+    if (type == OperationType::receive) return row.flags == 0;
+    return core::row_of(type).flags != 0 && !core::is_atomic(type);
 }
 
 // Of one call: the kernel is asked once for rows that follow each other in a page.
@@ -134,8 +122,8 @@ Error explain_row(const core::QueuePair& qp, const RequestRow& row, Status statu
     if (!is_known(row)) {
         return {status,
                 "post_many: type " + std::to_string(row.type) + " with flags " +
-                    std::to_string(row.flags) + " is not one that rows can say",
-                "rows are SEND, READ, WRITE, or RECEIVE without flags", 0};
+                    std::to_string(row.flags) + " is not one that a row can ask for",
+                "post_many rows take SEND, READ, WRITE, or RECEIVE without flags", 0};
     }
     return row.type == static_cast<std::uint32_t>(OperationType::receive)
                ? qp.explain(status, receive_of(row, segment))

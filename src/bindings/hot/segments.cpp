@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "bindings/enums.hpp"
 #include "bindings/memory.hpp"
 #include "bindings/python/arguments.hpp"
 #include "bindings/python/errors.hpp"
@@ -43,19 +44,11 @@ py::object optional_attribute(PyObject* object, PyObject* name) {
 }
 
 void check_rights(const core::WorkRequest& request, std::uint32_t rights) {
-    const bool is_read = request.type == core::OperationType::read;
-    const bool is_atomic = core::is_atomic(request.type);
-    const std::uint32_t needed = is_read     ? core::access::kRemoteRead
-                                 : is_atomic ? core::access::kRemoteAtomicBit
-                                             : core::access::kRemoteWriteBit;
-    if ((rights & needed) != 0) return;
-    if (is_atomic) {
-        raise(Status::access_denied, "atomic: the remote buffer does not grant REMOTE_ATOMIC",
-              "its owner must register it with that access");
-    }
+    const core::OperationRow row = core::row_of(request.type);
+    if ((rights & row.remote_right) != 0) return;
     raise(Status::access_denied,
-          is_read ? "read: the remote buffer does not grant REMOTE_READ"
-                  : "write: the remote buffer does not grant REMOTE_WRITE",
+          std::string(row.name) + ": the remote buffer does not grant " +
+              access_name(row.remote_right),
           "its owner must register it with that access");
 }
 

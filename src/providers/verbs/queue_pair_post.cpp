@@ -12,25 +12,26 @@
 namespace ndv::verbs {
 namespace {
 
+struct OpcodeOf {
+    core::OperationType type;
+    bool is_variant;
+    ibv_wr_opcode opcode;
+};
+constexpr OpcodeOf kOpcodes[] = {
+    {core::OperationType::send, false, IBV_WR_SEND},
+    {core::OperationType::send, true, IBV_WR_SEND_WITH_INV},
+    {core::OperationType::write, false, IBV_WR_RDMA_WRITE},
+    {core::OperationType::write, true, IBV_WR_RDMA_WRITE_WITH_IMM},
+    {core::OperationType::read, false, IBV_WR_RDMA_READ},
+    {core::OperationType::fetch_add, false, IBV_WR_ATOMIC_FETCH_AND_ADD},
+    {core::OperationType::compare_swap, false, IBV_WR_ATOMIC_CMP_AND_SWP},
+};
+
 ibv_wr_opcode opcode_of(const core::WorkRequest& request) {
-    switch (request.type) {
-        case core::OperationType::write:
-            return request.has_immediate ? IBV_WR_RDMA_WRITE_WITH_IMM : IBV_WR_RDMA_WRITE;
-        case core::OperationType::read:
-            return IBV_WR_RDMA_READ;
-        case core::OperationType::fetch_add:
-            return IBV_WR_ATOMIC_FETCH_AND_ADD;
-        case core::OperationType::compare_swap:
-            return IBV_WR_ATOMIC_CMP_AND_SWP;
-        case core::OperationType::send:
-        case core::OperationType::receive:
-        case core::OperationType::fast_register:
-        case core::OperationType::bind:
-        case core::OperationType::invalidate:
-        case core::OperationType::receive_and_invalidate:
-            break;  // all but the first are not posted here
+    for (const OpcodeOf& one : kOpcodes) {
+        if (one.type == request.type && one.is_variant == request.is_variant()) return one.opcode;
     }
-    return request.invalidates ? IBV_WR_SEND_WITH_INV : IBV_WR_SEND;
+    return IBV_WR_SEND;  // core posts no other
 }
 
 unsigned send_flags_of(std::uint32_t flags) {
@@ -49,7 +50,7 @@ constexpr std::uint32_t kNoKey = 0xFF;
 Status QueuePair::do_post(const core::WorkRequest& request,
                           std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
     if (request.invalidates && !can_invalidate_) return Status::not_supported;
-    if ((request.type == core::OperationType::read || core::is_atomic(request.type)) &&
+    if (core::is_answered(request.type) &&
         outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
         return Status::invalid_device_request;
     }
