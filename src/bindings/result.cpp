@@ -4,8 +4,8 @@
 
 #include <structmember.h>
 
-#include <algorithm>
-#include <array>
+#include <cstddef>
+#include <iterator>
 #include <string>
 
 #include "bindings/enums.hpp"
@@ -20,19 +20,24 @@ namespace {
 constinit PyTypeObject* result_type = nullptr;
 constinit PyObject* row_dtype = nullptr;
 
-// Order as in the stub.
-constexpr Py_ssize_t kFieldCount = 8;
 PyStructSequence_Field fields[] = {
-    {"status", "how the request ended, a Status"},
-    {"bytes_transferred", "bytes received; 0 for other operations"},
-    {"qp_context", "the context of the queue pair"},
-    {"request_context", "the context of the request"},
-    {"type", "what ended, an OperationType"},
-    {"invalidated_token", "the token that the peer invalidated, or 0"},
-    {"immediate", "the immediate value that came along, or None"},
-    {"detail", "what the device, the peer or the system reported, why it was cancelled, or None"},
-    {nullptr, nullptr},
+#define NDV_X(type, name, sentence, ...) {#name, sentence},
+    NDV_RESULT_LIST(NDV_X)
+        NDV_X(PyObject*, detail,
+              "what the device, the peer or the system reported, why it was cancelled, or None")
+#undef NDV_X
+            {nullptr, nullptr},
 };
+
+constexpr Column kColumns[] = {
+#define NDV_X(type, name, ...) {#name, sizeof(type), offsetof(ResultRow, name)},
+    NDV_X(std::uint32_t, flags) NDV_RESULT_LIST(NDV_X)
+#undef NDV_X
+};
+
+PyObject* immediate_object(const core::Completion& done) {
+    return done.has_immediate ? PyLong_FromUnsignedLongLong(done.immediate) : Py_NewRef(Py_None);
+}
 
 PyObject* detail_object(const core::Detail& detail) {
     if (detail.source == core::Detail::Source::none) return Py_NewRef(Py_None);
@@ -40,34 +45,27 @@ PyObject* detail_object(const core::Detail& detail) {
     return PyUnicode_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size()));
 }
 
-Contexts* contexts_of(const core::Completion& completion) {
+Contexts* contexts_of(const core::Completion& done) {
     // Every queue pair of this extension is made with the binding's own contexts.
-    return static_cast<Contexts*>(completion.requests->contexts());
+    return static_cast<Contexts*>(done.requests->contexts());
 }
 
 }  // namespace
 
-PyObject* make_result(const core::Completion& completion) {
-    Contexts* const contexts = contexts_of(completion);
-    PyObject* const request_context =
-        contexts->give_back(completion.context, completion.context_is_object);
+PyObject* make_result(const core::Completion& done) {
+    Contexts* const contexts = contexts_of(done);
+    PyObject* const request_context = contexts->give_back(done.context, done.context_is_object);
     PyObject* const result = PyStructSequence_New(result_type);
     if (result != nullptr && request_context != nullptr) {
-        PyStructSequence_SET_ITEM(result, 0, status_member(completion.status));
-        PyStructSequence_SET_ITEM(result, 1, PyLong_FromUnsignedLong(completion.bytes_transferred));
-        PyStructSequence_SET_ITEM(result, 2, Py_NewRef(contexts->queue_pair_context()));
-        PyStructSequence_SET_ITEM(result, 3, request_context);
-        PyStructSequence_SET_ITEM(result, 4, operation_type_member(completion.type));
-        PyStructSequence_SET_ITEM(result, 5, PyLong_FromUnsignedLong(completion.invalidated_token));
-        PyStructSequence_SET_ITEM(result, 6,
-                                  completion.has_immediate
-                                      ? PyLong_FromUnsignedLongLong(completion.immediate)
-                                      : Py_NewRef(Py_None));
-        PyStructSequence_SET_ITEM(result, 7, detail_object(completion.detail));
+        Py_ssize_t i = 0;
+#define NDV_X(type, name, sentence, object, number) PyStructSequence_SET_ITEM(result, i++, object);
+        NDV_RESULT_LIST(NDV_X)
+#undef NDV_X
+        PyStructSequence_SET_ITEM(result, i, detail_object(done.detail));
     } else {
         Py_XDECREF(request_context);
     }
-    completion.requests->end();
+    done.requests->end();
     if (PyErr_Occurred() != nullptr) {  // out of memory somewhere above
         Py_XDECREF(result);
         return nullptr;
@@ -75,45 +73,46 @@ PyObject* make_result(const core::Completion& completion) {
     return result;
 }
 
-void fill_row(const core::Completion& completion, ResultRow& row) {
-    Contexts* const contexts = contexts_of(completion);
-    const bool was_object = completion.context_is_object && completion.context != 0;
-    row.status = static_cast<std::uint32_t>(completion.status);
-    row.type = static_cast<std::uint32_t>(completion.type);
-    row.bytes_transferred = completion.bytes_transferred;
-    row.qp_context = contexts->queue_pair_number();
-    row.request_context = completion.context_is_object ? 0 : completion.context;
-    row.immediate = completion.has_immediate ? completion.immediate : 0;
-    row.invalidated_token = completion.invalidated_token;
-    row.flags = (completion.is_solicited ? kRowSolicited : 0) |
-                (completion.has_immediate ? kRowHasImmediate : 0) |
+void fill_row(const core::Completion& done, ResultRow& row) {
+    Contexts* const contexts = contexts_of(done);
+    const bool was_object = done.context_is_object && done.context != 0;
+#define NDV_X(type, name, sentence, object, number) row.name = number;
+    NDV_RESULT_LIST(NDV_X)
+#undef NDV_X
+    row.flags = (done.is_solicited ? kRowSolicited : 0) |
+                (done.has_immediate ? kRowHasImmediate : 0) |
                 (was_object ? kRowContextWasObject : 0);
-    if (was_object) contexts->forget({completion.context, true});
-    completion.requests->end();
+    if (was_object) contexts->forget({done.context, true});
+    done.requests->end();
 }
 
 PyObject* result_dtype() { return row_dtype; }
 
+py::object dtype_of(std::span<const Column> columns, std::size_t row_size) {
+    py::list names;
+    py::list formats;
+    py::list offsets;
+    for (const Column& column : columns) {
+        names.append(column.name);
+        formats.append("u" + std::to_string(column.size));
+        offsets.append(column.offset);
+    }
+    py::dict description;
+    description["names"] = names;
+    description["formats"] = formats;
+    description["offsets"] = offsets;
+    description["itemsize"] = row_size;
+    return py::module_::import("numpy").attr("dtype")(description);
+}
+
 void bind_result(py::module_& module) {
     PyStructSequence_Desc description{"ndverbs._native.Result", "One completion.", fields,
-                                      kFieldCount};
+                                      static_cast<int>(std::size(fields)) - 1};
     result_type = PyStructSequence_NewType(&description);
     if (result_type == nullptr) throw py::error_already_set();
     module.attr("Result") = py::handle(reinterpret_cast<PyObject*>(result_type));
 
-    py::list description_of_rows;
-    const auto add = [&description_of_rows](const char* name, const char* type) {
-        description_of_rows.append(py::make_tuple(name, type));
-    };
-    add("status", "u4");
-    add("type", "u4");
-    add("bytes_transferred", "u8");
-    add("qp_context", "u8");
-    add("request_context", "u8");
-    add("immediate", "u8");
-    add("invalidated_token", "u4");
-    add("flags", "u4");
-    py::object dtype = py::module_::import("numpy").attr("dtype")(description_of_rows);
+    py::object dtype = dtype_of(kColumns, sizeof(ResultRow));
     module.attr("result_dtype") = dtype;
     row_dtype = dtype.release().ptr();
 }

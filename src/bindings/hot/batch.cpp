@@ -3,31 +3,42 @@
 // Python object and no allocation per request.
 #include <pybind11/pybind11.h>
 
-#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
 #include "bindings/hot/method.hpp"
 #include "bindings/module.hpp"
 #include "bindings/python/buffer.hpp"
+#include "bindings/result.hpp"
 
 namespace ndv::bindings {
 namespace {
 
 using core::OperationType;
 
-// One row of request_dtype, without holes.
+// X(type, name): one row of request_dtype, without holes.
+#define NDV_REQUEST_ROW_LIST(X)     \
+    X(std::uint32_t, type)          \
+    X(std::uint32_t, flags)         \
+    X(std::uint64_t, context)       \
+    X(std::uint64_t, local_address) \
+    X(std::uint64_t, local_length)  \
+    X(std::uint32_t, local_token)   \
+    X(std::uint32_t, remote_token)  \
+    X(std::uint64_t, remote_address)
+
 struct RequestRow {
-    std::uint32_t type;
-    std::uint32_t flags;
-    std::uint64_t context;
-    std::uint64_t local_address;
-    std::uint64_t local_length;
-    std::uint32_t local_token;
-    std::uint32_t remote_token;
-    std::uint64_t remote_address;
+#define NDV_X(type, name) type name;
+    NDV_REQUEST_ROW_LIST(NDV_X)
+#undef NDV_X
 };
-static_assert(sizeof(RequestRow) == 48);
+
+constexpr Column kColumns[] = {
+#define NDV_X(type, name) {#name, sizeof(type), offsetof(RequestRow, name)},
+    NDV_REQUEST_ROW_LIST(NDV_X)
+#undef NDV_X
+};
 
 constinit PyObject* row_dtype = nullptr;
 constinit PyObject* dtype_name = nullptr;
@@ -179,19 +190,7 @@ void attach_hot_batch_calls(const py::handle& cls) {
 }
 
 void bind_batch(py::module_& module) {
-    py::list description;
-    const auto add = [&description](const char* name, const char* type) {
-        description.append(py::make_tuple(name, type));
-    };
-    add("type", "u4");
-    add("flags", "u4");
-    add("context", "u8");
-    add("local_address", "u8");
-    add("local_length", "u8");
-    add("local_token", "u4");
-    add("remote_token", "u4");
-    add("remote_address", "u8");
-    py::object dtype = py::module_::import("numpy").attr("dtype")(description);
+    py::object dtype = dtype_of(kColumns, sizeof(RequestRow));
     module.attr("request_dtype") = dtype;
     row_dtype = dtype.release().ptr();
 }
