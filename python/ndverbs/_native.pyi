@@ -1865,6 +1865,9 @@ invalidated_token u4, flags u4.
 
 __version__: Final[str]
 
+def _error_classes() -> dict[Status, str]:
+    """Return the name of the class that each status raises."""
+
 def _diagnose() -> list[tuple[str, str, bool, str, str]]:
     """Look at what each provider needs: provider, check, whether it is good, what, remedy."""
 

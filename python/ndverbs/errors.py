@@ -13,7 +13,7 @@ import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from ndverbs._native import Status
+from ndverbs._native import Status, _error_classes
 
 if TYPE_CHECKING:
     from ndverbs._native import Result
@@ -137,25 +137,9 @@ class RdmaValueError(RdmaError, builtins.ValueError):
     """An argument that cannot be right."""
 
 
-# What is not named here raises RdmaError itself.
 _CLASSES: dict[Status, type[RdmaError]] = {
-    Status.FILE_FORCED_CLOSED: ClosedError,
-    Status.CONNECTION_REFUSED: RdmaConnectionRefusedError,
-    Status.REQUEST_NOT_ACCEPTED: RdmaConnectionRefusedError,
-    Status.CONNECTION_RESET: RdmaConnectionResetError,
-    Status.CONNECTION_DISCONNECTED: RdmaConnectionResetError,
-    Status.CONNECTION_ABORTED: RdmaConnectionAbortedError,
-    Status.IO_TIMEOUT: RdmaTimeoutError,
-    Status.ACCESS_VIOLATION: RdmaPermissionError,
-    Status.ACCESS_DENIED: RdmaPermissionError,
-    Status.INVALID_PARAMETER: RdmaValueError,
-    Status.INVALID_PARAMETER_MIX: RdmaValueError,
-    Status.INVALID_ADDRESS: RdmaValueError,
-    Status.INVALID_BUFFER_SIZE: RdmaValueError,
-    Status.DATA_OVERRUN: RdmaValueError,
-    Status.NOINTERFACE: RdmaValueError,
+    status: globals()[name] for status, name in _error_classes().items()
 }
-
 
 # Where the status alone does not tell.
 _CLASSES_BY_ERRNO: dict[int, type[RdmaError]] = {

@@ -86,6 +86,16 @@ void bind_enums(py::module_& module) {
     for (std::size_t i = 0; i < kOperationTypes.size(); ++i) {
         operation_type_members[i] = py::cast(kOperationTypes[i].value).release().ptr();
     }
+    module.def(
+        "_error_classes",
+        [] {
+            py::dict out;
+#define NDV_X(name, value, exception, meaning) out[py::cast(Status::name)] = #exception;
+            NDV_STATUS_LIST(NDV_X)
+#undef NDV_X
+            return out;
+        },
+        "Return the name of the class that each status raises.");
     access_type = module.attr("Access").cast<py::object>().release().ptr();
 }
 
