@@ -48,8 +48,8 @@ struct Outcome {
 
 class Session {
 public:
-    // The endpoint's queue pair completes both directions into one queue.
-    Session(Endpoint endpoint, const Plan& plan);
+    // The side's queue pair completes both directions into one queue.
+    Session(Side side, const Plan& plan);
 
     // Checks the plan and posts the first receives; before the queue pair is connected, so that
     // neither end can be too early for the other.

@@ -23,12 +23,12 @@ std::string failure_text(const core::Completion& completion) {
 
 }  // namespace
 
-Driver::Driver(Endpoint endpoint, std::uint32_t signal_every, bool sleeps)
-    : endpoint_(std::move(endpoint)),
-      cq_(*endpoint_.qp->initiator_cq()),
+Driver::Driver(Side side, std::uint32_t signal_every, bool sleeps)
+    : side_(std::move(side)),
+      cq_(*side_.qp->initiator_cq()),
       signal_every_(std::max(1U, signal_every)),
       sleeps_(sleeps),
-      inline_limit_(std::min(kInlineLimit, endpoint_.qp->limits().inline_size)) {}
+      inline_limit_(std::min(kInlineLimit, side_.qp->limits().inline_size)) {}
 
 void Driver::watch(const Interrupt* is_interrupted, bool may_stall) {
     is_interrupted_ = is_interrupted;
@@ -43,43 +43,43 @@ bool Driver::fail_with(Error error) {
 }
 
 bool Driver::post(core::OperationType type, std::uint32_t size) {
-    core::Segment segment = type == core::OperationType::read ? endpoint_.target : endpoint_.source;
+    core::Segment segment = type == core::OperationType::read ? side_.target : side_.source;
     segment.length = size;
     core::WorkRequest request;
     request.type = type;
     if (size > 0) request.segments = {&segment, 1};
     if (type != core::OperationType::send) {
-        request.remote_address = endpoint_.remote_address;
-        request.remote_token = endpoint_.remote_token;
+        request.remote_address = side_.remote_address;
+        request.remote_token = side_.remote_token;
     }
     if (type != core::OperationType::read && size <= inline_limit_) {
         request.flags |= core::flag::kInline;
     }
     request.context = posted_;
     if ((posted_ + 1) % signal_every_ != 0) request.flags |= core::flag::kSilentSuccess;
-    const Status status = endpoint_.qp->post(request);
+    const Status status = side_.qp->post(request);
     if (status != Status::success) [[unlikely]] {
-        return fail_with(endpoint_.qp->explain(status, request));
+        return fail_with(side_.qp->explain(status, request));
     }
     ++posted_;
     return true;
 }
 
 bool Driver::post_receive(std::uint32_t size) {
-    core::Segment segment = endpoint_.target;
+    core::Segment segment = side_.target;
     segment.length = size;
     core::ReceiveRequest request;
     if (size > 0) request.segments = {&segment, 1};
-    const Status status = endpoint_.qp->post_receive(request);
+    const Status status = side_.qp->post_receive(request);
     if (status != Status::success) [[unlikely]] {
-        return fail_with(endpoint_.qp->explain(status, request));
+        return fail_with(side_.qp->explain(status, request));
     }
     return true;
 }
 
 void Driver::transmit() {
     // What a full socket leaves behind is transmitted by the next collect().
-    static_cast<void>(endpoint_.qp->transmit(core::Budget::large));
+    static_cast<void>(side_.qp->transmit(core::Budget::large));
 }
 
 bool Driver::send_marker() {
@@ -127,7 +127,7 @@ bool Driver::take(const core::Completion& completion) {
 
 bool Driver::is_alive() {
     if (has_failed_) return false;
-    if (endpoint_.qp->state() == core::QueuePairState::error && cq_.is_empty()) {
+    if (side_.qp->state() == core::QueuePairState::error && cq_.is_empty()) {
         return fail_with({Status::connection_disconnected, "the peer ended the connection", "", 0});
     }
     if (is_failure(cq_.status())) {
@@ -153,13 +153,13 @@ bool Driver::is_alive() {
 
 bool Driver::target_ends_with(std::uint8_t value, std::uint32_t size) const {
     auto* const last =
-        reinterpret_cast<std::uint8_t*>(endpoint_.target.address + std::uint64_t{size} - 1);
+        reinterpret_cast<std::uint8_t*>(side_.target.address + std::uint64_t{size} - 1);
     // acquire: pairs with whoever placed the Write; the bytes before it are there, too.
     return std::atomic_ref<std::uint8_t>(*last).load(std::memory_order_acquire) == value;
 }
 
 void Driver::end_source_with(std::uint8_t value, std::uint32_t size) {
-    *reinterpret_cast<std::uint8_t*>(endpoint_.source.address + std::uint64_t{size} - 1) = value;
+    *reinterpret_cast<std::uint8_t*>(side_.source.address + std::uint64_t{size} - 1) = value;
 }
 
 }  // namespace ndv::bench

@@ -22,8 +22,8 @@ using Clock = std::chrono::steady_clock;
 // No completion and no byte for this long is a failure: the peer hangs.
 inline constexpr std::chrono::seconds kStallLimit{10};
 
-// One end of a connection, with the memory that it moves. Made and connected by the caller.
-struct Endpoint {
+// One side of a connection, with the memory that it moves. Made and connected by the caller.
+struct Side {
     std::shared_ptr<core::QueuePair> qp;
     core::Segment source;              // writes and sends leave from here
     core::Segment target;              // reads and receives land here, and the peer's writes
@@ -35,7 +35,7 @@ class Driver {
 public:
     using Interrupt = std::function<bool()>;
 
-    Driver(Endpoint endpoint, std::uint32_t signal_every, bool sleeps);
+    Driver(Side side, std::uint32_t signal_every, bool sleeps);
 
     // `may_stall`: the peer works without this end seeing anything of it, and notices a stall.
     void watch(const Interrupt* is_interrupted, bool may_stall);
@@ -64,8 +64,8 @@ public:
     // Something moved that no completion tells.
     void note_progress() { ++moved_; }
 
-    [[nodiscard]] const core::QueuePair& qp() const { return *endpoint_.qp; }
-    [[nodiscard]] const Endpoint& endpoint() const { return endpoint_; }
+    [[nodiscard]] const core::QueuePair& qp() const { return *side_.qp; }
+    [[nodiscard]] const Side& side() const { return side_; }
     [[nodiscard]] const Error& error() const { return error_; }
     bool fail_with(Error error);
 
@@ -75,7 +75,7 @@ private:
     [[nodiscard]] bool take(const core::Completion& completion);
     [[nodiscard]] bool is_alive();
 
-    const Endpoint endpoint_;
+    const Side side_;
     core::CompletionQueue& cq_;
     const std::uint32_t signal_every_;
     const bool sleeps_;

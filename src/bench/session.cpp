@@ -23,8 +23,8 @@ core::QueuePairLimits limits_for(const Plan& plan) {
     return limits;
 }
 
-Session::Session(Endpoint endpoint, const Plan& plan)
-    : plan_(plan), driver_(std::move(endpoint), plan.signal_every, plan.sleeps) {}
+Session::Session(Side side, const Plan& plan)
+    : plan_(plan), driver_(std::move(side), plan.signal_every, plan.sleeps) {}
 
 std::uint32_t Session::receive_count() const {
     const bool takes_stream = plan_.measure == Measure::throughput &&
@@ -41,8 +41,8 @@ std::uint32_t Session::receive_size() const {
 }
 
 Expected<void> Session::prepare() {
-    const Endpoint& endpoint = driver_.endpoint();
-    if (endpoint.qp->receive_cq() != endpoint.qp->initiator_cq()) {
+    const Side& side = driver_.side();
+    if (side.qp->receive_cq() != side.qp->initiator_cq()) {
         return fail(Status::invalid_parameter, "bench: the queue pair has two completion queues",
                     "give one for both directions");
     }
@@ -56,7 +56,7 @@ Expected<void> Session::prepare() {
         return fail(Status::invalid_parameter,
                     "bench: a read, and one request of each window, must complete visibly");
     }
-    if (plan_.size > endpoint.source.length || plan_.size > endpoint.target.length) {
+    if (plan_.size > side.source.length || plan_.size > side.target.length) {
         return fail(Status::invalid_parameter, "bench: size " + std::to_string(plan_.size) +
                                                    " exceeds the registered memory of this end");
     }
