@@ -83,10 +83,7 @@ void CompletionQueue::will_give(const py::object& contexts) {
     // One queue for both kinds, or one shared receive queue of many queue pairs.
     const auto is_same = [&contexts](const py::object& one) { return one.is(contexts); };
     if (std::ranges::any_of(gives_, is_same)) return;
-    if (gives_.size() >= prune_at_) {
-        std::erase_if(gives_, [](const py::object& one) { return !Contexts::is_alive(one); });
-        prune_at_ = std::max<std::size_t>(16, 2 * gives_.size());
-    }
+    pruning_.prune(gives_, [](const py::object& one) { return !Contexts::is_alive(one); });
     gives_.push_back(contexts);
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/pruning.hpp"
 #include "bindings/python/handle.hpp"
 #include "core/completion_queue.hpp"
 
@@ -44,7 +45,7 @@ private:
 
     bool has_descriptor_ = false;
     std::vector<py::object> gives_;
-    std::size_t prune_at_ = 16;
+    base::Pruning pruning_;
 };
 
 // Warns, once per queue, when the queues that complete there may have more outstanding than it

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/pruning.hpp"
 #include "bindings/module.hpp"
 #include "bindings/python/buffer.hpp"
 #include "bindings/python/collected.hpp"
@@ -23,7 +24,7 @@ namespace {
 struct Domain {
     std::shared_ptr<stream::Worker> worker = std::make_shared<stream::Worker>();
     std::vector<std::weak_ptr<stream::Stream>> streams;
-    std::size_t prune_at = 64;
+    base::Pruning pruning;
     const pid_t owner = ::getpid();
 };
 
@@ -58,10 +59,7 @@ std::shared_ptr<Domain> domain_of(const std::shared_ptr<AdapterState>& adapter) 
 }
 
 void remember(Domain& domain, const std::shared_ptr<stream::Stream>& stream) {
-    if (domain.streams.size() >= domain.prune_at) {
-        std::erase_if(domain.streams, [](const auto& weak) { return weak.expired(); });
-        domain.prune_at = std::max<std::size_t>(64, 2 * domain.streams.size());
-    }
+    domain.pruning.prune(domain.streams, [](const auto& weak) { return weak.expired(); });
     domain.streams.push_back(stream);
 }
 

@@ -25,10 +25,7 @@ std::map<std::string, std::uint64_t> ConnectionCounters::read() const {
 void Adapter::adopt(const std::shared_ptr<Object>& object) {
     {
         const base::Lock lock(mutex_);
-        if (descendants_.size() >= prune_at_) {
-            std::erase_if(descendants_, [](const auto& weak) { return weak.expired(); });
-            prune_at_ = std::max<std::size_t>(64, 2 * descendants_.size());
-        }
+        pruning_.prune(descendants_, [](const auto& weak) { return weak.expired(); });
         descendants_.push_back(object);
     }
     // The last round of do_close() may have been before.

@@ -14,6 +14,7 @@
 #include "base/expected.hpp"
 #include "base/live.hpp"
 #include "base/mutex.hpp"
+#include "base/pruning.hpp"
 #include "core/callback_queue.hpp"
 #include "core/completion_queue.hpp"
 #include "core/connection.hpp"
@@ -84,7 +85,7 @@ private:
 
     base::Mutex mutex_;
     std::vector<std::weak_ptr<Object>> descendants_ NDV_GUARDED_BY(mutex_);
-    std::size_t prune_at_ NDV_GUARDED_BY(mutex_) = 64;
+    base::Pruning pruning_ NDV_GUARDED_BY(mutex_);
     bool has_ended_ NDV_GUARDED_BY(mutex_) = false;
     std::condition_variable ended_;
     CallbackQueue callbacks_;

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/mutex.hpp"
+#include "base/pruning.hpp"
 #include "core/queue_pair.hpp"
 #include "providers/verbs/completion_queue.hpp"
 #include "providers/verbs/local_memory.hpp"
@@ -236,7 +237,7 @@ private:
     // Whose windows may be bound to the hardware queue pair: guarded by the initiator mutex. They
     // must let go of it first.
     std::unordered_map<const Mappable*, std::weak_ptr<Mappable>> bound_;
-    std::size_t prune_at_ = 64;
+    base::Pruning pruning_;
     // Consumers: under the harvest mutex of the queue.
     ShadowQueue initiated_;
     ShadowQueue receives_;

@@ -165,10 +165,7 @@ Status QueuePair::post_mapping(const core::MappingRequest& request, core::Operat
     const base::Lock lock(initiator_mutex_);
     if (is_flushed_.load(std::memory_order_relaxed)) return Status::connection_invalid;
     if (type != core::OperationType::invalidate) {
-        if (bound_.size() >= prune_at_) {
-            std::erase_if(bound_, [](const auto& one) { return one.second.expired(); });
-            prune_at_ = std::max<std::size_t>(64, 2 * bound_.size());
-        }
+        pruning_.prune(bound_, [](const auto& one) { return one.second.expired(); });
         bound_[about.get()] = about;
     }
     return post([&](ibv_send_wr& wr, Mapping* mapping, Effect effect) {
