@@ -91,6 +91,16 @@ bool CompletionQueue::wait(std::chrono::nanoseconds timeout) {
     return !is_empty() || is_failure(status());
 }
 
+// On one processor with the peer, spinning only keeps the peer from running: after a few in vain it
+// is tried now and then.
+bool CompletionQueue::is_spin_worth() {
+    constexpr std::uint32_t kVainSpins = 4;
+    constexpr std::uint32_t kSpinTrial = 64;
+    if (!spins_.load(std::memory_order_relaxed)) return false;
+    const std::uint32_t vain = vain_spins_.fetch_add(1, std::memory_order_relaxed);
+    return vain < kVainSpins || vain % kSpinTrial == 0;
+}
+
 bool CompletionQueue::push(const Completion& completion) {
     // A dead queue stays as it is, although polling makes room in it.
     if (is_failure(status_.load(std::memory_order_relaxed))) [[unlikely]]

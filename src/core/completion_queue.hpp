@@ -120,6 +120,23 @@ protected:
     private:
         CompletionQueue& cq_;
     };
+    // A sleep and its wake-up cost more than a moment's waiting, so a wait that follows a short
+    // sleep begins with that: in a ping-pong, and in a stream that is never idle for long. Calls
+    // `look` until the queue holds something; true: it does.
+    template <typename Look>
+    [[nodiscard]] bool spin(const Look& look) {
+        if (!is_spin_worth()) return false;
+        const Time until = now() + kSpinTime;
+        do {
+            look();
+            if (!is_empty()) {
+                vain_spins_.store(0, std::memory_order_relaxed);
+                return true;
+            }
+        } while (now() < until);
+        return false;
+    }
+    void note_sleep(Time length) { spins_.store(length < kShortSleep, std::memory_order_relaxed); }
     void do_close() override {}
 
     // What is asked for and not satisfied yet.
@@ -136,6 +153,9 @@ protected:
     void mark_dead(Status status);
 
 private:
+    static constexpr Time kSpinTime = std::chrono::microseconds(20);
+    static constexpr Time kShortSleep = std::chrono::microseconds(100);
+    [[nodiscard]] bool is_spin_worth();
     // An arm is satisfied: tells now, or when moderation says so.
     void satisfy();
 
@@ -147,7 +167,9 @@ private:
     std::atomic<std::uint64_t> promised_{0};
     std::atomic<bool> has_warned_{false};
     std::atomic<bool> was_polled_{false};
-    bool owes_large_ = false;  // the consumer's
+    std::atomic<bool> spins_{false};            // the last sleep was a short one
+    std::atomic<std::uint32_t> vain_spins_{0};  // since one found something
+    bool owes_large_ = false;                   // the consumer's
     bool holds_back_ = false;  // the consumer's: its own poll pushed what satisfies the arm
     base::Mutex mutex_;
     base::Descriptor event_ NDV_GUARDED_BY(mutex_);  // eventfd

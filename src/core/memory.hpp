@@ -87,6 +87,11 @@ struct LocalBuffer {
     std::byte* copy_to(std::byte* to) const;
 };
 
+// One behind the other.
+inline void copy(std::span<const LocalBuffer> buffers, std::byte* to) {
+    for (const LocalBuffer& buffer : buffers) to = buffer.copy_to(to);
+}
+
 struct Tokens {
     std::uint32_t local = 0;
     std::uint32_t remote = 0;  // 0: no remote right was given

@@ -74,6 +74,9 @@ bool QueuePair::deliver(bool is_receive, Completion& completion) {
     if (is_receive && srq_ != nullptr) receives_->begin();
     if ((is_receive ? receive_cq_ : initiator_cq_)->push(completion)) return true;
     discard(completion);
+    // Overrun: NDK declares the queue and its queue pairs dead.
+    note_cause(Detail::of(End::overrun));
+    set_state(QueuePairState::error);
     return false;
 }
 

@@ -84,7 +84,8 @@ public:
 protected:
     // Once, before anybody else sees the queue pair.
     void set_srq(std::shared_ptr<SharedReceiveQueue> srq);
-    // The one end of a request that has a completion. False: the completion queue is dead.
+    // The one end of a request that has a completion. False: the completion queue is dead, and with
+    // it this queue pair, in error by now; the provider ends it.
     [[nodiscard]] bool deliver(bool is_receive, Completion& completion);
     // And of a request that has none.
     void end_silently(const Completion& completion);
@@ -102,6 +103,7 @@ protected:
                                                  std::uint32_t length) = 0;
     // Optional. What is posted takes effect in the order of the initiator queue; tokens are new
     // when the call returns.
+    // Their region and window are of this queue pair's domain, and so of the provider.
     [[nodiscard]] virtual Status do_fast_register(const FastRegisterRequest& request);
     [[nodiscard]] virtual Status do_bind(const BindRequest& request);
     [[nodiscard]] virtual Status do_invalidate(const InvalidateRequest& request);

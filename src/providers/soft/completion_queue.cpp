@@ -21,13 +21,6 @@ namespace {
 
 constexpr std::uint64_t kWakeId = 0;
 
-// A sleep and its wake-up cost more than this much waiting, so a wait that follows a short sleep
-// begins with it: in a ping-pong, and in a stream that is never idle for long.
-constexpr Time kSpinTime = std::chrono::microseconds(20);
-constexpr Time kShortSleep = std::chrono::microseconds(100);
-constexpr std::uint32_t kVainSpins = 4;
-constexpr std::uint32_t kSpinTrial = 64;
-
 // A program that polls is back from a step, of at most some megabytes each way, in that time.
 constexpr Time kLongestStep = std::chrono::milliseconds(10);
 
@@ -184,29 +177,11 @@ CompletionQueue::Ready CompletionQueue::step_ready(int timeout_ms, core::Budget 
     return is_more ? Ready::more : Ready::done;
 }
 
-bool CompletionQueue::spin() {
+bool CompletionQueue::spin_on_only_member() {
     bool has_several = false;
     const auto only = only_member(has_several);
-    if (!only) return false;
-    const Time until = now() + kSpinTime;
-    do {
-        static_cast<void>(only->step(QueuePair::kIo, core::Budget::large));
-        if (!is_empty()) return true;
-    } while (now() < until);
-    return false;
-}
-
-// On one processor with the peer, spinning only keeps the peer from running: after a few in vain it
-// is tried now and then.
-bool CompletionQueue::spin_if_worth() {
-    const std::uint32_t vain = vain_spins_.load(std::memory_order_relaxed);
-    if (vain >= kVainSpins && vain % kSpinTrial != 0) {
-        vain_spins_.store(vain + 1, std::memory_order_relaxed);
-        return false;
-    }
-    const bool is_worth = spin();
-    vain_spins_.store(is_worth ? 0 : vain + 1, std::memory_order_relaxed);
-    return is_worth;
+    return only &&
+           spin([&only] { static_cast<void>(only->step(QueuePair::kIo, core::Budget::large)); });
 }
 
 void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
@@ -226,12 +201,12 @@ void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
     while (ready != Ready::interrupted && is_empty() && !is_failure(status())) {
         const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - now()).count();
         if (left <= 0) break;
-        if (spins_.load(std::memory_order_relaxed) && spin_if_worth()) break;
+        if (spin_on_only_member()) break;
         const int wait_ms =
             ready == Ready::more ? 0 : static_cast<int>(std::min<std::int64_t>(left, 1'000'000));
         const Time began = now();
         ready = step_ready(wait_ms, core::Budget::large);
-        spins_.store(now() - began < kShortSleep, std::memory_order_relaxed);
+        note_sleep(now() - began);
     }
 }
 

@@ -49,8 +49,7 @@ private:
     friend class NotifyTimer;
     [[nodiscard]] bool takes_lease();
     // Steps the only connection for a moment; true: the queue holds something now.
-    [[nodiscard]] bool spin();
-    [[nodiscard]] bool spin_if_worth();
+    [[nodiscard]] bool spin_on_only_member();
     enum class Ready : std::uint8_t { done, more, interrupted };
     // Steps what is ready within `timeout_ms`; more: work is left for a large budget.
     [[nodiscard]] Ready step_ready(int timeout_ms, core::Budget budget);
@@ -66,8 +65,6 @@ private:
     std::atomic<std::uint32_t> polls_since_arm_{0};  // that found the ring empty
     Time polled_at_ = Time::min() / 2;               // the progress thread's
     std::atomic<int> holders_{0};                    // threads that sleep over the connections
-    std::atomic<bool> spins_{false};                 // the last sleep was a short one
-    std::atomic<std::uint32_t> vain_spins_{0};       // since one found something
 };
 
 }  // namespace ndv::soft

@@ -125,8 +125,6 @@ void QueuePair::complete(const iwarp::StreamCompletion& done) {
         return;
     }
     if (deliver(done.is_receive, out)) return;
-    // Overrun: NDK declares the queue and its queue pairs dead.
-    note_cause(core::Detail::of(core::End::overrun));
     is_flushed_ = true;
     if (connection_) connection_->handle_flush();
 }

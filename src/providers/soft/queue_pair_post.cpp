@@ -57,8 +57,7 @@ Status QueuePair::do_post(const core::WorkRequest& request,
     }
     if ((request.flags & core::flag::kInline) != 0) {
         std::byte* const to = send_queue_.inline_storage(position).data();
-        std::byte* end = to;
-        for (const core::LocalBuffer& buffer : buffers) end = buffer.copy_to(end);
+        core::copy(buffers, to);
         slot.segment_count = length > 0 ? 1 : 0;
         send_queue_.segment_storage(position)[0] = {to, length, nullptr, nullptr, 0};
     } else {
@@ -106,20 +105,18 @@ void QueuePair::publish(iwarp::RequestKind kind, const core::MappingRequest& req
 }
 
 Status QueuePair::do_fast_register(const core::FastRegisterRequest& request) {
-    auto* const region = dynamic_cast<FastRegisterMemoryRegion*>(request.region);
-    if (region == nullptr) return Status::invalid_parameter;
+    const auto& about = static_cast<FastRegisterMemoryRegion&>(*request.region).mappable();
     Mapping* mapping = nullptr;
-    const Status status = region->mappable()->prepare(request, mapping);
+    const Status status = about->prepare(request, mapping);
     if (status != Status::success) return status;
     publish(iwarp::RequestKind::fast_register, request, mapping->token(), mapping);
     return Status::success;
 }
 
 Status QueuePair::do_bind(const core::BindRequest& request) {
-    auto* const window = dynamic_cast<MemoryWindow*>(request.window);
-    if (window == nullptr) return Status::invalid_parameter;
+    const auto& about = static_cast<MemoryWindow&>(*request.window).mappable();
     Mapping* mapping = nullptr;
-    const Status status = window->mappable()->prepare(request, mapping);
+    const Status status = about->prepare(request, mapping);
     if (status != Status::success) return status;
     publish(iwarp::RequestKind::bind, request, mapping->token(), mapping);
     return Status::success;

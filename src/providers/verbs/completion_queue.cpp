@@ -27,10 +27,6 @@ namespace {
 constexpr std::uint32_t kHeadroom = 1024;
 constexpr int kBatch = 32;
 
-// A sleep, its interrupt and the wake-up cost more than this much polling.
-constexpr Time kSpinTime = std::chrono::microseconds(20);
-constexpr Time kShortSleep = std::chrono::microseconds(100);
-
 }  // namespace
 
 Expected<std::shared_ptr<HardwareQueue>> HardwareQueue::create(std::shared_ptr<Device> device,
@@ -200,15 +196,6 @@ void CompletionQueue::break_down() {
     tell_owed();
 }
 
-bool CompletionQueue::spin() {
-    const Time until = now() + kSpinTime;
-    do {
-        static_cast<void>(harvest());
-        if (!is_empty()) return true;
-    } while (now() < until);
-    return false;
-}
-
 void CompletionQueue::request_interrupt(bool is_solicited_only) {
     static_cast<void>(ibv_req_notify_cq(hardware_->get(), is_solicited_only ? 1 : 0));
 }
@@ -232,7 +219,7 @@ void CompletionQueue::sleep_until(Time until) {
     while (true) {
         static_cast<void>(harvest());
         if (!is_empty() || is_failure(status())) return;
-        if (spins_.load(std::memory_order_relaxed) && spin()) return;
+        if (spin([this] { static_cast<void>(harvest()); })) return;
         const Sleeper sleeper(*this);
         request_interrupt(false);
         // What came before the request raises no interrupt.
@@ -245,7 +232,7 @@ void CompletionQueue::sleep_until(Time until) {
         const Time began = now();
         const int ready = ::poll(watched.data(), watched.size(),
                                  static_cast<int>(std::min<std::int64_t>(left, 1'000'000)));
-        spins_.store(now() - began < kShortSleep, std::memory_order_relaxed);
+        note_sleep(now() - began);
         if (ready < 0) return;
         std::uint64_t drained = 0;
         static_cast<void>(!::read(wake_.get(), &drained, sizeof drained));

@@ -133,7 +133,6 @@ private:
     void set_notify_timer(std::chrono::nanoseconds delay) override;
     void wake() noexcept override;
     void on_satisfied() override { owes_telling_.store(true, std::memory_order_relaxed); }
-    [[nodiscard]] bool spin();
     void request_interrupt(bool is_solicited_only);
     void request_interrupt_for(core::Notify kind);
     std::size_t harvest_locked() NDV_REQUIRES(mutex_);
@@ -151,7 +150,6 @@ private:
     std::atomic<bool> owes_telling_{false};
     std::atomic<std::uint32_t> outstanding_{0};
     std::atomic<int> waiters_{0};         // threads that sleep for the interrupt
-    std::atomic<bool> spins_{false};      // the last sleep was a short one
     std::atomic<bool> is_member_{false};  // of the progress thread's set
 };
 

@@ -348,11 +348,7 @@ void QueuePair::end_head(bool is_receive, core::Completion done) {
 }
 
 void QueuePair::push(bool is_receive, core::Completion& done) {
-    if (deliver(is_receive, done)) return;
-    // Overrun: NDK declares the queue and its queue pairs dead.
-    note_cause(core::Detail::of(core::End::overrun));
-    set_state(core::QueuePairState::error);
-    request_tick(kBroken);
+    if (!deliver(is_receive, done)) request_tick(kBroken);
 }
 
 core::Completion QueuePair::cancelled() const {

@@ -253,8 +253,7 @@ void QueuePair::stage_inline(std::span<const core::LocalBuffer> buffers, std::ui
         return;
     }
     std::byte* const to = hardware_->staging(position & initiated_.cursor.mask());
-    std::byte* end = to;
-    for (const core::LocalBuffer& buffer : buffers) end = buffer.copy_to(end);
+    core::copy(buffers, to);
     pieces[0] = {reinterpret_cast<std::uint64_t>(to), length, hardware_->staging_key()};
     wr.num_sge = 1;
 }
