@@ -13,5 +13,6 @@ void add_engine(pybind11::module_& module);
 void add_queue(pybind11::module_& module);
 void add_stream(pybind11::module_& module);
 void add_ranges(pybind11::module_& module);
+void add_link(pybind11::module_& module);
 
 }  // namespace ndv::testing
