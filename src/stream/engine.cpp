@@ -245,6 +245,8 @@ bool Engine::load_descriptor() {
     auto* const halves = reinterpret_cast<std::uint64_t*>(at);
     std::array<std::uint64_t, 2> seen{};
     for (std::size_t i = 2; i-- > 0;) {
+        // acquire: pairs with the release fence of the stepper that places a Write, or with the
+        // device: a first half that is read later is not older than the last one.
         seen[i] = std::atomic_ref(halves[i]).load(std::memory_order_acquire);
     }
     std::array<std::byte, Descriptor::kSize> bytes;
@@ -263,6 +265,7 @@ void Engine::clear_entry(std::uint32_t entry) {
     auto* const halves = reinterpret_cast<std::uint64_t*>(
         config_.targets + static_cast<std::size_t>(entry) * Descriptor::kSize);
     for (std::size_t i = 0; i < 2; ++i) {
+        // relaxed: the peer writes here again after a message that is posted later.
         std::atomic_ref(halves[i]).store(kNothing, std::memory_order_relaxed);
     }
 }

@@ -12,8 +12,8 @@
 namespace ndv::stream {
 namespace {
 
-// While anybody may have to give way, the worker looks so often. A grace is counted in looks: they
-// come late when the machine is busy, and then the peer may be, too.
+// While a request may have to give up its place, the worker looks so often. A grace is counted in
+// looks: they come late when the machine is busy, and then the peer may be, too.
 constexpr std::chrono::milliseconds kLook{125};
 constexpr std::uint64_t kAcceptGrace = 2;
 constexpr std::uint64_t kInspectGrace = 8;

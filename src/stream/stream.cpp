@@ -46,7 +46,7 @@ Stream::~Stream() {
         static_cast<void>(channel_.release());
         return;
     }
-    // Nobody can wait for what was not sent any more.
+    // No caller can wait any more for what was not sent.
     set_aborts_on_close(true);
     close();
     if (channel_) channel_->close();
@@ -135,7 +135,7 @@ Expected<void> Stream::start_connect(core::ConnectParameters parameters) {
             engine_.reset();
             return Unexpected{started.error()};
         }
-        phase_.store(Phase::connecting, std::memory_order_release);
+        enter_phase(Phase::connecting);
         connect_operation_ = operation = std::move(*started);
     }
     operation->set_on_done(std::move(on_done));
@@ -232,7 +232,7 @@ Expected<void> Stream::start_accept(std::shared_ptr<core::Connector> connector,
         if (auto address = connector->peer_address()) peer_ = *address;
         connector_ = connector;
         qp = channel_->qp();
-        phase_.store(Phase::accepting, std::memory_order_release);
+        enter_phase(Phase::accepting);
     }
     parameters.inbound_read_limit = kReadLimit;
     parameters.outbound_read_limit = kReadLimit;
@@ -305,7 +305,7 @@ void Stream::do_close() {
     is_read_shut_ = true;
     if (const auto shown = std::exchange(readiness_, nullptr)) shown->set(true, true);
     if (!is_live()) {
-        phase_.store(Phase::over, std::memory_order_release);
+        enter_phase(Phase::over);
         return;
     }
     guarded([this] { end_after_close(); });
@@ -319,7 +319,7 @@ void Stream::end_after_close() {
         break_down({Status::cancelled, "the socket was closed", {}, ECONNABORTED});
         return;
     }
-    // What was taken over is still delivered; requests that somebody waits for are not.
+    // What was taken over is still delivered; requests that a caller waits for are not.
     finish_transfers({Status::cancelled, "the socket was closed", {}, ECONNABORTED});
     ending_ = Ending::disconnect;
     worker_->keep(shared_from_this());
@@ -369,7 +369,7 @@ void Stream::break_down(Error error) {
     if (error.os_error == 0) error.os_error = error_number_for(error.status);
     if (!failure_ && !is_releasing_) failure_ = std::move(error);
     tell(event::kBroken);
-    phase_.store(Phase::over, std::memory_order_release);
+    enter_phase(Phase::over);
     finish_transfers(failure_ ? *failure_ : error);
     release_now();
 }
@@ -397,7 +397,7 @@ void Stream::break_by(const core::Completion& done) {
 void Stream::release_in_order() {
     if (is_releasing_ || is_released_) return;
     is_releasing_ = true;
-    phase_.store(Phase::over, std::memory_order_release);
+    enter_phase(Phase::over);
     finish_transfers({Status::connection_reset, "the peer ended the connection", {}, ECONNRESET});
     auto operation = connector_->start_disconnect(kLingerTime);
     if (!operation) {
@@ -415,7 +415,7 @@ void Stream::release_in_order() {
 void Stream::release_now() {
     if (is_released_) return;
     is_releasing_ = is_released_ = true;
-    phase_.store(Phase::over, std::memory_order_release);
+    enter_phase(Phase::over);
     tell(event::kReleased);
     base::with_memory([this] {
         if (connector_) connector_->close();
@@ -465,6 +465,7 @@ void Stream::finish(const std::shared_ptr<Transfer>& transfer, Expected<void> ou
     if (transfer->is_finished) return;
     finished_.push_back({transfer->operation, std::move(outcome)});
     transfer->is_finished = true;
+    // release: pairs with the acquire of the caller that reads it when the operation is complete.
     transfer->result.store(transfer->done, std::memory_order_release);
 }
 

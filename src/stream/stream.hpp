@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// A connected stream socket over a queue pair: both directions, their ends, and whoever waits.
+// A connected stream socket over a queue pair: both directions, their ends, and threads that wait.
 //
-// Progress: a thread that waits leads, that is, it sleeps over the completion queue; others follow:
-// they sleep until a thread that leaves the gate finds that their wait is over, or that they must
-// lead. When nobody leads, the queue is armed, and the thread of the adapter's that pushes a
-// completion handles it. Everything is guarded by one gate that nobody holds for long: a
-// large copy out of the ring happens outside it.
+// Progress. Of the threads that wait for the stream one leads: it sleeps in the completion queue
+// and handles what arrives. The others follow: each sleeps on a condition variable of its own. A
+// thread that leaves the gate wakes the followers whose wait is over, and one to lead when no
+// thread leads any more. While no thread waits, the completion queue is armed, and the thread of
+// the adapter that pushes a completion handles it.
+// One gate guards everything and is held for microseconds: a large copy out of the ring happens
+// outside it.
 #pragma once
 
 #include <atomic>
@@ -16,13 +18,13 @@
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <optional>
 #include <vector>
 
 #include "base/expected.hpp"
 #include "base/live.hpp"
+#include "base/mutex.hpp"
 #include "base/shortage.hpp"
 #include "core/adapter.hpp"
 #include "core/object.hpp"
@@ -115,7 +117,7 @@ public:
     // the address. What the transfer names stays until unmap().
     [[nodiscard]] Expected<std::uint64_t> map(const std::shared_ptr<Transfer>& memory,
                                               std::optional<std::uint64_t> offset);
-    // The peer must have stopped to write there: it is not told.
+    // The peer must have stopped writing there: no message is sent to it.
     [[nodiscard]] Expected<void> unmap(const std::byte* data, std::uint64_t length);
     // Ends it with CANCELLED, or as it is when part of it was sent or filled.
     void cancel(const std::shared_ptr<Transfer>& transfer);
@@ -124,7 +126,7 @@ public:
     [[nodiscard]] Expected<View> take(std::uint32_t most, const View* seen = nullptr);
     void release(const View& view);
     // The oldest bytes in one piece, which stay where they are; then consume() part of them, or
-    // take() them. Meanwhile nobody else receives.
+    // take() them. Meanwhile no other thread may receive.
     [[nodiscard]] View look(std::uint32_t most);
     void consume(std::uint32_t length);
     [[nodiscard]] const std::byte* data_of(const View& view) const;
@@ -136,13 +138,14 @@ public:
     // The operation itself is completed a moment later.
     [[nodiscard]] bool wait_done(const Transfer& transfer, std::chrono::nanoseconds timeout);
     // Readable and writable as the stream is, and both for good when it is closed; made on first
-    // use. The number is the system's again when nobody holds it any more.
+    // use. The number is the system's again when the last reference goes.
     [[nodiscard]] Expected<std::shared_ptr<Readiness>> descriptor();
     // Called from any thread, without locks, one call at a time. Another one replaces it, an empty
     // one takes it off; a call that has begun still ends.
     void set_on_event(OnEvent function);
 
     // ---- state ----
+    // acquire: pairs with enter_phase().
     [[nodiscard]] Phase phase() const { return phase_.load(std::memory_order_acquire); }
     [[nodiscard]] std::uint64_t readable() const;
     // As readable(), after a look at what has come.
@@ -174,7 +177,7 @@ public:
 private:
     friend class StreamListener;
 
-    // Noticed elsewhere, handled by whoever holds the gate.
+    // Noticed elsewhere, handled by the thread that holds the gate.
     static constexpr std::uint32_t kEstablished = 1;
     static constexpr std::uint32_t kPeerClosed = 2;
     static constexpr std::uint32_t kDisconnected = 4;
@@ -191,7 +194,8 @@ private:
         bool is_end = false;
     };
 
-    // Entered while it lives. What ended meanwhile is told when the gate is left.
+    // Entered while it lives. When the gate is left, what ended meanwhile is completed and
+    // reported.
     class Entered {
     public:
         explicit Entered(Stream& stream) : stream_(stream) { stream.gate_.enter(); }
@@ -207,19 +211,23 @@ private:
 
     using IsReady = std::function<bool()>;  // asked with the gate, by any thread
 
-    // A thread that sleeps while another one leads, or nobody can. In a list of the gate's.
+    // A thread that sleeps while another one leads, or none can. In a list that the gate guards.
     class Follower {
     public:
         explicit Follower(const IsReady& is_ready) : is_ready_(is_ready) {}
 
         // False: the time is over.
         [[nodiscard]] bool sleep_until(core::Time until) {
-            std::unique_lock lock(mutex_);
-            return woken_.wait_until(lock, std::chrono::steady_clock::time_point(until),
-                                     [this] { return is_woken_; });
+            base::UniqueLock lock(mutex_);
+            while (!is_woken_) {
+                const auto ended =
+                    woken_.wait_until(lock.native(), std::chrono::steady_clock::time_point(until));
+                if (ended == std::cv_status::timeout) return is_woken_;
+            }
+            return true;
         }
         void wake() {
-            const std::lock_guard lock(mutex_);
+            const base::Lock lock(mutex_);
             is_woken_ = true;
             woken_.notify_one();
         }
@@ -230,9 +238,9 @@ private:
         const IsReady& is_ready_;
         Follower* next_ = nullptr;
         bool is_over_ = false;  // it was ready when it was woken
-        std::mutex mutex_;
+        base::Mutex mutex_;
         std::condition_variable woken_;
-        bool is_woken_ = false;  // guarded by mutex_
+        bool is_woken_ NDV_GUARDED_BY(mutex_) = false;
     };
 
     void do_close() override;
@@ -302,15 +310,25 @@ private:
     void end_receives();
     void finish(const std::shared_ptr<Transfer>& transfer, Expected<void> outcome);
     void tell(std::uint32_t events) { events_ |= events; }
+    // release: pairs with phase().
+    void enter_phase(Phase phase) { phase_.store(phase, std::memory_order_release); }
+    [[nodiscard]] std::uint32_t take_signals() {
+        return signals_.exchange(0, std::memory_order_acquire);  // pairs with signal()
+    }
     void show_readiness();
 
     const std::weak_ptr<core::Adapter> adapter_;
     const std::shared_ptr<Worker> worker_;
     StreamOptions options_;
-    std::atomic<bool> aborts_on_close_{false};
+    // Written with the gate. release: pairs with the acquire in phase(), which is read without.
     std::atomic<Phase> phase_{Phase::fresh};
+    // release: pairs with the acquire of the thread that takes them with the gate.
     std::atomic<std::uint32_t> signals_{0};
-    std::atomic<bool> is_armed_{false};  // the completion queue will tell
+    // The completion queue will call back. Its callback clears it with release, which pairs with
+    // the acquire in rearm(): what the callback saw comes before the next arm.
+    std::atomic<bool> is_armed_{false};
+    // relaxed, all four: values by themselves; nothing else depends on them.
+    std::atomic<bool> aborts_on_close_{false};
     std::atomic<double> keepalive_s_{0};
     std::atomic<std::uint32_t> keepalive_chain_{0};  // of the tasks that go on
     std::atomic<std::uint64_t> inspect_id_{0};
@@ -374,7 +392,7 @@ private:
     Follower* followers_ = nullptr;
 
     // One reader copies at a time, outside the gate.
-    std::mutex reader_;
+    base::Mutex reader_;
 };
 
 }  // namespace ndv::stream

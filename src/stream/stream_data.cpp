@@ -254,7 +254,7 @@ std::optional<Error> Stream::unmapped(const Transfer& transfer) const {
 
 Expected<Received> Stream::receive(std::byte* to, std::size_t length, core::Budget budget,
                                    bool peeks) {
-    const std::unique_lock reader(reader_);
+    const base::Lock reader(reader_);
     Received out;
     while (true) {
         View view;
@@ -300,7 +300,7 @@ Expected<Received> Stream::receive(std::byte* to, std::size_t length, core::Budg
 
 Expected<void> Stream::submit_receive(const std::shared_ptr<Transfer>& transfer) {
     // What a reader copies outside the gate is not this one's.
-    const std::unique_lock reader(reader_);
+    const base::Lock reader(reader_);
     const Entered entered(*this);
     if (is_live() && !has_leader_) take_completions();
     if (is_closing_) return fail(Status::cancelled, "receive: the socket is closed");
@@ -345,13 +345,13 @@ void Stream::fill_receives() {
     }
 }
 
-// Nobody will read it, and the peer need not wait for that.
+// The program will not read it, and the peer need not wait for that.
 void Stream::discard_received() {
     while (!is_copying_ && engine_->readable() > 0) engine_->consume(engine_->front().length);
 }
 
 Expected<View> Stream::take(std::uint32_t most, const View* seen) {
-    const std::unique_lock reader(reader_);
+    const base::Lock reader(reader_);
     const Entered entered(*this);
     if (is_live() && !has_leader_) take_completions();
     if (auto refusal = receive_refusal()) return Unexpected{std::move(*refusal)};

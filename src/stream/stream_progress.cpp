@@ -18,15 +18,16 @@ constexpr std::uint64_t kLongestWrite = 1 << 20;
 }  // namespace
 
 void Stream::signal(std::uint32_t signals) {
-    // release: pairs with the acquire in pump().
+    // release: pairs with take_signals().
     if (signals != 0) signals_.fetch_or(signals, std::memory_order_release);
     if (!gate_.request()) return;
     const Entered entered(*this, std::adopt_lock);
     pump();
 }
 
-// Tells what happened meanwhile, without the gate. Events are told by one thread at a time, in
-// their order: what comes while one tells is told by the same one.
+// Leaves the gate, then completes what has ended and calls on_event, without the gate. One thread
+// at a time calls on_event, so that events keep their order: it also reports what happens
+// meanwhile.
 void Stream::leave() {
     while (true) {
         std::vector<Finished> finished;
@@ -55,17 +56,19 @@ void Stream::leave() {
 void Stream::pump() {
     // A leader sleeps over the queue until it holds something: what comes is left to it.
     if (has_leader_) return;
-    handle_signals(signals_.exchange(0, std::memory_order_acquire));
+    handle_signals(take_signals());
     if (!is_live()) return;
     take_completions();
     if (!is_live()) return;
     serve(core::Budget::large);
-    // What came meanwhile is told by arm() itself, which requests another round.
+    // For what came meanwhile arm() itself requests another round.
     rearm();
 }
 
-// The next completion that nobody waits for is told. arm() itself may tell what is there.
+// The next completion that no thread waits for calls back; arm() itself does, for one that is
+// there.
 void Stream::rearm() {
+    // acquire: pairs with the release in the callback of the completion queue.
     if (is_live() && !is_armed_.exchange(true, std::memory_order_acq_rel)) {
         channel_->cq().arm(core::Notify::any);
     }
@@ -85,13 +88,13 @@ void Stream::serve(core::Budget budget) {
 }
 
 void Stream::do_handle_signals(std::uint32_t signals) {
-    // The peer had accepted before it went, and we are told of that a little later.
+    // The peer had accepted before it went; the operation that says so is completed a little later.
     if ((signals & kPeerClosed) != 0 && phase() == Phase::connecting && engine_->is_started()) {
         signals |= kEstablished;
     }
     if ((signals & kEstablished) != 0 && !is_releasing_ &&
         (phase() == Phase::connecting || phase() == Phase::accepting)) {
-        phase_.store(Phase::connected, std::memory_order_release);
+        enter_phase(Phase::connected);
         tell(event::kConnected);
         begin_keepalive();
     }
@@ -340,7 +343,7 @@ void Stream::end_if_due() {
 
 // ---- waiting --------------------------------------------------------------------------------
 
-// Those whose wait is over, and one to lead when nobody does.
+// Those whose wait is over, and one to lead when no thread does.
 void Stream::wake_followers() {
     bool needs_leader = can_lead();
     for (Follower* one = followers_; one != nullptr; one = one->next_) {
@@ -397,7 +400,7 @@ bool Stream::lead(const IsReady& is_ready, core::Time until) {
         const bool has_any = left > core::Time::zero() && channel_->cq().wait(left);
         const Entered entered(*this);
         has_leader_ = false;
-        handle_signals(signals_.exchange(0, std::memory_order_acquire));
+        handle_signals(take_signals());
         if (is_live()) take_completions();
         if (is_live()) serve(core::Budget::large);
         const bool is_over = is_ready();

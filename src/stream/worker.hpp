@@ -43,7 +43,7 @@ public:
     void post(Prepared task);
     void post_at(Clock::time_point at, Task task);
 
-    // A stream that lives on although nobody holds it, until it takes itself out.
+    // A stream that lives on without another reference, until it takes itself out.
     void keep(const std::shared_ptr<core::Object>& stream);
     void let_go(const core::Object& stream);
     // Waits until none is kept any more, or the time is over.

@@ -58,17 +58,21 @@ QueuePair::QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
 
 QueuePair::~QueuePair() {
     if (is_foreign()) return;
-    // Nobody steps any more: the last reference is gone. What was posted still ends.
+    // No thread steps any more: the last reference is gone. What was posted still ends.
     note_cause(core::Detail::of(core::End::closed));
     try {
         base::with_memory([this] { static_cast<void>(step_once(kFlush, core::Budget::small)); });
     } catch (const std::bad_alloc&) {
-        // What is told of the last completions is lost; a destructor has nobody to say so to.
+        // Callbacks of the last completions are lost; a destructor has no caller to report to.
     }
 }
 
-bool QueuePair::reserve() { return !is_reserved_.exchange(true, std::memory_order_acq_rel); }
+bool QueuePair::reserve() {
+    // acquire: pairs with unreserve(); this connector sees what the one before it left behind.
+    return !is_reserved_.exchange(true, std::memory_order_acq_rel);
+}
 
+// release: pairs with reserve().
 void QueuePair::unreserve() { is_reserved_.store(false, std::memory_order_release); }
 
 Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::ConnectionConfig& config,
@@ -80,6 +84,7 @@ Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::Connec
         attachment_ =
             std::make_unique<Attachment>(Attachment{std::move(link), config, std::move(observer)});
     }
+    // relaxed: add() below hands it to the progress thread under a mutex.
     wanted_.store(EPOLLIN, std::memory_order_relaxed);
     const auto self = std::static_pointer_cast<QueuePair>(shared_from_this());
     Expected<void> added;
@@ -124,6 +129,8 @@ void QueuePair::end(core::End why) {
 }
 
 bool QueuePair::step(unsigned reasons, core::Budget budget) {
+    // release: pairs with the acquire of the exchange below, in whatever thread steps: it sees what
+    // was written before the reason was given.
     reasons_.fetch_or(reasons, std::memory_order_acq_rel);
     if (!word_.enter()) return false;
     bool is_more = false;
@@ -133,9 +140,10 @@ bool QueuePair::step(unsigned reasons, core::Budget budget) {
         } while (std::exchange(steps_again_, false) || !word_.leave());
     } catch (const std::bad_alloc&) {
         leave_without_memory();
-        throw;  // a caller is told, the progress thread pauses
+        throw;  // a caller gets an error, the progress thread pauses
     }
-    // acq_rel: pairs with lease(); either we see that it waits, or it that the word is idle.
+    // acq_rel: pairs with lease(). Either we see that the progress thread waits, or it sees that
+    // the word is idle.
     if (is_awaited_.exchange(false, std::memory_order_acq_rel)) progress_->lease_dropped();
     return is_more;
 }
@@ -151,6 +159,7 @@ void QueuePair::step_for_receive() {
 // the one that waits for a completion meanwhile.
 void QueuePair::leave_without_memory() {
     has_no_memory_ = true;
+    // release: pairs with wanted().
     wanted_.store(EPOLLIN | EPOLLOUT, std::memory_order_release);
     if (link_) watch_in_queues(EPOLLIN | EPOLLOUT);
     while (!word_.leave()) {
@@ -165,10 +174,12 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     if (!connection_) {
         if (is_flushed_) {
             set_state(core::QueuePairState::error);
-            receives_need_step_.exchange(1, std::memory_order_acq_rel);  // with do_post_receive()
+            // acq_rel: pairs with do_post_receive().
+            receives_need_step_.exchange(1, std::memory_order_acq_rel);
             cancel_unconnected();
         } else {
-            // A disconnect that overtook attach().
+            // A disconnect that overtook attach(), which asks for a step itself. relaxed: this
+            // thread has acquired already what came with the reason.
             reasons_.fetch_or(reasons & kDisconnect, std::memory_order_relaxed);
         }
         return false;
@@ -189,7 +200,7 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     }
     // No pin from here on: the end of a request may end memory, which waits for pins.
     connection_->end_step();
-    // Whoever polls a cancelled request finds the queue pair in error, and why.
+    // A program that polls a cancelled request finds the queue pair in error, and why.
     if (connection_->is_over()) note_over();
     deliver_completions();
     handle_events();
@@ -309,7 +320,7 @@ void QueuePair::handle_events() {
     if (has_begun && observer) observer->on_established();
     if (events.peer_closed) note_cause(core::Detail::of(core::End::peer_closed));
     if (events.peer_closed && !events.over) {
-        // Nobody listens for the disconnect: then completions must tell it.
+        // The program has no handler for the disconnect: then completions must show it.
         if (!observer || !observer->on_peer_closed()) {
             connection_->handle_flush();
             deliver_completions();
@@ -356,8 +367,8 @@ std::optional<Time> QueuePair::held_since() const {
 
 void QueuePair::update_interest() {
     const bool reads = connection_->wants_read();
-    // Left over because the socket is full, or because this step has done its share: whoever
-    // waits for the socket goes on.
+    // Left over because the socket is full, or because this step has done its share: the thread
+    // that waits for the socket goes on.
     const bool writes = connection_->wants_write();
     const std::uint32_t events = (reads ? EPOLLIN : 0U) | (writes ? EPOLLOUT : 0U);
     // Paused reading is resumed by the next receive that is posted, or was posted just now.
@@ -369,8 +380,10 @@ void QueuePair::update_interest() {
             steps_again_ = !soft_srq_->wait_for_receive(
                 std::static_pointer_cast<QueuePair>(shared_from_this()));
         }
+        // relaxed: this thread takes it itself, in its next round.
         if (steps_again_) reasons_.fetch_or(kReceive, std::memory_order_relaxed);
     }
+    // release: pairs with wanted().
     const std::uint32_t before = wanted_.exchange(events, std::memory_order_acq_rel);
     if ((events & ~before) != 0) progress_->arm(*this);
     watch_in_queues(events);
@@ -386,6 +399,7 @@ void QueuePair::watch_in_queues(std::uint32_t events) {
 
 void QueuePair::count_traffic() {
     const iwarp::StreamCounters seen = connection_->counters();
+    // relaxed: totals for stats(), which order nothing.
     const auto add = [](std::atomic<std::uint64_t>& total, std::uint64_t more) {
         if (more != 0) total.fetch_add(more, std::memory_order_relaxed);
     };
@@ -420,6 +434,7 @@ void QueuePair::on_deadline() {
     step(kDeadline, core::Budget::large);
 }
 
+// acquire: pairs with update_interest() and leave_without_memory().
 std::uint32_t QueuePair::wanted() const { return wanted_.load(std::memory_order_acquire); }
 
 Lease QueuePair::lease(Time at) const {
@@ -429,12 +444,13 @@ Lease QueuePair::lease(Time at) const {
     if (word_.is_idle()) return Lease::none;
     // Another thread steps, maybe for longer than a lease lasts: arming now would only spin. A
     // program that polls will soon do so again. Any other thread may have read already, and be at
-    // the end of its step: it tells when it leaves.
+    // the end of its step: it calls lease_dropped() when it leaves.
     const bool is_polled = soft_receive_cq_.is_polled(at) || soft_initiator_cq_.is_polled(at);
     if (is_polled && !soft_receive_cq_.is_awaited() && !soft_initiator_cq_.is_awaited()) {
         return Lease::fresh;
     }
-    is_awaited_.exchange(true, std::memory_order_acq_rel);  // pairs with step()
+    // acq_rel: pairs with the end of step(), and is_idle() with leave() there.
+    is_awaited_.exchange(true, std::memory_order_acq_rel);
     return word_.is_idle() ? Lease::none : Lease::fresh;
 }
 

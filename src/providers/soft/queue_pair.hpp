@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The soft queue pair: the queues, the state word, and the step that moves bytes between a link
-// and the protocol engine. Whoever owns the word owns everything marked "stepper".
+// and the protocol engine. The thread that owns the word owns everything marked "stepper".
 #pragma once
 
 #include <atomic>
@@ -30,7 +30,7 @@ public:
     virtual ~StreamObserver() = default;
 
     virtual void on_established() = 0;  // passive: the initiator's first message, or silence
-    // Graceful end from the peer. True: somebody was told, so posted receives stay.
+    // Graceful end from the peer. True: the program has been notified, so posted receives stay.
     [[nodiscard]] virtual bool on_peer_closed() = 0;
     virtual void on_drained() = 0;  // disconnect: our FIN is out
     virtual void on_over(const iwarp::Cause& cause) = 0;
@@ -60,7 +60,8 @@ public:
               std::shared_ptr<SharedReceiveQueue> srq = nullptr);
     ~QueuePair() override;
 
-    // Steps here, or leaves the step to whoever is at it. True: work is left for a large budget.
+    // Steps here, or leaves the step to the thread that is at it. True: work is left for a large
+    // budget.
     bool step(unsigned reasons, core::Budget budget);
 
     // After a receive was posted, which stays posted whether the step finds memory or not: without,
@@ -153,15 +154,17 @@ private:
     iwarp::ReceiveQueue receive_queue_;
 
     base::StateWord word_;
-    // The progress thread left an event to whoever stepped just then: tell it at the step's end.
+    // The progress thread left an event to the stepper of that moment, which calls it back at the
+    // end of its step.
     mutable std::atomic<bool> is_awaited_{false};
-    // acq_rel: what was written before a reason was given, the step that takes it sees.
-    std::atomic<unsigned> reasons_{0};
-    // acq_rel: a connector that reserves sees what the one before it left behind (unreserve()).
+    std::atomic<unsigned> reasons_{0};  // to step: given by any thread, taken by the stepper
     std::atomic<bool> is_reserved_{false};
-    // Reading is paused, or everything is cancelled at once: a new receive wants a step.
+    // Reading is paused, or everything is cancelled at once: a new receive wants a step. Always
+    // read and modified in one, acq_rel: of do_post_receive() and the stepper the later one sees
+    // what the other did before.
     std::atomic<std::uint32_t> receives_need_step_{0};
-    // relaxed: set before the connector says that it is connected, which orders it for who posts.
+    // relaxed: set before the connector completes its operation, which orders it for the program
+    // that posts.
     std::atomic<std::uint16_t> outbound_read_limit_{0};
 
     // The hand-over from attach() to the stepper.
@@ -188,9 +191,10 @@ private:
     std::optional<Time> deadline_;
     iwarp::StreamCounters counted_;
 
-    // Written by the stepper. acq_rel: pairs with wanted(), by which the progress thread arms.
+    // Written by the stepper, read by the progress thread, which arms by it.
     std::atomic<std::uint32_t> wanted_{0};
-    // Likewise; 0: no receive is held. relaxed: a number that others compare, nothing behind it.
+    // Likewise; 0: no receive is held. relaxed: a number that other threads compare; nothing else
+    // depends on it.
     std::atomic<std::int64_t> held_since_{0};
 };
 

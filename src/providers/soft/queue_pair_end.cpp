@@ -112,7 +112,7 @@ void QueuePair::complete(const iwarp::StreamCompletion& done) {
         }
     }
     // The slot is free before the completion shows. The request stays outstanding until it is
-    // polled, and whoever polls it may post at once.
+    // polled, and the program that polls it may post at once.
     if (connection_) {
         connection_->retire(done);
     } else if (done.is_receive) {
@@ -165,7 +165,7 @@ void QueuePair::end_stream() {
     if (&soft_initiator_cq_ != &soft_receive_cq_) soft_initiator_cq_.detach(*this, fd);
     progress_->remove(*this, fd);
     if (soft_srq_ != nullptr) soft_srq_->leave(*this);
-    held_since_.store(0, std::memory_order_relaxed);
+    held_since_.store(0, std::memory_order_relaxed);  // see its declaration
     if (cause.source != iwarp::Cause::Source::system) {
         link_->shut_write();
         progress_->linger(std::move(link_),
@@ -173,7 +173,8 @@ void QueuePair::end_stream() {
     }
     link_.reset();
     connection_.reset();
-    receives_need_step_.exchange(1, std::memory_order_acq_rel);  // with do_post_receive()
+    // acq_rel: pairs with do_post_receive().
+    receives_need_step_.exchange(1, std::memory_order_acq_rel);
     cancel_unconnected();
     hold_until_.reset();
     relief_at_.reset();

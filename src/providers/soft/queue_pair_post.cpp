@@ -33,6 +33,7 @@ void store_segments(std::span<iwarp::PostedSegment> to,
 Status QueuePair::do_post(const core::WorkRequest& request,
                           std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
     const iwarp::RequestKind kind = kind_of(request);
+    // relaxed: see its declaration.
     if (iwarp::is_answered(kind) && outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
         return Status::invalid_device_request;
     }
@@ -81,7 +82,8 @@ Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
     store_segments(receive_queue_.segment_storage(position), buffers);
     receive_queue_.cursor.publish();
     // A Send may be waiting for it, or the queue pair is flushed and it ends at once.
-    // A read-modify-write, ordered with the stepper's exchange: we see its wish, or it our receive.
+    // acq_rel, pairs with the stepper's exchange, and modifies the word so that one of the two
+    // comes later: either this thread sees the wish for a step, or the stepper sees the receive.
     if (receives_need_step_.fetch_add(0, std::memory_order_acq_rel) != 0) {
         step_for_receive();
     }
