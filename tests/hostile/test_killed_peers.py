@@ -37,7 +37,7 @@ class Killed:
     def expect(self, word):
         found = self.process.stdout.readline().split()
         assert found[:1] == [word], found
-        return [int(number) for number in found[1:]]
+        return tuple(int(number) for number in found[1:])
 
     def tell(self, *words):
         self.process.stdin.write(" ".join(map(str, words)) + "\n")
@@ -127,29 +127,35 @@ def mortal():
 # ---- the mortal connects -------------------------------------------------------------------------
 
 
-def test_before_it_connects(survivor, mortal):
+def test_peer_killed_before_it_connects_leaves_no_request(survivor, mortal):
     peer = mortal("connect", "before connect", survivor.port)
     peer.expect("here")
+
     peer.kill()
+
     with pytest.raises(nd.RdmaTimeoutError):
         survivor.listener.get_connector(timeout=0)
 
 
-def test_after_its_request(survivor, mortal):
+def test_accept_fails_when_the_peer_was_killed_behind_its_request(survivor, mortal):
     peer = mortal("connect", "asked", survivor.port)
     peer.expect("here")
     survivor.connector = survivor.listener.get_connector(timeout=START_S)
+
     peer.kill()
+
     with pytest.raises(nd.RdmaConnectionAbortedError):
         survivor.connector.accept(survivor.qp, timeout=LIMIT_S)
 
 
-def test_after_it_was_accepted_and_before_it_completes(survivor, mortal):
+def test_peer_killed_before_it_completes_ends_the_accept_or_the_connection(survivor, mortal):
     peer = mortal("connect", "accepted", survivor.port)
     accepting = survivor.start_accept()
     peer.expect("here")
-    # A silent client counts as connected after a while: either way the survivor learns the end.
+
     peer.kill()
+
+    # A silent client counts as connected after a while: either way the survivor learns the end.
     try:
         accepting.wait(LIMIT_S)
     except nd.RdmaConnectionAbortedError:
@@ -158,26 +164,67 @@ def test_after_it_was_accepted_and_before_it_completes(survivor, mortal):
         assert survivor.learns_it()
 
 
-def test_after_it_was_accepted_in_peer_to_peer_mode(survivor, mortal):
+def test_accept_in_peer_to_peer_mode_fails_when_the_peer_is_killed(survivor, mortal):
     peer = mortal("connect", "accepted, peer-to-peer", survivor.port)
     accepting = survivor.start_accept()
     peer.expect("here")
+
     peer.kill()
+
     with pytest.raises(nd.RdmaConnectionAbortedError):
         accepting.wait(LIMIT_S)
 
 
-@pytest.mark.parametrize("phase", ["idle", "posted receives", "disconnecting"])
-def test_while_it_moves_nothing(survivor, mortal, phase):
+def post_nothing(survivor, peer, remote):
+    pass
+
+
+def post_a_write_and_a_send(survivor, peer, remote):
+    peer.stop()
+    survivor.qp.write(survivor.region, remote, context="write")
+    survivor.qp.send((), context="send")
+
+
+def post_a_read(survivor, peer, remote):
+    survivor.qp.read(survivor.region, remote, context="read")
+
+
+# What the peer does -> its phase, what the survivor posts meanwhile, and how that ends.
+WHILE_CONNECTED = {
+    "idles": ("idle", post_nothing, []),
+    "posts receives": ("posted receives", post_nothing, []),
+    "disconnects": ("disconnecting", post_nothing, []),
+    "writes": ("writing", post_nothing, []),
+    "reads": ("reading", post_nothing, []),
+    "is written to": (
+        "idle",
+        post_a_write_and_a_send,
+        [("write", nd.Status.IO_TIMEOUT), ("send", nd.Status.CANCELLED)],
+    ),
+    "is read from": ("idle", post_a_read, [("read", nd.Status.IO_TIMEOUT)]),
+}
+
+
+@pytest.mark.parametrize(("phase", "post", "ends"), WHILE_CONNECTED.values(), ids=WHILE_CONNECTED)
+def test_connected_peer_that_is_killed_is_missed(survivor, mortal, phase, post, ends):
     peer = mortal("connect", phase, survivor.port)
+    region = survivor.memory()
     survivor.accept()
-    peer.expect("memory")
+    remote = peer.expect("memory")
+    peer.tell(region.address, region.remote_token)
     peer.expect("here")
+    post(survivor, peer, remote)
+
+    peer.stop()
     peer.kill()
+
+    done = [survivor.completion() for _ in ends]
+    assert [(each.request_context, each.status) for each in done] == ends
     assert survivor.learns_it()
+    assert survivor.guards_are_whole()
 
 
-def test_with_receives_posted_and_nobody_told_of_the_disconnect(survivor, mortal):
+def test_receives_are_cancelled_when_no_handler_hears_of_the_killed_peer(survivor, mortal):
     peer = mortal("connect", "idle", survivor.port)
     region = survivor.memory()
     survivor.qp.receive(region.segment(0, 64), context=1)
@@ -185,71 +232,16 @@ def test_with_receives_posted_and_nobody_told_of_the_disconnect(survivor, mortal
     survivor.accept(handler=False)
     peer.expect("memory")
     peer.expect("here")
+
     peer.kill()
+
     assert survivor.completion().status == nd.Status.CANCELLED
     assert survivor.completion().status == nd.Status.CANCELLED
     assert survivor.qp.state == "error"
 
 
-def test_while_it_is_the_source_of_a_write(survivor, mortal):
-    peer = mortal("connect", "writing", survivor.port)
-    region = survivor.memory()
-    survivor.accept()
-    peer.expect("memory")
-    peer.tell(region.address, region.remote_token)
-    peer.expect("here")
-    peer.stop()
-    peer.kill()
-    assert survivor.learns_it()
-    assert survivor.guards_are_whole()
-
-
-def test_while_it_is_the_target_of_a_write(survivor, mortal):
-    peer = mortal("connect", "idle", survivor.port)
-    region = survivor.memory()
-    survivor.accept()
-    address, token = peer.expect("memory")
-    peer.expect("here")
-    peer.stop()
-    survivor.qp.write(region, (address, token), context="write")
-    survivor.qp.send((), context="send")
-    peer.kill()
-    first, second = survivor.completion(), survivor.completion()
-    assert (first.request_context, first.status) == ("write", nd.Status.IO_TIMEOUT)
-    assert (second.request_context, second.status) == ("send", nd.Status.CANCELLED)
-    assert survivor.learns_it()
-
-
-def test_while_it_is_the_source_of_a_read(survivor, mortal):
-    peer = mortal("connect", "idle", survivor.port)
-    region = survivor.memory()
-    survivor.accept()
-    address, token = peer.expect("memory")
-    peer.expect("here")
-    survivor.qp.read(region, (address, token), context="read")
-    peer.stop()
-    peer.kill()
-    done = survivor.completion()
-    assert (done.request_context, done.status) == ("read", nd.Status.IO_TIMEOUT)
-    assert survivor.learns_it()
-    assert survivor.guards_are_whole()
-
-
-def test_while_it_reads(survivor, mortal):
-    peer = mortal("connect", "reading", survivor.port)
-    region = survivor.memory()
-    survivor.accept()
-    peer.expect("memory")
-    peer.tell(region.address, region.remote_token)
-    peer.expect("here")
-    peer.stop()
-    peer.kill()
-    assert survivor.learns_it()
-    assert survivor.guards_are_whole()
-
-
 @pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
-def test_while_the_survivor_disconnects(survivor, mortal, stopped):
+def test_disconnect_ends_when_the_peer_is_killed(survivor, mortal, stopped):
     peer = mortal("connect", "idle", survivor.port)
     survivor.accept()
     peer.expect("memory")
@@ -257,7 +249,9 @@ def test_while_the_survivor_disconnects(survivor, mortal, stopped):
     if stopped:
         peer.stop()
     disconnecting = survivor.connector._start_disconnect(timeout=START_S)
+
     peer.kill()
+
     try:
         disconnecting.wait(LIMIT_S)
     except nd.RdmaConnectionResetError:
@@ -267,42 +261,50 @@ def test_while_the_survivor_disconnects(survivor, mortal, stopped):
 # ---- the mortal listens --------------------------------------------------------------------------
 
 
-def test_before_the_survivor_connects(survivor, mortal):
+def test_connect_to_a_listener_that_was_killed_is_refused(survivor, mortal):
     peer = mortal("listen", "before connect")
     (port,) = peer.expect("port")
     peer.expect("here")
+
     peer.kill()
+
     with pytest.raises(nd.RdmaConnectionRefusedError):
         survivor.start_connect(port).wait(LIMIT_S)
 
 
 @pytest.mark.parametrize("phase", ["before connect", "asked"])
-def test_while_the_survivors_request_waits(survivor, mortal, phase):
+def test_connect_fails_when_the_peer_is_killed_before_it_answers(survivor, mortal, phase):
     peer = mortal("listen", phase)
     (port,) = peer.expect("port")
     connecting = survivor.start_connect(port)
     peer.expect("here")
+
     peer.kill()
+
     with pytest.raises((nd.RdmaConnectionAbortedError, nd.RdmaConnectionResetError)):
         connecting.wait(LIMIT_S)
     assert survivor.qp.state == "idle"
 
 
-def test_after_it_accepted_and_before_the_survivor_completes(survivor, mortal):
+def test_complete_connect_fails_when_the_peer_was_killed_behind_its_answer(survivor, mortal):
     peer = mortal("listen", "accepted")
     (port,) = peer.expect("port")
     survivor.start_connect(port).wait(START_S)
     peer.expect("here")
+
     peer.kill()
+
     with pytest.raises((nd.RdmaConnectionAbortedError, nd.RdmaConnectionResetError)):
         survivor.connector.complete_connect(timeout=LIMIT_S)
 
 
-def test_while_connected_by_the_survivor(survivor, mortal):
+def test_listening_peer_that_is_killed_is_missed(survivor, mortal):
     peer = mortal("listen", "idle")
     (port,) = peer.expect("port")
     survivor.connect(port)
     peer.expect("memory")
     peer.expect("here")
+
     peer.kill()
+
     assert survivor.learns_it()
