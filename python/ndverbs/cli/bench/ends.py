@@ -8,7 +8,7 @@ They agree over a socket pair, one JSON object a line, and a run has these steps
     {"target": ...}   the other direction
     {"ready": true}   receives are posted
     the connection and the timed loops
-    {"over": ...}     from both: nobody closes before the other has finished
+    {"over": ...}     from both: no end closes before the other has finished
 
 An end that fails says {"error": "..."}. The peer ends when the channel does, so it cannot outlive
 the command.
@@ -24,10 +24,11 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from ndverbs._closing import Closing
 from ndverbs._native import (
     Access,
     Adapter,
@@ -40,7 +41,7 @@ from ndverbs._native import (
     _BenchPlan,
     _BenchSession,
 )
-from ndverbs.cli.bench import loops as bench_loops
+from ndverbs.cli.bench import loops
 from ndverbs.cli.bench.loops import BenchError
 from ndverbs.errors import RdmaError
 
@@ -148,7 +149,7 @@ class _Session(Protocol):
     def run(self) -> dict[str, Any]: ...
 
 
-class _Side:
+class _Side(Closing):
     """The objects of one end of one run."""
 
     def __init__(self, adapter: Adapter, run: Run, *, is_initiator: bool) -> None:
@@ -182,14 +183,14 @@ class _Side:
     def session(self, remote: tuple[int, int]) -> _Session:
         """Return what runs this end, with its first receives posted."""
         if self._run.python and (self._is_initiator or self._run.is_latency):
-            return bench_loops.Session(
+            return loops.Session(
                 self.qp,
                 self.cq,
                 self.source,
                 self.target,
                 remote,
                 self._plan,
-                bench_loops.Shape(
+                loops.Shape(
                     is_initiator=self._is_initiator,
                     operation=self._run.operation,
                     measure=self._run.measure,
@@ -207,12 +208,6 @@ class _Side:
     def close(self) -> None:
         self._closing.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def _registered(register: Any, size: int, access: Access) -> MemoryRegion:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -222,7 +217,7 @@ def _registered(register: Any, size: int, access: Access) -> MemoryRegion:
     return region
 
 
-class Peer:
+class Peer(Closing):
     """The other process of a benchmark on this host."""
 
     def __init__(self) -> None:
@@ -259,14 +254,6 @@ class Peer:
         if code < 0:
             return f"the peer process was killed by {signal.Signals(-code).name}"
         return f"the peer process ended with exit code {code}"
-
-    def __enter__(self) -> Self:
-        """Return the running peer."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End the process."""
-        self.close()
 
 
 def measure(adapter: Adapter, peer: Peer, run: Run) -> dict[str, Any]:

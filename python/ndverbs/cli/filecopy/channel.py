@@ -13,8 +13,6 @@ import mmap
 import threading
 import time
 from collections import deque
-from types import TracebackType
-from typing import Self
 
 from ndverbs import (
     Access,
@@ -27,6 +25,7 @@ from ndverbs import (
     Segment,
     Status,
 )
+from ndverbs._closing import Closing
 from ndverbs.cli.filecopy.protocol import (
     MAX_MESSAGE,
     CopyError,
@@ -45,7 +44,7 @@ BUSY = b"NDCP busy"  # private data of a reject
 _WRITE = 1 << 32  # contexts from here on are writes, below it message slots
 
 
-class Channel:
+class Channel(Closing):
     """Messages and writes over one queue pair; `connect` or `accept` comes first.
 
     Parameters
@@ -241,19 +240,6 @@ class Channel:
             self._connector.close()
         for part in (self._qp, self._region, self._pd, self._cq):
             part.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def _say_last(self, failure: Failure) -> None:
         # What completes is left to the thread that uses the channel: it may be asleep over it.

@@ -19,11 +19,10 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from ndverbs import Access, Adapter, Connector, Listener, MemoryRegion, RdmaError
 from ndverbs._address import text as address_text
+from ndverbs._closing import Closing
 from ndverbs.cli.filecopy.channel import BUSY, Channel
 from ndverbs.cli.filecopy.places import PATIENCE, PATIENCE_FIRST, Places
 from ndverbs.cli.filecopy.protocol import (
@@ -55,7 +54,7 @@ _MADV_POPULATE_WRITE = 23  # linux/mman.h, since 5.14
 Log = Callable[[str], None]
 
 
-class Server:
+class Server(Closing):
     """Serve a directory; a context manager whose end stops every connection.
 
     Parameters
@@ -152,19 +151,6 @@ class Server:
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 1))
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
-
     def _admit(self, connector: Connector) -> None:
         peer = _peer_text(connector)
         channel = None
@@ -247,7 +233,7 @@ class Server:
 class _OpenWindow:
     """A piece of the file, mapped and registered; `offer` is what the client gets to know.
 
-    Only somebody who may open the file on this machine, and truncates it meanwhile, can turn an
+    Only a program that may open the file on this machine, and truncates it meanwhile, can turn an
     access to the mapping into a SIGBUS; a file without a name cannot be opened by others.
     """
 
@@ -347,7 +333,7 @@ class _Reception:
                     Reason.INPUT_OUTPUT, f"the file cannot be read back: {error.strerror}"
                 ) from None
             if count == 0:
-                raise CopyError(Reason.INPUT_OUTPUT, "somebody shortened the file")
+                raise CopyError(Reason.INPUT_OUTPUT, "another program shortened the file")
             self._crc = zlib.crc32(piece[:count], self._crc)
             position += count
         if self._crc != wrote.crc:

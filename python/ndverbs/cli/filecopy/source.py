@@ -13,9 +13,8 @@ import ast
 import os
 import stat
 import tempfile
-from types import TracebackType
-from typing import Self
 
+from ndverbs._closing import Closing
 from ndverbs.cli.filecopy.protocol import CopyError, Reason
 from ndverbs.cli.filecopy.target import shown
 
@@ -24,7 +23,7 @@ _PIECE = 1 << 20  # bytes of one read; some files in /proc give all of theirs to
 _MAX_NPY_HEADER = 65536  # bytes; NumPy itself refuses text beyond 10000 characters
 
 
-class SourceFile:
+class SourceFile(Closing):
     """An open regular file; `size` is the number of its bytes, and the size of the copy."""
 
     def __init__(self, path: str) -> None:
@@ -115,19 +114,6 @@ class SourceFile:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def _ends_at(self, size: int) -> bool:
         try:

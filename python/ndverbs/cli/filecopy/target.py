@@ -15,9 +15,8 @@ import errno
 import os
 import secrets
 import stat
-from types import TracebackType
-from typing import Self
 
+from ndverbs._closing import Closing
 from ndverbs.cli.filecopy.protocol import MAX_NAME, CopyError, Reason, printable
 
 PARTIAL_PREFIX = ".ndverbs-partial-"
@@ -115,7 +114,7 @@ def check_target(parent: int, name: str, *, force: bool) -> None:
         raise CopyError(Reason.TARGET_EXISTS, f"{shown(name)} exists already")
 
 
-class PartialFile:
+class PartialFile(Closing):
     """A file of a given size that is being received, and has no final name yet.
 
     Takes over `parent`, the descriptor of the directory that will hold it. Leaving the context
@@ -197,19 +196,6 @@ class PartialFile:
             if fd >= 0:
                 os.close(fd)
         self.fd = self._parent = -1
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it; a file that was not published is gone."""
-        self.close()
 
     def _create(self, is_unnamed: bool) -> int:
         flags = os.O_RDWR | os.O_CLOEXEC
