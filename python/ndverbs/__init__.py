@@ -140,7 +140,7 @@ def __getattr__(name: str) -> object:
         found: object = module if name == "wsk" else getattr(module, name)
         globals()[name] = found
         return found
-    # importlib.metadata is slow to import, and hardly anybody asks.
+    # importlib.metadata is slow to import, and programs hardly ever ask.
     if name == "__version__":
         from importlib.metadata import version
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package's loggers: one per room below "ndverbs", silent until somebody wants them.
+"""The package's loggers: one per room below "ndverbs", silent until a program wants them.
 
 ``NDVERBS_LOG=debug`` (or another level of `logging`) writes them to standard error, for programs
 and the command line alike. A program that sets up its own logging has them there, and there only.

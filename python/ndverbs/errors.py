@@ -106,7 +106,7 @@ class ClosedError(RdmaError):
 
 
 class RdmaConnectionRefusedError(RdmaError, builtins.ConnectionRefusedError):
-    """Nobody listens at the address, or the peer rejected the connection."""
+    """No listener is at the address, or the peer rejected the connection."""
 
 
 class RdmaConnectionResetError(RdmaError, builtins.ConnectionResetError):
@@ -221,8 +221,8 @@ def _rebuilt(
 class OverrunWarning(RuntimeWarning):
     """A completion queue holds less than its queue pairs may have outstanding at once.
 
-    It dies, and its queue pairs with it, when more requests end than it holds before somebody
-    polls. Said once per queue, also to the logger ``ndverbs``.
+    It dies, and its queue pairs with it, when more requests end than it holds before the
+    program polls. Said once per queue, also to the logger ``ndverbs``.
     """
 
 
@@ -230,7 +230,7 @@ def warn_of_overrun(depth: int, promised: int) -> None:
     """Say that a completion queue is too small; to the caller of the caller."""
     text = (
         f"the completion queue holds {depth} completions, but its queues may have {promised} "
-        f"requests outstanding at once: it overruns when they end before somebody polls; create it "
+        f"requests outstanding at once: it overruns when they end before a poll; create it "
         f"with create_cq({promised}), or the queue pairs with smaller queues"
     )
     logging.getLogger("ndverbs").warning(text)

@@ -56,7 +56,7 @@ class RemoteBuffer:
     address : int
         Where it begins in the peer's address space, 64 bits.
     token : int
-        The peer's remote token, 32 bits. Whoever knows it can use the memory: it is a secret.
+        The peer's remote token, 32 bits. A peer that knows it can use the memory: it is a secret.
     nbytes : int
         Size in bytes.
     dtype : dtype_like, optional

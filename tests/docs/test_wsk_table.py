@@ -6,6 +6,7 @@ import re
 import pytest
 
 from docs.markdown_examples import ROOT
+from ndverbs import wsk
 
 PAGE = ROOT / "docs" / "wsk.md"
 ROWS = [
@@ -23,3 +24,8 @@ def test_a_row_has_no_empty_cell_and_links_its_test(row):
     assert links
     for name, path in links:
         assert f"def {name}(" in (ROOT / path).read_text()
+
+
+def test_every_control_code_has_a_row():
+    names = {name for row in ROWS for name in re.findall(r"\bS[IO]O?_\w+", row.split("|")[1])}
+    assert {code.name for code in (*wsk.Option, *wsk.Ioctl)} == names

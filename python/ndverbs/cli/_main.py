@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does: that is no failure to talk about.
+        # The reader of our output has gone, as `head` does: that is no failure to talk about.
         _drop_output()
         return 1
     except (CommandError, OSError) as error:
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _open_standard_streams() -> bool:
     """Give closed standard streams to the null device; return whether there is an output.
 
-    Otherwise the next file or socket that is opened gets the number of the stream, and what anybody
-    writes there goes into it.
+    Otherwise the next file or socket that is opened gets the number of the stream, and what
+    the process writes there goes into it.
     """
     for fd in range(3):
         try:

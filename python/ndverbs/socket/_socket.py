@@ -355,7 +355,7 @@ class Socket(Mappings, Messages):
         return self._connected_stream().send(data, flags)
 
     def sendall(self, data: Buffer, flags: int = 0, /) -> None:
-        """Send all of it. After a failure nobody knows how much was sent."""
+        """Send all of it. After a failure it is not known how much was sent."""
         self._connected_stream().sendall(data, flags)
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Places of a copy server: who is served, who waits, and who gives way.
 
-A connection holds a place from its arrival to its end. It first asks, which costs little: whoever
+A connection holds a place from its arrival to its end. It first asks, which costs little: one that
 has not said what it wants gives its place to the next arrival, the longest idle one first. A
 connection that has said it waits for its turn, and then copies; one that copies and leaves the
 server waiting gives its turn to the next one, after a patience that is short until it has filled
-its first window. So silent strangers hold places only until somebody needs them.
+its first window. So silent strangers hold places only until other connections need them.
 
 It owns no thread and no connection: a guest is any object with the members of `Guest`.
 """
@@ -126,7 +126,7 @@ class Places:
             self._changed.notify_all()
 
     def stop(self, failure: CopyError) -> None:
-        """Let nobody in any more, and end every wait with `failure`."""
+        """Let no connection in any more, and end every wait with `failure`."""
         with self._changed:
             self._failure = failure
             self._changed.notify_all()
