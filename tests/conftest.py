@@ -7,7 +7,7 @@ import sys
 import pytest
 from hypothesis import settings
 
-from conformance.deviations import DEVIATIONS, fits
+from conformance import deviations
 
 # The provider that every host has; tests that use none run with it.
 _EVERYWHERE = "soft"
@@ -55,20 +55,9 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if "provider" in item.fixturenames]
     for item in items:
         provider = getattr(item, "callspec", None) and item.callspec.params.get("provider")
-        name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
-        for deviation in DEVIATIONS:
-            if (
-                deviation.test == name
-                and provider is not None
-                and fits(deviation.provider, provider)
-                and (
-                    not deviation.parameters
-                    or any(part in item.name for part in deviation.parameters)
-                )
-            ):
-                item.add_marker(
-                    pytest.mark.xfail(reason=deviation.reason, strict=True, run=deviation.runs)
-                )
+        if provider is not None:
+            test = f"{item.path.name}::{item.originalname}"
+            deviations.mark(item, deviations.DEVIATIONS, test, provider)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The suite's own: ends in two threads or two processes."""
 
+from contextlib import contextmanager
+from functools import partial
+
 import pytest
 
 import ndverbs as nd
@@ -41,30 +44,37 @@ def setting(request):
 @pytest.fixture
 def make_ends(request, setting, provider):
     """Give the factory ``make_ends(near={}, far={}, **both) -> Ends``, not connected."""
-    yield from _factory_of_ends(request, setting, provider)
+    far_kind = FarThread if setting == "threads" else _far_process(request)
+    yield from factory_of_ends(provider, provider, far_kind)
 
 
 @pytest.fixture
 def make_process_ends(request, provider):
     """Give `make_ends` for tests that need a second process."""
-    yield from _factory_of_ends(request, "processes", provider)
+    yield from factory_of_ends(provider, provider, _far_process(request))
 
 
-def _factory_of_ends(request, setting, provider):
+def _far_process(request):
+    return partial(FarProcess, request.getfixturevalue("peer_process"))
+
+
+def factory_of_ends(near_provider, far_provider, far_kind=FarThread, kind=Ends):
+    """Yield the factory that the fixture `make_ends` gives."""
+    with kept_ends() as made:
+
+        def make(*, near=None, far=None, **both):
+            made.append(End(near_provider, **both, **(near or {})))
+            made.append(far_kind(provider=far_provider, **both, **(far or {})))
+            return kind(*made[-2:])
+
+        yield make
+
+
+@contextmanager
+def kept_ends():
+    """Give a list for the ends that a test makes; they are closed after it."""
     made = []
-
-    def make(*, near=None, far=None, **both):
-        near_end = End(provider, **both, **(near or {}))
-        made.append(near_end)
-        options = {"provider": provider, **both, **(far or {})}
-        if setting == "threads":
-            far_end = FarThread(**options)
-        else:
-            far_end = FarProcess(request.getfixturevalue("peer_process"), **options)
-        made.append(far_end)
-        return Ends(near_end, far_end)
-
-    yield make
+    yield made
     # A side that closes lingers until its peer closes, too: so first all, then each.
     for end in made:
         end.end_connection()
@@ -75,17 +85,13 @@ def _factory_of_ends(request, setting, provider):
 @pytest.fixture
 def make_end(provider):
     """Give the factory ``make_end(**options) -> End``, each with an adapter of its own."""
-    made = []
+    with kept_ends() as made:
 
-    def make(**options):
-        made.append(End(provider, **options))
-        return made[-1]
+        def make(**options):
+            made.append(End(provider, **options))
+            return made[-1]
 
-    yield make
-    for end in made:
-        end.end_connection()
-    for end in made:
-        end.close()
+        yield make
 
 
 @pytest.fixture

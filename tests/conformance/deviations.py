@@ -6,6 +6,8 @@ What differs by design, and is right on each, is a column: tests ask `End.expect
 
 from typing import Any, NamedTuple
 
+import pytest
+
 
 class Deviation(NamedTuple):
     test: str  # "test_file.py::test_name", for all its parameters
@@ -302,6 +304,17 @@ COLUMNS = {
 def fits(deviating, provider):
     """Say whether a row's provider, a device or a kind of provider, is or comprises `provider`."""
     return deviating in (provider, provider.partition(":")[0])
+
+
+def mark(item, deviations, test, provider):
+    """Have a test fail as those of the deviations say that are about it on `provider`."""
+    for deviation in deviations:
+        is_about_it = deviation.test == test and fits(deviation.provider, provider)
+        parameters = deviation.parameters or ("",)
+        if is_about_it and any(part in item.name for part in parameters):
+            item.add_marker(
+                pytest.mark.xfail(reason=deviation.reason, strict=True, run=deviation.runs)
+            )
 
 
 def expects(provider, column):

@@ -1,29 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The conformance suite's ends, one of them on soft and the other on the kernel's siw."""
 
+from functools import partial
+
 import pytest
 
 from conformance import conftest as suite
 from conformance.addresses import addresses_of
-from conformance.end import End
-from conformance.far import FarThread
+from conformance.deviations import mark
 from lab.interop.pairs.deviations import DEVIATIONS, SIW, SOFT
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         near = getattr(item, "callspec", None) and item.callspec.params.get("near_provider")
-        if near is None:
-            continue
-        module = item.function.__module__.rpartition(".")[2]
-        name = f"{module}.py::{item.originalname}"
-        for deviation in DEVIATIONS:
-            if (deviation.test, deviation.provider) == (name, near) and (
-                not deviation.parameters or any(p in item.name for p in deviation.parameters)
-            ):
-                item.add_marker(
-                    pytest.mark.xfail(reason=deviation.reason, strict=True, run=deviation.runs)
-                )
+        if near is not None:
+            module = item.function.__module__.rpartition(".")[2]
+            mark(item, DEVIATIONS, f"{module}.py::{item.originalname}", near)
 
 
 class Ends(suite.Ends):
@@ -52,30 +45,9 @@ def near_provider(request):
 @pytest.fixture
 def make_ends(near_provider):
     """Give the factory ``make_ends(near={}, far={}, **both) -> Ends``, not connected."""
-    made = []
-
-    def make(*, near=None, far=None, **both):
-        far_provider = SIW if near_provider == SOFT else SOFT
-        near_end = End(near_provider, **both, **(near or {}))
-        made.append(near_end)
-        far_end = FarThread(provider=far_provider, **both, **(far or {}))
-        made.append(far_end)
-        return Ends(near_end, far_end, addresses_of(SIW).v4)
-
-    yield make
-    for end in made:
-        end.end_connection()
-    for end in made:
-        end.close()
+    far_provider = SIW if near_provider == SOFT else SOFT
+    kind = partial(Ends, host=addresses_of(SIW).v4)
+    yield from suite.factory_of_ends(near_provider, far_provider, kind=kind)
 
 
-@pytest.fixture
-def idle_ends(make_ends):
-    """Make two ends that are not connected."""
-    return make_ends()
-
-
-@pytest.fixture
-def ends(make_ends):
-    """Make two connected ends, the near one being active."""
-    return make_ends().connect()
+idle_ends, ends = suite.idle_ends, suite.ends
