@@ -7,14 +7,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bindings/python/handle.hpp"
-#include "core/connection.hpp"
+#include "core/listener.hpp"
 
 namespace ndv::bindings {
 
@@ -65,41 +64,15 @@ public:
         : Handle("connector", std::move(native), std::move(adapter)) {}
 };
 
-// Wakes coroutines that wait for a connector; any thread, no GIL needed.
-class Arrivals {
-public:
-    // Completed at the next arrival, at once when the listener is closed.
-    [[nodiscard]] std::shared_ptr<core::Operation> next();
-    void forget(const std::shared_ptr<core::Operation>& operation);
-    void notify();
-    void close();
-
-private:
-    std::vector<std::shared_ptr<core::Operation>> take();
-
-    std::mutex mutex_;
-    std::vector<std::shared_ptr<core::Operation>> waiting_;
-    bool is_closed_ = false;
-};
-
 class Listener final : public Handle<core::Listener> {
 public:
     // `on_connect`, unless None, gets every connector on the callback thread.
     Listener(std::shared_ptr<core::Listener> native, std::shared_ptr<AdapterState> adapter,
              const py::object& on_connect);
-    ~Listener() {
-        detach();
-        close();
-    }
-
-    void close();
     // Null: none came in time.
     [[nodiscard]] std::unique_ptr<Connector> take(std::optional<double> timeout) const;
     // Done when a connector may be there.
     [[nodiscard]] std::unique_ptr<Operation> wait_for_arrival() const;
-
-private:
-    const std::shared_ptr<Arrivals> arrivals_;
 };
 
 // "host:port", "[v6]:port" or (host, port) as ndverbs._address resolves it.

@@ -6,6 +6,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -27,10 +28,17 @@ std::optional<double> with_grace(std::optional<double> timeout) {
     return timeout ? std::optional(*timeout + kGrace_s) : std::nullopt;
 }
 
-std::unique_ptr<Operation> operation(const Connector& self, core::Pending pending) {
-    auto native = value_or_raise(std::move(pending));
-    return std::make_unique<Operation>(std::move(native), self.adapter(),
-                                       [connector = std::weak_ptr(self.peek())] {
+// Runs `start` without the GIL.
+template <typename Start>
+std::unique_ptr<Operation> begin(const Connector& self, Start start) {
+    const auto native = self.share();
+    std::optional<core::Pending> pending;
+    {
+        const Released released;
+        pending = start(*native);
+    }
+    return std::make_unique<Operation>(value_or_raise(std::move(*pending)), self.adapter(),
+                                       [connector = std::weak_ptr(native)] {
                                            if (const auto alive = connector.lock())
                                                alive->abandon();
                                        });
@@ -54,80 +62,17 @@ std::shared_ptr<core::QueuePair> queue_pair_of(const Connector& self, const Queu
     return qp.share();
 }
 
-// `local`: None, an address, or a SharedEndpoint.
-std::unique_ptr<Operation> start_connect(const Connector& self, const QueuePair& qp,
-                                         const py::object& local, const py::object& peer,
-                                         std::uint32_t inbound_read_limit,
-                                         std::uint32_t outbound_read_limit,
-                                         const py::object& private_data,
-                                         std::optional<double> timeout, std::optional<bool> crc,
-                                         bool peer_to_peer) {
-    core::ConnectParameters parameters;
-    if (py::isinstance<SharedEndpoint>(local)) {
-        parameters.endpoint = local.cast<const SharedEndpoint&>().share();
-    } else if (!local.is_none()) {
-        parameters.local = resolve_address(local);
-    }
-    parameters.peer = resolve_address(peer);
-    parameters.inbound_read_limit = inbound_read_limit;
-    parameters.outbound_read_limit = outbound_read_limit;
-    parameters.private_data = to_bytes(private_data, "private_data");
-    parameters.timeout = timeout_duration(timeout);
-    parameters.crc = crc;
-    parameters.peer_to_peer = peer_to_peer;
-    auto queue_pair = queue_pair_of(self, qp);
-    const auto native = self.share();
-    std::optional<core::Pending> pending;
-    {
-        const Released released;
-        pending = native->start_connect(std::move(queue_pair), std::move(parameters));
-    }
-    return operation(self, std::move(*pending));
-}
-
 std::unique_ptr<Operation> start_complete_connect(Connector& self, const py::object& function) {
-    const auto native = self.share();
     auto callback = on_disconnect(self, function);
-    std::optional<core::Pending> pending;
-    {
-        const Released released;
-        pending = native->start_complete_connect(std::move(callback));
-    }
-    return operation(self, std::move(*pending));
-}
-
-std::unique_ptr<Operation> start_accept(Connector& self, const QueuePair& qp,
-                                        std::uint32_t inbound_read_limit,
-                                        std::uint32_t outbound_read_limit,
-                                        const py::object& private_data, const py::object& function,
-                                        std::optional<double> timeout, std::optional<bool> crc) {
-    core::ConnectParameters parameters;
-    parameters.inbound_read_limit = inbound_read_limit;
-    parameters.outbound_read_limit = outbound_read_limit;
-    parameters.private_data = to_bytes(private_data, "private_data");
-    parameters.timeout = timeout_duration(timeout);
-    parameters.crc = crc;
-    auto queue_pair = queue_pair_of(self, qp);
-    const auto native = self.share();
-    auto callback = on_disconnect(self, function);
-    std::optional<core::Pending> pending;
-    {
-        const Released released;
-        pending =
-            native->start_accept(std::move(queue_pair), std::move(parameters), std::move(callback));
-    }
-    return operation(self, std::move(*pending));
+    return begin(self, [&](core::Connector& native) {
+        return native.start_complete_connect(std::move(callback));
+    });
 }
 
 std::unique_ptr<Operation> start_disconnect(const Connector& self, std::optional<double> timeout) {
-    const auto native = self.share();
     const auto duration = timeout_duration(timeout);
-    std::optional<core::Pending> pending;
-    {
-        const Released released;
-        pending = native->start_disconnect(duration);
-    }
-    return operation(self, std::move(*pending));
+    return begin(self,
+                 [duration](core::Connector& native) { return native.start_disconnect(duration); });
 }
 
 void reject(const Connector& self, const py::object& private_data) {
@@ -154,82 +99,107 @@ std::string repr(const Connector& self) {
     return text + ">";
 }
 
-void bind_starts(py::class_<Connector>& cls) {
-    cls.def("_start_connect", start_connect, py::arg("qp"), py::arg("local").none(true),
-            py::arg("peer"), py::kw_only(), py::arg("inbound_read_limit") = 16,
-            py::arg("outbound_read_limit") = 16, py::arg("private_data") = py::bytes(),
-            py::arg("timeout") = 10.0, py::arg("crc") = py::none(), py::arg("peer_to_peer") = false)
-        .def("_start_complete_connect", start_complete_connect,
-             py::arg("on_disconnect") = py::none())
-        .def("_start_accept", start_accept, py::arg("qp"), py::kw_only(),
-             py::arg("inbound_read_limit") = 16, py::arg("outbound_read_limit") = 16,
-             py::arg("private_data") = py::bytes(), py::arg("on_disconnect") = py::none(),
-             py::arg("timeout") = 60.0, py::arg("crc") = py::none())
-        .def("_start_disconnect", start_disconnect, py::arg("timeout") = 5.0);
+// What takes the operation that was begun: a blocking call waits for it, a coroutine gets it.
+auto waits(const char* call) {
+    return [call](std::unique_ptr<Operation> begun, std::optional<double> timeout) {
+        begun->wait_or_abandon(with_grace(timeout), call);
+    };
+}
+std::unique_ptr<Operation> hands_over(std::unique_ptr<Operation> begun, std::optional<double>) {
+    return begun;
 }
 
-void bind_blocking(py::class_<Connector>& cls) {
+// The one list of what connect takes. `from` names the parameter that is None, an address, or a
+// SharedEndpoint.
+template <typename Take>
+void def_connect(py::class_<Connector>& cls, const char* name, const char* from, Take take) {
     cls.def(
-           "connect",
-           [](const Connector& self, const QueuePair& qp, const py::object& local,
-              const py::object& peer, std::uint32_t inbound_read_limit,
-              std::uint32_t outbound_read_limit, const py::object& private_data,
-              std::optional<double> timeout, std::optional<bool> crc, bool peer_to_peer) {
-               start_connect(self, qp, local, peer, inbound_read_limit, outbound_read_limit,
-                             private_data, timeout, crc, peer_to_peer)
-                   ->wait_or_abandon(with_grace(timeout), "connect");
-           },
-           py::arg("qp"), py::arg("local").none(true), py::arg("peer"), py::kw_only(),
-           py::arg("inbound_read_limit") = 16, py::arg("outbound_read_limit") = 16,
-           py::arg("private_data") = py::bytes(), py::arg("timeout") = 10.0,
-           py::arg("crc") = py::none(), py::arg("peer_to_peer") = false,
-           "Ask a listener for a connection.")
-        .def(
-            "connect_with_shared_endpoint",
-            [](const Connector& self, const QueuePair& qp, const py::object& endpoint,
-               const py::object& peer, std::uint32_t inbound_read_limit,
-               std::uint32_t outbound_read_limit, const py::object& private_data,
-               std::optional<double> timeout, std::optional<bool> crc, bool peer_to_peer) {
-                if (!py::isinstance<SharedEndpoint>(endpoint)) {
-                    throw py::type_error("endpoint must be a SharedEndpoint");
-                }
-                start_connect(self, qp, endpoint, peer, inbound_read_limit, outbound_read_limit,
-                              private_data, timeout, crc, peer_to_peer)
-                    ->wait_or_abandon(with_grace(timeout), "connect");
-            },
-            py::arg("qp"), py::arg("endpoint"), py::arg("peer"), py::kw_only(),
-            py::arg("inbound_read_limit") = 16, py::arg("outbound_read_limit") = 16,
-            py::arg("private_data") = py::bytes(), py::arg("timeout") = 10.0,
-            py::arg("crc") = py::none(), py::arg("peer_to_peer") = false,
-            "Ask a listener for a connection, from a shared local address.")
-        .def(
-            "complete_connect",
-            [](Connector& self, const py::object& function, std::optional<double> timeout) {
-                start_complete_connect(self, function)
-                    ->wait_or_abandon(timeout, "complete_connect");
-            },
-            py::arg("on_disconnect") = py::none(), py::kw_only(), py::arg("timeout") = 10.0,
-            "Begin to use the connection that the peer accepted.")
-        .def(
-            "accept",
-            [](Connector& self, const QueuePair& qp, std::uint32_t inbound_read_limit,
+        name,
+        [from, take](const Connector& self, const QueuePair& qp, const py::object& local,
+                     const py::object& peer, std::uint32_t inbound_read_limit,
+                     std::uint32_t outbound_read_limit, const py::object& private_data,
+                     std::optional<double> timeout, std::optional<bool> crc, bool peer_to_peer) {
+            core::ConnectParameters parameters;
+            if (py::isinstance<SharedEndpoint>(local)) {
+                parameters.endpoint = local.cast<const SharedEndpoint&>().share();
+            } else if (std::string_view(from) == "endpoint") {
+                throw py::type_error("endpoint must be a SharedEndpoint");
+            } else if (!local.is_none()) {
+                parameters.local = resolve_address(local);
+            }
+            parameters.peer = resolve_address(peer);
+            parameters.inbound_read_limit = inbound_read_limit;
+            parameters.outbound_read_limit = outbound_read_limit;
+            parameters.private_data = to_bytes(private_data, "private_data");
+            parameters.timeout = timeout_duration(timeout);
+            parameters.crc = crc;
+            parameters.peer_to_peer = peer_to_peer;
+            auto queue_pair = queue_pair_of(self, qp);
+            return take(begin(self,
+                              [&](core::Connector& native) {
+                                  return native.start_connect(std::move(queue_pair),
+                                                              std::move(parameters));
+                              }),
+                        timeout);
+        },
+        py::arg("qp"), py::arg(from).none(true), py::arg("peer"), py::kw_only(),
+        py::arg("inbound_read_limit") = 16, py::arg("outbound_read_limit") = 16,
+        py::arg("private_data") = py::bytes(), py::arg("timeout") = 10.0,
+        py::arg("crc") = py::none(), py::arg("peer_to_peer") = false);
+}
+
+// The one list of what accept takes.
+template <typename Take>
+void def_accept(py::class_<Connector>& cls, const char* name, Take take) {
+    cls.def(
+        name,
+        [take](Connector& self, const QueuePair& qp, std::uint32_t inbound_read_limit,
                std::uint32_t outbound_read_limit, const py::object& private_data,
                const py::object& function, std::optional<double> timeout, std::optional<bool> crc) {
-                start_accept(self, qp, inbound_read_limit, outbound_read_limit, private_data,
-                             function, timeout, crc)
-                    ->wait_or_abandon(with_grace(timeout), "accept");
-            },
-            py::arg("qp"), py::kw_only(), py::arg("inbound_read_limit") = 16,
-            py::arg("outbound_read_limit") = 16, py::arg("private_data") = py::bytes(),
-            py::arg("on_disconnect") = py::none(), py::arg("timeout") = 60.0,
-            py::arg("crc") = py::none(), "Accept the connection that the peer asked for.")
-        .def("reject", reject, py::arg("private_data") = py::bytes(), "Refuse the peer.")
+            core::ConnectParameters parameters;
+            parameters.inbound_read_limit = inbound_read_limit;
+            parameters.outbound_read_limit = outbound_read_limit;
+            parameters.private_data = to_bytes(private_data, "private_data");
+            parameters.timeout = timeout_duration(timeout);
+            parameters.crc = crc;
+            auto queue_pair = queue_pair_of(self, qp);
+            auto callback = on_disconnect(self, function);
+            return take(begin(self,
+                              [&](core::Connector& native) {
+                                  return native.start_accept(std::move(queue_pair),
+                                                             std::move(parameters),
+                                                             std::move(callback));
+                              }),
+                        timeout);
+        },
+        py::arg("qp"), py::kw_only(), py::arg("inbound_read_limit") = 16,
+        py::arg("outbound_read_limit") = 16, py::arg("private_data") = py::bytes(),
+        py::arg("on_disconnect") = py::none(), py::arg("timeout") = 60.0,
+        py::arg("crc") = py::none());
+}
+
+void bind_calls(py::class_<Connector>& cls) {
+    def_connect(cls, "connect", "local", waits("connect"));
+    def_connect(cls, "connect_with_shared_endpoint", "endpoint", waits("connect"));
+    def_connect(cls, "_start_connect", "local", hands_over);
+    def_accept(cls, "accept", waits("accept"));
+    def_accept(cls, "_start_accept", hands_over);
+    cls.def(
+           "complete_connect",
+           [](Connector& self, const py::object& function, std::optional<double> timeout) {
+               start_complete_connect(self, function)->wait_or_abandon(timeout, "complete_connect");
+           },
+           py::arg("on_disconnect") = py::none(), py::kw_only(), py::arg("timeout") = 10.0)
+        .def("_start_complete_connect", start_complete_connect,
+             py::arg("on_disconnect") = py::none())
+        .def("reject", reject, py::arg("private_data") = py::bytes())
         .def(
             "disconnect",
             [](const Connector& self, std::optional<double> timeout) {
                 start_disconnect(self, timeout)->wait(with_grace(timeout), "disconnect");
             },
-            py::arg("timeout") = 5.0, "End the connection in order.");
+            py::arg("timeout") = 5.0)
+        .def("_start_disconnect", start_disconnect, py::arg("timeout") = 5.0);
 }
 
 auto fields(const core::ConnectionData& data) {
@@ -302,8 +272,7 @@ void bind_connector(py::module_& module) {
     py::class_<Connector> cls(module, "Connector", py::is_final(), collected<Connector>(),
                               "One end of a connection while it is made, used and ended.");
     bind_handle(cls);
-    bind_blocking(cls);
-    bind_starts(cls);
+    bind_calls(cls);
     cls.def_property_readonly(
            "connection_data",
            [](const Connector& self) { return value_or_raise(self.get().data()); })

@@ -2,7 +2,6 @@
 // Listener: connectors by a call, by a callback, or by a coroutine that waits for arrivals.
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
@@ -13,45 +12,6 @@
 #include "bindings/python/errors.hpp"
 
 namespace ndv::bindings {
-
-std::shared_ptr<core::Operation> Arrivals::next() {
-    auto operation = std::make_shared<core::Operation>();
-    const std::lock_guard lock(mutex_);
-    if (is_closed_) {
-        operation->complete(fail(Status::file_forced_closed, "the listener is closed"));
-    } else {
-        waiting_.push_back(operation);
-    }
-    return operation;
-}
-
-void Arrivals::forget(const std::shared_ptr<core::Operation>& operation) {
-    {
-        const std::lock_guard lock(mutex_);
-        std::erase(waiting_, operation);
-    }
-    // Its callbacks hold the operation, which holds them, until it is done.
-    operation->complete(fail(Status::cancelled, "the wait for a connector was abandoned"));
-}
-
-std::vector<std::shared_ptr<core::Operation>> Arrivals::take() {
-    const std::lock_guard lock(mutex_);
-    return std::exchange(waiting_, {});
-}
-
-void Arrivals::notify() {
-    for (const auto& operation : take()) operation->complete({});
-}
-
-void Arrivals::close() {
-    {
-        const std::lock_guard lock(mutex_);
-        is_closed_ = true;
-    }
-    for (const auto& operation : take()) {
-        operation->complete(fail(Status::file_forced_closed, "the listener is closed"));
-    }
-}
 
 namespace {
 
@@ -79,13 +39,8 @@ void deliver(const std::weak_ptr<AdapterState>& state,
 
 Listener::Listener(std::shared_ptr<core::Listener> native, std::shared_ptr<AdapterState> adapter,
                    const py::object& on_connect)
-    : Handle("listener", std::move(native), std::move(adapter)),
-      arrivals_(std::make_shared<Arrivals>()) {
-    this->adapter()->on_close(arrivals_, [raw = arrivals_.get()] { raw->close(); });
-    if (on_connect.is_none()) {
-        peek()->set_on_connect([arrivals = arrivals_] { arrivals->notify(); });
-        return;
-    }
+    : Handle("listener", std::move(native), std::move(adapter)) {
+    if (on_connect.is_none()) return;
     const auto function = SharedObject::function(on_connect, "on_connect");
     set_calls({function});
     peek()->set_on_connect([callbacks = this->adapter()->with_callbacks(),
@@ -94,11 +49,6 @@ Listener::Listener(std::shared_ptr<core::Listener> native, std::shared_ptr<Adapt
         queue_callback(callbacks,
                        [state, listener, function] { deliver(state, listener, *function); });
     });
-}
-
-void Listener::close() {
-    arrivals_->close();
-    Handle::close();
 }
 
 std::unique_ptr<Connector> Listener::take(std::optional<double> timeout) const {
@@ -115,10 +65,12 @@ std::unique_ptr<Connector> Listener::take(std::optional<double> timeout) const {
 }
 
 std::unique_ptr<Operation> Listener::wait_for_arrival() const {
-    static_cast<void>(get());
-    auto operation = arrivals_->next();
-    return std::make_unique<Operation>(
-        operation, adapter(), [arrivals = arrivals_, operation] { arrivals->forget(operation); });
+    auto operation = get().next_arrival();
+    return std::make_unique<Operation>(operation, adapter(),
+                                       [listener = std::weak_ptr(peek()), operation] {
+                                           if (const auto alive = listener.lock())
+                                               alive->forget(operation);
+                                       });
 }
 
 void bind_listener(py::module_& module) {

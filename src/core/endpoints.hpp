@@ -7,8 +7,10 @@
 #include <memory>
 #include <vector>
 
+#include "base/live.hpp"
 #include "base/mutex.hpp"
-#include "core/connection.hpp"
+#include "core/address.hpp"
+#include "core/object.hpp"
 
 namespace ndv::core {
 
@@ -21,6 +23,13 @@ public:
 
 private:
     const SocketAddress address_;
+};
+
+// A local address that connectors to different peers connect from. It is taken until it is closed
+// and the last of those connectors, too.
+class SharedEndpoint : public Object, base::Live<base::LiveKind::shared_endpoint> {
+public:
+    [[nodiscard]] virtual SocketAddress local_address() const = 0;
 };
 
 class EndpointTable {

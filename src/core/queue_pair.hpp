@@ -59,6 +59,24 @@ public:
     // Cancels everything posted; terminal. Asynchronous: completions follow.
     virtual void flush() = 0;
 
+    // From the connector. One queue pair, one connection: false when it had one already.
+    [[nodiscard]] bool reserve() { return !is_reserved_.exchange(true, std::memory_order_acq_rel); }
+    // A failed attempt leaves the queue pair as it was.
+    void unreserve() {
+        renew();
+        is_reserved_.store(false, std::memory_order_release);
+    }
+    // idle to connected, unless it was flushed meanwhile.
+    void mark_connected() {
+        QueuePairState expected = QueuePairState::idle;
+        state_.compare_exchange_strong(expected, QueuePairState::connected,
+                                       std::memory_order_acq_rel);
+    }
+    // In order: what was posted goes out; the connector hears when it is.
+    virtual void disconnect() = 0;
+    // A flush that the connector has decided on, and why.
+    virtual void end(End why) = 0;
+
     // Why the connection ended: what was noted first. Source none before that.
     [[nodiscard]] Detail cause() const {
         return unpacked(cause_.load(std::memory_order_acquire));  // pairs with note_cause()
@@ -113,12 +131,8 @@ protected:
         cause_.compare_exchange_strong(none, packed(cause), std::memory_order_acq_rel);
     }
     void set_state(QueuePairState state) { state_.store(state, std::memory_order_release); }
-    // idle to connected, unless it was flushed meanwhile.
-    void connect_state() {
-        QueuePairState expected = QueuePairState::idle;
-        state_.compare_exchange_strong(expected, QueuePairState::connected,
-                                       std::memory_order_acq_rel);
-    }
+    // Optional: what a failed attempt has used up is made anew.
+    virtual void renew() {}
 
 private:
     [[nodiscard]] Status check(const WorkRequest& request, std::uint64_t& length) const;
@@ -135,6 +149,8 @@ private:
     Outstanding::OfQueue initiated_;
     Outstanding::OfQueue receives_;
     std::atomic<bool> is_withdrawn_{false};
+    // acq_rel: a connector that reserves sees what the one before it left behind (unreserve()).
+    std::atomic<bool> is_reserved_{false};
     std::shared_ptr<SharedReceiveQueue> srq_;
     std::atomic<QueuePairState> state_{QueuePairState::idle};
     std::atomic<std::uint64_t> cause_{0};  // a Detail

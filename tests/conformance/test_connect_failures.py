@@ -146,3 +146,22 @@ def test_connect_failures_are_counted(end, host, unused_port):
 
     assert end.stats()["connect_failure"] == 1
     assert end.stats()["connect"] == 0
+
+
+def test_flush_before_complete_connect_ends_the_attempt_on_both_sides(idle_ends):
+    near, far = idle_ends.near, idle_ends.far
+    address = far.listen()
+    accepted = far.begin("accept")
+    near.connector = near.adapter.create_connector()
+    near.connector.connect(near.qp, None, address, timeout=LIMIT, peer_to_peer=True)
+
+    near.flush()
+
+    # Whether the connector hears of it first or the call does is the device's to decide.
+    with pytest.raises(nd.RdmaError) as caught:
+        near.connector.complete_connect()
+    assert caught.value.status in (nd.Status.CONNECTION_ABORTED, nd.Status.CONNECTION_INVALID)
+    assert near.connector.state == "disconnected"
+    with pytest.raises(ConnectionAbortedError):
+        accepted.result(LIMIT)
+    assert near.stats()["active_connection"] == 0

@@ -17,6 +17,9 @@
 
 namespace ndv::soft {
 
+// Without its addresses: which there are takes a socket to find out.
+[[nodiscard]] core::AdapterInfo soft_limits();
+
 // What the objects of one adapter share; held by each of them, so that any order of destruction
 // is fine.
 struct AdapterParts {
@@ -24,6 +27,7 @@ struct AdapterParts {
     std::shared_ptr<MemoryTable> table = std::make_shared<MemoryTable>();
     std::shared_ptr<StreamTotals> totals = std::make_shared<StreamTotals>();
     std::shared_ptr<Capture> capture;  // null: no capture
+    const core::AdapterInfo limits = soft_limits();
     core::AdapterOptions options;
     std::optional<core::SocketAddress> address;  // "soft:192.0.2.1": only this one
     LocalBuffers local_buffers;
@@ -35,9 +39,6 @@ struct AdapterParts {
 
     [[nodiscard]] std::unique_ptr<Link> make_link(base::Descriptor socket) const;
 };
-
-// Without its addresses: which there are takes a socket to find out.
-[[nodiscard]] core::AdapterInfo soft_limits();
 
 class Adapter final : public core::Adapter {
 public:

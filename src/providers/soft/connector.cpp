@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a connector makes its connection: connect, start-up, complete_connect, accept, reject. Its
-// mutex is never held while the queue pair steps or while a user's callback is told.
+// How a soft connector makes its connection, answers, and hears of its stream. Its mutex is never
+// held while the queue pair steps.
 #include "providers/soft/connector.hpp"
 
 #include <sys/epoll.h>
@@ -8,15 +8,15 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
 #include <new>
 #include <system_error>
 #include <utility>
 
+#include "base/shortage.hpp"
+
 namespace ndv::soft {
 namespace {
-
-// With the four bytes of RFC 6581, which every request of ours carries.
-constexpr std::size_t kMaxPrivateData = iwarp::kMpaMaxPrivateData - iwarp::MpaEnhanced::kSize;
 
 std::vector<std::byte> copy_of(std::span<const std::byte> bytes) {
     return {bytes.begin(), bytes.end()};
@@ -27,14 +27,6 @@ bool wants_crc(const core::ConnectParameters& parameters, const core::AdapterOpt
                const core::SocketAddress& local, const core::SocketAddress& peer) {
     if (parameters.crc) return *parameters.crc;
     return options.crc ? *options.crc : !is_one_host(local, peer);
-}
-
-// -1: nothing waits to be read; 0: the stream has ended, well or not; 1: bytes wait.
-int look_at(const Link& link) {
-    std::byte byte;
-    const ssize_t seen = ::recv(link.descriptor(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (seen < 0) return errno == EAGAIN || errno == EWOULDBLOCK ? -1 : 0;
-    return static_cast<int>(seen);
 }
 
 iwarp::HandshakeOffer offer_of(const core::ConnectParameters& parameters, bool crc) {
@@ -81,105 +73,45 @@ Unexpected handshake_failure(iwarp::Handshake::Outcome outcome, const std::strin
 }  // namespace
 
 Connector::Connector(std::shared_ptr<AdapterParts> parts)
-    : core::Connector(State::idle), parts_(std::move(parts)) {}
+    : core::Connector(State::idle, *parts->progress, parts->counters, parts->limits),
+      parts_(std::move(parts)),
+      is_active_side_(true) {}
 
 Connector::Connector(std::shared_ptr<AdapterParts> parts, std::unique_ptr<Link> link,
                      const iwarp::Handshake& handshake)
-    : core::Connector(State::incoming),
+    : core::Connector(State::incoming, *parts->progress, parts->counters, parts->limits),
       parts_(std::move(parts)),
+      is_active_side_(false),
       link_(std::move(link)),
       handshake_(handshake) {
     const auto known = [](std::uint16_t limit, std::uint32_t most) {
         return limit == iwarp::MpaEnhanced::kNoNegotiation ? most
                                                            : std::min<std::uint32_t>(limit, most);
     };
-    const core::AdapterInfo info = soft_limits();
+    const core::AdapterInfo& info = parts_->limits;
     data_ = core::ConnectionData{known(handshake.peer_ord(), info.max_inbound_read_limit),
                                  known(handshake.peer_ird(), info.max_outbound_read_limit),
                                  copy_of(handshake.private_data())};
-    local_ = local_address_of(link_->descriptor());
-    peer_ = peer_address_of(link_->descriptor());
+    local_ = link_->local_address();
+    peer_ = link_->peer_address();
 }
 
 Connector::~Connector() {
     if (!is_foreign()) close();
 }
 
-// One queue pair, one connector, one connection; the checks that connect and accept share.
-Expected<std::shared_ptr<QueuePair>> Connector::claim(const std::shared_ptr<core::QueuePair>& qp,
-                                                      const core::ConnectParameters& parameters) {
-    if (parameters.private_data.size() > kMaxPrivateData) {
-        return fail(Status::invalid_buffer_size,
-                    "private_data has " + std::to_string(parameters.private_data.size()) +
-                        " bytes; at most " + std::to_string(kMaxPrivateData) + " fit",
-                    "see adapter.info");
-    }
-    const core::AdapterInfo& info = qp->pd()->info();
-    if (parameters.inbound_read_limit > info.max_inbound_read_limit ||
-        parameters.outbound_read_limit > info.max_outbound_read_limit) {
-        return fail(Status::internal_error, "read limits were not capped");
-    }
-    auto mine = std::dynamic_pointer_cast<QueuePair>(qp);
-    if (!mine) {
-        return fail(Status::invalid_parameter, "the queue pair belongs to another adapter");
-    }
-    if (mine->is_closed()) return fail(Status::file_forced_closed, "the queue pair is closed");
-    if (mine->state() == core::QueuePairState::error) {
-        return fail(Status::connection_active,
-                    "the queue pair was flushed or has had its connection",
-                    "a queue pair lives for one connection: create another");
-    }
-    if (!mine->reserve()) {
-        return fail(Status::connection_active, "the queue pair is connected or connecting",
-                    "a queue pair lives for one connection: create another");
-    }
-    return mine;
-}
+// ---- active side ----------------------------------------------------------------------------
 
-core::Pending Connector::start_connect(std::shared_ptr<core::QueuePair> qp,
-                                       core::ConnectParameters parameters) {
-    if (is_closed()) return fail(Status::file_forced_closed, "connect: the connector is closed");
-    const core::AdapterInfo& info = qp->pd()->info();
-    // NDK: capped in silence.
-    parameters.inbound_read_limit =
-        std::min(parameters.inbound_read_limit, info.max_inbound_read_limit);
-    parameters.outbound_read_limit =
-        std::min(parameters.outbound_read_limit, info.max_outbound_read_limit);
-    const base::Lock lock(mutex_);
-    if (state_ != State::idle) {
-        return core::wrong_connector_state("connect", state_,
-                                           "a connector makes one connection: create another");
-    }
-    auto claimed = claim(qp, parameters);
-    if (!claimed) return Unexpected{claimed.error()};
-    if (!parameters.local) parameters.local = parts_->address;
-    if (parameters.endpoint) parameters.local = parameters.endpoint->local_address();
-    if (auto opened = open_socket(parameters); !opened) {
-        (*claimed)->unreserve();
-        link_.reset();
-        endpoint_.reset();
-        parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
-        return Unexpected{opened.error()};
-    }
-    qp_ = *claimed;
-    peer_ = parameters.peer;
-    data_.reset();
+Expected<void> Connector::do_connect(const core::ConnectParameters& parameters) {
+    if (auto opened = open_socket(parameters); !opened) return opened;
     // connect() has chosen the socket's address.
-    const bool crc = wants_crc(parameters, parts_->options, local_address_of(link_->descriptor()),
-                               parameters.peer);
+    const bool crc =
+        wants_crc(parameters, parts_->options, link_->local_address(), parameters.peer);
     handshake_ = iwarp::Handshake::initiator(offer_of(parameters, crc));
     is_tcp_connected_ = false;
-    wanted_.store(EPOLLOUT, std::memory_order_release);
-    const auto self = std::static_pointer_cast<Connector>(shared_from_this());
-    if (auto added = parts_->progress->add(self, link_->descriptor()); !added) {
-        Aftermath none;  // there is no operation yet: the call itself fails
-        finish_connect(Unexpected{added.error()}, none);
-        return Unexpected{added.error()};
-    }
-    state_ = State::connecting;
-    operation_ = std::make_shared<core::Operation>();
-    parts_->progress->set_deadline(self, now() + parameters.timeout);
-    return operation_;
+    watch_for(EPOLLOUT);
+    return parts_->progress->add(std::static_pointer_cast<Connector>(shared_from_this()),
+                                 link_->descriptor());
 }
 
 Expected<void> Connector::open_socket(const core::ConnectParameters& parameters) {
@@ -191,18 +123,21 @@ Expected<void> Connector::open_socket(const core::ConnectParameters& parameters)
                     "raise the limit on open files (ulimit -n)", errno);
     }
     prepare_socket(socket.get(), parts_->options.keepalive_s);
+    std::optional<core::SocketAddress> named =
+        parameters.local ? parameters.local : parts_->address;
     if (parameters.endpoint) {
         const auto mine = std::dynamic_pointer_cast<SharedEndpoint>(parameters.endpoint);
         if (!mine || mine->is_closed()) {
             return fail(mine ? Status::file_forced_closed : Status::invalid_parameter,
                         "connect: the shared endpoint is closed, or of another adapter");
         }
-        endpoint_ = mine->endpoint();
+        held_address_ = mine->endpoint();
+        named = mine->local_address();
         const int on = 1;
         static_cast<void>(::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
     }
-    if (parameters.local) {
-        const core::SocketAddress& local = *parameters.local;
+    if (named) {
+        const core::SocketAddress& local = *named;
         if (::bind(socket.get(), local.raw(), local.length) != 0) {
             const bool is_exhausted = errno == EADDRINUSE && local.port() == 0;
             return fail(is_exhausted ? Status::too_many_addresses : status_of(errno),
@@ -215,7 +150,7 @@ Expected<void> Connector::open_socket(const core::ConnectParameters& parameters)
         // EADDRNOTAVAIL: with a bound port this pair of addresses is connected already, without one
         // no port is left.
         const int os_error = errno;
-        const bool is_bound = parameters.local && parameters.local->port() != 0;
+        const bool is_bound = named && named->port() != 0;
         const Status status = os_error != EADDRNOTAVAIL ? status_of(os_error)
                               : is_bound                ? Status::address_already_exists
                                                         : Status::too_many_addresses;
@@ -230,15 +165,6 @@ Expected<void> Connector::open_socket(const core::ConnectParameters& parameters)
     return {};
 }
 
-void Connector::watch() {
-    const base::Lock lock(mutex_);
-    if (state_ != State::incoming || !link_) return;
-    wanted_.store(EPOLLIN, std::memory_order_release);
-    // Unwatched it is looked at when it is answered.
-    static_cast<void>(parts_->progress->add(std::static_pointer_cast<Connector>(shared_from_this()),
-                                            link_->descriptor()));
-}
-
 void Connector::on_ready() {
     Aftermath after;
     {
@@ -248,51 +174,35 @@ void Connector::on_ready() {
                 advance_connect(after);
             } catch (const std::bad_alloc&) {
                 // Half of the peer's answer may be lost. A text as short as this one takes none.
-                finish_connect(fail(Status::insufficient_resources, "out of memory", {}, ENOMEM),
-                               after);
+                apply(core::Input::failed, after,
+                      fail(Status::insufficient_resources, "out of memory", {}, ENOMEM));
             }
         }
-        if (state_ == State::incoming && link_ && is_void()) after.tell = withdraw();
+        if (state_ == State::incoming && link_ && is_void()) note_withdrawn(after);
     }
     after.run();
 }
 
-// Nothing may follow a request before its reply: bytes or an end mean that it is void.
-bool Connector::is_void() const { return look_at(*link_) >= 0; }
-
-// Passive: the peer has taken its request back; nothing of it is kept but what it said.
-std::function<void()> Connector::withdraw() {
-    parts_->progress->remove(*this, link_->descriptor());
-    parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
-    link_.reset();
-    return note_withdrawn();
-}
-
 void Connector::advance_connect(Aftermath& after) {
     if (!is_tcp_connected_) {
-        int os_error = 0;
-        socklen_t length = sizeof os_error;
-        ::getsockopt(link_->descriptor(), SOL_SOCKET, SO_ERROR, &os_error, &length);
-        if (os_error != 0) {
+        if (const int os_error = link_->take_error(); os_error != 0) {
             const Status status = status_of(os_error);
-            finish_connect(
-                fail(status,
-                     "connect to " + peer_->text() +
-                         " failed: " + std::string(status_meaning(status)),
-                     os_error == ECONNREFUSED ? "is the listener running?" : "", os_error),
-                after);
+            apply(core::Input::failed, after,
+                  fail(status,
+                       "connect to " + peer_->text() +
+                           " failed: " + std::string(status_meaning(status)),
+                       os_error == ECONNREFUSED ? "is the listener running?" : "", os_error));
             return;
         }
         is_tcp_connected_ = true;
-        parts_->local_buffers.apply(link_->descriptor());
-        local_ = local_address_of(link_->descriptor());
+        link_->fit(parts_->local_buffers);
+        local_ = link_->local_address();
     }
     drive_handshake(after);
 }
 
 void Connector::drive_handshake(Aftermath& after) {
-    using Outcome = iwarp::Handshake::Outcome;
-    while (true) {
+    while (handshake_->outcome() == iwarp::Handshake::Outcome::pending) {
         LinkResult result;
         bool is_reading = false;
         if (const auto out = handshake_->poll_transmit(); !out.empty()) {
@@ -306,129 +216,61 @@ void Connector::drive_handshake(Aftermath& after) {
             if (result.kind == LinkResult::Kind::moved) handshake_->handle_received(result.size);
         }
         if (result.kind == LinkResult::Kind::would_block) {
-            wanted_.store(is_reading ? EPOLLIN : EPOLLOUT, std::memory_order_release);
+            watch_for(is_reading ? EPOLLIN : EPOLLOUT);
             return;
         }
         if (result.kind != LinkResult::Kind::moved) {
             const Status status = result.kind == LinkResult::Kind::end ? Status::connection_aborted
                                                                        : status_of(result.os_error);
-            finish_connect(fail(status,
-                                "connect: " + peer_->text() +
-                                    " closed the connection before it answered the MPA request",
-                                "is it an RDMA listener, and is it accepting?", result.os_error),
-                           after);
+            apply(core::Input::failed, after,
+                  fail(status,
+                       "connect: " + peer_->text() +
+                           " closed the connection before it answered the MPA request",
+                       "is it an RDMA listener, and is it accepting?", result.os_error));
             return;
         }
-        const Outcome outcome = handshake_->outcome();
-        if (outcome == Outcome::pending) continue;
-        const iwarp::Agreement agreement = handshake_->agreement();
-        data_ =
-            core::ConnectionData{agreement.ird, agreement.ord, copy_of(handshake_->private_data())};
-        if (outcome == Outcome::agreed) {
-            finish_connect({}, after);
-        } else {
-            finish_connect(handshake_failure(outcome, peer_->text()), after);
-        }
-        return;
     }
+    take_answer(after);
 }
 
-// The attempt is over, well or not; the link leaves the progress thread's set.
-void Connector::finish_connect(Expected<void> outcome, Aftermath& after) {
-    parts_->progress->clear_deadline(*this);
-    if (link_) parts_->progress->remove(*this, link_->descriptor());
-    if (outcome) {
-        state_ = State::accepted;
+void Connector::take_answer(Aftermath& after) {
+    const iwarp::Agreement agreement = handshake_->agreement();
+    data_ = core::ConnectionData{agreement.ird, agreement.ord, copy_of(handshake_->private_data())};
+    if (handshake_->outcome() == iwarp::Handshake::Outcome::agreed) {
+        unwatch();
+        apply(core::Input::answered, after);
     } else {
-        parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
-        state_ = State::idle;
-        // Only a Terminate of ours is worth a graceful end; an attempt that got no answer is not.
-        if (handshake_ && handshake_->has_sent_terminate()) drop_link();
-        link_.reset();
-        endpoint_.reset();
-        if (qp_) qp_->unreserve();
-        qp_.reset();
+        apply(core::Input::failed, after, handshake_failure(handshake_->outcome(), peer_->text()));
     }
-    after.operation = std::exchange(operation_, nullptr);
-    after.outcome = std::move(outcome);
 }
 
-void Connector::drop_link() {
-    if (!link_) return;
-    link_->shut_write();
-    parts_->progress->linger(std::move(link_), state_ == State::incoming ? Progress::Peer::stranger
-                                                                         : Progress::Peer::known);
+Expected<void> Connector::do_complete() {
+    if (is_peer_there()) return {};
+    return fail(Status::connection_aborted, "complete_connect: the peer gave up",
+                "connect again, with another connector and queue pair");
 }
 
-// Active side: the stream is open as far as MPA goes. An end in order is that of a connection
-// which was used, or could have been; a reset says that it never was.
-void Connector::refuse_answer() {
-    link_->reset_at_close();
-    link_.reset();
+// ---- passive side ---------------------------------------------------------------------------
+
+void Connector::watch() {
+    const base::Lock lock(mutex_);
+    if (state_ != State::incoming || !link_) return;
+    // Looks at the interfaces of this host, which no stranger is worth.
+    link_->fit(parts_->local_buffers);
+    watch_for(EPOLLIN);
+    // Unwatched it is looked at when it is answered.
+    static_cast<void>(parts_->progress->add(std::static_pointer_cast<Connector>(shared_from_this()),
+                                            link_->descriptor()));
 }
 
-bool Connector::peer_is_gone() const { return look_at(*link_) == 0; }
+// Passive: nothing may follow a request before its reply: bytes or an end mean that it is void, and
+// nothing of it is kept but what it said.
+bool Connector::is_void() const { return link_->peek().kind != LinkResult::Kind::would_block; }
 
-iwarp::ConnectionConfig Connector::stream_config(bool is_initiator) const {
-    const iwarp::Agreement& agreement = handshake_->agreement();
-    iwarp::ConnectionConfig config;
-    config.is_initiator = is_initiator;
-    config.crc = agreement.crc;
-    config.rtr = agreement.rtr;
-    config.ird = agreement.ird;
-    config.ord = agreement.ord;
-    config.wakes_peer = is_initiator;
-    config.seed = parts_->seed ^ (id() * 0x9E3779B97F4A7C15ULL);
-    return config;
-}
-
-// The stream belongs to the queue pair from here on, unless it cannot be had.
-Expected<void> Connector::hand_over(QueuePair& qp, std::unique_ptr<Link> link,
-                                    const iwarp::ConnectionConfig& config) {
-    auto attached =
-        qp.attach(std::move(link), config, std::static_pointer_cast<Connector>(shared_from_this()));
-    if (attached) return {};
-    Aftermath after;
-    {
-        const base::Lock lock(mutex_);
-        parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
-        end(Unexpected{attached.error()}, core::End::not_made, after);
-    }
-    after.run();
-    return attached;
-}
-
-core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
-    std::shared_ptr<QueuePair> qp;
-    std::unique_ptr<Link> link;
-    iwarp::ConnectionConfig config;
-    {
-        const base::Lock lock(mutex_);
-        if (is_closed() || state_ != State::accepted) {
-            return core::wrong_connector_state("complete_connect", state_,
-                                               "call it once, after connect()");
-        }
-        qp = qp_;
-        if (peer_is_gone()) {
-            state_ = State::disconnected;
-            parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
-            drop_link();
-        } else {
-            become_connected("connected", parts_->counters.connects);
-            on_disconnect_ = std::move(on_disconnect);
-            link = std::move(link_);
-            config = stream_config(true);
-        }
-    }
-    if (!link) {
-        qp->end(core::End::not_made);
-        return fail(Status::connection_aborted, "complete_connect: the peer gave up",
-                    "connect again, with another connector and queue pair");
-    }
-    auto pending = std::make_shared<core::Operation>();
-    qp->mark_connected();
-    pending->complete(hand_over(*qp, std::move(link), config));
-    return pending;
+// Active: bytes may wait, the end may not.
+bool Connector::is_peer_there() const {
+    const LinkResult::Kind found = link_->peek().kind;
+    return found == LinkResult::Kind::moved || found == LinkResult::Kind::would_block;
 }
 
 // The first bytes that we send: they fit a fresh socket's buffer.
@@ -441,98 +283,120 @@ bool Connector::send_reply() {
     return true;
 }
 
-core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
-                                      core::ConnectParameters parameters,
-                                      OnDisconnect on_disconnect) {
-    const core::AdapterInfo& info = qp->pd()->info();
-    parameters.inbound_read_limit =
-        std::min(parameters.inbound_read_limit, info.max_inbound_read_limit);
-    parameters.outbound_read_limit =
-        std::min(parameters.outbound_read_limit, info.max_outbound_read_limit);
+Expected<void> Connector::do_accept(const core::ConnectParameters& parameters) {
+    bool can_reply = !is_void();
+    if (can_reply) {
+        const bool crc = wants_crc(parameters, parts_->options, *local_, *peer_);
+        static_cast<void>(handshake_->accept(offer_of(parameters, crc)));  // length was checked
+        can_reply = send_reply();
+    }
+    if (!can_reply) {
+        return fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
+                    "nothing is left to accept; wait for the next request");
+    }
+    const iwarp::Agreement& agreement = handshake_->agreement();
+    data_->inbound_read_limit = agreement.ird;
+    data_->outbound_read_limit = agreement.ord;
+    unwatch();
+    return {};
+}
+
+// ---- both -----------------------------------------------------------------------------------
+
+iwarp::ConnectionConfig Connector::stream_config() const {
+    const iwarp::Agreement& agreement = handshake_->agreement();
+    iwarp::ConnectionConfig config;
+    config.is_initiator = is_active_side_;
+    config.crc = agreement.crc;
+    config.rtr = agreement.rtr;
+    config.ird = agreement.ird;
+    config.ord = agreement.ord;
+    config.wakes_peer = is_active_side_;
+    config.seed = parts_->seed ^ (id() * 0x9E3779B97F4A7C15ULL);
+    return config;
+}
+
+// The stream belongs to the queue pair from here on, unless it cannot be had.
+Expected<void> Connector::do_open() {
+    std::shared_ptr<core::QueuePair> qp;
     std::unique_ptr<Link> link;
-    std::shared_ptr<QueuePair> mine;
-    std::shared_ptr<core::Operation> pending;
     iwarp::ConnectionConfig config;
     {
         const base::Lock lock(mutex_);
-        if (is_closed() || state_ != State::incoming) {
-            return core::wrong_connector_state("accept", state_,
-                                               "accept a connector from Listener, once");
-        }
-        pending = std::make_shared<core::Operation>();
-        auto claimed = claim(qp, parameters);
-        if (!claimed) return Unexpected{claimed.error()};
-        mine = *claimed;
-        bool can_reply = link_ && !is_void();
-        if (can_reply) {
-            // What takes memory comes before the reply, which cannot be taken back.
-            parts_->progress->set_deadline(std::static_pointer_cast<Connector>(shared_from_this()),
-                                           now() + parameters.timeout);
-            const bool crc = wants_crc(parameters, parts_->options, *local_, *peer_);
-            static_cast<void>(handshake_->accept(offer_of(parameters, crc)));  // length was checked
-            can_reply = send_reply();
-        }
-        if (can_reply) {
-            const iwarp::Agreement& agreement = handshake_->agreement();
-            data_->inbound_read_limit = agreement.ird;
-            data_->outbound_read_limit = agreement.ord;
-            qp_ = mine;
-            state_ = State::completing;
-            on_disconnect_ = std::move(on_disconnect);
-            operation_ = pending;
-            parts_->progress->remove(*this, link_->descriptor());
-            link = std::move(link_);
-            config = stream_config(false);
-        } else {
-            parts_->progress->clear_deadline(*this);
-            if (link_) static_cast<void>(withdraw());  // the error tells it
-            state_ = State::disconnected;
-            mine->unreserve();
-            return fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
-                        "nothing is left to accept; wait for the next request");
-        }
+        if (!link_ || !qp_) return fail(Status::cancelled, "the connector was closed");
+        qp = qp_;
+        link = std::move(link_);
+        config = stream_config();
     }
-    static_cast<void>(hand_over(*mine, std::move(link), config));  // completes the operation
-    return pending;
+    return static_cast<QueuePair&>(*qp).attach(
+        std::move(link), config, std::static_pointer_cast<Connector>(shared_from_this()));
 }
 
-void Connector::answer_reject(const std::vector<std::byte>& private_data) {
+void Connector::unwatch() {
+    if (link_) parts_->progress->remove(*this, link_->descriptor());
+}
+
+bool Connector::do_goodbye(State state, std::span<const std::byte> private_data) {
+    if (!link_) return true;  // the queue pair has it, and ends it
+    if (state != State::accepted && state != State::incoming) return true;  // it was to have it
+    if (state == State::accepted) {
+        const bool is_there = is_peer_there();
+        // The stream is open as far as MPA goes. An end in order is that of a connection which was
+        // used, or could have been; a reset says that it never was.
+        link_->reset_at_close();
+        link_.reset();
+        return is_there;
+    }
+    if (is_void()) return false;
+    unwatch();
     static_cast<void>(handshake_->reject(private_data));
     static_cast<void>(send_reply());
-    drop_link();
+    link_->shut_write();
+    parts_->progress->linger(std::move(link_), Progress::Peer::stranger);
+    return true;
 }
 
-Expected<void> Connector::reject(std::vector<std::byte> private_data) {
-    if (private_data.size() > kMaxPrivateData) {
-        return fail(Status::invalid_buffer_size,
-                    "reject: private_data has " + std::to_string(private_data.size()) +
-                        " bytes; at most " + std::to_string(kMaxPrivateData) + " fit",
-                    "see adapter.info");
+std::shared_ptr<void> Connector::do_let_go() {
+    if (!link_) return nullptr;
+    unwatch();
+    // A Terminate of ours, or a stream that was agreed on, is worth a graceful end; an attempt that
+    // got no answer is not.
+    if (handshake_ && (handshake_->has_sent_terminate() ||
+                       handshake_->outcome() == iwarp::Handshake::Outcome::agreed)) {
+        link_->shut_write();
+        parts_->progress->linger(std::move(link_), Progress::Peer::known);
     }
-    std::shared_ptr<QueuePair> unused;
-    bool is_aborted = false;
+    link_.reset();
+    return nullptr;
+}
+
+bool Connector::on_peer_closed() {
+    Aftermath after;
+    bool is_heard = false;
     {
         const base::Lock lock(mutex_);
-        if (is_closed() || (state_ != State::incoming && state_ != State::accepted)) {
-            return core::wrong_connector_state("reject", state_,
-                                               "reject a request, or an answer to connect()");
-        }
-        if (state_ == State::accepted) {
-            is_aborted = peer_is_gone();
-            refuse_answer();
-        } else if (!link_ || is_void()) {
-            is_aborted = true;
-            if (link_) static_cast<void>(withdraw());  // the error tells it
-        } else {
-            parts_->progress->remove(*this, link_->descriptor());
-            answer_reject(private_data);
-        }
-        state_ = State::disconnected;
-        unused = std::exchange(qp_, nullptr);
-        if (unused) unused->unreserve();
+        is_heard = note_peer_closed(after);
     }
-    if (is_aborted) return fail(Status::connection_aborted, "reject: the peer had given up");
-    return {};
+    after.run();
+    return is_heard;
+}
+
+void Connector::on_over(const iwarp::Cause& cause) {
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        const core::Detail why = qp_ ? qp_->cause() : core::Detail::of(core::End::closed);
+        const bool is_failure =
+            cause.source != iwarp::Cause::Source::none || why.is(core::End::overrun);
+        core::Input input = is_failure ? core::Input::broken : core::Input::flushed;
+        if (why.is(core::End::closed)) {
+            input = core::Input::queue_pair_closed;
+        } else if (state_ == State::completing) {
+            input = why.is(core::End::flushed) ? core::Input::flushed : core::Input::gave_up;
+        }
+        apply(input, after, {}, cause.os_error);
+    }
+    after.run();
 }
 
 }  // namespace ndv::soft

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/descriptor.hpp"
-#include "core/connection.hpp"
+#include "core/address.hpp"
 #include "core/endpoints.hpp"
 
 namespace ndv::soft {

@@ -23,6 +23,10 @@ constexpr Time kRequestTime = std::chrono::seconds(10);
 constexpr Time kOutOfDescriptors = std::chrono::milliseconds(50);
 constexpr int kAcceptBatch = 64;
 
+[[nodiscard]] std::size_t most_requests() {
+    return part_of_descriptors(kPart, core::ConnectorQueue::kMost);
+}
+
 void set_reuse(int fd, int is_on) {
     static_cast<void>(::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &is_on, sizeof is_on));
 }
@@ -119,19 +123,13 @@ private:
 };
 
 Listener::Listener(std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter)
-    : parts_(std::move(parts)), adapter_(std::move(adapter)) {}
+    : core::Listener(std::move(adapter)), parts_(std::move(parts)) {}
 
 Listener::~Listener() {
     if (!is_foreign()) close();
 }
 
-Expected<void> Listener::listen(const core::SocketAddress& address) {
-    const base::Lock lock(mutex_);
-    if (is_closed()) return fail(Status::file_forced_closed, "listen: the listener is closed");
-    if (socket_) {
-        return fail(Status::invalid_device_request,
-                    "listen: the listener listens on " + address_->text() + " already");
-    }
+Expected<core::Listener::Bound> Listener::do_listen(const core::SocketAddress& address) {
     auto socket = bound_socket(address, "listen on");
     if (!socket) return Unexpected{socket.error()};
     auto endpoint = parts_->endpoints.claim(local_address_of(socket->get()));
@@ -144,20 +142,12 @@ Expected<void> Listener::listen(const core::SocketAddress& address) {
     if (!start_listening(socket->get())) {
         return fail(status_of(errno), "listen on " + address.text() + " failed", {}, errno);
     }
-    socket_ = std::move(*socket);
-    endpoint_ = std::move(endpoint);
-    address_ = local_address_of(socket_.get());
-    if (is_paused_) {
-        ::shutdown(socket_.get(), SHUT_RD);
-        return {};
-    }
     const auto self = std::static_pointer_cast<Listener>(shared_from_this());
-    if (auto added = parts_->progress->add(self, socket_.get()); !added) {
-        socket_.reset();
-        endpoint_.reset();
-        return added;
+    if (auto added = parts_->progress->add(self, socket->get()); !added) {
+        return Unexpected{added.error()};
     }
-    return {};
+    socket_ = std::move(*socket);
+    return Bound{local_address_of(socket_.get()), std::move(endpoint)};
 }
 
 std::uint32_t Listener::wanted() const {
@@ -170,7 +160,7 @@ void Listener::on_ready() {
         int os_error = 0;
         {
             const base::Lock lock(mutex_);
-            if (!socket_ || is_paused_) return;
+            if (!socket_ || is_shut_) return;
             fd = ::accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
             os_error = errno;
             // Linux looks for a free descriptor first, and then whether anybody waits.
@@ -178,7 +168,7 @@ void Listener::on_ready() {
             if (fd < 0 && ::poll(&waiting, 1, 0) == 0) return;
         }
         if (fd >= 0) {
-            admit(base::Descriptor(fd));
+            begin_start_up(base::Descriptor(fd));
             continue;
         }
         if (status_of(os_error) != Status::insufficient_resources) break;
@@ -207,27 +197,24 @@ bool Listener::make_room() {
     return true;
 }
 
-bool Listener::has_most_requests() {
-    return requests_.is_full(part_of_descriptors(kPart, core::ConnectorQueue::kMost));
-}
-
 void Listener::on_deadline() {
     const base::Lock lock(mutex_);
     is_out_of_descriptors_.store(false, std::memory_order_release);
     if (socket_) parts_->progress->arm(*this);
 }
 
-void Listener::admit(base::Descriptor socket) {
+void Listener::begin_start_up(base::Descriptor socket) {
     prepare_socket(socket.get(), parts_->options.keepalive_s);
     set_reuse(socket.get(), 1);  // what the listening socket gave up
     const auto self = std::static_pointer_cast<Listener>(shared_from_this());
     const auto incoming =
         std::make_shared<Incoming>(parts_, self, parts_->make_link(std::move(socket)));
+    // Over the cap a stranger is turned away at once; its descriptor is closed on return.
+    if (!takes_requests(most_requests())) return;
     std::shared_ptr<Incoming> oldest;
     {
         const base::Lock lock(mutex_);
-        // Over the cap a stranger is turned away at once; its descriptor is closed on return.
-        if (is_closed() || has_most_requests()) return;
+        if (!socket_) return;  // closed meanwhile
         // The one that has been silent the longest makes room: a flood of them keeps nobody out.
         if (incoming_.size() >= part_of_descriptors(kPart, kMaxIncoming))
             oldest = incoming_.begin()->second;
@@ -247,21 +234,12 @@ void Listener::admit(base::Descriptor socket) {
 
 void Listener::handle_request(std::uint64_t id, std::unique_ptr<Link> link,
                               const iwarp::Handshake& handshake) {
-    const int fd = link->descriptor();
     const auto connector = std::make_shared<Connector>(parts_, std::move(link), handshake);
-    const auto adapter = adapter_.lock();
-    {
-        const base::Lock lock(mutex_);
-        incoming_.erase(id);
-        connector->hold(endpoint_);
-        // The connector closes: a reject. Many may have come while there was room.
-        if (is_closed() || is_paused_ || !adapter || has_most_requests()) return;
-    }
-    // Looks at the interfaces of this host, which no stranger is worth.
-    parts_->local_buffers.apply(fd);
-    adapter->adopt(connector);
+    forget(id);
+    // The connector closes: a reject. Many may have come while there was room.
+    if (!takes_requests(most_requests())) return;
     connector->watch();
-    static_cast<void>(requests_.push(connector));
+    admit(connector);
 }
 
 void Listener::forget(std::uint64_t id) {
@@ -273,29 +251,11 @@ void Listener::forget(std::uint64_t id) {
     incoming_.erase(found);
 }
 
-Expected<std::shared_ptr<core::Connector>> Listener::take_connector(
-    std::chrono::nanoseconds timeout) {
-    {
-        const base::Lock lock(mutex_);
-        if (!socket_ && !is_closed()) {
-            return fail(Status::connection_invalid, "get_connector: the listener does not listen",
-                        "call listen() first");
-        }
-    }
-    return requests_.take(timeout);
-}
-
-void Listener::set_on_connect(std::function<void()> function) {
-    requests_.set_on_connect(std::move(function));
-}
-
-void Listener::control_connect_events(bool pause) {
-    const base::Lock lock(mutex_);
-    if (is_paused_ == pause) return;
-    is_paused_ = pause;
+// Linux answers RST while a listening socket is shut for reading, and keeps the port. Such a socket
+// always reports a hang-up, so it leaves the set meanwhile.
+void Listener::do_pause(bool pause) {
     if (!socket_) return;
-    // Linux answers RST while a listening socket is shut for reading, and keeps the port. Such a
-    // socket always reports a hang-up, so it leaves the set meanwhile.
+    is_shut_ = pause;
     if (pause) {
         parts_->progress->remove(*this, socket_.get());
         ::shutdown(socket_.get(), SHUT_RD);
@@ -306,30 +266,19 @@ void Listener::control_connect_events(bool pause) {
     }
 }
 
-Expected<core::SocketAddress> Listener::local_address() const {
-    const base::Lock lock(mutex_);
-    if (!address_) {
-        return fail(Status::connection_invalid, "local_address: the listener does not listen",
-                    "call listen() first");
-    }
-    return *address_;
-}
-
-void Listener::do_close() {
+void Listener::do_stop() {
     std::map<std::uint64_t, std::shared_ptr<Incoming>> strangers;
     {
         const base::Lock lock(mutex_);
         if (socket_) parts_->progress->remove(*this, socket_.get());
         parts_->progress->clear_deadline(*this);
         socket_.reset();
-        endpoint_.reset();
         strangers.swap(incoming_);
     }
     for (const auto& [id, stranger] : strangers) {
         parts_->progress->remove(*stranger, stranger->descriptor());
         parts_->progress->clear_deadline(*stranger);
     }
-    for (const auto& connector : requests_.close()) connector->close();
 }
 
 }  // namespace ndv::soft

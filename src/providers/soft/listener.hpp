@@ -11,7 +11,7 @@
 #include <optional>
 
 #include "base/mutex.hpp"
-#include "core/connection.hpp"
+#include "core/listener.hpp"
 #include "iwarp/handshake.hpp"
 #include "providers/soft/adapter.hpp"
 #include "providers/soft/connector.hpp"
@@ -26,13 +26,6 @@ public:
     explicit Listener(std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter);
     ~Listener() override;
 
-    [[nodiscard]] Expected<void> listen(const core::SocketAddress& address) override;
-    [[nodiscard]] Expected<std::shared_ptr<core::Connector>> take_connector(
-        std::chrono::nanoseconds timeout) override;
-    void set_on_connect(std::function<void()> function) override;
-    void control_connect_events(bool pause) override;
-    [[nodiscard]] Expected<core::SocketAddress> local_address() const override;
-
     // Member.
     void on_ready() override;
     void on_deadline() override;
@@ -44,23 +37,19 @@ public:
     void forget(std::uint64_t id);
 
 private:
-    void do_close() override;
-    void admit(base::Descriptor socket);
+    [[nodiscard]] Expected<Bound> do_listen(const core::SocketAddress& address) override
+        NDV_REQUIRES(mutex_);
+    void do_pause(bool pause) override NDV_REQUIRES(mutex_);
+    void do_stop() override;
+    void begin_start_up(base::Descriptor socket);
     [[nodiscard]] bool make_room();
-    [[nodiscard]] bool has_most_requests();
 
     const std::shared_ptr<AdapterParts> parts_;
-    const std::weak_ptr<core::Adapter> adapter_;
-    mutable base::Mutex mutex_;
     base::Descriptor socket_ NDV_GUARDED_BY(mutex_);
-    // While it listens; its connectors hold it as well.
-    std::shared_ptr<Endpoint> endpoint_ NDV_GUARDED_BY(mutex_);
-    std::optional<core::SocketAddress> address_ NDV_GUARDED_BY(mutex_);
-    bool is_paused_ NDV_GUARDED_BY(mutex_) = false;
+    bool is_shut_ NDV_GUARDED_BY(mutex_) = false;  // paused
     std::atomic<bool> is_out_of_descriptors_{false};
     // By id, which rises: the oldest comes first.
     std::map<std::uint64_t, std::shared_ptr<Incoming>> incoming_ NDV_GUARDED_BY(mutex_);
-    core::ConnectorQueue requests_;
 };
 
 }  // namespace ndv::soft

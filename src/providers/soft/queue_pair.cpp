@@ -67,14 +67,6 @@ QueuePair::~QueuePair() {
     }
 }
 
-bool QueuePair::reserve() {
-    // acquire: pairs with unreserve(); this connector sees what the one before it left behind.
-    return !is_reserved_.exchange(true, std::memory_order_acq_rel);
-}
-
-// release: pairs with reserve().
-void QueuePair::unreserve() { is_reserved_.store(false, std::memory_order_release); }
-
 Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::ConnectionConfig& config,
                                  std::weak_ptr<StreamObserver> observer) {
     const int fd = link->descriptor();
@@ -112,8 +104,6 @@ Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::Connec
     step(kAttach | kIo, core::Budget::large);
     return {};
 }
-
-void QueuePair::mark_connected() { connect_state(); }
 
 void QueuePair::disconnect() {
     note_cause(core::Detail::of(core::End::disconnected));

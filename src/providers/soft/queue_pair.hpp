@@ -68,19 +68,13 @@ public:
     // the connection ends.
     void step_for_receive();
 
-    // One queue pair, one connection: false when it had one already.
-    [[nodiscard]] bool reserve();
-    // A failed connect leaves the queue pair as it was.
-    void unreserve();
     // Hands over the stream after its start-up.
     [[nodiscard]] Expected<void> attach(std::unique_ptr<Link> link,
                                         const iwarp::ConnectionConfig& config,
                                         std::weak_ptr<StreamObserver> observer);
-    void mark_connected();
-    // Graceful: everything posted goes out, then FIN; on_drained() follows.
-    void disconnect();
-    // A flush for this reason.
-    void end(core::End why);
+    // Everything posted goes out, then FIN; on_drained() follows.
+    void disconnect() override;
+    void end(core::End why) override;
 
     [[nodiscard]] bool transmit(core::Budget budget) override { return step(kTransmit, budget); }
     void flush() override;
@@ -158,7 +152,6 @@ private:
     // end of its step.
     mutable std::atomic<bool> is_awaited_{false};
     std::atomic<unsigned> reasons_{0};  // to step: given by any thread, taken by the stepper
-    std::atomic<bool> is_reserved_{false};
     // Reading is paused, or everything is cancelled at once: a new receive wants a step. Always
     // read and modified in one, acq_rel: of do_post_receive() and the stepper the later one sees
     // what the other did before.

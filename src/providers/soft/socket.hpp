@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-#include "core/connection.hpp"
+#include "core/address.hpp"
 
 namespace ndv::soft {
 

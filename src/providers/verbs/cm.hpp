@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "base/mutex.hpp"
-#include "core/connection.hpp"
+#include "core/address.hpp"
 #include "providers/verbs/parts.hpp"
 
 namespace ndv::verbs {

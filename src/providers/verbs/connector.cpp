@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a connector makes its connection: connect, complete_connect, accept, reject. Its mutex is
-// never held while a queue pair is flushed or a user's callback is told.
+// How a verbs connector makes its connection, answers and says goodbye.
 #include "providers/verbs/connector.hpp"
 
 #include <algorithm>
@@ -39,11 +38,14 @@ rdma_conn_param parameters_of(const core::ConnectParameters& wanted, const Hardw
 }  // namespace
 
 Connector::Connector(std::shared_ptr<AdapterParts> parts)
-    : core::Connector(State::idle), parts_(std::move(parts)) {}
+    : core::Connector(State::idle, *parts->progress, parts->counters, parts->device->info()),
+      parts_(std::move(parts)) {}
 
 Connector::Connector(std::shared_ptr<AdapterParts> parts, std::shared_ptr<CmId> id,
                      const rdma_cm_event& request)
-    : core::Connector(State::incoming), parts_(std::move(parts)), id_(std::move(id)) {
+    : core::Connector(State::incoming, *parts->progress, parts->counters, parts->device->info()),
+      parts_(std::move(parts)),
+      id_(std::move(id)) {
     const core::AdapterInfo& info = parts_->device->info();
     const rdma_conn_param& asked = request.param.conn;
     data_ = core::ConnectionData{
@@ -58,91 +60,23 @@ Connector::~Connector() {
     if (!is_foreign()) close();
 }
 
-void Connector::Aftermath::run() {
-    try {
-        if (to_end) to_end->end(why);
-        if (to_unreserve) to_unreserve->unreserve();
-    } catch (const std::bad_alloc&) {
-        // Those who wait learn of the end in any case.
-    }
-    id.reset();
-    if (operation) operation->complete(std::move(outcome));
-    if (tell) tell();
+Expected<void> Connector::do_check(const core::ConnectParameters& parameters) const {
+    if (!parameters.crc.value_or(false) || !parts_->device->is_iwarp()) return {};
+    return fail(Status::not_supported,
+                "crc: the kernel decides about CRC for " + parts_->device->info().name,
+                "leave crc out");
 }
 
-// One queue pair, one connector, one connection; the checks that connect and accept share.
-Expected<std::shared_ptr<QueuePair>> Connector::claim(const std::shared_ptr<core::QueuePair>& qp,
-                                                      core::ConnectParameters& parameters,
-                                                      std::uint32_t max_private_data) const {
-    const core::AdapterInfo& info = parts_->device->info();
-    // NDK: capped in silence.
-    parameters.inbound_read_limit =
-        std::min(parameters.inbound_read_limit, info.max_inbound_read_limit);
-    parameters.outbound_read_limit =
-        std::min(parameters.outbound_read_limit, info.max_outbound_read_limit);
-    if (parameters.private_data.size() > max_private_data) {
-        return fail(Status::invalid_buffer_size,
-                    "private_data has " + std::to_string(parameters.private_data.size()) +
-                        " bytes; at most " + std::to_string(max_private_data) + " fit",
-                    "see adapter.info");
-    }
-    if (parameters.crc.value_or(false) && parts_->device->is_iwarp()) {
-        return fail(Status::not_supported, "crc: the kernel decides about CRC for " + info.name,
-                    "leave crc out");
-    }
-    auto mine = std::dynamic_pointer_cast<QueuePair>(qp);
-    if (!mine) {
-        return fail(Status::invalid_parameter, "the queue pair belongs to another adapter");
-    }
-    if (mine->is_closed()) return fail(Status::file_forced_closed, "the queue pair is closed");
-    if (mine->state() == core::QueuePairState::error) {
-        return fail(Status::connection_active,
-                    "the queue pair was flushed or has had its connection",
-                    "a queue pair lives for one connection: create another");
-    }
-    if (!mine->reserve()) {
-        return fail(Status::connection_active, "the queue pair is connected or connecting",
-                    "a queue pair lives for one connection: create another");
-    }
-    return mine;
+// ---- active side ----------------------------------------------------------------------------
+
+Expected<void> Connector::do_connect(const core::ConnectParameters& parameters) {
+    parameters_ = parameters;
+    ports_left_ = kMorePorts;
+    return begin_resolving();
 }
 
-core::Pending Connector::start_connect(std::shared_ptr<core::QueuePair> qp,
-                                       core::ConnectParameters parameters) {
-    if (is_closed()) return fail(Status::file_forced_closed, "connect: the connector is closed");
-    std::shared_ptr<core::Operation> pending;
-    Expected<void> begun;
-    Aftermath after;
-    {
-        const base::Lock lock(mutex_);
-        if (state_ != State::idle) {
-            return core::wrong_connector_state("connect", state_,
-                                               "a connector makes one connection: create another");
-        }
-        auto claimed = claim(qp, parameters, parts_->device->info().max_caller_data);
-        if (!claimed) return Unexpected{claimed.error()};
-        qp_ = *claimed;
-        peer_ = parameters.peer;
-        data_.reset();
-        peer_is_gone_ = false;
-        ports_left_ = kMorePorts;
-        parameters_ = std::move(parameters);
-        state_ = State::connecting;
-        operation_ = pending = std::make_shared<core::Operation>();
-        begun = begin_resolving(parameters_);
-        if (!begun) {
-            fail_connect(Unexpected{begun.error()}, after);
-        } else {
-            parts_->progress->set_deadline(std::static_pointer_cast<Connector>(shared_from_this()),
-                                           now() + parameters_.timeout);
-        }
-    }
-    after.run();
-    if (!begun) return Unexpected{begun.error()};
-    return pending;
-}
-
-Expected<void> Connector::begin_resolving(const core::ConnectParameters& parameters) {
+Expected<void> Connector::begin_resolving() {
+    const core::ConnectParameters& parameters = parameters_;
     auto made = CmId::create(parts_->channel, parts_->worker, parts_->device,
                              std::static_pointer_cast<Connector>(shared_from_this()));
     if (!made) return Unexpected{made.error()};
@@ -175,8 +109,8 @@ Expected<void> Connector::bind_to(const core::SharedEndpoint& endpoint) {
                                                          : Status::invalid_parameter,
                     "connect: the shared endpoint is closed, or of another adapter");
     }
-    endpoint_ = EndpointUse::begin(mine->share(), peer_->text());
-    if (!endpoint_) {
+    held_address_ = EndpointUse::begin(mine->share(), peer_->text());
+    if (!held_address_) {
         return fail(Status::address_already_exists,
                     "connect to " + peer_->text() + ": another connector has connected from " +
                         mine->local_address().text() + " to it",
@@ -193,16 +127,27 @@ Expected<void> Connector::bind_to(const core::SharedEndpoint& endpoint) {
     return {};
 }
 
-// The addresses are known: checks that the way leads through this device, then asks.
+// The device that rdma_cm has chosen must be ours.
+Expected<void> Connector::choose_route() {
+    if (!id_->is_on(*parts_->device)) {
+        return fail(Status::invalid_address,
+                    "connect to " + peer_->text() + ": the way there does not lead through " +
+                        parts_->device->name(),
+                    "give a local address of the device, or open the device that has the route");
+    }
+    if (rdma_resolve_route(id_->get(), milliseconds_of(parameters_.timeout)) == 0) return {};
+    return fail(core::status_of(errno), "connect to " + peer_->text() + ": no route", {}, errno);
+}
+
+// The addresses are known.
 Expected<void> Connector::ask_peer() {
-    const std::shared_ptr<HardwareQueuePair> hardware = qp_->hardware();
-    const bool is_iwarp = parts_->device->is_iwarp();
+    const std::shared_ptr<HardwareQueuePair> hardware = queue_pair().hardware();
     const auto ask = [](const CmId& id, const core::ConnectParameters& wanted,
                         const HardwareQueuePair& qp) {
         rdma_conn_param asked = parameters_of(wanted, qp);
         return rdma_connect(id.get(), &asked) == 0 ? 0 : errno;
     };
-    if (!is_iwarp) {
+    if (!parts_->device->is_iwarp()) {
         const int os_error = ask(*id_, parameters_, *hardware);
         if (os_error == 0) return {};
         return fail(core::status_of(os_error), "connect to " + peer_->text() + " failed", {},
@@ -219,148 +164,69 @@ Expected<void> Connector::ask_peer() {
         {
             const base::Lock lock(alive->mutex_);
             if (alive->state_ != State::connecting || alive->id_ != id) return;
-            const bool is_chosen = alive->parameters_.local || alive->parameters_.endpoint;
-            if (os_error == EADDRINUSE && !is_chosen && alive->ports_left_ > 0) {
-                --alive->ports_left_;
-                if (alive->begin_resolving(alive->parameters_)) return;
-            }
+            if (os_error == EADDRINUSE && alive->ask_again()) return;
             const Status status = core::status_of(os_error);
-            alive->fail_connect(
+            alive->apply(
+                core::Input::failed, after,
                 fail(status,
                      "connect to " + alive->peer_->text() +
                          " failed: " + std::string(status_meaning(status)),
-                     os_error == ECONNREFUSED ? "is the listener running?" : "", os_error),
-                after);
+                     os_error == ECONNREFUSED ? "is the listener running?" : "", os_error));
         }
         after.run();
     });
 }
 
-core::Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
-    std::shared_ptr<core::Operation> pending = std::make_shared<core::Operation>();
-    Expected<void> ready;
-    Aftermath after;
-    {
-        const base::Lock lock(mutex_);
-        if (is_closed() || state_ != State::accepted) {
-            return core::wrong_connector_state("complete_connect", state_,
-                                               "call it once, after connect()");
-        }
-        if (!peer_is_gone_ && !parts_->device->is_iwarp()) {
-            ready = qp_->make_ready("complete_connect", id_->get(), *data_);
-            if (ready && rdma_establish(id_->get()) != 0) {
-                ready = fail(Status::connection_aborted, "complete_connect failed", {}, errno);
-            }
-        }
-        if (peer_is_gone_) {
-            ready = fail(Status::connection_aborted, "complete_connect: the peer gave up",
-                         "connect again, with another connector and queue pair");
-        }
-        if (ready) {
-            state_ = State::connected;
-            on_disconnect_ = std::move(on_disconnect);
-            become_connected();
-            parts_->counters.connects.fetch_add(1, std::memory_order_relaxed);
-        } else {
-            state_ = State::disconnected;
-            after.to_end = std::exchange(qp_, nullptr);
-            after.why = core::End::not_made;
-            after.id = std::move(id_);
-            parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
-        }
-    }
-    after.run();
-    if (!ready) return Unexpected{ready.error()};
-    pending->complete({});
-    return pending;
+// The port that rdma_cm chose is TCP's: from another one.
+bool Connector::ask_again() {
+    if (parameters_.local || parameters_.endpoint || ports_left_ == 0) return false;
+    --ports_left_;
+    return begin_resolving().has_value();
 }
 
-core::Pending Connector::start_accept(std::shared_ptr<core::QueuePair> qp,
-                                      core::ConnectParameters parameters,
-                                      OnDisconnect on_disconnect) {
-    std::shared_ptr<core::Operation> pending;
-    Expected<void> accepted;
-    Aftermath after;
-    {
-        const base::Lock lock(mutex_);
-        if (is_closed() || state_ != State::incoming) {
-            return core::wrong_connector_state("accept", state_,
-                                               "accept a connector from Listener, once");
-        }
-        auto claimed = claim(qp, parameters, parts_->device->info().max_callee_data);
-        if (!claimed) return Unexpected{claimed.error()};
-        qp_ = *claimed;
-        data_->inbound_read_limit =
-            std::min(data_->inbound_read_limit, parameters.inbound_read_limit);
-        data_->outbound_read_limit =
-            std::min(data_->outbound_read_limit, parameters.outbound_read_limit);
-        parameters.inbound_read_limit = data_->inbound_read_limit;
-        parameters.outbound_read_limit = data_->outbound_read_limit;
-        const auto self = std::static_pointer_cast<Connector>(shared_from_this());
-        qp_->attach(self, data_->outbound_read_limit);
-        if (!parts_->device->is_iwarp() && !peer_is_gone_) {
-            accepted = qp_->make_ready("accept", id_->get(), *data_);
-        }
-        // The answer is on its way before rdma_accept returns: the state comes first.
-        state_ = State::completing;
-        on_disconnect_ = std::move(on_disconnect);
-        operation_ = pending = std::make_shared<core::Operation>();
-        rdma_conn_param answer = parameters_of(parameters, *qp_->hardware());
-        int os_error = 0;
-        if (accepted && !peer_is_gone_ && rdma_accept(id_->get(), &answer) != 0) os_error = errno;
-        if (peer_is_gone_ || os_error != 0) {
-            accepted = fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
-                            "nothing is left to accept; wait for the next request", os_error);
-        }
-        if (accepted) {
-            parts_->progress->set_deadline(self, now() + parameters.timeout);
-        } else {
-            state_ = State::disconnected;
-            operation_ = nullptr;
-            on_disconnect_ = nullptr;
-            after.to_unreserve = std::exchange(qp_, nullptr);
-            after.id = std::move(id_);
-            if (!peer_is_gone_) {  // that was counted when it left
-                parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
-            }
-        }
+Expected<void> Connector::do_complete() {
+    if (parts_->device->is_iwarp()) return {};
+    auto ready = queue_pair().make_ready("complete_connect", id_->get(), *data_);
+    if (ready && rdma_establish(id_->get()) != 0) {
+        ready = fail(Status::connection_aborted, "complete_connect failed", {}, errno);
     }
-    after.run();
-    if (!accepted) return Unexpected{accepted.error()};
-    return pending;
+    return ready;
 }
 
-Expected<void> Connector::reject(std::vector<std::byte> private_data) {
-    const std::uint32_t most = parts_->device->info().max_callee_data;
-    if (private_data.size() > most) {
-        return fail(Status::invalid_buffer_size,
-                    "reject: private_data has " + std::to_string(private_data.size()) +
-                        " bytes; at most " + std::to_string(most) + " fit",
-                    "see adapter.info");
-    }
-    Aftermath after;
-    bool is_aborted = false;
-    {
-        const base::Lock lock(mutex_);
-        if (is_closed() || (state_ != State::incoming && state_ != State::accepted)) {
-            return core::wrong_connector_state("reject", state_,
-                                               "reject a request, or an answer to connect()");
+// ---- passive side ---------------------------------------------------------------------------
+
+Expected<void> Connector::do_accept(const core::ConnectParameters& parameters) {
+    core::ConnectParameters agreed = parameters;
+    data_->inbound_read_limit = agreed.inbound_read_limit =
+        std::min(data_->inbound_read_limit, parameters.inbound_read_limit);
+    data_->outbound_read_limit = agreed.outbound_read_limit =
+        std::min(data_->outbound_read_limit, parameters.outbound_read_limit);
+    queue_pair().attach(std::static_pointer_cast<Connector>(shared_from_this()),
+                        data_->outbound_read_limit);
+    if (!parts_->device->is_iwarp()) {
+        if (auto ready = queue_pair().make_ready("accept", id_->get(), *data_); !ready) {
+            return ready;
         }
-        is_aborted = peer_is_gone_;
-        if (!is_aborted && state_ == State::accepted && parts_->device->is_iwarp()) {
-            // iWARP knows no third message: the connection is there, and its end is the answer.
-            static_cast<void>(rdma_disconnect(id_->get()));
-        } else if (!is_aborted) {
-            is_aborted = rdma_reject(id_->get(), private_data.data(),
-                                     static_cast<std::uint8_t>(private_data.size())) != 0;
-        }
-        state_ = State::disconnected;
-        after.id = std::move(id_);
-        after.to_unreserve = std::exchange(qp_, nullptr);
     }
-    after.run();
-    if (is_aborted) return fail(Status::connection_aborted, "reject: the peer had given up");
-    return {};
+    rdma_conn_param answer = parameters_of(agreed, *queue_pair().hardware());
+    if (rdma_accept(id_->get(), &answer) == 0) return {};
+    return fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
+                "nothing is left to accept; wait for the next request", errno);
+}
+
+// ---- both -----------------------------------------------------------------------------------
+
+bool Connector::do_goodbye(State state, std::span<const std::byte> private_data) {
+    if (!id_) return true;
+    // iWARP knows no third message: the connection is there, and its end is the answer.
+    const bool is_answer =
+        state == State::incoming || (state == State::accepted && !parts_->device->is_iwarp());
+    if (!is_answer) {
+        static_cast<void>(rdma_disconnect(id_->get()));
+        return true;
+    }
+    return rdma_reject(id_->get(), private_data.data(),
+                       static_cast<std::uint8_t>(private_data.size())) == 0;
 }
 
 }  // namespace ndv::verbs

@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "base/log.hpp"
-#include "core/connection.hpp"
+#include "core/address.hpp"
 #include "core/mapping.hpp"
 #include "providers/verbs/cm.hpp"
 #include "providers/verbs/loader.hpp"

@@ -70,10 +70,10 @@ void EndpointShare::remove(const std::string& peer) {
     peers_.erase(peer);
 }
 
-std::unique_ptr<EndpointUse> EndpointUse::begin(std::shared_ptr<EndpointShare> share,
+std::shared_ptr<EndpointUse> EndpointUse::begin(std::shared_ptr<EndpointShare> share,
                                                 const std::string& peer) {
     if (!share->add(peer)) return nullptr;
-    return std::make_unique<EndpointUse>(std::move(share), peer);
+    return std::make_shared<EndpointUse>(std::move(share), peer);
 }
 
 EndpointUse::EndpointUse(std::shared_ptr<EndpointShare> share, std::string peer)

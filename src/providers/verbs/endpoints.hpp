@@ -43,7 +43,7 @@ private:
 class EndpointUse {
 public:
     // Null: the share has this peer already.
-    [[nodiscard]] static std::unique_ptr<EndpointUse> begin(std::shared_ptr<EndpointShare> share,
+    [[nodiscard]] static std::shared_ptr<EndpointUse> begin(std::shared_ptr<EndpointShare> share,
                                                             const std::string& peer);
     EndpointUse(std::shared_ptr<EndpointShare> share, std::string peer);
     EndpointUse(const EndpointUse&) = delete;

@@ -110,11 +110,7 @@ public:
               core::RequestContexts* contexts);
     ~QueuePair() override;
 
-    // From the connector. One queue pair, one connection: false when it had one already.
-    [[nodiscard]] bool reserve() { return !is_reserved_.exchange(true, std::memory_order_acq_rel); }
-    // A failed attempt leaves the queue pair as it was; that takes a new ibv_qp on iWARP, and
-    // elsewhere when make_ready() had begun.
-    void unreserve();
+    // From the connector.
     [[nodiscard]] std::shared_ptr<HardwareQueuePair> hardware() const;
     [[nodiscard]] bool waits_for_device() const override { return true; }
     // On iWARP another one after a refused attempt to connect.
@@ -126,9 +122,8 @@ public:
     [[nodiscard]] Expected<void> make_ready(const char* call, rdma_cm_id* id,
                                             const core::ConnectionData& agreed);
     void attach(std::weak_ptr<QueuePairObserver> observer, std::uint32_t outbound_read_limit);
-    void mark_connected() { connect_state(); }
     // No new requests; on_drained() follows when those posted have ended.
-    void disconnect();
+    void disconnect() override;
     // Asks the device; false where it cannot tell.
     [[nodiscard]] bool is_hardware_in_error() const;
     // From the device, on the progress thread.
@@ -143,8 +138,7 @@ public:
 
     [[nodiscard]] bool transmit(core::Budget) override { return false; }
     void flush() override;
-    // A flush that the connector has decided on, and why.
-    void end(core::End why);
+    void end(core::End why) override;
 
     // Member: what has to be done away from the caller's thread.
     void on_ready() override {}
@@ -188,7 +182,10 @@ private:
     void remove_from_queues(const HardwareQueuePair& hardware);
 
     [[nodiscard]] Expected<std::shared_ptr<HardwareQueuePair>> make_hardware();
-    void renew();
+    // After a failed attempt: takes a new ibv_qp on iWARP, and elsewhere when make_ready() had
+    // begun.
+    void renew() override;
+    void replace_hardware();
     [[nodiscard]] int post_receive_to_hardware(std::uint32_t position);
     void stage_inline(std::span<const core::LocalBuffer> buffers, std::uint32_t position,
                       std::uint32_t length, ibv_send_wr& wr);
@@ -243,7 +240,6 @@ private:
     ShadowQueue receives_;
     bool has_failed_request_ = false;  // of the initiator queue
 
-    std::atomic<bool> is_reserved_{false};
     std::atomic<bool> is_spent_{false};      // the ibv_qp has left INIT
     std::atomic<bool> is_unstopped_{false};  // the device did not take the ibv_qp to ERR
     std::atomic<bool> is_flushed_{false};    // nothing reaches the hardware any more

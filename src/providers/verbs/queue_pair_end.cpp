@@ -104,19 +104,18 @@ void QueuePair::attach(std::weak_ptr<QueuePairObserver> observer,
     observer_ = std::move(observer);
 }
 
-void QueuePair::unreserve() {
+void QueuePair::renew() {
     {
         const base::Lock lock(observer_mutex_);
         observer_.reset();
     }
     const bool is_dead =
         is_spent_.exchange(false, std::memory_order_relaxed) || parts_->device->is_iwarp();
-    if (is_dead && !is_flushed_.load(std::memory_order_acquire)) renew();
-    is_reserved_.store(false, std::memory_order_release);
+    if (is_dead && !is_flushed_.load(std::memory_order_acquire)) replace_hardware();
 }
 
 // Another ibv_qp takes the place of one that an attempt has used up, and its receives.
-void QueuePair::renew() {
+void QueuePair::replace_hardware() {
     auto fresh = make_hardware();
     if (!fresh) {
         end(core::End::lost);

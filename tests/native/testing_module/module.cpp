@@ -11,4 +11,5 @@ PYBIND11_MODULE(_testing, module) {
     ndv::testing::add_stream(module);
     ndv::testing::add_ranges(module);
     ndv::testing::add_link(module);
+    ndv::testing::add_establishment(module);
 }

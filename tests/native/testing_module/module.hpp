@@ -14,5 +14,6 @@ void add_queue(pybind11::module_& module);
 void add_stream(pybind11::module_& module);
 void add_ranges(pybind11::module_& module);
 void add_link(pybind11::module_& module);
+void add_establishment(pybind11::module_& module);
 
 }  // namespace ndv::testing

@@ -1,0 +1,508 @@
+// SPDX-License-Identifier: Apache-2.0
+// Calls of a connector, their words, and the effects of its steps.
+#include "core/connector.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "base/log.hpp"
+#include "base/shortage.hpp"
+#include "core/adapter.hpp"
+#include "core/queue_pair.hpp"
+
+namespace ndv::core {
+namespace {
+
+void count(std::atomic<std::uint64_t>& counter) { counter.fetch_add(1, std::memory_order_relaxed); }
+
+void log_connection(const char* what, const std::optional<SocketAddress>& local,
+                    const std::optional<SocketAddress>& peer) {
+    if (!base::is_logged(base::LogLevel::debug)) return;
+    const auto text = [](const auto& address) { return address ? address->text() : "?"; };
+    try {
+        base::log(base::LogLevel::debug, "connection",
+                  std::string(what) + ": " + text(local) + " with " + text(peer));
+    } catch (const std::bad_alloc&) {
+        // In the middle of a change of state: rather a line less.
+    }
+}
+
+// The call that waits in a state.
+const char* call_of(ConnectorState state) {
+    switch (state) {
+        case ConnectorState::connecting:
+            return "connect";
+        case ConnectorState::completing:
+            return "accept";
+        case ConnectorState::disconnecting:
+            return "disconnect";
+        case ConnectorState::idle:
+        case ConnectorState::accepted:
+        case ConnectorState::incoming:
+        case ConnectorState::connected:
+        case ConnectorState::disconnected:
+            break;
+    }
+    return "connector";
+}
+
+}  // namespace
+
+void Connector::Aftermath::run() {
+    // Without memory the next step of the queue pair ends it; the waiting learn of the end in any
+    // case.
+    try {
+        if (to_flush) base::with_memory([this] { to_flush->end(why); });
+        if (to_give_back) to_give_back->unreserve();
+    } catch (const std::bad_alloc&) {
+    }
+    dropped.reset();
+    if (operation) operation->complete(std::move(outcome));
+    if (notify) notify();
+}
+
+// ---- checks ---------------------------------------------------------------------------------
+
+Expected<void> Connector::check_call(const char* call, Input input, const char* hint) const {
+    if (is_closed()) {
+        return fail(Status::file_forced_closed, std::string(call) + ": the connector is closed");
+    }
+    if (step(state_, input)) return {};
+    return fail(Status::connection_invalid,
+                std::string(call) + ": the connector is " + connector_state_name(state_), hint);
+}
+
+Expected<void> Connector::check_private_data(std::size_t size, std::uint32_t most) const {
+    if (size <= most) return {};
+    return fail(Status::invalid_buffer_size,
+                "private_data has " + std::to_string(size) + " bytes; at most " +
+                    std::to_string(most) + " fit",
+                "see adapter.info");
+}
+
+// One queue pair, one connector, one connection; the checks that connect and accept share.
+Expected<void> Connector::claim(const std::shared_ptr<QueuePair>& qp, ConnectParameters& parameters,
+                                std::uint32_t most_data) {
+    // NDK: capped in silence.
+    parameters.inbound_read_limit =
+        std::min(parameters.inbound_read_limit, info_.max_inbound_read_limit);
+    parameters.outbound_read_limit =
+        std::min(parameters.outbound_read_limit, info_.max_outbound_read_limit);
+    if (auto fits = check_private_data(parameters.private_data.size(), most_data); !fits) {
+        return fits;
+    }
+    if (auto can = do_check(parameters); !can) return can;
+    if (qp->is_closed()) return fail(Status::file_forced_closed, "the queue pair is closed");
+    const char* const remedy = "a queue pair lives for one connection: create another";
+    if (qp->state() == QueuePairState::error) {
+        return fail(Status::connection_active,
+                    "the queue pair was flushed or has had its connection", remedy);
+    }
+    if (!qp->reserve()) {
+        return fail(Status::connection_active, "the queue pair is connected or connecting", remedy);
+    }
+    qp_ = qp;
+    return {};
+}
+
+// ---- calls ----------------------------------------------------------------------------------
+
+std::shared_ptr<Member> Connector::self() {
+    return std::static_pointer_cast<Connector>(shared_from_this());
+}
+
+Expected<void> Connector::begin_connect(const ConnectParameters& parameters) {
+    try {
+        progress_.set_deadline(self(), now() + parameters.timeout);
+        return do_connect(parameters);
+    } catch (const std::bad_alloc&) {
+        return base::fail_anyhow(Status::insufficient_resources, "connect: out of memory", ENOMEM);
+    }
+}
+
+Pending Connector::start_connect(std::shared_ptr<QueuePair> qp, ConnectParameters parameters) {
+    auto pending = std::make_shared<Operation>();
+    Expected<void> begun;
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        if (auto allowed = check_call("connect", Input::connect,
+                                      "a connector makes one connection: create another");
+            !allowed) {
+            return Unexpected{allowed.error()};
+        }
+        if (auto claimed = claim(qp, parameters, info_.max_caller_data); !claimed) {
+            return Unexpected{claimed.error()};
+        }
+        peer_ = parameters.peer;
+        data_.reset();
+        has_peer_left_ = false;
+        apply(Input::connect, after);
+        begun = begin_connect(parameters);
+        if (begun) {
+            operation_ = pending;
+        } else {
+            apply(Input::failed, after);  // of no operation: the call itself fails
+        }
+    }
+    after.run();
+    if (!begun) return Unexpected{begun.error()};
+    return pending;
+}
+
+Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
+    auto pending = std::make_shared<Operation>();
+    Expected<void> ready;
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        if (auto allowed =
+                check_call("complete_connect", Input::complete, "call it once, after connect()");
+            !allowed) {
+            return Unexpected{allowed.error()};
+        }
+        const bool is_flushed = qp_->state() == QueuePairState::error;
+        if (is_flushed) {
+            ready = fail(Status::connection_aborted, "complete_connect: the queue pair was flushed",
+                         "connect again, with another connector and queue pair");
+        } else if (has_peer_left_) {
+            ready = fail(Status::connection_aborted, "complete_connect: the peer gave up",
+                         "connect again, with another connector and queue pair");
+        } else {
+            ready = do_complete();
+        }
+        if (ready) on_disconnect_ = std::move(on_disconnect);
+        apply(ready ? Input::complete : is_flushed ? Input::flushed : Input::failed, after);
+    }
+    after.run();
+    if (!ready) return Unexpected{ready.error()};
+    auto opened = do_open();
+    if (!opened) handle(Input::failed);
+    pending->complete(std::move(opened));
+    return pending;
+}
+
+Expected<void> Connector::answer(const ConnectParameters& parameters) {
+    if (!has_peer_left_) {
+        try {
+            // What takes memory comes before the answer, which cannot be taken back.
+            progress_.set_deadline(self(), now() + parameters.timeout);
+            return do_accept(parameters);
+        } catch (const std::bad_alloc&) {
+            return base::fail_anyhow(Status::insufficient_resources, "accept: out of memory",
+                                     ENOMEM);
+        }
+    }
+    return fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
+                "nothing is left to accept; wait for the next request");
+}
+
+Pending Connector::start_accept(std::shared_ptr<QueuePair> qp, ConnectParameters parameters,
+                                OnDisconnect on_disconnect) {
+    auto pending = std::make_shared<Operation>();
+    Expected<void> accepted;
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        if (auto allowed =
+                check_call("accept", Input::accept, "accept a connector from Listener, once");
+            !allowed) {
+            return Unexpected{allowed.error()};
+        }
+        if (auto claimed = claim(qp, parameters, info_.max_callee_data); !claimed) {
+            return Unexpected{claimed.error()};
+        }
+        accepted = answer(parameters);
+        if (accepted) {
+            on_disconnect_ = std::move(on_disconnect);
+            operation_ = pending;
+            apply(Input::accept, after);
+        } else {
+            note_withdrawn(after);
+            after.notify = nullptr;  // the error tells it
+            apply(Input::failed, after);
+        }
+    }
+    after.run();
+    if (!accepted) return Unexpected{accepted.error()};
+    if (auto opened = do_open(); !opened) handle(Input::failed, std::move(opened));
+    return pending;
+}
+
+Expected<void> Connector::reject(std::vector<std::byte> private_data) {
+    if (auto fits = check_private_data(private_data.size(), info_.max_callee_data); !fits) {
+        return Unexpected{
+            Error{fits.error().status, "reject: " + fits.error().what, fits.error().hint, 0}};
+    }
+    bool is_heard = false;
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        if (auto allowed =
+                check_call("reject", Input::reject, "reject a request, or an answer to connect()");
+            !allowed) {
+            return allowed;
+        }
+        is_heard = !has_peer_left_ && do_goodbye(state_, private_data);
+        if (!is_heard && state_ == ConnectorState::incoming) {
+            note_withdrawn(after);
+            after.notify = nullptr;  // the error tells it
+        }
+        apply(Input::reject, after);
+    }
+    after.run();
+    if (!is_heard) return fail(Status::connection_aborted, "reject: the peer had given up");
+    return {};
+}
+
+Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
+    auto pending = std::make_shared<Operation>();
+    std::shared_ptr<QueuePair> qp;
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        if (auto allowed = check_call("disconnect", Input::disconnect,
+                                      "only a connected connector disconnects");
+            !allowed) {
+            return Unexpected{allowed.error()};
+        }
+        progress_.set_deadline(self(), now() + timeout);
+        operation_ = pending;
+        apply(Input::disconnect, after);
+        qp = qp_;
+    }
+    qp->disconnect();
+    return pending;
+}
+
+void Connector::do_close() {
+    std::shared_ptr<QueuePair> qp;  // goes without the mutex, like what was held
+    std::shared_ptr<void> held;
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        apply(Input::close, after);
+        qp = std::exchange(qp_, nullptr);
+        held = std::exchange(held_address_, nullptr);
+    }
+    after.run();
+}
+
+void Connector::hold(std::shared_ptr<void> address) {
+    const base::Lock lock(mutex_);
+    held_address_ = std::move(address);
+}
+
+// ---- steps ----------------------------------------------------------------------------------
+
+void Connector::handle(Input input, Expected<void> outcome, int os_error) {
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        apply(input, after, std::move(outcome), os_error);
+    }
+    after.run();
+}
+
+void Connector::apply(Input input, Aftermath& after, Expected<void> outcome, int os_error) {
+    const std::optional<Step> found = step(state_, input);
+    if (!found) return;
+    const ConnectorState before = std::exchange(state_, found->next);
+    const Effects& effects = found->effects;
+    if (effects.has(Effect::clear)) progress_.clear_deadline(*this);
+    if (effects.has(Effect::finish) && operation_) {
+        after.operation = std::exchange(operation_, nullptr);
+        after.outcome = outcome ? outcome_of(before, input, os_error) : std::move(outcome);
+    }
+    if (effects.has(Effect::count_connect)) count(counters_.connects);
+    if (effects.has(Effect::count_accept)) count(counters_.accepts);
+    if (effects.has(Effect::count_failure)) count(counters_.connect_failures);
+    if (effects.has(Effect::count_error)) count(counters_.connection_errors);
+    if (effects.has(Effect::enter)) {
+        qp_->mark_connected();
+        counters_.active_connections.fetch_add(1, std::memory_order_relaxed);
+        log_connection(input == Input::complete ? "connected" : "accepted", local_, peer_);
+    }
+    if (effects.has(Effect::leave)) {
+        counters_.active_connections.fetch_sub(1, std::memory_order_relaxed);
+        log_connection(effects.has(Effect::count_error) ? "broken" : "disconnected", local_, peer_);
+    }
+    if (effects.has(Effect::notify)) after.notify = std::exchange(on_disconnect_, nullptr);
+    if (effects.has(Effect::forget)) on_disconnect_ = nullptr;
+    if (effects.has(Effect::goodbye)) say_goodbye(before);
+    if (effects.has(Effect::flush)) {
+        after.to_flush = qp_;
+        after.why = found->why;
+    }
+    if (effects.has(Effect::give_back)) after.to_give_back = std::exchange(qp_, nullptr);
+    if (effects.has(Effect::let_go)) {
+        if (auto dropped = do_let_go()) after.dropped = std::move(dropped);
+        // Of a listener's it is kept until close().
+        if (state_ == ConnectorState::idle) held_address_.reset();
+    }
+}
+
+// What the operation of the state `before` is told, unless the provider knows more.
+Expected<void> Connector::outcome_of(ConnectorState before, Input input, int os_error) const {
+    Status status = Status::connection_aborted;
+    try {
+        const std::string call = call_of(before);
+        switch (input) {
+            case Input::abandon:
+                status = Status::cancelled;
+                return fail(status, call + " was abandoned");
+            case Input::close:
+                status = Status::cancelled;
+                return fail(status, call + ": the connector was closed");
+            case Input::deadline:
+                status = Status::io_timeout;
+                if (before == ConnectorState::connecting) {
+                    return fail(status, "connect to " + peer_->text() + " timed out",
+                                "is the address right, and does the peer accept?");
+                }
+                if (before == ConnectorState::completing) {
+                    return fail(
+                        status,
+                        "accept: " + peer_->text() + " did not complete the connection in time",
+                        "nothing is left to accept; wait for the next request");
+                }
+                return fail(status, "disconnect: the peer did not answer in time",
+                            "the connection is closed all the same");
+            case Input::flushed:
+            case Input::queue_pair_closed:
+                if (before == ConnectorState::completing) {
+                    return fail(status, "accept: the queue pair was flushed");
+                }
+                status = Status::cancelled;
+                return fail(status, call + ": the queue pair was flushed before the peer answered");
+            case Input::broken:
+                if (before == ConnectorState::disconnecting) {
+                    status = Status::connection_reset;
+                    return fail(status, "disconnect: the connection broke before the peer answered",
+                                {}, os_error);
+                }
+                [[fallthrough]];
+            case Input::gave_up:
+            case Input::failed:
+                return fail(status, call + ": the peer gave up before the connection was complete",
+                            {}, os_error);
+            case Input::answered:
+            case Input::established:
+            case Input::both_closed:
+            case Input::connect:
+            case Input::complete:
+            case Input::accept:
+            case Input::reject:
+            case Input::disconnect:
+            case Input::withdrawn:
+            case Input::peer_closed:
+            case Input::peer_closed_unheard:
+                break;
+        }
+    } catch (const std::bad_alloc&) {
+        return base::fail_anyhow(status, "out of memory", os_error);
+    }
+    return {};
+}
+
+void Connector::say_goodbye(ConnectorState before) {
+    if (std::exchange(has_left_, true)) return;
+    const bool is_answer = before == ConnectorState::incoming || before == ConnectorState::accepted;
+    if (is_answer && has_peer_left_) return;
+    static_cast<void>(do_goodbye(before, {}));
+}
+
+bool Connector::note_peer_closed(Aftermath& after) {
+    has_peer_left_ = true;
+    switch (state_) {
+        case ConnectorState::connected: {
+            const bool is_heard = on_disconnect_ != nullptr;
+            apply(is_heard ? Input::peer_closed : Input::peer_closed_unheard, after);
+            return is_heard;
+        }
+        case ConnectorState::disconnecting:
+            // Else our own end is still to come.
+            if (has_left_) apply(Input::both_closed, after);
+            return true;
+        case ConnectorState::completing:
+            return false;
+        case ConnectorState::idle:
+        case ConnectorState::connecting:
+        case ConnectorState::accepted:
+        case ConnectorState::incoming:
+        case ConnectorState::disconnected:
+            break;
+    }
+    return true;
+}
+
+void Connector::note_drained() {
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        if (state_ != ConnectorState::disconnecting) return;
+        say_goodbye(state_);
+        if (has_peer_left_) apply(Input::both_closed, after);
+    }
+    after.run();
+}
+
+void Connector::note_withdrawn(Aftermath& after) {
+    if (std::exchange(is_withdrawn_, true)) return;
+    has_peer_left_ = true;
+    apply(Input::withdrawn, after);
+    after.notify = std::exchange(on_withdrawn_, nullptr);
+}
+
+// ---- what is known --------------------------------------------------------------------------
+
+Expected<ConnectionData> Connector::data() const {
+    const base::Lock lock(mutex_);
+    if (!data_) {
+        return fail(Status::connection_invalid, "connection_data: no request or reply has come yet",
+                    "read it after connect(), or on a connector from a listener");
+    }
+    return *data_;
+}
+
+Expected<SocketAddress> Connector::local_address() const {
+    const base::Lock lock(mutex_);
+    if (!local_) {
+        return fail(Status::connection_invalid, "local_address: the connector has no connection");
+    }
+    return *local_;
+}
+
+Expected<SocketAddress> Connector::peer_address() const {
+    const base::Lock lock(mutex_);
+    if (!peer_) {
+        return fail(Status::connection_invalid, "peer_address: the connector has no connection");
+    }
+    return *peer_;
+}
+
+ConnectorState Connector::state() const {
+    const base::Lock lock(mutex_);
+    return state_;
+}
+
+bool Connector::is_withdrawn() const {
+    const base::Lock lock(mutex_);
+    return is_withdrawn_;
+}
+
+void Connector::set_on_withdrawn(std::function<void()> function) {
+    {
+        const base::Lock lock(mutex_);
+        if (!is_withdrawn_) {
+            on_withdrawn_ = std::move(function);
+            return;
+        }
+    }
+    if (function) function();
+}
+
+}  // namespace ndv::core
