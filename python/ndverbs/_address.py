@@ -10,10 +10,12 @@ from typing import Any
 from ndverbs._native import Status
 from ndverbs.errors import RdmaError, error
 
+Address = str | tuple[Any, ...]
+
 _FORMS = 'an address is a string "host:port" or "[v6]:port", or a pair (host, port)'
 
 
-def split(address: str | tuple[Any, ...]) -> tuple[str, int]:
+def split(address: Address) -> tuple[str, int]:
     """Return host and port of an address, without resolving the host.
 
     Parameters
@@ -44,7 +46,7 @@ def split(address: str | tuple[Any, ...]) -> tuple[str, int]:
     raise TypeError(f"{_FORMS}, not {address!r}")
 
 
-def resolve(address: str | tuple[Any, ...], family: int = 0) -> tuple[str, int]:
+def resolve(address: Address, family: int = 0) -> tuple[str, int]:
     """Return a numeric host and the port of an address.
 
     Of a name that has several addresses, the first IPv4 one is taken, else the first: "localhost"

@@ -9,8 +9,10 @@ from typing import Any
 from ndverbs._native import Status
 from ndverbs.errors import RdmaBufferError
 
+Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
 
-def bytes_of(call: str, buffer: Any) -> memoryview:
+
+def bytes_of(call: str, buffer: Buffer) -> memoryview:
     """Return the bytes of C-contiguous memory: what a send of it sends.
 
     Parameters

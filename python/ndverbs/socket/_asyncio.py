@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ndverbs import _address
+from ndverbs._address import Address
 from ndverbs._native import Adapter, Status
 from ndverbs.errors import error
 from ndverbs.socket import Socket
@@ -121,14 +122,14 @@ def _check_loop(call: str) -> None:
         )
 
 
-async def _resolved(host: str | tuple[Any, ...], port: int | None, family: int) -> tuple[str, int]:
+async def _resolved(host: Address, port: int | None, family: int) -> tuple[str, int]:
     given = _address.split(host if port is None and not _is_host(host) else (str(host), port or 0))
     if _address.is_numeric(given[0]):
         return _address.resolve(given, family)
     return await asyncio.get_running_loop().run_in_executor(None, _address.resolve, given, family)
 
 
-def _is_host(host: str | tuple[Any, ...]) -> bool:
+def _is_host(host: Address) -> bool:
     return isinstance(host, str) and (_address.is_numeric(host) or ":" not in host)
 
 

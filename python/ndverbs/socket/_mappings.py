@@ -6,12 +6,12 @@ from __future__ import annotations
 import errno
 import operator
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ndverbs._buffers import Buffer
 
 if TYPE_CHECKING:
     from ndverbs import _native
-
-Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
 
 
 class Mappings:

@@ -8,11 +8,9 @@ import socket as _socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ndverbs._buffers import bytes_of
+from ndverbs._buffers import Buffer, bytes_of
 from ndverbs._native import Status
 from ndverbs.errors import RdmaBufferError
-
-Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
 
 # Buffers of sendmsg() that are so small together leave as one message.
 _GATHERED = 64 * 1024

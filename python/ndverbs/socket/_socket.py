@@ -15,14 +15,13 @@ import warnings
 from typing import IO, Any, Self
 
 from ndverbs import _address, _native
+from ndverbs._address import Address
+from ndverbs._buffers import Buffer
 from ndverbs._native import Adapter
 from ndverbs._sharing import adapter_for
 from ndverbs.socket import options as _options
 from ndverbs.socket._mappings import Mappings
 from ndverbs.socket._messages import Messages
-
-Address = str | tuple[Any, ...]
-Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
 
 _DATA_CALLS = ("send", "sendall", "recv", "recv_into")
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from ndverbs._address import Address
 from ndverbs._native import Adapter, Status, adapters
 from ndverbs.errors import error
 from ndverbs.wsk import _events
-from ndverbs.wsk._connection import Address, Socket
+from ndverbs.wsk._connection import Socket
 from ndverbs.wsk._listening import ListeningSocket, OnAbort, OnAccept, OnInspect
 from ndverbs.wsk._names import ClientControl
 from ndverbs.wsk._request import Promise, Request

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ndverbs import _address, _native
-from ndverbs._buffers import bytes_of
+from ndverbs._address import Address
+from ndverbs._buffers import Buffer, bytes_of
 from ndverbs._closing import Closing
 from ndverbs._native import Adapter, Status
 from ndverbs._sharing import adapter_for
@@ -20,9 +21,6 @@ from ndverbs.wsk._events import Events, OnDisconnect, OnReceive, OnSendBacklog
 from ndverbs.wsk._indication import DataIndication
 from ndverbs.wsk._names import CONNECTION_EVENTS, EventMask, Flag
 from ndverbs.wsk._request import Promise, Request, weakly
-
-Address = str | tuple[Any, ...]
-Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
 
 _LARGEST_FIRST_DATA = 65535
 

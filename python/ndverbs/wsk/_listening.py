@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ndverbs._address import Address
 from ndverbs._closing import Closing
 from ndverbs._native import Adapter, Status
 from ndverbs._sharing import adapter_for
@@ -38,7 +39,7 @@ class ListeningSocket(Controls, Closing):
 
     def __init__(
         self,
-        address: str | tuple[Any, ...],
+        address: Address,
         *,
         adapter: Adapter | str | None = None,
         backlog: int = 128,
