@@ -104,7 +104,9 @@ def test_fetch_add_adds_and_gives_the_old_value(crc):
     pair = atomic_pair(crc=crc)
     set_word(pair.b, 40)
     pair.a.engine.post_fetch_add(1, [(0x40, 8)], WORDS_STAG, WORDS_TO, 2)
+
     pair.settle()
+
     assert (word(pair.b), result(pair.a, 0x40)) == (42, 40)
     assert pair.a.outcome() == [("request", 1, "success")]
     assert pair.b.completions == []
@@ -114,7 +116,9 @@ def test_fetch_add_wraps():
     pair = atomic_pair()
     set_word(pair.b, ALL_BITS)
     pair.a.engine.post_fetch_add(1, [(0x40, 8)], WORDS_STAG, WORDS_TO, 3)
+
     pair.settle()
+
     assert (word(pair.b), result(pair.a, 0x40)) == (2, ALL_BITS)
 
 
@@ -123,7 +127,9 @@ def test_compare_swap_replaces_what_is_as_expected(expected, after):
     pair = atomic_pair()
     set_word(pair.b, 5)
     pair.a.engine.post_compare_swap(1, [(0x40, 8)], WORDS_STAG, WORDS_TO, expected, 9)
+
     pair.settle()
+
     assert (word(pair.b), result(pair.a, 0x40)) == (after, 5)
 
 
@@ -144,7 +150,9 @@ def test_atomics_work_in_memory_of_scattered_pages():
     pair.b.engine.add_region(0x8800, 0, WORDS_OFFSET, 0x100, remote_atomic=True, page=16)
     set_word(pair.b, 7, index=30)  # the first word: the last page comes first
     pair.a.engine.post_fetch_add(1, [(0x40, 8)], 0x8800, 0, 1)
+
     pair.settle()
+
     assert (word(pair.b, 30), result(pair.a, 0x40)) == (8, 7)
 
 
@@ -162,7 +170,9 @@ def masked_sum(left, right, mask):
 def test_masked_adds_of_a_foreign_peer_keep_to_their_fields(before, operand, mask):
     solo = responder()
     set_word(solo.side, before)
+
     solo.step(request(operand=operand, operand_mask=mask))
+
     assert word(solo.side) == masked_sum(before, operand, mask)
     assert solo.fpdus() == [reference.split_fpdus(response(7, before))[0][0][0]]
 
@@ -171,6 +181,7 @@ def test_masked_adds_of_a_foreign_peer_keep_to_their_fields(before, operand, mas
 def test_masked_swaps_of_a_foreign_peer_follow_both_masks(before, new, mask, compare, compare_mask):
     solo = responder()
     set_word(solo.side, before)
+
     solo.step(
         request(
             operation=COMPARE_SWAP,
@@ -180,6 +191,7 @@ def test_masked_swaps_of_a_foreign_peer_follow_both_masks(before, new, mask, com
             compare_mask=compare_mask,
         )
     )
+
     is_equal = before & compare_mask == compare & compare_mask
     assert word(solo.side) == ((before & ~mask | new & mask) if is_equal else before)
     assert solo.fpdus() == [reference.split_fpdus(response(7, before))[0][0][0]]
@@ -213,7 +225,9 @@ def test_reads_and_atomics_share_the_outbound_limit(ord_):
     for context in range(0, 12, 2):
         post_adds(solo, 1, first=context)
         solo.engine.post_read(context + 1, [(0x400, 4)], WINDOW_STAG, WINDOW_TO)
+
     solo.step()
+
     assert len(solo.fpdus()) == ord_
 
 
@@ -271,9 +285,11 @@ def test_a_read_does_not_see_what_a_later_atomic_changes(size):
     # Longer than what is copied into a frame, it is read from memory when the link takes it.
     size = 8 if size == 8 else 0x400
     read = reference.read_request(1, 5, 0, size, WORDS_STAG, WORDS_TO, crc=False)
+
     solo.step(read + request(2, 1), limit=0)
     for _ in range(200):
         solo.step(limit=17)
+
     ulpdus = solo.fpdus()
     assert [u[1] & 15 for u in ulpdus] == [READ_RESPONSE, ATOMIC_RESPONSE]
     assert ulpdus[0][14:] == pattern(0x400)[:size]
@@ -289,7 +305,9 @@ def test_cuts_of_the_stream_change_nothing(sizes, crc):
     set_word(pair.b, 0)
     for i in range(20):
         pair.a.engine.post_fetch_add(i, [(8 * i, 8)], WORDS_STAG, WORDS_TO, i)
+
     pair.settle()
+
     assert word(pair.b) == sum(range(20))
     assert [result(pair.a, 8 * i) for i in range(20)] == [sum(range(i)) for i in range(20)]
     assert pair.a.contexts(receives=False) == list(range(20))
@@ -302,7 +320,9 @@ def test_both_ends_may_do_it_at_once():
         set_word(side, 0)
         for i in range(10):
             side.engine.post_fetch_add(i, [(8 * i, 8)], WORDS_STAG, WORDS_TO, 1)
+
     pair.settle()
+
     assert (word(pair.a), word(pair.b)) == (10, 10)
 
 
@@ -347,8 +367,10 @@ REFUSALS = {
 def test_a_refusal_names_the_request_and_changes_nothing(incoming, code):
     solo = responder()
     before = solo.side.memory()
+
     solo.step(incoming)
     solo.step()
+
     terminate = solo.terminate()
     assert terminate["code"] == code
     assert solo.engine.cause == ("local", *code)
@@ -380,7 +402,9 @@ def test_the_requester_learns_which_of_its_requests_was_refused(stag, to, code):
     pair.a.engine.post_read(2, [(16, 4)], WINDOW_STAG, WINDOW_TO)
     pair.a.engine.post_compare_swap(3, [(32, 8)], stag, to, 1, 2)
     pair.a.engine.post_send(4, [(0, 4)])
+
     pair.settle()
+
     statuses = dict(
         zip(pair.a.contexts(receives=False), pair.a.statuses(receives=False), strict=True)
     )
@@ -425,9 +449,11 @@ WRONG_RESPONSES = {
 def test_a_wrong_answer_is_refused(answer, code):
     solo = requester()
     post_adds(solo, 1)
+
     solo.step()
     solo.step(answer(request_ids(solo)[0]))
     solo.step()
+
     assert solo.terminate()["code"] == code
     assert solo.engine.is_over
     assert solo.side.contexts(receives=False) == [0]
@@ -445,16 +471,20 @@ def test_an_answer_to_a_read_must_not_be_atomic():
     solo.engine.post_read(1, [(0, 8)], WINDOW_STAG, WINDOW_TO)
     solo.step()
     stag = struct.unpack_from(">I", solo.fpdus()[0], 18)[0]
+
     solo.step(response(stag))
     solo.step()
+
     assert solo.terminate()["code"] == (0, 2, 6)
 
 
 def test_an_answer_before_the_request_is_out_is_refused():
     solo = requester(rtr="read")
     post_adds(solo, 1)
+
     solo.step(response(0))
     solo.step()
+
     assert solo.terminate()["code"] == (0, 2, 6)
 
 
@@ -466,9 +496,11 @@ def test_a_peer_that_does_not_know_the_opcode_fails_the_oldest_atomic():
     solo.engine.post_read(1, [(0, 8)], WINDOW_STAG, WINDOW_TO)
     post_adds(solo, 2, first=2)
     solo.engine.post_send(4, [(0, 4)])
+
     solo.step()
     # As siw says it: in its own nibble order, without a header.
     solo.step(reference.untagged(reference.TERMINATE, 2, 1, payload=b"\x20\x06\0\0", crc=False))
+
     assert solo.engine.cause == ("peer", 0, 2, 6)
     assert solo.side.outcome() == [
         ("request", 1, "cancelled"),
@@ -483,8 +515,10 @@ def test_the_end_of_the_stream_fails_an_atomic_that_waits():
     post_adds(solo, 1)
     solo.step()
     solo.engine.begin(0)
+
     solo.engine.end_of_stream()
     solo.side.collect()
+
     assert solo.side.outcome() == [("request", 0, "io_timeout")]
 
 

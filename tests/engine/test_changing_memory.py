@@ -50,7 +50,9 @@ def settle_changing(pair, sender, size):
 @sizes
 def test_a_request_whose_memory_changes_succeeds(kind, size, crc):
     pair, sender, target = start(kind, size, crc=crc)
+
     settle_changing(pair, sender, size)
+
     assert pair.a.outcome() == [("request", 1, "success")]
     assert not pair.a.engine.is_over
     assert not pair.b.engine.is_over
@@ -61,7 +63,9 @@ def test_a_request_whose_memory_changes_succeeds(kind, size, crc):
 def test_a_link_that_takes_few_bytes_gets_each_frame_as_it_was_summed(kind):
     pair, sender, target = start(kind, SIZE, crc=True)
     target.inbound.write_policy = lambda _done: 1000
+
     settle_changing(pair, sender, SIZE)
+
     assert pair.a.outcome() == [("request", 1, "success")]
     assert not target.engine.is_over
 

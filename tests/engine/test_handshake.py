@@ -249,7 +249,9 @@ def test_markers_are_refused_with_a_reject_without_m(request_frame, reply):
 )
 def test_a_request_that_is_none_ends_without_an_answer(case, outcome):
     responder = Handshake.responder()
+
     responder.receive(case)
+
     assert responder.outcome == outcome
     assert responder.transmit() == b""
     assert responder.wanted == 0

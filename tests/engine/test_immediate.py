@@ -64,7 +64,9 @@ def immediate(msn=1, value=VALUE, **options):
 def test_a_receive_ends_with_the_value_and_the_length_of_the_write(size, crc):
     pair = pair_with_receives(crc=crc, max_fpdu=512)
     post(pair, size)
+
     pair.settle()
+
     (done,) = pair.b.completions
     assert (done["context"], done["status"]) == (100, "success")
     assert (done["immediate"], done["received"]) == (VALUE, size)
@@ -95,7 +97,9 @@ def test_the_message_goes_directly_behind_its_write(size):
     solo = sender(max_fpdu=512)
     solo.engine.post_write(1, [(0, size)] if size else [], WINDOW_STAG, WINDOW_TO, immediate=VALUE)
     solo.engine.post_send(2, [(0, 4)])
+
     solo.step()
+
     ulpdus = solo.fpdus()
     kinds = [ulpdu[1] & 15 for ulpdu in ulpdus]
     assert kinds == [WRITE] * (len(kinds) - 2) + [IMMEDIATE, SEND]
@@ -119,7 +123,9 @@ def test_a_fence_holds_write_and_message():
     solo = sender()
     solo.engine.post_read(1, [(0, 4)], WINDOW_STAG, WINDOW_TO)
     solo.engine.post_write(2, [(0, 4)], WINDOW_STAG, WINDOW_TO, immediate=VALUE, fenced=True)
+
     solo.step()
+
     assert len(solo.fpdus()) == 1
 
 
@@ -129,7 +135,9 @@ def test_sends_and_immediates_take_receives_in_order():
     pair.a.engine.post_send(2, [(0x200, 2)])
     post(pair, 0, context=3, value=3)
     pair.a.engine.post_send(4, [(0x200, 1)])
+
     pair.settle()
+
     found = [(c["context"], c["immediate"], c["received"]) for c in pair.b.completions]
     assert found == [(100, 1, 3), (101, None, 2), (102, 3, 0), (103, None, 1)]
 
@@ -138,7 +146,9 @@ def test_a_plain_write_before_a_message_is_not_its_data():
     pair = pair_with_receives()
     pair.a.engine.post_write(1, [(0x200, 9)], WINDOW_STAG, WINDOW_TO)
     post(pair, 0, context=2)
+
     pair.settle()
+
     assert pair.b.completions[0]["received"] == 0
 
 
@@ -163,7 +173,9 @@ def test_cuts_of_the_stream_change_nothing(sizes, crc):
     pair.b.inbound.write_policy = cycle(sizes)
     for i, size in enumerate((0, 5, 600)):
         post(pair, size, context=i, value=i)
+
     pair.settle()
+
     found = [(c["immediate"], c["received"]) for c in pair.b.completions]
     assert found == [(0, 0), (1, 5), (2, 600)]
 
@@ -182,7 +194,9 @@ def test_a_receive_that_never_comes_ends_the_stream():
     pair = pair_with_receives(0)
     post(pair, 4)
     pair.settle()
+
     pair.advance(6 * SECOND)
+
     assert pair.b.engine.cause == ("local", 1, 2, 2)
     assert pair.a.engine.cause == ("peer", 1, 2, 2)
 
@@ -215,8 +229,10 @@ REFUSALS = {
 @pytest.mark.parametrize(("incoming", "code"), REFUSALS.values(), ids=REFUSALS)
 def test_a_message_that_is_none_is_refused(incoming, code):
     solo = receiver()
+
     solo.step(incoming)
     solo.step()
+
     assert solo.terminate()["code"] == code
     assert solo.engine.cause == ("local", *code)
     assert solo.side.statuses(receives=True) == ["cancelled"]
@@ -228,8 +244,10 @@ def test_a_peer_that_does_not_know_the_opcode_ends_the_stream_with_a_clear_cause
     solo.engine.post_write(1, [(0, 4)], WINDOW_STAG, WINDOW_TO, immediate=VALUE)
     solo.step()
     solo.engine.post_receive(2, [(0, 4)])
+
     # In siw's own nibble order, without a header.
     solo.step(reference.untagged(reference.TERMINATE, 2, 1, payload=b"\x20\x06\0\0", crc=False))
+
     assert solo.engine.cause == ("peer", 0, 2, 6)
     # The write was over when its last byte had left: only what came later can tell.
     assert solo.side.outcome() == [("request", 1, "success"), ("receive", 2, "cancelled")]

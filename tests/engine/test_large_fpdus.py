@@ -100,7 +100,9 @@ def test_the_payload_of_a_large_fpdu_is_in_place_before_the_fpdu_ends(kind):
     pair = start(False, kind)
     link = payload_link(pair, kind)
     link.read_policy = lambda done: max(0, 40_000 - done)
+
     pair.settle()
+
     side, offset = {
         "write": (pair.b, WINDOW),
         "send": (pair.b, RECEIVE),
@@ -116,7 +118,9 @@ def test_with_crc_nothing_of_a_large_fpdu_is_in_place_before_it_ends(kind):
     pair = start(True, kind)
     link = payload_link(pair, kind)
     link.read_policy = lambda done: max(0, 40_000 - done)
+
     pair.settle()
+
     side = pair.a if kind == "read" else pair.b
     for offset in (RECEIVE, SINK, *([WINDOW] if kind != "read" else [])):
         assert side.engine.read(offset, 65_000) == bytes([FILL]) * 65_000

@@ -233,8 +233,10 @@ def assert_promises(solo):
 
 def test_an_idle_stream_is_drained_at_once():
     solo = opened()
+
     solo.engine.disconnect()
     solo.step()
+
     assert "drained" in solo.events
     assert not solo.engine.is_over
 
@@ -265,8 +267,10 @@ def test_a_response_in_progress_is_finished_before_a_stream_is_drained():
 def test_a_clean_end_of_stream_is_an_event_and_no_error():
     solo = opened()
     solo.engine.post_receive(1, [(0, 16)])
+
     solo.engine.end_of_stream()
     solo.step()
+
     assert "peer_closed" in solo.events
     assert not solo.engine.is_over
     assert solo.engine.cause is None
@@ -276,8 +280,10 @@ def test_a_clean_end_of_stream_is_an_event_and_no_error():
 def test_an_end_in_the_middle_of_an_fpdu_is_an_error():
     solo = half_read()
     solo.engine.post_receive(2, [(0, 16)])
+
     solo.engine.end_of_stream()
     solo.step()
+
     assert solo.engine.is_over
     assert solo.engine.cause == ("local", 2, 0, 1)
 
@@ -287,16 +293,20 @@ def test_an_end_in_the_middle_of_a_message_is_an_error():
     solo.step(
         reference.tagged(reference.WRITE, WINDOW_STAG, WINDOW_TO, b"half", last=False, crc=False)
     )
+
     solo.engine.end_of_stream()
     solo.step()
+
     assert solo.engine.cause == ("local", 2, 0, 1)
 
 
 def test_an_end_with_a_read_unanswered_fails_the_read():
     solo = reading()
     solo.engine.post_send(93, [(0, 4)])
+
     solo.engine.end_of_stream()
     solo.step()
+
     assert solo.engine.is_over
     assert solo.side.outcome() == [("request", 91, "io_timeout"), ("request", 93, "cancelled")]
 
@@ -312,8 +322,10 @@ def test_a_dead_link_fails_the_oldest_request_and_cancels_the_rest():
     solo = half_written()
     solo.engine.post_send(93, [(0, 4)])
     solo.engine.post_receive(7, [(0, 4)])
+
     solo.engine.link_error(errno.ECONNRESET)
     solo.step()
+
     assert solo.side.outcome() == [
         ("request", 92, "io_timeout"),
         ("request", 93, "cancelled"),
@@ -333,8 +345,10 @@ def test_a_flush_cancels_everything_and_says_nothing_to_the_peer():
     solo = reading()
     solo.engine.post_receive(7, [(0, 4)])
     written = bytes(solo.written)
+
     solo.engine.flush()
     solo.step()
+
     assert solo.side.outcome() == [("request", 91, "cancelled"), ("receive", 7, "cancelled")]
     assert bytes(solo.written) == written
 
@@ -343,8 +357,10 @@ def test_a_receive_filled_before_the_end_keeps_its_success():
     solo = opened()
     solo.engine.post_receive(1, [(0, 16)])
     solo.engine.post_receive(2, [(16, 16)])
+
     solo.step(SEND + BAD_WRITE)
     solo.step()
+
     assert solo.side.outcome() == [("receive", 1, "success"), ("receive", 2, "cancelled")]
 
 
@@ -373,9 +389,11 @@ def test_a_response_in_progress_is_counted_into_the_backlog_once():
     solo = Recorded(ird=2, max_fpdu=128)
     solo.step(OPENING)
     solo.engine.post_write(1, [(0, 1000)], WINDOW_STAG, WINDOW_TO)
+
     solo.step()  # its slot is free again, and must not count
     solo.step(READ, limit=0)
     solo.step(limit=200, budget=1)  # two of four segments built
+
     assert not solo.engine.has_large_backlog(400)
     assert solo.engine.has_large_backlog(100)
 
@@ -432,5 +450,7 @@ def test_a_new_limit_holds_from_the_next_frame_on():
     solo = opened()
     solo.engine.set_max_fpdu(64)
     solo.engine.post_write(1, [(0, 100)], WINDOW_STAG, WINDOW_TO)
+
     solo.step()
+
     assert [len(ulpdu) - 14 for ulpdu in solo.fpdus()] == [44, 44, 12]

@@ -74,7 +74,9 @@ def test_requests_behind_a_stalled_read_wait_in_order():
 def test_read_requests_are_numbered_from_one():
     solo = requester()
     post_reads(solo, 3)
+
     solo.step()
+
     assert [struct.unpack_from(">II", u, 6) for u in read_requests(solo.fpdus())] == [
         (1, 1),
         (1, 2),
@@ -207,8 +209,10 @@ def test_a_second_response_to_one_read_breaks_the_connection():
     post_reads(solo, 1)
     solo.step()
     answer = response(sink_stags(solo)[0])
+
     solo.step(answer + answer)
     solo.step()
+
     assert solo.side.statuses(receives=False) == ["success"]
     assert solo.terminate()["code"] == (0, 2, 6)
 
@@ -232,9 +236,11 @@ def test_sends_may_come_between_the_segments_of_a_response():
     post_reads(solo, 1)
     solo.step()
     (stag,) = sink_stags(solo)
+
     solo.step(response(stag, 0, bytes(60), last=False))
     solo.step(reference.untagged(reference.SEND, 0, 1, 0, b"between", crc=False))
     solo.step(response(stag, 60, bytes(40)))
+
     assert [c["context"] for c in solo.completions] == [5, 0]
 
 
@@ -243,8 +249,10 @@ def test_a_response_to_a_request_that_is_only_half_out_breaks_the_connection():
     post_reads(solo, 1)
     solo.step(limit=40)  # the sink STag is out, the end of the frame is not
     stag = struct.unpack_from(">I", solo.written, 20)[0]
+
     solo.step(response(stag), limit=0)
     solo.step()
+
     assert solo.terminate()["code"] == (0, 2, 6)
     assert solo.side.statuses(receives=False) == ["cancelled"]
     assert solo.engine.read(0, READ_SIZE) == bytes([FILL]) * READ_SIZE
@@ -282,9 +290,11 @@ def test_without_a_limit_every_read_is_refused():
 
 def test_an_answered_read_gives_its_slot_back():
     solo = Solo(ird=1)
+
     for msn in range(1, 20):
         solo.step(incoming_read(msn))
         solo.step()
+
     assert not solo.engine.is_over
     assert len(solo.fpdus()) == 19
 
@@ -298,18 +308,22 @@ def test_responses_come_in_the_order_of_the_requests():
 
 def test_a_read_sees_the_write_before_it():
     solo = Solo()
+
     solo.step(
         reference.tagged(reference.WRITE, WINDOW_STAG, WINDOW_TO, b"fresh", crc=False)
         + incoming_read(1, size=5)
     )
     solo.step()
+
     assert solo.fpdus()[0][14:] == b"fresh"
 
 
 def test_a_response_never_begins_when_its_end_is_out_of_bounds():
     solo = Solo(max_fpdu=64)
+
     solo.step(reference.read_request(1, 1, 0, 0x801, WINDOW_STAG, WINDOW_TO, crc=False))
     solo.step()
+
     assert len(solo.fpdus()) == 1
     assert solo.terminate()["code"] == (0, 1, 1)
 
@@ -318,8 +332,10 @@ def test_own_requests_and_responses_take_turns():
     solo = Solo(ird=16)
     for context in range(4):
         solo.engine.post_send(context, [(0, 4)])
+
     solo.step(*(incoming_read(msn) for msn in range(1, 5)), limit=0)
     solo.step()
+
     kinds = [ulpdu[1] & 15 for ulpdu in solo.fpdus()]
     assert sorted(kinds) == [2, 2, 2, 2, 3, 3, 3, 3]
     assert kinds not in ([2, 2, 2, 2, 3, 3, 3, 3], [3, 3, 3, 3, 2, 2, 2, 2])

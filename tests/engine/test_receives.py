@@ -73,7 +73,9 @@ def test_requests_go_out_while_reading_is_paused():
     solo.step(reference.tagged(reference.WRITE, 0, 0, b"", crc=False))
     solo.step(send(1, b"early"))
     solo.engine.post_send(3, [(0, 4)])
+
     solo.step()
+
     assert solo.side.outcome() == [("request", 3, "success")]
 
 
@@ -102,8 +104,10 @@ def test_a_send_that_is_too_long_overflows_its_receive_and_no_byte_lands(crc):
     solo = Solo(crc=crc)
     solo.engine.post_receive(1, [(0, 4), (64, 4)])
     solo.engine.post_receive(2, [(128, 64)])
+
     solo.step(reference.untagged(reference.SEND, 0, 1, 0, b"nine byte", crc=crc))
     solo.step()
+
     assert solo.terminate()["code"] == (1, 2, 5)
     assert solo.side.outcome() == [("receive", 1, "buffer_overflow"), ("receive", 2, "cancelled")]
     assert solo.completions[0]["cause"] == ("local", 1, 2, 5)
@@ -114,7 +118,9 @@ def test_the_sender_of_a_too_long_message_learns_why():
     pair = Pair()
     pair.b.engine.post_receive(1, [(0, 4)])
     pair.a.engine.post_send(1, [(0, 5)])
+
     pair.settle()
+
     assert pair.a.engine.cause == ("peer", 1, 2, 5)
     # Its own request had left already: that is all a completion promises on iWARP.
     assert pair.a.outcome() == [("request", 1, "success")]
@@ -124,7 +130,9 @@ def test_the_sender_of_a_too_long_message_learns_why():
 def test_a_send_may_fill_its_receive_exactly_or_less(size):
     solo = Solo()
     solo.engine.post_receive(1, [(0, 16)])
+
     solo.step(send(1, pattern(size)))
+
     assert solo.completions[0]["received"] == size
     assert solo.engine.read(0, size + 1) == pattern(size) + bytes([FILL])
 
@@ -140,7 +148,9 @@ def test_sends_take_receives_in_order_and_scatter_over_their_segments():
     solo = Solo()
     solo.engine.post_receive(1, [(0, 3), (10, 0), (20, 5)])
     solo.engine.post_receive(2, [(40, 8)])
+
     solo.step(send(1, b"abcdefg") + send(2, b"second"))
+
     assert solo.side.contexts(receives=True) == [1, 2]
     assert solo.engine.read(0, 4) == b"abc" + bytes([FILL])
     assert solo.engine.read(20, 5) == b"defg" + bytes([FILL])
@@ -150,11 +160,13 @@ def test_sends_take_receives_in_order_and_scatter_over_their_segments():
 def test_a_send_in_segments_may_be_interleaved_with_a_write():
     solo = Solo()
     solo.engine.post_receive(1, [(0, 16)])
+
     solo.step(
         reference.untagged(reference.SEND, 0, 1, 0, b"abcd", last=False, crc=False)
         + reference.tagged(reference.WRITE, WINDOW_STAG, WINDOW_TO, b"write", crc=False)
         + reference.untagged(reference.SEND, 0, 1, 4, b"efgh", crc=False)
     )
+
     assert solo.side.outcome() == [("receive", 1, "success")]
     assert solo.engine.read(0, 8) == b"abcdefgh"
     assert solo.engine.read(WINDOW_OFFSET, 5) == b"write"
@@ -177,7 +189,9 @@ def test_a_responder_speaks_first_when_the_hold_is_released():
     solo = Solo()
     solo.engine.post_send(1, [(0, 4)])
     solo.engine.release_hold()
+
     solo.step()
+
     assert solo.side.outcome() == [("request", 1, "success")]
 
 
@@ -194,7 +208,9 @@ def test_half_a_message_does_not_end_the_hold():
 def test_an_initiator_opens_with_an_empty_write_even_when_nothing_was_agreed():
     solo = Solo(is_initiator=True)
     solo.engine.post_send(1, [(0, 4)])
+
     solo.step()
+
     assert [ulpdu[1] & 15 for ulpdu in solo.fpdus()] == [reference.WRITE, reference.SEND]
     assert solo.fpdus()[0] == bytes.fromhex("c140") + bytes(12)
 
@@ -215,6 +231,8 @@ def test_the_opening_message_is_invisible_to_both_sides(rtr):
 def test_an_opening_send_takes_number_one_and_no_receive():
     solo = Solo(rtr="send")
     solo.engine.post_receive(1, [(0, 16)])
+
     solo.step(send(1, b"") + send(2, b"data"))
+
     assert solo.side.outcome() == [("receive", 1, "success")]
     assert solo.completions[0]["received"] == 4

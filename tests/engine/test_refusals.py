@@ -274,9 +274,11 @@ def test_a_refusal_places_nothing_of_the_fpdu_at_fault(incoming, code, attached,
 @all_refusals
 def test_a_refusal_is_the_same_when_its_bytes_come_one_by_one(incoming, code, attached):
     solo = responder()
+
     for byte in incoming(False):
         solo.step(bytes([byte]))
     solo.step()
+
     assert solo.terminate()["code"] == code
 
 
@@ -301,7 +303,9 @@ def test_nothing_follows_a_terminate():
     solo.step(write(0x9900, 0)(False))
     solo.engine.post_send(1, [(0, 4)])
     before = bytes(solo.written)
+
     solo.step(write(WINDOW_STAG, WINDOW_TO)(False))
+
     assert bytes(solo.written) == before
     assert terminate_of(before)["code"] == (1, 1, 0)
     assert solo.side.memory()[WINDOW_OFFSET] == FILL
@@ -309,12 +313,14 @@ def test_nothing_follows_a_terminate():
 
 def test_zero_length_messages_are_not_checked_against_memory():
     solo = responder()
+
     solo.step(
         write(0, 0, b"")(False),
         write(0x9900, 2**64 - 1, b"")(False),
         read(0x9900, 2**64 - 1, 0)(False),
     )
     solo.step()
+
     assert not solo.engine.is_over
     # The read is answered by an empty response that echoes sink STag and offset.
     assert solo.fpdus() == [bytes.fromhex("c142 00000007 0000000000000000")]
@@ -331,8 +337,10 @@ def test_each_segment_of_a_write_is_checked_again():
     solo = responder()
     solo.step(write(WINDOW_STAG, WINDOW_TO, last=False)(False))
     solo.engine.remove_region(WINDOW_STAG)
+
     solo.step(write(WINDOW_STAG, WINDOW_TO + 4)(False))
     solo.step()
+
     assert solo.terminate()["code"] == (1, 1, 0)
     assert solo.engine.read(WINDOW_OFFSET, 8) == b"data" + bytes([FILL]) * 4
 
@@ -342,8 +350,10 @@ def test_a_region_that_goes_in_the_middle_of_a_segment_ends_the_stream():
     solo = responder()
     solo.step(stream[:20])
     solo.engine.remove_region(WINDOW_STAG)
+
     solo.step(stream[20:])
     solo.step()
+
     assert solo.terminate()["code"] == (1, 1, 0)
     assert solo.engine.read(WINDOW_OFFSET, 8) == b"abcd" + bytes([FILL]) * 4
 
@@ -354,8 +364,10 @@ def test_a_read_source_that_goes_half_way_is_reported_with_the_advanced_request(
     solo.step(read(WINDOW_STAG, WINDOW_TO, 2048)(False), limit=0)
     solo.step(limit=532, budget=budget)
     solo.engine.remove_region(WINDOW_STAG)
+
     solo.step()
     solo.step()
+
     terminate = solo.terminate()
     assert terminate["code"] == (0, 1, 0)
     assert terminate["ddp"] == bytes.fromhex("4141") + struct.pack(">IIII", 0, 1, 1, 0)
@@ -419,9 +431,11 @@ def test_a_half_written_frame_is_finished_before_the_terminate():
     solo.step(write(WINDOW_STAG, WINDOW_TO, b"")(False))  # ends the hold
     solo.engine.post_send(1, [(0x700, 300)])
     solo.engine.post_send(2, [(0x700, 300)])
+
     solo.step(limit=100)
     solo.step(write(0x9900, 0)(False), limit=0)
     solo.step()
+
     ulpdus = solo.fpdus()
     assert len(ulpdus) == 2
     assert (
@@ -444,7 +458,9 @@ def test_half_a_response_is_finished_before_a_refused_invalidation_ends_the_stre
     solo.engine.receive(send(SEND_INVALIDATE, reserved=0x9900)(False))
     solo.written += solo.engine.transmit()
     solo.side.collect()
+
     solo.engine.end()
+
     response, _ = solo.fpdus()
     assert response == bytes.fromhex("c142 00000007 0000000000000000") + pattern(2000)
     assert solo.terminate()["code"] == (0, 2, 9)

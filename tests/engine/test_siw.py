@@ -149,7 +149,9 @@ def test_every_operation_works_in_both_directions(siw_initiates, crc):
     if siw_initiates:
         session.engine.release_hold()
     big = exchange(session)
+
     session.settle()
+
     assert_exchanged(session, big)
 
 
@@ -160,7 +162,9 @@ def test_every_operation_works_through_any_cuts(siw_initiates, sizes, crc):
     if siw_initiates:
         session.engine.release_hold()
     big = exchange(session)
+
     session.settle(sizes)
+
     assert_exchanged(session, big)
 
 
@@ -226,7 +230,9 @@ def test_a_send_without_a_receive_at_siw_ends_the_stream():
     session = Session(False)
     session.siw.receives.clear()
     session.engine.post_send(1, DATA)
+
     session.settle()
+
     assert session.engine.cause == ("peer", 1, 2, 2)
 
 
@@ -234,7 +240,9 @@ def test_a_send_without_a_receive_at_siw_ends_the_stream():
 def test_our_terminate_ends_the_stream_at_siw(siw_initiates):
     session = Session(siw_initiates)
     session.siw.write(0x9900, 0, b"data")
+
     session.settle()
+
     assert session.engine.cause == ("local", 1, 1, 0)
     assert session.siw.dropped == "peer's Terminate 1100c000"
 
@@ -269,7 +277,9 @@ def test_we_answer_siw_with_nothing_behind_the_reply():
     side.engine.post_send(1, [(0, 4)])
     side.engine.begin(0)
     siw.deliver(responder.transmit() + side.engine.transmit())
+
     side.engine.end()
+
     assert siw.is_up
 
 
@@ -294,7 +304,9 @@ def test_the_model_is_as_strict_as_siw_about_messages(stream, dropped, terminate
     siw.receives.append(64)
     siw.regions[SIW_STAG] = Region(bytearray(64), SIW_TO)
     siw.deliver(Handshake.initiator().transmit())
+
     siw.deliver(stream)
+
     assert siw.dropped == dropped
     assert siw.terminated is None or siw.terminated[:4].hex() == terminated
     assert (siw.terminated is None) is (terminated is None)

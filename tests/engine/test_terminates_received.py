@@ -55,6 +55,7 @@ def read_request_headers(solo, index):
 def test_every_code_is_understood_in_both_orders(error, swapped, crc):
     solo = busy(crc=crc)
     tagged_header = bytes.fromhex("c140 00001100 00007f0000001000")
+
     solo.step(
         terminate(
             error,
@@ -65,6 +66,7 @@ def test_every_code_is_understood_in_both_orders(error, swapped, crc):
             ddp_header=tagged_header,
         )
     )
+
     assert solo.engine.cause == ("peer", *error)
     assert solo.engine.is_over
     assert "over" in solo.events
@@ -97,6 +99,7 @@ def test_siw_names_a_read_although_it_replaces_msn_and_offset():
     solo = busy()
     _, body = read_request_headers(solo, 1)
     ddp_header = bytes.fromhex("4141") + struct.pack(">IIII", 0, 1, 4, 0)
+
     solo.step(
         terminate(
             (0, 1, 0),
@@ -106,6 +109,7 @@ def test_siw_names_a_read_although_it_replaces_msn_and_offset():
             read_request=body,
         )
     )
+
     statuses = {c["context"]: c["status"] for c in solo.completions}
     assert statuses[3] == "remote_resources"
     assert statuses[2] == statuses[4] == "cancelled"
@@ -113,7 +117,9 @@ def test_siw_names_a_read_although_it_replaces_msn_and_offset():
 
 def test_a_refused_payload_is_not_blamed_on_reads_which_carry_none():
     solo = busy()
+
     solo.step(terminate((1, 1, 0)))
+
     assert solo.side.outcome() == [
         ("request", 1, "success"),
         ("request", 2, "cancelled"),
@@ -125,7 +131,9 @@ def test_a_refused_payload_is_not_blamed_on_reads_which_carry_none():
 
 def test_without_a_name_the_oldest_open_request_is_to_blame():
     solo = busy()
+
     solo.step(terminate((0, 1, 0)))
+
     assert solo.side.outcome() == [
         ("request", 1, "success"),
         ("request", 2, "remote_resources"),
@@ -139,8 +147,10 @@ def test_with_no_open_request_nothing_is_to_blame():
     solo = Solo(is_initiator=True)
     solo.engine.post_receive(50, [(0x100, 16)])
     solo.engine.post_write(1, [(0, 4)], WINDOW_STAG, WINDOW_TO)
+
     solo.step()
     solo.step(terminate((1, 1, 0)))
+
     assert solo.side.outcome() == [("request", 1, "success"), ("receive", 50, "cancelled")]
     assert solo.completions[1]["cause"] == ("peer", 1, 1, 0)
 
@@ -149,7 +159,9 @@ def test_a_request_that_was_never_sent_is_cancelled_and_not_blamed():
     solo = Solo(is_initiator=True, ord=1)
     solo.step()
     solo.engine.post_send(1, [(0, 4)])
+
     solo.step(terminate((1, 1, 0)), limit=0)
+
     assert solo.side.outcome() == [("request", 1, "cancelled")]
 
 
@@ -157,7 +169,9 @@ def test_a_request_already_done_keeps_its_success_when_a_terminate_comes_in_the_
     solo = Solo(is_initiator=True)
     solo.engine.post_write(1, [(0, 4)], WINDOW_STAG, WINDOW_TO)
     solo.engine.post_read(2, [(0, 4)], WINDOW_STAG, WINDOW_TO)
+
     solo.step(terminate((1, 1, 0)))
+
     assert solo.side.contexts(receives=False) == [1, 2]
     assert solo.completions[0]["status"] == "success"
     assert solo.completions[1]["cause"] == ("peer", 1, 1, 0)
@@ -166,15 +180,19 @@ def test_a_request_already_done_keeps_its_success_when_a_terminate_comes_in_the_
 def test_nothing_is_sent_in_answer_to_a_terminate():
     solo = busy()
     before = bytes(solo.written)
+
     solo.step(terminate((2, 0, 2)))
     solo.step()
+
     assert bytes(solo.written) == before
 
 
 def test_bytes_behind_a_terminate_are_not_looked_at():
     solo = busy()
     write = reference.tagged(reference.WRITE, WINDOW_STAG, WINDOW_TO, b"late", crc=False)
+
     solo.step(terminate((2, 0, 2)) + write)
+
     assert solo.engine.read(0x1000, 4) == b"\xee" * 4
     assert solo.engine.cause == ("peer", 2, 0, 2)
 
@@ -182,8 +200,10 @@ def test_bytes_behind_a_terminate_are_not_looked_at():
 def test_a_terminate_cut_short_is_a_length_error():
     body = bytes.fromhex("1101c000 0012 c140 00000100")
     solo = busy()
+
     solo.step(reference.untagged(reference.TERMINATE, 2, 1, payload=body, crc=False))
     solo.step()
+
     assert solo.terminate()["code"] == (2, 0, 3)
 
 

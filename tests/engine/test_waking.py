@@ -65,7 +65,9 @@ def test_it_waits_for_the_end_of_the_message_under_way():
     solo.engine.post_write(1, [(0, 100)], WINDOW_STAG, WINDOW_TO)
     solo.step(limit=10, budget=10)
     solo.now = FIRST
+
     solo.step()
+
     assert [len(ulpdu) - 14 for ulpdu in solo.fpdus()] == [44, 44, 12, 0]
 
 
@@ -89,7 +91,9 @@ def test_a_responder_of_ours_takes_it_for_nothing():
     pair.advance(FIRST)
     pair.advance(SECOND)
     pair.a.engine.post_write(1, [(0, 4)], WINDOW_STAG, WINDOW_TO)
+
     pair.settle()
+
     assert pair.a.outcome() == [("request", 1, "success")]
     assert pair.b.outcome() == []
     assert pair.b.engine.counters["fpdus_in"] == 4

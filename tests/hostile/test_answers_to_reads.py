@@ -102,7 +102,9 @@ def test_a_response_that_does_not_fit_its_read_ends_the_stream(victim, silent_li
 def test_a_second_response_to_one_read_ends_the_stream(victim, silent_listener):
     stream, [(stag, to, _, _, _)] = reading(victim, silent_listener)
     good = response(stag, to, DATA)
+
     stream.peer.send(good + good)
+
     assert stream.peer.receive_all() == terminate((0, 2, 6), last_ulpdu(good))
     assert stream.wait_for(1)[0].status == nd.Status.SUCCESS
     assert victim.untouched((0x100, SIZE))
@@ -131,7 +133,9 @@ def test_the_end_of_a_stream_fails_the_read_that_waits(victim, silent_listener):
 def test_sinks_of_reads_are_not_open_to_writes(victim, silent_listener):
     stream, [(stag, to, _, _, _)] = reading(victim, silent_listener)
     bad = reference.tagged(WRITE, stag, to, b"data", crc=False)
+
     stream.peer.send(bad)
+
     assert stream.peer.receive_all() == terminate((1, 1, 0), last_ulpdu(bad))
     assert victim.untouched()
 
@@ -204,10 +208,12 @@ def test_a_terminate_cut_at_any_length_ends_the_stream(victim, silent_listener, 
 def test_bytes_behind_a_terminate_are_not_looked_at(victim, silent_listener):
     stream, _ = reading(victim, silent_listener)
     stag, to = victim.remote("window")
+
     stream.peer.send(
         received_terminate((0, 2, 8), swapped=False)
         + reference.tagged(WRITE, stag, to, b"late", crc=False)
     )
+
     assert stream.peer.receive_all() == b""
     assert stream.wait_for(1)[0].detail.endswith("(0/2/08)")
     assert victim.untouched()

@@ -75,7 +75,9 @@ def test_a_bad_answer_fails_the_connect_and_nothing_else(victim, silent_listener
 def test_a_reject_hands_over_its_private_data(victim, silent_listener):
     stream = victim.stream()
     connecting = stream.connect(silent_listener)
+
     stream.peer.send(reply(R | S, private_data=b"try later", words=bytes(4)))
+
     with pytest.raises(REFUSED):
         connecting.wait(20)
     assert stream.connector.connection_data.private_data == b"try later"
@@ -85,8 +87,10 @@ def test_a_reject_hands_over_its_private_data(victim, silent_listener):
 def test_an_answer_cut_at_any_length_fails_the_connect(victim, silent_listener, size):
     stream = victim.stream()
     connecting = stream.connect(silent_listener)
+
     stream.peer.send(reply(private_data=b"abc")[:size])
     stream.peer.finish()
+
     with pytest.raises(ABORTED):
         connecting.wait(20)
     assert stream.peer.receive_all() == b""
@@ -96,15 +100,19 @@ def test_an_answer_cut_at_any_length_fails_the_connect(victim, silent_listener, 
 def test_a_reset_in_the_answer_fails_the_connect(victim, silent_listener, size):
     stream = victim.stream()
     connecting = stream.connect(silent_listener)
+
     stream.peer.send(reply(private_data=b"abc")[:size])
     stream.peer.reset()
+
     with pytest.raises(nd.RdmaConnectionResetError):
         connecting.wait(20)
 
 
 def test_a_listener_that_never_answers_runs_into_the_time_limit(victim, silent_listener):
     stream = victim.stream()
+
     connecting = stream.connect(silent_listener, timeout=0.05)
+
     with pytest.raises(nd.RdmaTimeoutError):
         connecting.wait(20)
     assert stream.peer.receive_all() == b""
@@ -125,7 +133,9 @@ def test_a_message_glued_to_the_answer_is_received(victim, silent_listener):
     stream = victim.stream()
     stream.post_receives(1)
     glued = reference.untagged(SEND, 0, 1, payload=b"at once", crc=False)
+
     stream.connected(silent_listener, reply() + glued)
+
     (done,) = stream.wait_for(1)
     assert (done.status, done.bytes_transferred) == (nd.Status.SUCCESS, 7)
     assert bytes(victim.arena[:7]) == b"at once"
@@ -153,7 +163,9 @@ def test_read_limits_of_an_answer_are_capped_at_ours(
 
 def test_a_read_is_refused_locally_where_the_peer_takes_none(victim, silent_listener):
     stream = victim.stream()
+
     stream.connected(silent_listener, reply(ird=0))
+
     with pytest.raises(nd.RdmaError) as raised:
         stream.qp.read(victim.regions["arena"].segment(0, 4), (1, 0))
     assert raised.value.status == nd.Status.INVALID_DEVICE_REQUEST
@@ -171,7 +183,9 @@ def test_a_granted_peer_to_peer_stream_opens_at_once(victim, silent_listener, wo
 def test_a_peer_to_peer_grant_without_a_kind_gets_a_terminate(victim, silent_listener):
     stream = victim.stream()
     connecting = stream.connect(silent_listener, peer_to_peer=True)
+
     stream.peer.send(reply(words=bytes.fromhex("80100010")))
+
     with pytest.raises(ABORTED):
         connecting.wait(20)
     assert stream.peer.receive_all() == LLP["rtr"]
@@ -188,6 +202,8 @@ def test_a_peer_that_leaves_before_complete_connect_is_noticed_there(victim, sil
     connecting = stream.connect(silent_listener)
     stream.peer.send(reply())
     connecting.wait(20)
+
     stream.peer.reset()
+
     with pytest.raises((ABORTED, nd.RdmaConnectionResetError)):
         stream.connector.complete_connect()

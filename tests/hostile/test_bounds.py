@@ -36,8 +36,10 @@ def count(victim, name):
 def test_strangers_in_start_up_take_a_quarter_of_the_descriptors(victim, few_descriptors):
     with contextlib.ExitStack() as flood:
         peers = [flood.enter_context(RawPeer.connect(victim.address)) for _ in range(PART + 20)]
+
         for peer in peers:
             peer.send(REQUEST_KEY)
+
         assert victim.serves_others()
         assert count(victim, "starting_connection") <= PART
         # Those that have been silent the longest made room.
@@ -51,7 +53,9 @@ def test_requests_that_wait_take_a_quarter_and_the_next_is_turned_away(victim, f
             peer.send(request())
             victim_sees(victim)
         late = flood.enter_context(RawPeer.connect(victim.address))
+
         late.send(request())
+
         assert late.receive_all() == b""
 
 

@@ -74,7 +74,9 @@ def test_a_reset_inside_a_message_names_the_system_error(victim, size):
 def test_silence_inside_a_message_ends_with_our_close(victim, crc):
     stream = victim.accepted(receives=2, start=lambda: request(flags(crc)))
     stream.peer.send(messages(victim, crc)["write"][:20])
+
     stream.qp.close()
+
     assert [r.status for r in stream.wait_for(2)] == [nd.Status.CANCELLED] * 2
     assert stream.peer.receive_all() == b""
 
@@ -106,8 +108,10 @@ def test_a_reset_while_a_send_waits_for_a_receive_is_noticed_at_once(victim):
 def test_messages_in_single_bytes_are_the_same_messages(victim, crc):
     stream = victim.accepted(receives=1, start=lambda: request(flags(crc)))
     found = messages(victim, crc, size=11)
+
     for byte in found["write"] + found["send"] + found["read request"]:
         stream.peer.send(bytes([byte]))
+
     (done,) = stream.wait_for(1)
     assert (done.status, done.bytes_transferred) == (nd.Status.SUCCESS, 11)
     assert stream.peer.receive_fpdu() == last_ulpdu(
@@ -146,7 +150,9 @@ def test_with_crc_no_byte_of_a_large_bad_message_is_placed(victim):
     good = reference.tagged(WRITE, stag, to, b"\x11" * 64, last=False, crc=True)
     bad = bytearray(reference.tagged(WRITE, stag, to + 64, b"\x22" * 1900, crc=True))
     bad[1000] ^= 0x10
+
     stream.peer.send(good + bad)
+
     assert stream.peer.receive_all() == terminate((2, 0, 2), crc=True)
     assert bytes(victim.arena[WINDOW : WINDOW + 64]) == b"\x11" * 64
     assert victim.untouched((WINDOW, 64))
@@ -221,7 +227,9 @@ def test_a_send_that_waits_is_received_by_a_late_receive(victim):
     stream = victim.accepted()
     found = messages(victim, crc=False)
     stream.peer.send(found["send"])
+
     stream.post_receives(1)
+
     (done,) = stream.wait_for(1)
     assert (done.status, done.bytes_transferred) == (nd.Status.SUCCESS, 8)
 

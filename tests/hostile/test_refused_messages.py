@@ -286,7 +286,9 @@ def test_a_second_segment_that_is_too_long_places_nothing_of_itself(victim):
     stream = victim.accepted(receives=1)
     first = send(payload=b"\x11" * 32, last=False)(victim, False)
     second = send(mo=32, payload=b"\x22" * 33)(victim, False)
+
     stream.peer.send(first + second)
+
     assert stream.peer.receive_all() == expected_terminate(second, (1, 2, 5), DDP, False)
     assert stream.wait_for(1)[0].status == nd.Status.BUFFER_OVERFLOW
     assert bytes(victim.arena[:33]) == b"\x11" * 32 + b"\xee"
@@ -356,10 +358,12 @@ def test_half_a_response_is_finished_before_a_refused_invalidation_ends_the_stre
 @both_crc
 def test_zero_length_messages_are_not_checked_against_memory(victim, crc):
     stream = victim.accepted(receives=1, start=lambda: request(flags(crc)))
+
     stream.peer.send(
         reference.tagged(WRITE, 0xDEAD, 2**64 - 1, crc=crc)
         + reference.read_request(1, 0xBEEF, 2**64 - 1, 0, 0xDEAD, 2**64 - 1, crc=crc)
     )
+
     assert stream.peer.receive_fpdu() == last_ulpdu(
         reference.tagged(READ_RESPONSE, 0xBEEF, 2**64 - 1, crc=crc)
     )
@@ -376,7 +380,9 @@ def test_reserved_bits_and_pads_are_ignored(victim, crc):
     ulpdu = bytes(header) + bytes(4) + (0).to_bytes(4) + (1).to_bytes(4) + bytes(4) + b"x"
     framed = len(ulpdu).to_bytes(2) + ulpdu
     framed += b"\xa5" * (-len(framed) % 4)
+
     stream.peer.send(framed + (reference.crc_bytes(framed) if crc else b"junk"))
+
     (done,) = stream.wait_for(1)
     assert (done.status, done.bytes_transferred) == (nd.Status.SUCCESS, 1)
     assert victim.untouched((0, 1))

@@ -68,7 +68,9 @@ def test_a_request_in_single_bytes_is_one_request(victim):
     whole = request(private_data=b"drip")
     for at in range(len(whole) - 1):
         peer.send(whole[at : at + 1])
+
     stream.accept(peer, start=lambda: whole[-1:])
+
     assert stream.connector.connection_data.private_data == b"drip"
 
 
@@ -128,7 +130,9 @@ def test_a_peer_that_leaves_after_the_reply_ends_the_accept(victim, leave):
     stream.post_receives(1)
     peer = RawPeer.connect(victim.address)
     accepting = stream.accept(peer, opened=False, start=owing_a_first_message)
+
     leave(stream.peer)
+
     with pytest.raises(nd.RdmaConnectionAbortedError):
         accepting.wait(20)
     assert stream.wait_for(1)[0].status == nd.Status.CANCELLED
@@ -138,7 +142,9 @@ def test_a_peer_that_leaves_after_the_reply_ends_the_accept(victim, leave):
 def test_a_peer_that_owes_its_first_message_has_the_time_of_the_accept(victim):
     stream = victim.stream()
     peer = RawPeer.connect(victim.address)
+
     accepting = stream.accept(peer, opened=False, start=owing_a_first_message, timeout=0.05)
+
     with pytest.raises(nd.RdmaTimeoutError):
         accepting.wait(20)
     assert peer.receive_all() == b""
@@ -168,7 +174,9 @@ def test_a_peer_that_need_not_speak_was_connected_when_it_leaves_in_order(victim
 def test_a_peer_that_need_not_speak_and_resets_ends_the_accept(victim):
     stream = victim.stream()
     accepting = stream.accept(RawPeer.connect(victim.address), opened=False)
+
     stream.peer.reset()
+
     with pytest.raises(nd.RdmaConnectionAbortedError):
         accepting.wait(20)
     assert not stream.disconnected.is_set()

@@ -38,7 +38,9 @@ def test_a_port_that_is_bound_is_the_one_that_listens(adapter, host):
     with nd.Socket(adapter=adapter) as sock:
         sock.bind((host, 0))
         bound = sock.getsockname()
+
         sock.listen()
+
         assert sock.getsockname() == bound
         assert bound[1] != 0
 
@@ -109,7 +111,9 @@ def test_data_calls_before_the_connection_are_refused(adapter):
 def test_the_end_of_the_stream_is_an_empty_receive(ends):
     near, far = ends
     near.sendall(b"last")
+
     near.close()
+
     assert read_to_end(far) == b"last"
     assert far.recv(10) == b""
 
@@ -146,7 +150,9 @@ def test_receiving_after_shutdown_of_reading_is_the_end(ends):
 
 def test_sending_to_a_peer_that_has_closed_fails(ends):
     near, far = ends
+
     far.close()
+
     assert near.recv(10) == b""
     with pytest.raises(ConnectionError):
         near.sendall(b"x")
@@ -155,7 +161,9 @@ def test_sending_to_a_peer_that_has_closed_fails(ends):
 def test_lingering_for_no_time_resets(ends):
     near, far = ends
     near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
     near.close()
+
     with pytest.raises(ConnectionResetError):
         far.recv(10)
 
@@ -297,7 +305,9 @@ def test_a_listening_socket_is_readable_when_a_connection_waits(server, adapter)
 
 def test_a_closed_socket_has_no_descriptor(adapter):
     sock = nd.Socket(adapter=adapter)
+
     sock.close()
+
     assert sock.fileno() == -1
     with pytest.raises(OSError, match=r"[Bb]ad file"):
         sock.bind(("127.0.0.1", 0))

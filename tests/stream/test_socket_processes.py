@@ -51,6 +51,8 @@ def test_a_forked_child_leaves_the_parents_sockets_alone(ends):
 def test_a_descriptor_of_the_process_is_closed_with_its_socket(ends):
     near, _ = ends
     number = near.fileno()
+
     near.close()
+
     with pytest.raises(OSError, match=r"[Bb]ad file"):
         os.fstat(number)

@@ -57,7 +57,9 @@ def test_a_thousand_sockets_are_connected_at_once(adapter, host, scaled):
             near = stack.enter_context(nd.Socket(adapter=adapter))
             near.connect(server.getsockname())
             pairs.append((near, stack.enter_context(server.accept()[0])))
+
         for number, (near, _) in enumerate(pairs):
             near.sendall(b"%d" % number)
+
         for number, (_, far) in enumerate(pairs):
             assert far.recv(10) == b"%d" % number

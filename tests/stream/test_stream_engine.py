@@ -35,7 +35,9 @@ def drain(engine):
 
 def test_the_first_message_grants_the_second_segment_into_entry_one():
     engine = make_engine(credits=384)
+
     first = engine.poll_control()
+
     assert first["word"] == word(UPDATE, 384)
     assert first["target"] == (TARGETS + 16, 1, 16)
     assert first["bytes"] == descriptor(1000, 51, 100)
@@ -44,7 +46,9 @@ def test_the_first_message_grants_the_second_segment_into_entry_one():
 
 def test_over_iwarp_an_accepting_end_is_silent_until_its_peer_has_spoken():
     engine = make_engine(waits_for_peer=True)
+
     engine.request_keepalive()
+
     assert engine.poll_control() is None
     assert engine.sendable == 0
     assert engine.handle_message(word(UPDATE, 64)) is None
@@ -199,7 +203,9 @@ def test_a_message_about_a_mapping_takes_a_credit():
 def test_a_mapping_that_was_taken_back_in_time_is_never_told():
     engine = make_engine(connection_data(iomap_entries=1))
     drain(engine)
+
     engine.remove_mapping(engine.add_mapping(0, (0x7000, 7, 100)))
+
     assert drain(engine) == []
     assert engine.sendable > 0
 
@@ -256,7 +262,9 @@ def test_with_immediate_data_all_credits_are_used():
 def test_a_keepalive_is_an_empty_write_without_a_message():
     engine = make_engine()
     drain(engine)
+
     engine.request_keepalive()
+
     assert engine.poll_control() == {
         "word": None,
         "target": (0, 0, 0),
@@ -268,7 +276,9 @@ def test_a_keepalive_is_an_empty_write_without_a_message():
 def test_shutting_the_writing_side_sends_shutdown_and_reading_goes_on():
     engine = make_engine()
     drain(engine)
+
     engine.shut_write()
+
     assert [control["word"] for control in drain(engine)] == [word(CONTROL, SHUTDOWN)]
     assert engine.sendable == 0
     assert engine.handle_message(word(DATA, 5)) is None
@@ -311,7 +321,9 @@ def test_after_disconnect_nothing_is_sent():
 def test_data_before_a_disconnect_stays_readable():
     engine = make_engine()
     engine.handle_message(word(DATA, 7))
+
     engine.handle_message(word(CONTROL, DISCONNECT))
+
     assert engine.is_peer_gone
     assert engine.readable == 7
     assert engine.sendable == 0

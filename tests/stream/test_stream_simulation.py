@@ -74,7 +74,9 @@ def test_random_traffic_arrives_whole_and_in_order(seed, first_seed):
     simulation = Simulation(first_seed + seed)
     for _ in range(STEPS):
         simulation.step()
+
     simulation.settle()
+
     near, far = simulation.ends
     assert near.inbox == simulation.sent[1]
     assert far.inbox == simulation.sent[0]
@@ -88,7 +90,9 @@ def test_both_ends_see_the_end_behind_the_data(seed, first_seed):
         simulation.step()
     for end in simulation.ends:
         end.wants_end = "shut_write"
+
     simulation.settle()
+
     for number, end in enumerate(simulation.ends):
         assert end.inbox == simulation.sent[1 - number]
         assert end.engine.is_peer_shut

@@ -192,7 +192,9 @@ def test_closing_the_adapter_cancels_accept_requests(adapter, host):
     listening = wsk.listen((host, 0), adapter=adapter)
     requests = [counted(listening.accept_request(), told) for _ in range(3)]
     blocked = Background(listening.accept)
+
     adapter.close()
+
     assert [request.wait(LIMIT) for request in requests] == [True] * 3
     assert {request.status for request in requests} == {nd.Status.CANCELLED}
     assert [told.get(timeout=LIMIT) for _ in requests] == requests

@@ -64,7 +64,9 @@ def test_accept_requests_are_served_in_order(adapter, host, listening):
 
 def test_closing_a_listener_cancels_its_accept_requests(listening):
     request = listening.accept_request()
+
     listening.close()
+
     assert request.status == nd.Status.CANCELLED
     with pytest.raises(nd.ClosedError):
         listening.accept_request()
@@ -177,7 +179,9 @@ def test_a_request_that_vanishes_while_it_pends_is_told_by_abort(adapter, host):
             near.bind((host, 0))
             near.connect(listening.local_address)
             inspect_id = asked.get(timeout=LIMIT)
+
         listening.inspect_complete(inspect_id, wsk.InspectAction.ACCEPT)
+
         assert aborted.get(timeout=LIMIT) == inspect_id
 
 

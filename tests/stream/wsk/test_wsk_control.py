@@ -92,7 +92,9 @@ def test_static_events_are_on_in_every_socket_for_good(ends, monkeypatch, make_e
     monkeypatch.setattr(wsk._events, "static", wsk._events.Static())
     wsk.set_static_event_callbacks(RECEIVE)
     made = make_ends(on_receive=lambda _, shown, __: made.told.put(bytes(shown[0].array)))
+
     made.far.send(b"static").result(LIMIT)
+
     assert made.next() == b"static"
     with pytest.raises(nd.RdmaError, match="for good"):
         made.near.set_event_callbacks(RECEIVE | wsk.EventMask.DISABLE)

@@ -57,7 +57,9 @@ def test_a_drain_that_an_abort_ends_fails(ends, data):
         ends.far.send(data).result(LIMIT)
         wait_for_data(ends.near, len(data))
     drain = ends.near.receive(None, wsk.Flag.DRAIN)
+
     ends.far.disconnect(abortive=True)
+
     assert drain.wait(LIMIT)
     assert drain.status == nd.Status.CONNECTION_RESET
 
@@ -86,7 +88,9 @@ def test_a_waitall_that_an_abort_cuts_fails_and_says_how_much_came(ends):
     wait_for_data(ends.near, 30)
     first = ends.near.receive(bytearray(100), wsk.Flag.WAITALL)
     second = ends.near.receive(bytearray(100), wsk.Flag.WAITALL)
+
     ends.far.disconnect(abortive=True)
+
     for request, size in ((first, 30), (second, 0)):
         assert request.wait(LIMIT)
         assert (request.status, request.information) == (nd.Status.CONNECTION_RESET, size)
@@ -96,6 +100,8 @@ def test_a_waitall_that_a_close_cuts_is_cancelled(ends):
     ends.far.send(b"part").result(LIMIT)
     wait_for_data(ends.near, 4)
     request = ends.near.receive(bytearray(100), wsk.Flag.WAITALL)
+
     ends.near.close()
+
     assert request.wait(LIMIT)
     assert (request.status, request.information) == (nd.Status.CANCELLED, 4)

@@ -99,7 +99,9 @@ def test_retained_indications_keep_their_content_and_go_back_in_any_order(make_e
 def test_what_was_not_retained_cannot_be_released(make_ends):
     ends = make_ends(on_receive=lambda _, shown, __: ends.told.put(shown[0]))
     ends.near.set_event_callbacks(RECEIVE)
+
     ends.far.send(b"x").result(LIMIT)
+
     with pytest.raises(ValueError, match="not an indication that is retained"):
         ends.near.release(ends.next())
 
@@ -136,7 +138,9 @@ def test_a_view_outlives_its_socket(ends):
     ends.far._stream.wait_readable(LIMIT)
     array = ends.far.receive_indications()[0].array
     ends.far.close()
+
     gc.collect()
+
     assert bytes(array) == b"kept"
 
 
@@ -172,7 +176,9 @@ def test_a_disconnect_event_comes_behind_the_data(make_ends):
         on_disconnect=lambda _, flags: ends.told.put(flags),
     )
     ends.near.set_event_callbacks(RECEIVE | DISCONNECT)
+
     ends.far.disconnect(b"bye").result(LIMIT)
+
     assert ends.next() == b"bye"
     assert ends.next() == wsk.Flag.NONE
 
@@ -188,7 +194,9 @@ def test_an_end_of_this_side_is_not_told(make_ends):
     ends = make_ends(on_disconnect=lambda _, flags: ends.told.put(flags))
     ends.near.set_event_callbacks(DISCONNECT)
     ends.near.disconnect(abortive=True)
+
     ends.near.close()
+
     assert ends.told.empty()
 
 

@@ -314,7 +314,9 @@ def test_an_event_that_is_off_is_not_told(make_ends, event):
     ends.near.set_event_callbacks(event)
     looked = threading.Event()
     until(lambda: off.answers)
+
     ends.near._stream._call_soon(lambda _: looked.set())  # behind what tells the event
+
     assert looked.wait(LIMIT)
     assert off.answers == [nd.Status.SUCCESS]
     assert ends.told.empty()

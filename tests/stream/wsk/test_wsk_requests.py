@@ -39,7 +39,9 @@ def test_a_request_calls_back_once_it_is_done(ends):
 def test_receives_are_filled_in_order(ends):
     buffers = [bytearray(2), bytearray(2), bytearray(10)]
     requests = [ends.far.receive(buffer) for buffer in buffers]
+
     ends.near.send(b"abcdef").result(LIMIT)
+
     assert [request.result(LIMIT) for request in requests] == [2, 2, 2]
     assert (buffers[0], buffers[1], buffers[2][:2]) == (b"ab", b"cd", b"ef")
 
@@ -132,7 +134,9 @@ def test_a_receive_fails_with_reset_when_the_peer_aborts(ends):
 
 def test_closing_cancels_pending_requests(ends):
     request = ends.near.receive(bytearray(4))
+
     ends.near.close()
+
     with pytest.raises(nd.RdmaError) as caught:
         request.result(LIMIT)
     assert caught.value.status == nd.Status.CANCELLED
