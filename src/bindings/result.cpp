@@ -4,6 +4,7 @@
 
 #include <structmember.h>
 
+#include <array>
 #include <cstddef>
 #include <iterator>
 #include <string>
@@ -20,20 +21,23 @@ namespace {
 constinit PyTypeObject* result_type = nullptr;
 constinit PyObject* row_dtype = nullptr;
 
-PyStructSequence_Field fields[] = {
-#define NDV_X(type, name, sentence, ...) {#name, sentence},
-    NDV_RESULT_LIST(NDV_X)
-        NDV_X(PyObject*, detail,
-              "what the device, the peer or the system reported, why it was cancelled, or None")
-#undef NDV_X
-            {nullptr, nullptr},
-};
-
 constexpr Column kColumns[] = {
 #define NDV_X(type, name, ...) {#name, sizeof(type), offsetof(ResultRow, name)},
-    NDV_X(std::uint32_t, flags) NDV_RESULT_LIST(NDV_X)
+    NDV_RESULT_LIST(NDV_X) NDV_X(std::uint32_t, flags)
 #undef NDV_X
 };
+
+// What a row has no room for is no column, as flags are no field.
+constexpr std::size_t kDetail = 7;
+constinit std::array<PyStructSequence_Field, std::size(kColumns) + 1> fields = [] {
+    std::array<PyStructSequence_Field, std::size(kColumns) + 1> out{};  // the last one ends them
+#define NDV_X(type, name, index, sentence, ...) out[index] = {#name, sentence};
+    NDV_RESULT_LIST(NDV_X)
+    NDV_X(, detail, kDetail,
+          "what the device, the peer or the system reported, why it was cancelled, or None")
+#undef NDV_X
+    return out;
+}();
 
 PyObject* immediate_object(const core::Completion& done) {
     return done.has_immediate ? PyLong_FromUnsignedLongLong(done.immediate) : Py_NewRef(Py_None);
@@ -57,11 +61,11 @@ PyObject* make_result(const core::Completion& done) {
     PyObject* const request_context = contexts->give_back(done.context, done.context_is_object);
     PyObject* const result = PyStructSequence_New(result_type);
     if (result != nullptr && request_context != nullptr) {
-        Py_ssize_t i = 0;
-#define NDV_X(type, name, sentence, object, number) PyStructSequence_SET_ITEM(result, i++, object);
+#define NDV_X(type, name, index, sentence, object, number) \
+    PyStructSequence_SET_ITEM(result, index, object);
         NDV_RESULT_LIST(NDV_X)
 #undef NDV_X
-        PyStructSequence_SET_ITEM(result, i, detail_object(done.detail));
+        PyStructSequence_SET_ITEM(result, kDetail, detail_object(done.detail));
     } else {
         Py_XDECREF(request_context);
     }
@@ -76,7 +80,7 @@ PyObject* make_result(const core::Completion& done) {
 void fill_row(const core::Completion& done, ResultRow& row) {
     Contexts* const contexts = contexts_of(done);
     const bool was_object = done.context_is_object && done.context != 0;
-#define NDV_X(type, name, sentence, object, number) row.name = number;
+#define NDV_X(type, name, index, sentence, object, number) row.name = number;
     NDV_RESULT_LIST(NDV_X)
 #undef NDV_X
     row.flags = (done.is_solicited ? kRowSolicited : 0) |
@@ -106,8 +110,8 @@ py::object dtype_of(std::span<const Column> columns, std::size_t row_size) {
 }
 
 void bind_result(py::module_& module) {
-    PyStructSequence_Desc description{"ndverbs._native.Result", "One completion.", fields,
-                                      static_cast<int>(std::size(fields)) - 1};
+    PyStructSequence_Desc description{"ndverbs._native.Result", "One completion.", fields.data(),
+                                      static_cast<int>(fields.size()) - 1};
     result_type = PyStructSequence_NewType(&description);
     if (result_type == nullptr) throw py::error_already_set();
     module.attr("Result") = py::handle(reinterpret_cast<PyObject*>(result_type));

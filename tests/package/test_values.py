@@ -24,6 +24,32 @@ def test_a_value_equals_its_copies(value: Any):
     assert value != "another thing"
 
 
+def test_a_row_of_results_has_what_a_result_has_but_the_sentence():
+    assert nd.Result.__match_args__ == (
+        "status",
+        "bytes_transferred",
+        "qp_context",
+        "request_context",
+        "type",
+        "invalidated_token",
+        "immediate",
+        "detail",
+    )
+    assert set(nd.result_dtype.names) == {*nd.Result.__match_args__, "flags"} - {"detail"}
+    assert nd.result_dtype == np.dtype(
+        [
+            ("status", "u4"),
+            ("type", "u4"),
+            ("bytes_transferred", "u8"),
+            ("qp_context", "u8"),
+            ("request_context", "u8"),
+            ("immediate", "u8"),
+            ("invalidated_token", "u4"),
+            ("flags", "u4"),
+        ]
+    )
+
+
 def test_segments_differ_by_any_field():
     assert len({nd.Segment(1, 2, 3), nd.Segment(1, 2, 3), nd.Segment(2, 2, 3)}) == 2
     assert nd.Segment(1, 2, 3) != nd.Segment(1, 3, 3)
