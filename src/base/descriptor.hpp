@@ -34,7 +34,7 @@ public:
 
     void reset() {
         const int fd = std::exchange(fd_, -1);
-        // In a forked child the number is closed already and may be somebody else's by now.
+        // In a forked child the number is closed already and may name another file by now.
         if (fd < 0 || made_in_ != fork_generation()) return;
         close_descriptor(fd);
     }

@@ -158,7 +158,7 @@ public:
         return true;
     }
 
-    // How many more can be pushed; only grows while nobody else pushes.
+    // How many more can be pushed; only grows while no other thread pushes.
     [[nodiscard]] std::uint32_t room() const {
         const std::uint64_t used = size();
         return used >= depth() ? 0 : depth() - static_cast<std::uint32_t>(used);
@@ -212,8 +212,8 @@ private:
         return slot.sequence.load(std::memory_order_acquire) == local + 1 ? &slot : nullptr;
     }
 
-    // Null: the position is not behind this segment, as far as anybody knows. One that nothing was
-    // pushed into, between two resizes, begins where it ends.
+    // Null: the position is not behind this segment, as far as this thread knows. A segment into
+    // which nothing was pushed, between two resizes, begins where it ends.
     static Segment* next_segment(const Segment& segment, std::uint64_t position) {
         // acquire: pairs with resize().
         Segment* const next = segment.next.load(std::memory_order_acquire);

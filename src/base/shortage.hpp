@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory runs out where nobody can be told: on a thread of ours, or in the middle of a change.
+// Memory runs out where no caller can be told: on a thread of ours, or in the middle of a change.
 #pragma once
 
 #include <poll.h>
@@ -31,8 +31,8 @@ void with_memory(Part&& part) {
     }
 }
 
-// For an outcome that is told once: without memory its text is as short as this one, which takes
-// none.
+// For an outcome that is reported once: without memory its text is as short as this one, which
+// takes none.
 [[nodiscard]] inline Unexpected fail_anyhow(Status status, const char* what, int os_error = 0) {
     try {
         return fail(status, what, {}, os_error);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The state word of one connection: whoever turns it from idle to stepping owns the connection
-// until it turns it back. A request made while somebody else steps turns stepping into
+// The state word of one connection: the thread that turns it from idle to stepping owns the
+// connection until it turns it back. A request made while another thread steps turns stepping into
 // stepping-and-more, and the owner then cannot leave without another round: no request is lost.
 #pragma once
 
@@ -18,7 +18,7 @@ public:
         while (true) {
             if (seen == kIdle) {
                 // acquire: pairs with the release in leave(); release: what the caller published
-                // before entering is visible to whoever observes the word.
+                // before entering is visible to the thread that observes the word.
                 if (word_.compare_exchange_weak(seen, kStepping, std::memory_order_acq_rel,
                                                 std::memory_order_relaxed)) {
                     return true;
@@ -34,7 +34,7 @@ public:
         }
     }
 
-    // True: left. False: somebody asked for more; the caller still owns it and steps again.
+    // True: left. False: a thread asked for more; the caller still owns it and steps again.
     [[nodiscard]] bool leave() {
         std::uint32_t expected = kStepping;
         // release: pairs with the acquire in enter() of the next owner.

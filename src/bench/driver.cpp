@@ -154,7 +154,7 @@ bool Driver::is_alive() {
 bool Driver::target_ends_with(std::uint8_t value, std::uint32_t size) const {
     auto* const last =
         reinterpret_cast<std::uint8_t*>(side_.target.address + std::uint64_t{size} - 1);
-    // acquire: pairs with whoever placed the Write; the bytes before it are there, too.
+    // acquire: pairs with the stepper's fence that placed the Write; the bytes before it are there.
     return std::atomic_ref<std::uint8_t>(*last).load(std::memory_order_acquire) == value;
 }
 

@@ -61,7 +61,7 @@ public:
     // The last byte of the target changes when a Write has arrived; ping-pongs count in it.
     [[nodiscard]] bool target_ends_with(std::uint8_t value, std::uint32_t size) const;
     void end_source_with(std::uint8_t value, std::uint32_t size);
-    // Something moved that no completion tells.
+    // Something moved that no completion reports.
     void note_progress() { ++moved_; }
 
     [[nodiscard]] const core::QueuePair& qp() const { return *side_.qp; }

@@ -141,11 +141,11 @@ void CompletionQueue::tell() {
 }
 
 void CompletionQueue::satisfy() {
-    // relaxed: a look that is too early tells at once, which is never wrong.
+    // relaxed: a look that is too early notifies at once, which is never wrong.
     std::uint64_t moderation = moderation_.load(std::memory_order_relaxed);
     if (moderation != 0) [[unlikely]] {
         const base::Lock lock(mutex_);
-        // Again, because whoever changes it under the lock looks at is_due_ as well.
+        // Again, because a thread that changes it under the lock looks at is_due_ as well.
         moderation = moderation_.load(std::memory_order_relaxed);
         const auto count = static_cast<std::uint32_t>(moderation);
         if (moderation != 0 && (count == kUnlimited || ring_.size() < count)) {
@@ -231,7 +231,7 @@ Expected<void> CompletionQueue::control_interrupt_moderation(std::uint32_t inter
         moderation_.store(is_none ? 0 : (static_cast<std::uint64_t>(interval_us) << 32U) | most,
                           std::memory_order_relaxed);
     }
-    // What waits by rules that are no more is told now, which is never too late.
+    // A notification held back by the old rules goes out now, which is never too late.
     notify_if_due();
     return {};
 }

@@ -49,8 +49,8 @@ public:
     // The descriptor behind arm(); made on first use, and readable when an arm was satisfied
     // before.
     [[nodiscard]] Expected<int> descriptor();
-    // Called with status() when an arm is satisfied, from any thread, without locks; whoever sets
-    // it sees to it that calls do not overlap. Once, before the first arm.
+    // Called with status() when an arm is satisfied, from any thread, without locks; the function
+    // itself sees to it that calls do not overlap. Set once, before the first arm.
     void set_on_notify(std::function<void(Status)> function);
 
     // No completion is lost, and queue pairs need not be quiet. BUFFER_OVERFLOW, and nothing
@@ -65,7 +65,7 @@ public:
     // its queue pairs are dead.
     [[nodiscard]] Status status() const { return status_.load(std::memory_order_acquire); }
     [[nodiscard]] bool is_empty() const { return ring_.is_empty(); }
-    // How many completions can be pushed; only grows while nobody else pushes.
+    // How many completions can be pushed; only grows while no other thread pushes.
     [[nodiscard]] std::uint32_t room() const { return ring_.room(); }
 
     // How many requests the queues that complete here may have outstanding: the sum of their
@@ -80,7 +80,7 @@ public:
         return promised() > depth() && !has_warned_.exchange(true, std::memory_order_relaxed);
     }
 
-    // Producers: whoever steps a connection. False: the queue is dead, by this one or before, and
+    // Producers: the steppers of connections. False: the queue is dead, by this one or before, and
     // nothing was stored.
     [[nodiscard]] bool push(const Completion& completion);
 
@@ -100,10 +100,10 @@ protected:
     [[nodiscard]] virtual bool has_notify_timer() const { return false; }
     virtual void set_notify_timer(std::chrono::nanoseconds delay) { static_cast<void>(delay); }
     // From push() and mark_dead(): an arm is satisfied, or the queue is dead. A provider that calls
-    // these under locks notes it, and calls tell() without them: whoever is told may poll at once.
+    // these under locks notes it, and calls tell() without them: its callback may poll at once.
     virtual void on_satisfied() { tell(); }
     void tell();
-    // Ends the sleep of whoever has a Sleeper: another thread pushed.
+    // Ends the sleep of each thread that has a Sleeper: another one pushed.
     virtual void wake() noexcept = 0;
 
     // Announces a sleep to push(). Check is_empty() after making one and before sleeping.
@@ -149,14 +149,14 @@ protected:
     void notify();
     // The same, if moderation holds one back that is satisfied.
     void notify_if_due();
-    // The queue is dead: tells every waiter and the arm.
+    // The queue is dead: wakes every waiter and satisfies the arm.
     void mark_dead(Status status);
 
 private:
     static constexpr Time kSpinTime = std::chrono::microseconds(20);
     static constexpr Time kShortSleep = std::chrono::microseconds(100);
     [[nodiscard]] bool is_spin_worth();
-    // An arm is satisfied: tells now, or when moderation says so.
+    // An arm is satisfied: notifies now, or when moderation says so.
     void satisfy();
 
     base::MpscRing<Completion> ring_;

@@ -14,7 +14,7 @@
 
 namespace ndv::core {
 
-// Taken as long as somebody holds it: a listener and the connectors accepted through it, or a
+// Taken as long as it is held: by a listener and the connectors accepted through it, or by a
 // shared endpoint and the connectors that connect from it.
 class Endpoint {
 public:

@@ -52,7 +52,7 @@ public:
         return (count_.load(std::memory_order_relaxed) & kSealed) != 0;
     }
     void release() {
-        // acq_rel: whoever gives the buffer back has seen all uses of it.
+        // acq_rel: the thread that gives the buffer back has seen all uses of it.
         if ((count_.fetch_sub(1, std::memory_order_acq_rel) & ~kSealed) == 1) give_back();
     }
 
@@ -106,8 +106,8 @@ public:
 
     // Takes over the caller's reference to `hold`, also when it fails.
     [[nodiscard]] Expected<void> register_buffer(BufferHold* hold, std::uint32_t rights);
-    // The token is dead and remote access has ended before this returns. It waits for whoever
-    // steps a connection right now (microseconds), never for a peer. Refused while posted requests
+    // The token is dead and remote access has ended before this returns. It waits for the steps
+    // that go on right now (microseconds), never for a peer. Refused while posted requests
     // name the region: its memory is the caller's own again when this has succeeded. close() does
     // not fail; then a posted request keeps the memory until it ends.
     [[nodiscard]] Expected<void> deregister();

@@ -60,7 +60,7 @@ private:
     std::atomic<std::uint64_t> count_{kQueue};  // low half: requests
 };
 
-// A completion that nobody will poll: its queue is dead or gone.
+// A completion that no program will poll: its queue is dead or gone.
 inline void discard(const Completion& completion) {
     if (completion.context_is_object) {
         completion.requests->contexts()->retire(completion.context);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The progress thread of one adapter: serves what nobody polls or waits for, and deadlines. It
+// The progress thread of one adapter: serves what no program polls or waits for, and deadlines. It
 // starts with the first member, blocks signals (base/signals.hpp), and never takes the GIL. Members
 // are one-shot in its epoll set; one whose connection a program polls (a lease) stays disarmed
 // until the lease lapses.
@@ -29,7 +29,7 @@ using Time = std::chrono::nanoseconds;  // of the steady clock
 enum class Lease : std::uint8_t {
     none,
     fresh,  // polled a moment ago
-    held,   // somebody sleeps over it
+    held,   // a thread sleeps over it
 };
 
 // How much one step may do. A step under the GIL is small; without it, generous.
@@ -131,8 +131,8 @@ private:
     DeadlinesOf deadline_of_ NDV_GUARDED_BY(mutex_);
     std::vector<Parked> parked_;  // the thread's own
     std::atomic<bool> is_stopping_{false};
-    // Bits. The thread says in what sleep it is before it sleeps, and who ends a lease says that:
-    // one word, so that one of the two sees the other's, with the lease that was ended.
+    // Bits. The thread says in what sleep it is before it sleeps, and a thread that ends a lease
+    // says that: one word, so that one of the two sees the other's, with the lease that was ended.
     static constexpr std::uint32_t kParks = 1;  // the thread's: parked members wait for a lease
     static constexpr std::uint32_t kDozes = 2;  // and for longer than a lease lasts
     static constexpr std::uint32_t kEnded = 4;

@@ -24,7 +24,7 @@ namespace ndv::core {
 struct SharedReceiveQueueLimits {
     std::uint32_t depth = 0;
     std::uint32_t max_sge = 0;
-    // Above 0: armed from the start, and told when the number of receives drops below it.
+    // Above 0: armed from the start, and due when the number of receives drops below it.
     std::uint32_t notify_threshold = 0;
 };
 
@@ -48,7 +48,7 @@ public:
     [[nodiscard]] std::uint32_t max_sge() const { return max_sge_; }
     [[nodiscard]] const std::shared_ptr<ProtectionDomain>& pd() const { return pd_; }
     [[nodiscard]] RequestContexts* contexts() const { return contexts_; }
-    // Also counts what queue pairs have taken and nobody has polled.
+    // Also counts receives that queue pairs have taken and no program has polled.
     [[nodiscard]] Outstanding& receives() { return *receives_; }
 
     // A queue pair that takes from here completes there; again: it does not any more.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The soft completion queue: whoever polls or waits steps the connections that complete into it.
+// The soft completion queue: a thread that polls or waits steps the connections of the queue.
 #pragma once
 
 #include <atomic>

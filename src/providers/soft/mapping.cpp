@@ -58,7 +58,7 @@ Status Mapping::begin(std::uint64_t queue_pair) {
     add_reference();  // the entry's
     content_.queue_pair = content_.kind == EntryKind::window ? queue_pair : 0;
     owner_->table_->activate(token_, content_);
-    leave_queue();  // not before: whoever looks finds it in one of the two
+    leave_queue();  // not before: a look-up finds it in one of the two
     // A close() that looked before is made good here: one of the two sees the other.
     EntryContent ended;
     if (owner_->is_closed_.load(std::memory_order_seq_cst) &&

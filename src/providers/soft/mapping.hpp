@@ -29,7 +29,7 @@ public:
     [[nodiscard]] Status begin(std::uint64_t queue_pair);
     // Its entry of the table is gone.
     void end();
-    // Its request has had its turn or is retired: nobody finds it as a posted one any more.
+    // Its request has had its turn or is retired: no look-up finds it as a posted one any more.
     void leave_queue();
 
     [[nodiscard]] const EntryContent& content() const { return content_; }
@@ -63,7 +63,7 @@ public:
     [[nodiscard]] Status prepare(const core::FastRegisterRequest& request, Mapping*& out);
     [[nodiscard]] Status prepare(const core::BindRequest& request, Mapping*& out);
     [[nodiscard]] core::Mapped mapped() const;
-    // No mapping begins any more, and the living one ends: waits for who steps.
+    // No mapping begins any more, and the living one ends: waits for the steps that go on.
     void close();
 
 private:

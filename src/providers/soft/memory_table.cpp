@@ -218,7 +218,7 @@ std::size_t DomainMemory::scatter(const iwarp::Pin& pin, std::uint64_t offset, s
     return content.pages->pieces(pin.offset + offset, length, out, max);
 }
 
-// What was registered by register() is nobody's to invalidate, and a window is its queue pair's.
+// A region of register() may not be invalidated, and a window by its own queue pair alone.
 bool DomainMemory::may_end(const EntryContent& content) const {
     if (content.kind == EntryKind::fast_register) return true;
     return content.kind == EntryKind::window && content.queue_pair == queue_pair_;

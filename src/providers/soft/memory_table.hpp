@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The memory of one soft adapter: STags, what they name, and the pins that let a step use a region
-// while whoever ends it waits. Regions, windows, fast-register regions and logical address mappings
-// are entries of one table. STags come from a keyed permutation: sparse, unpredictable,
+// while the thread that ends it waits. Regions, windows, fast-register regions and logical address
+// mappings are entries of one table. STags come from a keyed permutation: sparse, unpredictable,
 // never reused soon.
 #pragma once
 
@@ -34,7 +34,7 @@ private:
 
 class Mapping;
 
-// What an entry was made by; it says who may end it and how it is addressed.
+// What an entry was made by; it says which calls may end it and how it is addressed.
 enum class EntryKind : std::uint8_t {
     region,         // register()
     window,         // bind: of one queue pair
@@ -42,11 +42,11 @@ enum class EntryKind : std::uint8_t {
     lam,            // build_lam: for segments with the privileged token, and for fast_register
 };
 
-// What an entry names; written while nobody can reach it.
+// What an entry names; written while no other thread can reach it.
 struct EntryContent {
     std::byte* data = nullptr;              // of its first byte; scattered memory has none
     const base::PageList* pages = nullptr;  // scattered memory
-    core::BufferHold* hold = nullptr;       // kept alive by who made the entry
+    core::BufferHold* hold = nullptr;       // kept alive by the maker of the entry
     Mapping* mapping = nullptr;             // window and fast_register: one reference
     std::uint64_t address = 0;              // by which requests name its first byte
     std::uint64_t size = 0;

@@ -18,7 +18,7 @@ SharedReceiveQueue::SharedReceiveQueue(std::shared_ptr<core::ProtectionDomain> p
       threshold_(limits.notify_threshold),
       is_armed_(limits.notify_threshold > 0) {}
 
-// NDK leaves open what becomes of receives that nobody took: they end without a completion.
+// NDK leaves open what becomes of receives that no message took: they end without a completion.
 SharedReceiveQueue::~SharedReceiveQueue() {
     if (is_foreign()) return;
     const base::Lock lock(mutex_);

@@ -22,7 +22,7 @@ public:
     // From now on on the progress thread.
     [[nodiscard]] Expected<void> start(core::Progress& progress);
 
-    // Who hears of a handle's events; forget() it before it is destroyed.
+    // The owner that is notified of a handle's events; forget() it before it is destroyed.
     void watch(const ibv_qp* qp, std::weak_ptr<QueuePair> owner);
     void watch(const ibv_cq* cq, std::weak_ptr<CompletionQueue> owner);
     void watch(const ibv_srq* srq, std::weak_ptr<SharedReceiveQueue> owner);

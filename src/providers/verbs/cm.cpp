@@ -27,7 +27,7 @@ core::SocketAddress address_of(const sockaddr* raw) {
     return out;
 }
 
-// An event channel whose descriptor blocks, and ids of it that nobody observes.
+// An event channel whose descriptor blocks, and ids of it without an observer.
 class LoneChannel {
 public:
     LoneChannel() : channel_(rdma_create_event_channel()) {}

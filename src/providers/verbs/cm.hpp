@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // rdma_cm: the one event channel of an adapter, served by the progress thread, and owners of
-// rdma_cm_ids that know who hears of their events.
+// rdma_cm_ids that know the observer of their events.
 #pragma once
 
 #include <rdma/rdma_cma.h>

@@ -23,7 +23,7 @@ namespace ndv::verbs {
 namespace {
 
 // Room in the hardware queue beyond the caller's depth: for requests that end in silence, for those
-// whose completion nobody has polled yet, and for the one that wakes a flushed queue.
+// whose completion was not polled yet, and for the one that wakes a flushed queue.
 constexpr std::uint32_t kHeadroom = 1024;
 constexpr int kBatch = 32;
 
@@ -236,8 +236,8 @@ void CompletionQueue::sleep_until(Time until) {
         if (ready < 0) return;
         std::uint64_t drained = 0;
         static_cast<void>(!::read(wake_.get(), &drained, sizeof drained));
-        // The interrupt may have been meant for an arm, too: push() satisfies an ANY, and nobody
-        // can tell which completion was solicited.
+        // The interrupt may have been meant for an arm, too: push() satisfies an ANY, and
+        // nothing says which completion was solicited.
         if (hardware_->take_events() && armed() == core::Notify::solicited) notify();
     }
 }

@@ -89,15 +89,15 @@ public:
 
     // Moves hardware completions into the ring; returns how many there were. Any thread.
     std::size_t harvest();
-    // The same, unless somebody is at it.
+    // The same, unless another thread is at it.
     void try_harvest() NDV_THREAD_ATTRIBUTE(no_thread_safety_analysis);
     // Held while completions are taken: a queue pair that ends requests by itself holds it, too.
     [[nodiscard]] base::Mutex& harvest_mutex() NDV_THREAD_ATTRIBUTE(lock_returned(mutex_)) {
         return mutex_;
     }
-    // After the harvest mutex was let go: tells what was pushed under it.
+    // After the harvest mutex was let go: notifies of what was pushed under it.
     void tell_owed() {
-        // acq_rel: one of those who come here tells.
+        // acq_rel: one of the threads that come here notifies.
         if (owes_telling_.load(std::memory_order_relaxed) &&
             owes_telling_.exchange(false, std::memory_order_acq_rel)) {
             tell();
@@ -112,7 +112,7 @@ public:
     // The device says that the queue is broken.
     void break_down();
 
-    // Member: the interrupt, for an arm that nobody sleeps for.
+    // Member: the interrupt, for an arm without a sleeping thread.
     void on_ready() override;
     void on_deadline() override { notify_if_due(); }
     [[nodiscard]] std::uint32_t wanted() const override;

@@ -16,7 +16,7 @@
 
 namespace ndv::verbs {
 
-// What differs between devices and no attribute tells.
+// What differs between devices and no attribute says.
 struct Quirks {
     bool takes_empty_receives = true;
     // Peers' Sends with Invalidate: checked, executed and reported.
@@ -25,7 +25,7 @@ struct Quirks {
     // Interrupts for solicited completions and errors only.
     bool has_solicited_interrupts = true;
     bool completes_in_order = true;  // else a Send or Write may overtake a Read before it
-    bool has_length_errors = true;   // a message that is longer than its receive is told so
+    bool has_length_errors = true;   // for a message that is longer than its receive
     // A window reaches no further than it was bound, though its region does.
     bool bounds_windows = true;
     bool has_kernel_wc_flags = false;  // a receive's WITH_INV shows as the kernel's own bit

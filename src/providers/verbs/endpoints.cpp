@@ -83,8 +83,8 @@ Expected<std::shared_ptr<core::SharedEndpoint>> SharedEndpoint::create(
     const std::shared_ptr<AdapterParts>& parts, const core::SocketAddress& address) {
     auto bound = bind_address(parts, address, "create_shared_endpoint", {});
     if (!bound) return Unexpected{bound.error()};
-    // Only now: whoever binds without this option, as all others do, is refused; our connectors
-    // have it.
+    // Only now: ids that bind without this option, as all others do, are refused; those of our
+    // connectors have it.
     int on = 1;
     if (rdma_set_option(bound->id->get(), RDMA_OPTION_ID, RDMA_OPTION_ID_REUSEADDR, &on,
                         sizeof on) != 0) {

@@ -18,7 +18,7 @@ struct BoundAddress {
     std::shared_ptr<core::Endpoint> claim;
 };
 
-// Binds an id to the address; port 0 is any free one. `call` names who asks.
+// Binds an id to the address; port 0 is any free one. `call` is the caller's, for the message.
 [[nodiscard]] Expected<BoundAddress> bind_address(const std::shared_ptr<AdapterParts>& parts,
                                                   core::SocketAddress address, const char* call,
                                                   std::weak_ptr<CmObserver> observer);

@@ -102,7 +102,7 @@
 namespace ndv::verbs {
 namespace {
 
-// Written by load() before anybody calls a forwarder, constant afterwards.
+// Written by load() before a forwarder is called, constant afterwards.
 struct Table {
 #define NDV_X(library, version, result, name, parameters, arguments) result(*name##_) parameters;
     NDV_VERBS_FUNCTIONS(NDV_X)
@@ -140,7 +140,7 @@ Expected<void> load_now() {
     }
     // Memory that a device writes must not become a forked child's by copy-on-write. New kernels
     // copy it in the fork. Else libibverbs leaves pages of registered memory out of the child, with
-    // all that lies in them beside it. That fails when somebody registered before.
+    // all that lies in them beside it. That fails when the process has registered memory before.
     const auto fork_status = reinterpret_cast<int (*)()>(
         dlvsym(ibverbs, "ibv_is_fork_initialized", "IBVERBS_1.13"));  // rdma-core 35
     if (fork_status == nullptr || fork_status() != kForkUnneeded) {

@@ -27,8 +27,8 @@ struct RegisteredMemory {
 [[nodiscard]] RegisteredMemory register_memory(const OwnedDomain& domain, std::byte* data,
                                                std::uint64_t size, std::uint64_t named, int access);
 
-// Registered memory, without remote rights, that windows may be bound over. Counted by whoever may
-// have the device work with it; keeps the buffer.
+// Registered memory, without remote rights, that windows may be bound over. Counted by each owner
+// that may have the device work with it; keeps the buffer.
 class DeviceRegion final : public core::BufferHold {
 public:
     // Null: errno tells why.

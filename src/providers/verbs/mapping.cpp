@@ -279,7 +279,7 @@ void Mappable::finish(Mapping& mapping, Effect effect, bool is_success) {
             // The device would have refused, had a peer not emptied it before.
             if (gone != nullptr) end(*gone);
         } else if (effect == Effect::fill && !is_success) {
-            // The connection is over, and nobody knows what the device has done before its end.
+            // The connection is over, and it is unknown what the device has done before its end.
             mapping.window_->end();
             end(mapping);
             if (mapping.window_ == window_) gone = empty();

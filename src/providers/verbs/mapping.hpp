@@ -32,7 +32,7 @@ public:
     ~Window() { end(); }
 
     [[nodiscard]] ibv_mw* get() const { return mw_; }
-    // Whatever became of the requests about it: nobody reaches memory through it any more, and a
+    // Whatever became of the requests about it: no peer reaches memory through it any more, and a
     // request that comes to its turn fails.
     void end();
     // Its keys come round with the next bind.

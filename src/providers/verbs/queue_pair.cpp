@@ -264,7 +264,7 @@ bool QueuePair::is_flush(const ibv_wc& done) const {
     return done.status == IBV_WC_LOC_QP_OP_ERR && is_flushed_.load(std::memory_order_acquire);
 }
 
-// Whoever polls the completion finds the queue pair in error.
+// A thread that polls the completion finds the queue pair in error.
 void QueuePair::note_end(const ibv_wc& done, bool is_flush) {
     if (done.status == IBV_WC_SUCCESS) return;
     if (is_flush) {
@@ -330,7 +330,7 @@ void QueuePair::end_head(bool is_receive, core::Completion done) {
     }
     if (slot.is_silent) silent_.fetch_sub(1, std::memory_order_relaxed);
     // The slot is free before the completion shows. The request stays outstanding until it is
-    // polled, and whoever polls it may post at once.
+    // polled, and the thread that polls it may post at once.
     posted.cursor.retire();
     cq(is_receive).note_ended(1);
     ended_.fetch_add(1, std::memory_order_relaxed);

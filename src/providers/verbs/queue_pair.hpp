@@ -26,7 +26,7 @@
 
 namespace ndv::verbs {
 
-// What a queue pair tells its connector; on the progress thread, without locks.
+// What a queue pair reports to its connector; on the progress thread, without locks.
 class QueuePairObserver {
 public:
     QueuePairObserver() = default;
@@ -124,7 +124,7 @@ public:
     void attach(std::weak_ptr<QueuePairObserver> observer, std::uint32_t outbound_read_limit);
     // No new requests; on_drained() follows when those posted have ended.
     void disconnect() override;
-    // Asks the device; false where it cannot tell.
+    // Asks the device; false where it does not know.
     [[nodiscard]] bool is_hardware_in_error() const;
     // From the device, on the progress thread.
     void break_down() { request_tick(kBroken); }

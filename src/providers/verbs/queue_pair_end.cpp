@@ -17,8 +17,8 @@ namespace {
 // A flushed queue from which nothing comes back for so long gives nothing back any more: kernels
 // forget receives and requests that were posted around the transition.
 constexpr Time kSilence = std::chrono::milliseconds(200);
-// While requests are under way somebody looks at them so often, though nobody polls: a failure must
-// reach the disconnect handler and the peer, and what ends in silence gives its buffers back.
+// While requests are under way the progress thread looks at them so often: a failure must reach the
+// disconnect handler and the peer, and what ends in silence gives its buffers back.
 constexpr Time kSupervision = std::chrono::milliseconds(100);
 // A peer that has disconnected may be a process that has gone; rxe then repeats a Read for ever.
 constexpr Time kGivesUp = std::chrono::seconds(2);
@@ -162,8 +162,8 @@ void QueuePair::do_close() {
     withdraw();
     end(core::End::closed);
     request_tick(kTell);
-    // What is posted ends after the hardware, also when nobody holds this any more. acquire: pairs
-    // with the release in end().
+    // What is posted ends after the hardware, also when this is held no more. acquire: pairs with
+    // the release in end().
     if (is_unstopped_.load(std::memory_order_acquire)) static_cast<void>(destroy_hardware());
 }
 
@@ -266,8 +266,8 @@ void QueuePair::advance_flush() {
     // acquire: pairs with the release in end().
     const bool is_unstopped = is_unstopped_.load(std::memory_order_acquire);
     if (!is_done && !is_unstopped && at - silent_since_ < kSilence) return;
-    // The device may go on writing to what is posted: its queue pair goes before the program is
-    // told that the memory is its own again.
+    // The device may go on writing to what is posted: its queue pair goes before the program
+    // learns that the memory is its own again.
     if (!is_done && is_unstopped && !destroy_hardware()) return;
     is_flushing_ = false;
     with_all_locked([this] {

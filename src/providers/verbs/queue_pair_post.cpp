@@ -35,7 +35,7 @@ ibv_wr_opcode opcode_of(const core::WorkRequest& request) {
 }
 
 unsigned send_flags_of(std::uint32_t flags) {
-    // Signalled always: a silent success that nobody sees end would keep its buffers.
+    // Signalled always: a silent success without a completion would keep its buffers.
     unsigned out = IBV_SEND_SIGNALED;
     if ((flags & core::flag::kReadFence) != 0) out |= IBV_SEND_FENCE;
     if ((flags & core::flag::kSendAndSolicitEvent) != 0) out |= IBV_SEND_SOLICITED;
@@ -70,8 +70,8 @@ Status QueuePair::do_post(const core::WorkRequest& request,
     return submit(wr, 1);
 }
 
-// Requests that have ended may wait in the hardware queue for somebody to look. Silent ones end
-// here although nobody ever does.
+// Requests that have ended may wait in the hardware queue for a thread to look. Silent ones end
+// here although no program polls.
 bool QueuePair::has_places(std::uint32_t count) {
     const auto has_room = [&] {
         return initiated_.cursor.size() + count <= initiated_.cursor.depth();
@@ -147,8 +147,8 @@ Status QueuePair::submit(ibv_send_wr& wr, std::uint32_t count) {
     }
     if (os_error == ENOMEM) return Status::no_more_entries;
     if (os_error == EINVAL) return Status::internal_error;
-    // Of a bind or an invalidation the driver itself says no; of others, that the connection ends,
-    // which nobody has told yet.
+    // A bind or an invalidation is refused by the driver itself; others fail because the connection
+    // ends, which no event has reported yet.
     if (is_local && (os_error == ENOSYS || os_error == EOPNOTSUPP)) return Status::not_supported;
     return is_local && os_error == EPERM ? Status::invalid_device_request
                                          : Status::connection_invalid;

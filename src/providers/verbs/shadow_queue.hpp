@@ -45,7 +45,7 @@ public:
           segments_(std::make_unique<ibv_sge[]>(size() * max_segments)),
           holds_(std::make_unique<core::BufferHold*[]>(size() * max_segments)) {}
 
-    // Producer: whoever posts. Consumer: whoever takes completions from the hardware queue.
+    // Producer: the posting thread. Consumer: the harvester of the hardware queue.
     base::SpscCursor cursor;
 
     [[nodiscard]] Shadow& operator[](std::uint32_t position) {

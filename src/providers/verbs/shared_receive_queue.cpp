@@ -103,7 +103,7 @@ SharedReceiveQueue::SharedReceiveQueue(std::shared_ptr<core::ProtectionDomain> p
     grow_slots();
 }
 
-// NDK leaves open what becomes of receives that nobody took: they end without a completion.
+// NDK leaves open what becomes of receives that no message took: they end without a completion.
 SharedReceiveQueue::~SharedReceiveQueue() {
     if (is_foreign()) return;
     const base::Lock lock(mutex_);
@@ -140,7 +140,7 @@ bool SharedReceiveQueue::is_full() const {
     return queued_ >= depth_;
 }
 
-// Receives that messages have taken may wait in hardware queues for somebody to look.
+// Receives that messages have taken may wait in hardware queues for a thread to look.
 void SharedReceiveQueue::harvest() {
     std::vector<std::weak_ptr<CompletionQueue>> queues;
     {
@@ -253,7 +253,7 @@ Expected<void> SharedReceiveQueue::do_modify(std::uint32_t depth, std::uint32_t 
             threshold_ = notify_threshold;
             is_below = queued_ < threshold_;
             is_armed_ = !is_below;
-            // Own counting is behind by what nobody has polled; the device's is not.
+            // Own counting is behind by what was not polled yet; the device's is not.
             if (is_armed_) static_cast<void>(hardware_->set_limit(threshold_));
         }
     }

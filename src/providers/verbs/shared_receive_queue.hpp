@@ -82,14 +82,14 @@ public:
     // A completion has come: the slot is free, its buffers are given back. Nothing: there is no
     // such receive.
     [[nodiscard]] std::optional<Receive> take(std::uint32_t slot);
-    // The same for one that nobody is told of.
+    // The same for one without a completion.
     void drop(std::uint32_t slot);
     // The device says that the number of receives has dropped below the threshold.
     void handle_limit();
     // The device says that the queue is broken.
     void break_down() { notify(Status::internal_error); }
 
-    // Member: tells of the threshold away from whoever takes completions.
+    // Member: reports the threshold, away from the threads that take completions.
     void on_ready() override {}
     void on_deadline() override { notify(Status::success); }
     [[nodiscard]] std::uint32_t wanted() const override { return 0; }

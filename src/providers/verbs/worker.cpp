@@ -41,7 +41,7 @@ bool Worker::has_thread() {
         thread_ = start_thread([this] {
             while (core::CallbackQueue::Task next = tasks_.pop()) {
                 next();
-                next = nullptr;  // what it held goes before anybody is told
+                next = nullptr;  // what it held goes before a waiter is woken
                 tasks_.done();
             }
         });

@@ -25,7 +25,7 @@ public:
     [[nodiscard]] Expected<void> start();
     // In order, on one thread; on the caller's after stop(), or when no thread can be had.
     void run(std::function<void()> task);
-    // On a thread of its own that nobody waits for; what it needs, the task must hold. An error:
+    // On a thread of its own that is not waited for; what it needs, the task must hold. An error:
     // there is no thread to be had, and the task does not run.
     [[nodiscard]] static Expected<void> run_detached(std::function<void()> task);
     // Returns when what was asked for so far has run.
