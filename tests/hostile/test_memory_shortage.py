@@ -4,37 +4,24 @@
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from ndverbs import _testing
+from programs import ENDS, run
 
 LIMIT = 100
 
-PROGRAM = """
-import contextlib, encodings.idna, resource, socket, sys, threading
-import ndverbs as nd
+PROGRAM = (
+    ENDS
+    + """
+import contextlib, encodings.idna, resource, socket
 
 threading.stack_size(256 * 1024)
-adapter = nd.Adapter.open("soft")
-pd, cq, far_cq = adapter.create_pd(), adapter.create_cq(64), adapter.create_cq(64)
-qp, far = pd.create_qp(cq, cq), pd.create_qp(far_cq, far_cq)
-listener = adapter.create_listener()
-listener.listen("127.0.0.1:0")
-
-def accept():
-    global accepted
-    accepted = listener.get_connector(30)
-    accepted.accept(far)
-
-thread = threading.Thread(target=accept)
-thread.start()
-connector = adapter.create_connector()
-connector.connect(qp, None, listener.local_address)
-connector.complete_connect()
-thread.join()
+near, far = ends()
+join(near, far)
+adapter, listener = near.adapter, near.listener
 request = b"MPA ID Req Frame\\x10\\x02\\0\\x04\\0\\x01\\0\\x01"
 strangers = []
 with open("/proc/self/statm") as file:
@@ -53,22 +40,16 @@ strangers.clear()
 adapter.close()
 print("closed")
 """
+)
 
 
 @pytest.mark.parametrize("headroom_kb", [0, 100, 300, 600, 1000, 2000])
 def test_allocation_that_fails_does_not_end_the_process(headroom_kb):
-    program = textwrap.dedent(PROGRAM).replace("HEADROOM", str(headroom_kb * 1024))
+    program = PROGRAM.replace("HEADROOM", str(headroom_kb * 1024))
 
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        env={**os.environ, "MALLOC_ARENA_MAX": "1"},
-    )
+    out, _ = run(program, MALLOC_ARENA_MAX="1")
 
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "closed\n"
+    assert out == "closed\n"
 
 
 @pytest.mark.skipif(

@@ -8,38 +8,11 @@ import time
 
 import pytest
 
-LIMIT = 60
+from programs import ENDS, LIMIT, run
 
-PROLOGUE = """
-import sys, threading
-import ndverbs as nd
-
-class End:
-    def __init__(self, adapter=None):
-        self.adapter = adapter or nd.Adapter.open("soft")
-        self.pd = self.adapter.create_pd()
-        self.cq = self.adapter.create_cq(256)
-        self.qp = self.pd.create_qp(self.cq, self.cq)
-        self.buffer = bytearray(1 << 20)
-        self.region = self.pd.register(self.buffer, nd.Access.REMOTE_WRITE | nd.Access.REMOTE_READ)
-        self.listener = self.adapter.create_listener()
-        self.listener.listen("127.0.0.1:0")
-
-def ends():
-    near = End()
-    return near, End(near.adapter)
-
-def join(near, far, on_disconnect=None):
-    def accept():
-        far.connector = far.listener.get_connector(30)
-        far.connector.accept(far.qp, on_disconnect=on_disconnect)
-    thread = threading.Thread(target=accept)
-    thread.start()
-    near.connector = near.adapter.create_connector()
-    near.connector.connect(near.qp, None, far.listener.local_address, peer_to_peer=True)
-    near.connector.complete_connect(on_disconnect)
-    thread.join()
-
+PROLOGUE = (
+    ENDS
+    + """
 def linger(listener):
     "A peer that does not close when it is rejected: the adapter waits for it for up to 5 s."
     import socket
@@ -54,6 +27,7 @@ class Silent:
         self.server = socket.create_server(("127.0.0.1", 0))
         self.address = self.server.getsockname()
 """
+)
 
 STATES = {
     "imported": "",
@@ -294,30 +268,17 @@ STATES = {
 
 @pytest.mark.parametrize("state", STATES)
 def test_interpreter_ends_quietly(state):
-    program = PROLOGUE + textwrap.dedent(STATES[state])
+    _, errors = run(PROLOGUE + textwrap.dedent(STATES[state]))
 
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT
-    )
-
-    assert done.stderr == ""
-    assert done.returncode == 0
+    assert errors == ""
 
 
 def test_exception_ends_the_program_with_its_traceback_only():
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            PROLOGUE + "near, far = ends()\njoin(near, far)\nraise SystemExit('on purpose')",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
+    program = PROLOGUE + "near, far = ends()\njoin(near, far)\nraise SystemExit('on purpose')"
 
-    assert done.stderr == "on purpose\n"
-    assert done.returncode == 1
+    _, errors = run(program, returncode=1)
+
+    assert errors == "on purpose\n"
 
 
 def test_last_message_of_a_program_arrives(adapter):
@@ -355,14 +316,10 @@ def test_last_message_of_a_program_arrives(adapter):
 def test_program_with_a_connection_ends_without_lingering_for_nothing():
     # Both ends are in the program: nobody is waited for.
     begun = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-c", PROLOGUE + "near, far = ends()\njoin(near, far)"],
-        check=True,
-        timeout=LIMIT,
-    )
+    run(PROLOGUE + "near, far = ends()\njoin(near, far)")
     idle = time.monotonic() - begun
     begun = time.monotonic()
-    subprocess.run([sys.executable, "-c", PROLOGUE], check=True, timeout=LIMIT)
+    run(PROLOGUE)
 
     # A lingering connection waits 5 s for its peer.
     assert idle - (time.monotonic() - begun) < 4

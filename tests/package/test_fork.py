@@ -9,35 +9,13 @@ import threading
 import pytest
 
 import ndverbs as nd
+import programs
+from programs import ENDS, LIMIT
 
-LIMIT = 60
-
-# Two adapters of one process, connected; `far` watches what becomes of `near` and its process.
-DEFINITIONS = """
-import os, sys, threading
-import ndverbs as nd
-
-class End:
-    def __init__(self):
-        self.adapter = nd.Adapter.open("soft")
-        self.pd = self.adapter.create_pd()
-        self.cq = self.adapter.create_cq(256)
-        self.qp = self.pd.create_qp(self.cq, self.cq)
-        self.buffer = bytearray(64)
-        self.region = self.pd.register(self.buffer, nd.Access.REMOTE_WRITE | nd.Access.REMOTE_READ)
-        self.listener = self.adapter.create_listener()
-        self.listener.listen("127.0.0.1:0")
-
-def join(near, far, on_disconnect=None):
-    def accept():
-        far.connector = far.listener.get_connector(30)
-        far.connector.accept(far.qp, on_disconnect=on_disconnect)
-    thread = threading.Thread(target=accept)
-    thread.start()
-    near.connector = near.adapter.create_connector()
-    near.connector.connect(near.qp, None, far.listener.local_address, peer_to_peer=True)
-    near.connector.complete_connect()
-    thread.join()
+DEFINITIONS = (
+    ENDS
+    + """
+import os
 
 def message(near, far):
     far.qp.receive(far.region, context=1)
@@ -61,6 +39,8 @@ def in_child(work):
     _, status = os.waitpid(pid, 0)
     assert status == 0, status
 """
+)
+# Two adapters of one process, connected; `far` watches what becomes of `near` and its process.
 PROLOGUE = (
     DEFINITIONS
     + """
@@ -79,13 +59,7 @@ print("done")
 
 
 def run(body, *, epilogue=EPILOGUE):
-    program = PROLOGUE + textwrap.dedent(body) + epilogue
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT
-    )
-    assert done.stderr == ""
-    assert done.stdout == "done\n"
-    assert done.returncode == 0
+    assert programs.run(PROLOGUE + textwrap.dedent(body) + epilogue) == ("done\n", "")
 
 
 USES = {

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-LIMIT = 60
+from programs import ENDS, LIMIT, run
 
 # Each wait is set up, says so, and is interrupted; then the same objects work or close.
 WAITS = {
@@ -83,33 +83,23 @@ WAITS = {
     """,
 }
 
-PROGRAM = """
-import signal, threading
-import ndverbs as nd
+PROGRAM = (
+    ENDS
+    + """
+import signal
 
 # A shell that runs us in the background ignores the signal, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-adapter = nd.Adapter.open("soft")
-pd = adapter.create_pd()
-cq = adapter.create_cq(1024)
-qp = pd.create_qp(cq, cq)
-listener = adapter.create_listener()
-listener.listen("127.0.0.1:0")
+near_end = End()
+adapter, pd, cq, qp = near_end.adapter, near_end.pd, near_end.cq, near_end.qp
+listener = near_end.listener
 
 def connected(on_disconnect=None):
-    global qp
-    other = pd.create_qp(cq, cq)
-    connector = adapter.create_connector()
-    def accept():
-        accept.incoming = listener.get_connector(30)
-        accept.incoming.accept(other, on_disconnect=on_disconnect)
-    thread = threading.Thread(target=accept)
-    thread.start()
-    connector.connect(qp, None, listener.local_address, peer_to_peer=True)
-    connector.complete_connect()
-    thread.join()
-    return connector, accept.incoming
+    global far_end  # kept: a queue pair that is dropped ends its connection
+    far_end = End(adapter)
+    join(near_end, far_end, on_disconnect)
+    return near_end.connector, far_end.connector
 
 def streams():
     server = nd.create_server(("127.0.0.1", 0), adapter=adapter)
@@ -134,6 +124,7 @@ with adapter:  # closes: nothing blocks
     assert 5 in [done.request_context for done in cq.poll()]
 print("closed", flush=True)
 """
+)
 
 
 def is_asleep(pid):
@@ -144,7 +135,7 @@ def is_asleep(pid):
 
 @pytest.mark.parametrize("name", WAITS)
 def test_ctrl_c_ends_the_wait(name):
-    program = PROGRAM.format(setup=textwrap.dedent(WAITS[name]))
+    program = PROGRAM.replace("{setup}", textwrap.dedent(WAITS[name]))
     with subprocess.Popen(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
@@ -186,42 +177,22 @@ def test_threads_of_ours_leave_signals_to_python_and_faults_to_their_handler(pai
 
 def test_fault_on_a_thread_of_ours_is_reported_by_faulthandler():
     # A peer writes behind the end of a mapped file: the fault is the progress thread's.
-    program = textwrap.dedent("""
-        import faulthandler, mmap, tempfile, threading
-        import ndverbs as nd
+    program = ENDS + textwrap.dedent("""
+        import faulthandler, mmap, tempfile
         faulthandler.enable()
-        adapter = nd.Adapter.open("soft")
-        pd, cq, far_cq = adapter.create_pd(), adapter.create_cq(8), adapter.create_cq(8)
-        qp, far = pd.create_qp(cq, cq), pd.create_qp(far_cq, far_cq)
-        listener = adapter.create_listener()
-        listener.listen("127.0.0.1:0")
-        def accept():
-            global accepted
-            accepted = listener.get_connector(30)
-            accepted.accept(far)
-        thread = threading.Thread(target=accept)
-        thread.start()
-        connector = adapter.create_connector()
-        connector.connect(qp, None, listener.local_address)
-        connector.complete_connect()
-        thread.join()
+        near, far = ends()
+        join(near, far)
         file = tempfile.TemporaryFile()
         file.truncate(8192)
         memory = mmap.mmap(file.fileno(), 8192)
-        region = pd.register(memory, nd.Access.REMOTE_WRITE)
+        region = far.pd.register(memory, nd.Access.REMOTE_WRITE)
         file.truncate(0)
-        qp.write(b"x", region.remote(), flags=nd.Flag.INLINE)
+        near.qp.write(b"x", region.remote(), flags=nd.Flag.INLINE)
         threading.Event().wait(60)
     """)
 
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        # A sanitizer leaves the fault to faulthandler, too.
-        env={**os.environ, "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":handle_sigbus=0"},
-    )
+    # A sanitizer leaves the fault to faulthandler, too.
+    options = os.environ.get("ASAN_OPTIONS", "") + ":handle_sigbus=0"
+    _, errors = run(program, returncode=-signal.SIGBUS, ASAN_OPTIONS=options)
 
-    assert done.returncode == -signal.SIGBUS
-    assert "Fatal Python error: Bus error" in done.stderr
+    assert "Fatal Python error: Bus error" in errors

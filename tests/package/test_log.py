@@ -10,27 +10,17 @@ from typing import Any
 import pytest
 
 import ndverbs as nd
-from package.test_shown import run
+from programs import ENDS, run
 
-CONNECTED = """
-import threading
-import ndverbs as nd
-with nd.Adapter.open("soft") as adapter, adapter.create_listener() as listener:
-    pd, cq = adapter.create_pd(), adapter.create_cq(512)
-    mine, theirs = pd.create_qp(cq, cq, receive_queue_depth=8), pd.create_qp(cq, cq)
-    listener.listen("127.0.0.1:0")
-    kept = []
-    def accept():
-        kept.append(listener.get_connector(10))
-        kept[0].accept(theirs)
-    thread = threading.Thread(target=accept)
-    thread.start()
-    connector = adapter.create_connector()
-    connector.connect(mine, None, listener.local_address)
-    connector.complete_connect()
-    thread.join()
-    connector.disconnect()
+CONNECTED = (
+    ENDS
+    + """
+near, far = ends()
+join(near, far)
+near.connector.disconnect()
+near.adapter.close()
 """
+)
 
 
 def test_the_environment_turns_the_log_on():

@@ -4,7 +4,7 @@
 import pytest
 
 import ndverbs as nd
-from package.test_shown import run
+from programs import run
 
 
 def test_an_adapter_that_is_dropped_open_warns():

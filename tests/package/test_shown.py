@@ -5,29 +5,13 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 import ndverbs as nd
 from conformance.end import LIMIT
-
-
-def run(program: str, *options: str, **environment: str) -> tuple[str, str]:
-    """Run a program in a process of its own; returns its output and errors."""
-    import os
-
-    done = subprocess.run(
-        [sys.executable, *options, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
+from programs import run
 
 
 def test_everything_public_is_listed_and_nothing_else():
