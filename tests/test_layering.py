@@ -258,7 +258,33 @@ def test_no_provider_is_named_above_the_providers():
             for number, line in enumerate(code.splitlines(), 1):
                 if names.search(line):
                     problems.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()}")
+    for file in python_files():
+        for number, text in words_of_code(file.read_text()):
+            if names.search(text):
+                problems.append(f"{file.relative_to(ROOT)}:{number}: {text}")
     assert problems == []
+
+
+def words_of_code(text: str) -> Iterator[tuple[int, str]]:
+    """Yield names and strings of a module with their lines, documentation apart."""
+    tree = ast.parse(text)
+    documents = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            yield node.lineno, node.id if isinstance(node, ast.Name) else node.attr
+        elif isinstance(node, ast.Constant) and id(node) not in documents:
+            yield node.lineno, str(node.value)
+
+
+def test_words_of_code_are_names_and_strings_but_not_documentation():
+    text = '"""a"""\ndef f(x):\n    """b"""\n    return f"c{x.d}"  # e\n'
+    assert list(words_of_code(text)) == [(4, "c"), (4, "d"), (4, "x")]
 
 
 def test_every_provider_folder_is_known_to_this_test():

@@ -1865,6 +1865,9 @@ invalidated_token u4, flags u4.
 
 __version__: Final[str]
 
+_default_adapter: str
+"""What `Adapter.open` opens when nothing else is said."""
+
 def _error_classes() -> dict[Status, str]:
     """Return the name of the class that each status raises."""
 

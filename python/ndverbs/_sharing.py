@@ -7,14 +7,14 @@ import os
 import threading
 import weakref
 
-from ndverbs._native import Adapter
+from ndverbs._native import Adapter, _default_adapter
 
 _lock = threading.Lock()
 _shared: weakref.WeakValueDictionary[tuple[int, str], Adapter] = weakref.WeakValueDictionary()
 
 
 def adapter_for(adapter: Adapter | str | None) -> Adapter:
-    """Return the adapter that is meant, opened when nobody uses it yet.
+    """Return the adapter that is meant, opened when the process does not use it yet.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def adapter_for(adapter: Adapter | str | None) -> Adapter:
     """
     if isinstance(adapter, Adapter):
         return adapter
-    name = adapter or os.environ.get("NDVERBS_ADAPTER") or "soft"
+    name = adapter or os.environ.get("NDVERBS_ADAPTER") or _default_adapter
     key = (os.getpid(), name)  # a parent's adapter is of no use in its child
     with _lock:
         found = _shared.get(key)

@@ -78,11 +78,9 @@ using FindingRow = std::tuple<std::string, std::string, bool, std::string, std::
 std::vector<FindingRow> diagnose() {
     const Released released;
     std::vector<FindingRow> all;
-    for (const auto& provider : providers::builtin()) {
-        for (core::Finding& finding : provider->diagnose()) {
-            all.emplace_back(provider->name(), std::move(finding.check), finding.is_good,
-                             std::move(finding.what), std::move(finding.remedy));
-        }
+    for (auto& [provider, finding] : providers::diagnose()) {
+        all.emplace_back(std::move(provider), std::move(finding.check), finding.is_good,
+                         std::move(finding.what), std::move(finding.remedy));
     }
     return all;
 }
@@ -240,6 +238,7 @@ void bind_adapter(py::module_& module) {
     bind_info(module);
     module.def("adapters", adapters, "List the adapters that can be opened now.");
 
+    module.attr("_default_adapter") = providers::builtin().front()->name();
     module.def("_diagnose", diagnose, "Look at what every provider needs.");
 
     py::class_<Adapter> cls(module, "Adapter", py::is_final(),

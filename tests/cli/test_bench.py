@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -144,6 +145,20 @@ def test_a_missing_tool_is_named(capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert "not compared with iperf3: iperf3 is not installed" in err
     assert "write bandwidth 1048576 B" in out
+
+
+@pytest.mark.parametrize(
+    ("adapter", "device"),
+    [("rdma:two", "rdma:two"), ("rdma", "rdma:one"), ("plain", None), (None, None)],
+)
+def test_perftest_is_a_rival_of_runs_over_a_device(monkeypatch, adapter, device):
+    listed = [("plain", "plain"), ("rdma:one", "rdma"), ("rdma:two", "rdma")]
+    infos = [SimpleNamespace(name=name, provider=provider) for name, provider in listed]
+    monkeypatch.setattr(bench_rivals, "adapters", lambda: infos)
+    run = bench_ends.Run(operation="write", measure="bandwidth", size=8, adapter=adapter)
+
+    assert bench_rivals.can_measure("perftest", run) == (device is not None)
+    assert getattr(bench_rivals._device_of(run), "name", None) == device
 
 
 def test_the_promised_ratios_have_a_target():

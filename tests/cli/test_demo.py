@@ -69,6 +69,16 @@ def test_the_demo_takes_a_file(place: Path, tmp_path: Path, size: int, capsys: C
     assert os.listdir(place) == []
 
 
+def test_the_demo_runs_whatever_adapter_the_environment_asks_for(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "mine"
+    path.write_bytes(content(1))
+    monkeypatch.setenv("NDVERBS_ADAPTER", "nonsense")
+
+    assert demo.run(str(path), rounds=1, size=0) == 0
+
+
 def test_a_copy_that_differs_fails_the_demo(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 from typing import TypeAlias
 
+from ndverbs._native import _default_adapter
+
 # argparse has no public name for it.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -13,7 +15,10 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def add_adapter(parser: argparse.ArgumentParser) -> None:
     """Add ``--adapter``."""
     parser.add_argument(
-        "--adapter", metavar="NAME", help="as `ndverbs info` lists them (default: soft)"
+        "--adapter",
+        metavar="NAME",
+        help="as `ndverbs info` lists them (default: environment variable NDVERBS_ADAPTER, else "
+        f"{_default_adapter})",
     )
 
 

@@ -8,13 +8,8 @@ import json
 from typing import NamedTuple
 
 from ndverbs import _native
+from ndverbs._native import _default_adapter
 from ndverbs.cli._arguments import Commands
-
-# What a provider needs that a build was made without: nobody in it can look.
-_ABSENT = {
-    "verbs": "this build has no verbs provider: install rdma-core's headers (on Debian: "
-    "apt-get install libibverbs-dev librdmacm-dev) and build again"
-}
 
 
 def add(commands: Commands) -> None:
@@ -23,10 +18,10 @@ def add(commands: Commands) -> None:
         "doctor",
         help="check what each provider needs, with remedies",
         description="Check what each provider needs. The exit code is 1 when something is wrong "
-        "that PROVIDER needs; without PROVIDER, that the soft provider needs.",
+        f"that PROVIDER needs; without PROVIDER, that {_default_adapter} needs.",
         allow_abbrev=False,
     )
-    doctor.add_argument("provider", nargs="?", metavar="PROVIDER", choices=("soft", "verbs"))
+    doctor.add_argument("provider", nargs="?", type=_provider, metavar="PROVIDER")
     doctor.add_argument("--json", action="store_true", help="print a JSON list")
     doctor.set_defaults(run=run, is_report=True)
 
@@ -43,12 +38,14 @@ class Finding(NamedTuple):
 
 def findings() -> list[Finding]:
     """Look at what every provider needs; nothing is changed."""
-    found = [Finding(*row) for row in _native._diagnose()]
-    present = {finding.provider for finding in found}
-    for provider, remedy in _ABSENT.items():
-        if provider not in present:
-            found.append(Finding(provider, "this build", False, "without the provider", remedy))
-    return found
+    return [Finding(*row) for row in _native._diagnose()]
+
+
+def _provider(text: str) -> str:
+    known = list(dict.fromkeys(finding.provider for finding in findings()))
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(known)}")
+    return text
 
 
 def run(given: argparse.Namespace) -> int:
@@ -57,8 +54,8 @@ def run(given: argparse.Namespace) -> int:
     Returns
     -------
     int
-        1 when something is wrong that the asked-for provider needs; without one, when the soft
-        provider, which works on every machine, has a problem. Else 0.
+        1 when something is wrong that the asked-for provider needs; without one, that
+        the provider needs which works on every machine. Else 0.
     """
     found = [finding for finding in findings() if given.provider in (None, finding.provider)]
     if given.json:
@@ -69,5 +66,5 @@ def run(given: argparse.Namespace) -> int:
             print(f"{mark}  {finding.provider}: {finding.check}: {finding.what}")
             if finding.remedy:
                 print(f"      {finding.remedy}")
-    needed = given.provider or "soft"
+    needed = given.provider or _default_adapter
     return int(any(not f.is_good for f in found if f.provider == needed))

@@ -28,6 +28,22 @@ const std::vector<std::unique_ptr<core::Provider>>& builtin() {
     return *list;
 }
 
+std::vector<std::pair<std::string, core::Finding>> diagnose() {
+    std::vector<std::pair<std::string, core::Finding>> all;
+    for (const auto& provider : builtin()) {
+        for (core::Finding& finding : provider->diagnose()) {
+            all.emplace_back(provider->name(), std::move(finding));
+        }
+    }
+#if !NDV_WITH_VERBS
+    all.emplace_back("verbs",
+                     core::Finding{"this build", false, "without the provider",
+                                   "install rdma-core's headers (on Debian: apt-get "
+                                   "install libibverbs-dev librdmacm-dev) and build again"});
+#endif
+    return all;
+}
+
 namespace {
 
 // Three times the longest idle time that Linux's TCP takes.

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/expected.hpp"
@@ -12,6 +13,9 @@
 namespace ndv::providers {
 
 [[nodiscard]] const std::vector<std::unique_ptr<core::Provider>>& builtin();
+
+// What a user needs for each provider, looked at now; also for one that the build lacks.
+[[nodiscard]] std::vector<std::pair<std::string, core::Finding>> diagnose();
 
 // "soft", "soft:192.0.2.1", ...: the provider's name, then what the provider makes of the rest.
 // "auto": an RDMA device with an active port, else soft; "auto:192.0.2.1": the device that leads

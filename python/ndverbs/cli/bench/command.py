@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from typing import Any
 
-from ndverbs.cli._arguments import Commands
+from ndverbs.cli._arguments import Commands, add_adapter, positive, seconds
 from ndverbs.errors import RdmaError
 
 RIVALS = ("iperf3", "ucx", "fi_pingpong", "socket", "perftest")
@@ -44,19 +42,6 @@ def _parse_rivals(text: str) -> list[str]:
     return names
 
 
-def _positive(kind: type[int] | type[float]) -> Callable[[str], Any]:
-    def parse(text: str) -> int | float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = kind(0)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-        return value
-
-    return parse
-
-
 def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
@@ -67,47 +52,49 @@ def add(commands: Commands) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, is_report=False)
-    add = parser.add_argument
-    add("operation", choices=("write", "read", "send", "stream"), help="what to time")
-    add("--lat", action="store_true", help="latency: median, 99th percentile, lowest, mean")
-    add("--bw", action="store_true", help="bandwidth in GB/s")
-    add("--rate", action="store_true", help="requests per second; without a choice, all three")
-    add(
+    argument = parser.add_argument
+    argument("operation", choices=("write", "read", "send", "stream"), help="what to time")
+    argument("--lat", action="store_true", help="latency: median, 99th percentile, lowest, mean")
+    argument("--bw", action="store_true", help="bandwidth in GB/s")
+    argument("--rate", action="store_true", help="requests per second; without a choice, all three")
+    argument(
         "--sizes",
         type=_parse_sizes,
         metavar="BYTES,...",
         help="default: 8 for latency and rate, 1M for bandwidth",
     )
-    add("--depth", type=_positive(int), help="requests in flight (bandwidth 16, rate 64)")
+    argument("--depth", type=positive, help="requests in flight (bandwidth 16, rate 64)")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--iterations", type=_positive(int), metavar="N", help="operations a run")
+    length.add_argument("--iterations", type=positive, metavar="N", help="operations a run")
     length.add_argument(
-        "--seconds", type=_positive(float), metavar="S", default=1.0, help="length of a run (1)"
+        "--seconds", type=seconds, metavar="S", default=1.0, help="length of a run (1)"
     )
-    add("--runs", type=_positive(int), metavar="N", default=3, help="runs of each kind (3)")
-    add(
+    argument("--runs", type=positive, metavar="N", default=3, help="runs of each kind (3)")
+    argument(
         "--crc",
         action=argparse.BooleanOptionalAction,
         help="CRC32C on every frame, or none (default: between hosts)",
     )
-    add("--wait", action="store_true", help="sleep for completions instead of polling")
-    add("--python", action="store_true", help="loops in Python; --rate also shows CPU per request")
-    add(
+    argument("--wait", action="store_true", help="sleep for completions instead of polling")
+    argument(
+        "--python", action="store_true", help="loops in Python; --rate also shows CPU per request"
+    )
+    argument(
         "--many",
         action="store_true",
         help="with --rate --python: post_many and poll_into in place of a call per request",
     )
-    add(
+    argument(
         "--against",
         type=_parse_rivals,
         default=[],
         metavar="TOOL,...",
         help=f"compare, run by run, with: {', '.join(RIVALS)}",
     )
-    add(
-        "--adapter", metavar="NAME", help="default: environment variable NDVERBS_ADAPTER, else soft"
+    add_adapter(parser)
+    argument(
+        "--json", metavar="FILE", help="write the rows there; - is standard output, and no table"
     )
-    add("--json", metavar="FILE", help="write the rows there; - is standard output, and no table")
 
 
 def run(given: argparse.Namespace) -> int:

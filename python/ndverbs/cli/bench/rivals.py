@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users would pick instead: public tools and a plain socket, as rivals of our runs.
 
-Each is two processes over loopback TCP, like the runs of `soft`; perftest is two processes over
-the RDMA device of the run.
+Each is two processes over loopback TCP, as runs are without a device; perftest is two processes
+over the RDMA device of the run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ndverbs._native import adapters
+from ndverbs._native import AdapterInfo, adapters
 from ndverbs.cli.bench.ends import Run
 from ndverbs.cli.bench.loops import BenchError
 
@@ -63,7 +63,7 @@ def missing(name: str) -> str | None:
 def can_measure(name: str, run: Run) -> bool:
     """Return whether a tool has a figure that compares with the run."""
     if name == "perftest":
-        return (run.adapter or "").startswith("verbs")
+        return _device_of(run) is not None
     if name == "iperf3":
         return run.measure == "bandwidth"
     if name == "ucx":
@@ -150,10 +150,17 @@ def _fi_pingpong(run: Run) -> Figure:
     return Figure(value, shlex.join(client))
 
 
+def _device_of(run: Run) -> AdapterInfo | None:
+    """Return the RDMA device of a run; None where its adapter needs none, or there is none."""
+    name = run.adapter or ""
+    devices = [info for info in adapters() if ":" in info.name]
+    found = [info for info in devices if name in (info.name, info.provider)]
+    return found[0] if found else None
+
+
 def _perftest(run: Run) -> Figure:
-    device = (run.adapter or "").partition(":")[2]
-    infos = [info for info in adapters() if info.provider == "verbs"]
-    (info,) = [info for info in infos if info.name == f"verbs:{device}"] or infos[:1]
+    info = _device_of(run)
+    assert info is not None
     program = f"ib_{run.operation}_{'lat' if run.is_latency else 'bw'}"
     # "-R": connected by rdma_cm, as ours are; "-F": a clock that varies is no reason to fail.
     common = [program, "-R", "-F", "-d", info.name.partition(":")[2], "-p", str(_free_port())]

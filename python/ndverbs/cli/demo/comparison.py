@@ -23,6 +23,7 @@ from types import FrameType
 
 from ndverbs import Adapter
 from ndverbs._address import split
+from ndverbs._native import _default_adapter
 from ndverbs.cli.demo.tcp import copy_file_tcp
 from ndverbs.cli.failure import CommandError
 from ndverbs.cli.filecopy.client import copy_file
@@ -72,10 +73,12 @@ def run(file: str | None, *, rounds: int, size: int) -> int:
 
 def _copies(opened: SourceFile, received: Path, rounds: int) -> tuple[_Way, _Way]:
     rdma, tcp = _Way("RDMA (ndverbs cp)"), _Way("plain TCP sockets")
+    # One that works on every machine, whatever the environment asks for elsewhere.
+    served = "127.0.0.1:0", str(received), "--until-eof", "--adapter", _default_adapter
     with (
-        _receiver("ndverbs", "serve", "127.0.0.1:0", str(received), "--until-eof") as serving,
+        _receiver("ndverbs", "serve", *served) as serving,
         _receiver("ndverbs.cli.demo.tcp", str(received)) as port,
-        Adapter.open("soft") as adapter,
+        Adapter.open(_default_adapter) as adapter,
     ):
         rdma_address = split(serving.rpartition(" ")[2])
         tcp_address = ("127.0.0.1", int(port))
