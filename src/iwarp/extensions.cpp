@@ -7,7 +7,8 @@
 #include <cstring>
 #include <limits>
 
-#include "iwarp/connection.hpp"
+#include "iwarp/receiver.hpp"
+#include "iwarp/sender.hpp"
 
 namespace ndv::iwarp {
 namespace {
@@ -20,6 +21,7 @@ std::uint64_t masked_sum(std::uint64_t left, std::uint64_t right, std::uint64_t 
 }
 
 // RFC 7306 section 5. Atomic towards other connections, and towards atomics of this host's CPUs.
+// seq_cst: pairs with those of other steppers and of programs that map the word, whatever they use.
 std::uint64_t run(const AtomicRequestBody& request, std::uint64_t& word) {
     const std::atomic_ref<std::uint64_t> target(word);
     if (static_cast<AtomicOperation>(request.operation) == AtomicOperation::fetch_add &&
@@ -50,17 +52,13 @@ bool is_operation(std::uint8_t raw) {
 // ---- out ------------------------------------------------------------------------------------
 
 // A Write, and a second message behind it.
-void Connection::build_write_immediate(Frame& out) {
+void Sender::build_write_immediate(Frame& out) {
     if (!immediate_is_next_) return build_write(out);
     constexpr std::size_t kHeader = UntaggedHeader::kSize + ImmediateBody::kSize;
     const SendRequest& request = send_queue_[request_next_];
     const std::span<std::byte> bytes(out.bytes);
-    UntaggedHeader header;
-    header.control = control_of(request.solicits ? Opcode::immediate_solicited : Opcode::immediate,
-                                kHeader, 0, true);
-    header.queue_number = kQueueSend;
-    header.msn = send_msn_++;
-    header.emit(bytes.first<UntaggedHeader::kSize>());
+    put_header(bytes, request.solicits ? Opcode::immediate_solicited : Opcode::immediate, kHeader,
+               kQueueSend, send_msn_++);
     const ImmediateBody body{static_cast<std::uint32_t>(request.operand), 0};
     body.emit(bytes.subspan<UntaggedHeader::kSize, ImmediateBody::kSize>());
     out.is_last = true;
@@ -69,16 +67,12 @@ void Connection::build_write_immediate(Frame& out) {
     finish_request(out, kHeader, 0);
 }
 
-void Connection::build_atomic_request(Frame& out) {
+void Sender::build_atomic_request(Frame& out) {
     constexpr std::size_t kHeader = UntaggedHeader::kSize + AtomicRequestBody::kSize;
     SendRequest& request = send_queue_[request_next_];
     request.sink_stag = next_sink_stag();
     const std::span<std::byte> bytes(out.bytes);
-    UntaggedHeader header;
-    header.control = control_of(Opcode::atomic_request, kHeader, 0, true);
-    header.queue_number = kQueueReadRequest;
-    header.msn = read_msn_++;
-    header.emit(bytes.first<UntaggedHeader::kSize>());
+    put_header(bytes, Opcode::atomic_request, kHeader, kQueueReadRequest, read_msn_++);
     AtomicRequestBody body;
     const bool is_swap = request.kind == RequestKind::compare_swap;
     body.operation = static_cast<std::uint8_t>(is_swap ? AtomicOperation::compare_swap
@@ -92,14 +86,14 @@ void Connection::build_atomic_request(Frame& out) {
     body.compare = is_swap ? request.compare : 0;
     body.compare_mask = kAllBits;
     body.emit(bytes.subspan<UntaggedHeader::kSize, AtomicRequestBody::kSize>());
-    reads_[read_tail_++ % reads_.size()] = request_next_;
+    reads_.push(request_next_);
     extension_sent_ = true;
     out.is_last = true;
     finish_request(out, kHeader, 0);
 }
 
-AccessResult Connection::run_atomic(const AtomicRequestBody& request, std::uint64_t& value,
-                                    bool& is_aligned) {
+AccessResult Sender::run_atomic(const AtomicRequestBody& request, std::uint64_t& value,
+                                bool& is_aligned) {
     Pin pin;
     const AccessResult result =
         memory_.pin(request.stag, request.to, sizeof value, RemoteRight::atomic, pin);
@@ -116,140 +110,39 @@ AccessResult Connection::run_atomic(const AtomicRequestBody& request, std::uint6
 }
 
 // False: refused; a Terminate takes the frame's place.
-bool Connection::build_atomic_response() {
+bool Sender::build_atomic_response() {
     constexpr std::size_t kHeader = UntaggedHeader::kSize + AtomicResponseBody::kSize;
-    const Job& job = jobs_[job_next_ % jobs_.size()];
+    const Job& job = jobs_.next();
     AtomicResponseBody body;
     body.request_id = job.atomic.request_id;
     bool is_aligned = true;
     const AccessResult result = run_atomic(job.atomic, body.value, is_aligned);
     if (result != AccessResult::granted || !is_aligned) {
         // The culprit is the Atomic Request, whose header may be overwritten by now.
-        opcode_ = Opcode::atomic_request;
-        control_ = control_of(opcode_, UntaggedHeader::kSize + AtomicRequestBody::kSize, 0, true);
-        UntaggedHeader header;
-        header.control = control_;
-        header.queue_number = kQueueReadRequest;
-        header.msn = job.msn;
-        header.emit(std::span(culprit_).first<UntaggedHeader::kSize>());
-        fail(is_aligned ? read_error(result) : error::kStreamCatastrophic, true);
+        Culprit culprit;
+        culprit.control = put_header(culprit.bytes, Opcode::atomic_request,
+                                     UntaggedHeader::kSize + AtomicRequestBody::kSize,
+                                     kQueueReadRequest, job.msn);
+        life_.fail(is_aligned ? read_error(result) : error::kStreamCatastrophic, &culprit);
         return terminate_pending_;
     }
     Frame& out = frame(frame_tail_);
-    begin_frame(out, FrameSource::response, job_next_);
+    begin_frame(out, FrameSource::response, jobs_.next_position());
     const std::span<std::byte> bytes(out.bytes);
-    UntaggedHeader header;
-    header.control = control_of(Opcode::atomic_response, kHeader, 0, true);
-    header.queue_number = kQueueAtomicResponse;
-    header.msn = atomic_msn_++;
-    header.emit(bytes.first<UntaggedHeader::kSize>());
+    put_header(bytes, Opcode::atomic_response, kHeader, kQueueAtomicResponse, atomic_msn_++);
     body.emit(bytes.subspan<UntaggedHeader::kSize, AtomicResponseBody::kSize>());
     out.is_last = true;
     add_payload(out, kHeader, {}, 0, 0);
     finish_frame(out);
     message_open_ = false;
-    ++job_next_;
+    jobs_.note_built();
     return true;
 }
 
-// ---- in -------------------------------------------------------------------------------------
-
-bool Connection::begin_immediate(std::span<const std::byte> bytes) {
-    const auto header = UntaggedHeader::parse(bytes.first<UntaggedHeader::kSize>());
-    if (!check_send_order(header)) return false;
-    if (header.mo != 0) {
-        fail(error::kUntaggedMo, true);
-        return false;
-    }
-    if (untagged_.is_active || payload_size_ != 0 || !control_.last) {
-        fail(error::kUnexpectedOpcode, true);
-        return false;
-    }
-    if (!take_receive()) return false;
-    const auto body =
-        ImmediateBody::parse(bytes.subspan<UntaggedHeader::kSize, ImmediateBody::kSize>());
-    receive_queue_[receive_next_].immediate = body.value;
-    return true;
-}
-
-void Connection::end_immediate() {
-    ++expected_send_msn_;
-    ReceiveRequest& receive = receive_queue_[receive_next_];
-    receive.has_immediate = true;
-    receive.is_solicited = row_of(opcode_).solicits;
-    receive.received = written_;
-    written_ = 0;
-    ++receive_next_;
-}
-
-bool Connection::begin_atomic_request(std::span<const std::byte> bytes) {
-    const auto header = UntaggedHeader::parse(bytes.first<UntaggedHeader::kSize>());
-    ErrorCode code = check_request(header);
-    const auto body =
-        AtomicRequestBody::parse(bytes.subspan<UntaggedHeader::kSize, AtomicRequestBody::kSize>());
-    if (code == error::kNone && !is_operation(body.operation)) code = error::kUnexpectedOpcode;
-    if (code != error::kNone) {
-        fail(code, true);
-        return false;
-    }
-    Job& job = jobs_[job_tail_ % jobs_.size()];
-    job.msn = header.msn;
-    job.is_atomic = true;
-    job.built = 0;
-    job.body = ReadRequestBody{};
-    job.atomic = body;
-    return true;
-}
-
-bool Connection::begin_atomic_response(std::span<const std::byte> bytes) {
-    const auto header = UntaggedHeader::parse(bytes.first<UntaggedHeader::kSize>());
-    const SendRequest* const request = rtr_read_outstanding_ || read_head_ == read_tail_
-                                           ? nullptr
-                                           : &send_queue_[reads_[read_head_ % reads_.size()]];
-    const auto body = AtomicResponseBody::parse(
-        bytes.subspan<UntaggedHeader::kSize, AtomicResponseBody::kSize>());
-    ErrorCode code = error::kNone;
-    if (header.queue_number != kQueueAtomicResponse) {
-        code = error::kUntaggedQueue;
-    } else if (request == nullptr || !is_atomic(request->kind) ||
-               request->progress != SendRequest::Progress::transmitted || payload_size_ != 0 ||
-               !control_.last) {
-        code = error::kUnexpectedOpcode;
-    } else if (header.msn != expected_atomic_msn_) {
-        code = error::kUntaggedMsn;
-    } else if (header.mo != 0) {
-        code = error::kUntaggedMo;
-    } else if (body.request_id != request->sink_stag) {
-        code = error::kStreamCatastrophic;
-    }
-    if (code != error::kNone) {
-        fail(code, true);
-        return false;
-    }
-    atomic_value_ = body.value;
-    return true;
-}
-
-void Connection::end_atomic_response() {
-    ++expected_atomic_msn_;
-    const std::uint32_t position = reads_[read_head_++ % reads_.size()];
-    // In this host's byte order, wherever the caller wants it: the place need not be aligned.
-    std::array<iovec, sizeof atomic_value_> pieces;
-    const std::size_t count = slice_segments(send_queue_.segments(position), 0,
-                                             sizeof atomic_value_, pieces.data(), pieces.size());
-    const auto* from = reinterpret_cast<const std::byte*>(&atomic_value_);
-    for (std::size_t i = 0; i < count; ++i) {
-        std::memcpy(pieces[i].iov_base, from, pieces[i].iov_len);
-        from += pieces[i].iov_len;
-    }
-    send_queue_[position].progress = SendRequest::Progress::done;
-    check_drained();
-}
-
-// An Atomic Request is known by the number in its header; who does not know the opcode sends no
-// header, and then it was the oldest one.
-bool Connection::blame_atomic(const TerminateBody& body) {
-    std::uint32_t msn = read_msn_ - (read_tail_ - read_head_);
+// An Atomic Request is known by the number in its header. A peer that does not know the opcode
+// sends no header, and then it was the oldest one.
+bool Sender::blame_atomic(const TerminateBody& body) {
+    std::uint32_t msn = read_msn_ - reads_.size();
     bool is_named = false;
     std::uint32_t named = 0;
     if (body.ddp_header_size == UntaggedHeader::kSize - kLengthSize) {
@@ -260,13 +153,97 @@ bool Connection::blame_atomic(const TerminateBody& body) {
         named = header.msn;
     }
     if (!is_named && body.error != error::kUnexpectedOpcode) return false;
-    for (std::uint32_t i = read_head_; i != read_tail_; ++i, ++msn) {
-        const std::uint32_t position = reads_[i % reads_.size()];
+    for (std::uint32_t i = 0; i != reads_.size(); ++i, ++msn) {
+        const std::uint32_t position = reads_[i];
         if (!is_atomic(send_queue_[position].kind) || (is_named && msn != named)) continue;
-        blame_request(position, Status::remote_resources);
+        life_.blame(position, Status::remote_resources);
         return true;
     }
     return false;
+}
+
+// ---- in -------------------------------------------------------------------------------------
+
+bool Receiver::begin_immediate(std::span<const std::byte> bytes) {
+    const auto header = UntaggedHeader::parse(bytes.first<UntaggedHeader::kSize>());
+    if (!check_send_order(header)) return false;
+    if (header.mo != 0) return refuse(error::kUntaggedMo);
+    if (untagged_.is_active || payload_size_ != 0 || !fpdu_.control.last) {
+        return refuse(error::kUnexpectedOpcode);
+    }
+    if (!take_receive()) return false;
+    const auto body =
+        ImmediateBody::parse(bytes.subspan<UntaggedHeader::kSize, ImmediateBody::kSize>());
+    receive_queue_[receive_next_].immediate = body.value;
+    return true;
+}
+
+void Receiver::end_immediate() {
+    ++expected_send_msn_;
+    ReceiveRequest& receive = receive_queue_[receive_next_];
+    receive.has_immediate = true;
+    receive.is_solicited = row_of(fpdu_.opcode()).solicits;
+    receive.received = written_;
+    written_ = 0;
+    ++receive_next_;
+}
+
+bool Receiver::begin_atomic_request(std::span<const std::byte> bytes) {
+    const auto header = UntaggedHeader::parse(bytes.first<UntaggedHeader::kSize>());
+    ErrorCode code = check_request(header);
+    const auto body =
+        AtomicRequestBody::parse(bytes.subspan<UntaggedHeader::kSize, AtomicRequestBody::kSize>());
+    if (code == error::kNone && !is_operation(body.operation)) code = error::kUnexpectedOpcode;
+    if (code != error::kNone) return refuse(code);
+    Job& job = sender_.jobs().incoming();
+    job.msn = header.msn;
+    job.is_atomic = true;
+    job.built = 0;
+    job.body = ReadRequestBody{};
+    job.atomic = body;
+    return true;
+}
+
+bool Receiver::begin_atomic_response(std::span<const std::byte> bytes) {
+    const auto header = UntaggedHeader::parse(bytes.first<UntaggedHeader::kSize>());
+    const SendRequest* const request = sender_.reads().has_opening || sender_.reads().is_empty()
+                                           ? nullptr
+                                           : &send_queue_[sender_.reads().front()];
+    const auto body = AtomicResponseBody::parse(
+        bytes.subspan<UntaggedHeader::kSize, AtomicResponseBody::kSize>());
+    ErrorCode code = error::kNone;
+    if (header.queue_number != kQueueAtomicResponse) {
+        code = error::kUntaggedQueue;
+    } else if (request == nullptr || !is_atomic(request->kind) ||
+               request->progress != SendRequest::Progress::transmitted || payload_size_ != 0 ||
+               !fpdu_.control.last) {
+        code = error::kUnexpectedOpcode;
+    } else if (header.msn != expected_atomic_msn_) {
+        code = error::kUntaggedMsn;
+    } else if (header.mo != 0) {
+        code = error::kUntaggedMo;
+    } else if (body.request_id != request->sink_stag) {
+        code = error::kStreamCatastrophic;
+    }
+    if (code != error::kNone) return refuse(code);
+    atomic_value_ = body.value;
+    return true;
+}
+
+void Receiver::end_atomic_response() {
+    ++expected_atomic_msn_;
+    const std::uint32_t position = sender_.reads().pop();
+    // In this host's byte order, wherever the caller wants it: the place need not be aligned.
+    std::array<iovec, sizeof atomic_value_> pieces;
+    const std::size_t count = slice_segments(send_queue_.segments(position), 0,
+                                             sizeof atomic_value_, pieces.data(), pieces.size());
+    const auto* from = reinterpret_cast<const std::byte*>(&atomic_value_);
+    for (std::size_t i = 0; i < count; ++i) {
+        std::memcpy(pieces[i].iov_base, from, pieces[i].iov_len);
+        from += pieces[i].iov_len;
+    }
+    send_queue_[position].progress = SendRequest::Progress::done;
+    life_.check_drained();
 }
 
 }  // namespace ndv::iwarp

@@ -33,7 +33,7 @@ struct PostedSegment {
 enum class Answer : std::uint8_t { none, data, word, local };
 
 // X(name, build, answer, operation, has_immediate). build: what makes its frames,
-// Connection::build_<build>(). operation, has_immediate: the call that posts it, for a provider.
+// Sender::build_<build>(). operation, has_immediate: the call that posts it, for a provider.
 #define NDV_REQUEST_LIST(X)                                    \
     X(send, send, none, send, false)                           \
     X(write, write, none, write, false)                        \
