@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare python/ndverbs/_native.pyi with the built extension; `make lint` runs it.
 
-mypy's stubtest compares names and everything that has a signature. Functions of pybind11 have
-none, but their docstrings begin with one, which is compared here.
+mypy's stubtest compares names. Signatures at run time are the stub's own, so what a function of
+pybind11 takes is compared here, as pybind11 itself says it when a call is wrong; and so are pages.
 """
 
 import ast
 import inspect
+import operator
 import os
 import re
 import subprocess
@@ -75,10 +76,52 @@ def value_of(node: ast.expr) -> object:
         return UNCOMPARED
 
 
-def runtime_signature(function: object) -> Signature | None:
-    """Return the parameters that a docstring of pybind11 begins with; None for others."""
-    lines = (inspect.getdoc(function) or "").splitlines()
-    found = re.fullmatch(r"\w+\((.*)\) -> .*", lines[0]) if lines else None
+def stub_pages() -> dict[str, str]:
+    """Return the page of every name in the stub that has one, by qualified name."""
+    module = ast.parse(STUB.read_text())
+    classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
+    found = {"": ast.get_docstring(module) or ""}
+
+    def visit(body: list[ast.stmt], prefix: str) -> None:
+        for node, following in zip(body, [*body[1:], None], strict=True):
+            page = None
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                name, page = node.name, ast.get_docstring(node)
+            elif isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(following, ast.Expr):
+                name = ast.unparse(
+                    node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+                )
+                page = inspect.cleandoc(ast.literal_eval(following.value))
+            if page is not None:
+                found.setdefault(prefix + name, page)
+            if isinstance(node, ast.ClassDef):
+                visit(node.body, f"{node.name}.")
+                for base in node.bases:
+                    if isinstance(base, ast.Name) and base.id in classes:
+                        visit(classes[base.id].body, f"{node.name}.")
+
+    visit(module.body, "")
+    return found
+
+
+def native_signature(function: object) -> Signature | None:
+    """Return what pybind11 says that a function of its takes; None for others."""
+    from ndverbs import _calls
+
+    texts = []
+
+    def note(text: str, *_: object) -> Exception:
+        texts.append(text)
+        return TypeError(text)
+
+    explain, _calls.explain = _calls.explain, note
+    try:
+        function(**{"no such parameter": None})  # type: ignore[operator]
+    except TypeError:
+        pass
+    finally:
+        _calls.explain = explain
+    found = re.search(r"^    1\. [\w.]*\((.*)\)(?: -> .*)?$", "".join(texts), re.MULTILINE)
     if found is None:
         return None
     out: Signature = []
@@ -110,6 +153,8 @@ def split_at_commas(text: str) -> list[str]:
 
 
 def differences() -> list[str]:
+    import numpy
+
     import ndverbs
     from ndverbs import _native
 
@@ -121,15 +166,22 @@ def differences() -> list[str]:
         if owner.startswith("_") and not hasattr(_native, owner):
             continue  # a class that exists for type checkers only
         scope = getattr(_native, owner) if owner else _native
-        actual = runtime_signature(getattr(scope, function_name, None))
+        actual = native_signature(getattr(scope, function_name, None))
         if actual is None:
-            continue  # stubtest has seen a signature, or that there is nothing
+            continue  # stubtest sees that there is nothing; test_arguments.py calls the hot ones
         same = len(actual) == len(expected) and all(
             a[0] == e[0] and (a[1] == e[1] or UNCOMPARED in (a[1], e[1]))
             for a, e in zip(actual, expected, strict=True)
         )
         if not same:
             problems.append(f"{name}: the stub has {expected}, {ndverbs.__name__} has {actual}")
+    for name, page in stub_pages().items():
+        try:
+            shown = operator.attrgetter(name)(_native) if name else _native
+        except AttributeError:
+            continue  # for type checkers only; stubtest knows
+        if not isinstance(shown, numpy.dtype) and shown.__doc__ != page:
+            problems.append(f"{name}: the stub's page is {page!r}, help() has {shown.__doc__!r}")
     return problems
 
 

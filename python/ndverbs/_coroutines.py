@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from ndverbs import _address
+from ndverbs import _address, _native
 from ndverbs._native import (
     CompletionQueue,
     Connector,
@@ -54,7 +54,6 @@ async def _connect_async(
     crc: bool | None = None,
     peer_to_peer: bool = False,
 ) -> None:
-    """Connect; see `Connector.connect`. Cancelling it abandons the attempt."""
     operation = self._start_connect(
         qp,
         local if local is None or isinstance(local, SharedEndpoint) else await _resolved(local),
@@ -88,7 +87,6 @@ async def _connect_with_shared_endpoint_async(
     crc: bool | None = None,
     peer_to_peer: bool = False,
 ) -> None:
-    """Connect; see `Connector.connect_with_shared_endpoint`."""
     # What takes a local address natively takes an endpoint, too.
     await _connect_async(
         self,
@@ -110,7 +108,6 @@ async def _complete_connect_async(
     *,
     timeout: float | None = 10,
 ) -> None:
-    """Complete the connection; see `Connector.complete_connect`."""
     await _outcome(self._start_complete_connect(on_disconnect), timeout, "complete_connect")
 
 
@@ -125,7 +122,6 @@ async def _accept_async(
     timeout: float | None = 60,
     crc: bool | None = None,
 ) -> None:
-    """Accept; see `Connector.accept`. Cancelling it abandons the connection."""
     operation = self._start_accept(
         qp,
         inbound_read_limit=inbound_read_limit,
@@ -139,12 +135,10 @@ async def _accept_async(
 
 
 async def _disconnect_async(self: Connector, timeout: float | None = 5) -> None:
-    """Disconnect; see `Connector.disconnect`."""
     await _outcome(self._start_disconnect(timeout), _with_grace(timeout), "disconnect")
 
 
 async def _get_connector_async(self: Listener, timeout: float | None = None) -> Connector:
-    """Wait for a peer and return its connector; see `Listener.get_connector`."""
     import asyncio
 
     try:
@@ -167,7 +161,6 @@ async def _get_connector_async(self: Listener, timeout: float | None = None) -> 
 
 
 async def _wait_async(self: CompletionQueue, timeout: float | None = None) -> bool:
-    """Sleep until the queue holds a completion; see `CompletionQueue.wait`."""
     import asyncio
 
     if self._is_ready():
@@ -223,7 +216,6 @@ class _Results:
 
 
 def _iterate(self: CompletionQueue) -> _Results:
-    """Iterate over completions as they come, for ever: ``async for result in cq``."""
     return _Results(self)
 
 
@@ -351,7 +343,7 @@ def _watch(
 
 
 def attach() -> None:
-    """Set the coroutines on their classes; ndverbs does this once."""
+    """Set the coroutines on their classes, with the stub's pages; ndverbs does this once."""
     twins: dict[type[Any], dict[str, Callable[..., Any]]] = {
         Connector: {
             "connect_async": _connect_async,
@@ -367,4 +359,5 @@ def attach() -> None:
         for name, function in functions.items():
             function.__name__ = name
             function.__qualname__ = f"{cls.__name__}.{name}"
+            function.__doc__ = _native._page(function.__qualname__)
             setattr(cls, name, function)

@@ -213,11 +213,14 @@ class Segment:
     def __hash__(self) -> int: ...
     def __reduce__(self) -> tuple[Any, ...]: ...
     @property
-    def address(self) -> int: ...
+    def address(self) -> int:
+        """Address of the first byte, 64 bits."""
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """Bytes."""
     @property
-    def token(self) -> int: ...
+    def token(self) -> int:
+        """Local token of the region that contains it, 32 bits."""
 
 @final
 class AdapterInfo:
@@ -234,45 +237,62 @@ class AdapterInfo:
     def name(self) -> str:
         """What `Adapter.open` takes."""
     @property
-    def provider(self) -> str: ...
+    def provider(self) -> str:
+        """Which provider of this build has it."""
     @property
     def version(self) -> tuple[int, int]:
         """The NDK version whose semantics hold."""
     @property
-    def vendor_id(self) -> int: ...
+    def vendor_id(self) -> int:
+        """Vendor of the device, as its driver says; 0 of no device."""
     @property
-    def device_id(self) -> int: ...
+    def device_id(self) -> int:
+        """Model of the device, as its driver says; 0 of no device."""
     @property
-    def max_registration_size(self) -> int: ...
+    def max_registration_size(self) -> int:
+        """Bytes of one registered region."""
     @property
-    def max_window_size(self) -> int: ...
+    def max_window_size(self) -> int:
+        """Bytes of one memory window; 0: the adapter has none."""
     @property
-    def frmr_page_count(self) -> int: ...
+    def frmr_page_count(self) -> int:
+        """Pages of the fast-register regions of which the adapter has the most."""
     @property
-    def max_initiator_request_sge(self) -> int: ...
+    def max_initiator_request_sge(self) -> int:
+        """Segments of a send or write."""
     @property
-    def max_receive_request_sge(self) -> int: ...
+    def max_receive_request_sge(self) -> int:
+        """Segments of a receive."""
     @property
-    def max_read_request_sge(self) -> int: ...
+    def max_read_request_sge(self) -> int:
+        """Segments of a read."""
     @property
-    def max_transfer_length(self) -> int: ...
+    def max_transfer_length(self) -> int:
+        """Bytes of one request."""
     @property
-    def max_inline_data_size(self) -> int: ...
+    def max_inline_data_size(self) -> int:
+        """Bytes of a request with `Flag.INLINE`."""
     @property
-    def max_inbound_read_limit(self) -> int: ...
+    def max_inbound_read_limit(self) -> int:
+        """Reads of a peer that one connection serves at once."""
     @property
-    def max_outbound_read_limit(self) -> int: ...
+    def max_outbound_read_limit(self) -> int:
+        """Reads of one connection that may be under way at once."""
     @property
-    def max_receive_queue_depth(self) -> int: ...
+    def max_receive_queue_depth(self) -> int:
+        """Receives of one queue pair."""
     @property
-    def max_initiator_queue_depth(self) -> int: ...
+    def max_initiator_queue_depth(self) -> int:
+        """Requests of one queue pair, receives apart."""
     @property
     def max_srq_depth(self) -> int:
         """0: the adapter has no shared receive queues."""
     @property
-    def max_cq_depth(self) -> int: ...
+    def max_cq_depth(self) -> int:
+        """Completions that one queue holds."""
     @property
-    def large_request_threshold(self) -> int: ...
+    def large_request_threshold(self) -> int:
+        """Bytes from which on a read or write beats a send into a posted buffer."""
     @property
     def max_caller_data(self) -> int:
         """Longest ``private_data`` of connect."""
@@ -283,7 +303,8 @@ class AdapterInfo:
     def adapter_flags(self) -> int:
         """NDK_ADAPTER_FLAG_* bits."""
     @property
-    def rdma_technology(self) -> str: ...
+    def rdma_technology(self) -> str:
+        """``"iWARP"``, ``"InfiniBand"`` or ``"RoCE"``."""
     @property
     def extensions(self) -> frozenset[str]:
         """What `QueuePair.query_extension` finds: "atomics", "immediate"."""
@@ -398,10 +419,17 @@ class Adapter(_Object):
         """
     def _is_callback_thread(self) -> bool: ...
     @property
-    def info(self) -> AdapterInfo: ...
+    def info(self) -> AdapterInfo:
+        """What the adapter is and can do."""
     def _allow_drop(self) -> None: ...
     def create_pd(self) -> ProtectionDomain:
-        """Create a protection domain."""
+        """Create a protection domain.
+
+        Raises
+        ------
+        RdmaError
+            INSUFFICIENT_RESOURCES: the device has no more.
+        """
     def create_cq(
         self,
         depth: int,
@@ -432,7 +460,13 @@ class Adapter(_Object):
             INSUFFICIENT_RESOURCES.
         """
     def create_connector(self) -> Connector:
-        """Create a connector for the active side of one connection."""
+        """Create a connector for the active side of one connection.
+
+        Raises
+        ------
+        ClosedError
+            It, or its adapter, is closed.
+        """
     def create_listener(self, on_connect: Callable[[Connector], object] | None = None) -> Listener:
         """Create a listener.
 
@@ -441,6 +475,11 @@ class Adapter(_Object):
         on_connect : callable, optional
             Gets every connector, on the adapter's callback thread; without it,
             `Listener.get_connector` does. Its exceptions go to ``sys.unraisablehook``.
+
+        Raises
+        ------
+        TypeError
+            `on_connect` cannot be called.
         """
     def create_shared_endpoint(self, address: _Address) -> SharedEndpoint:
         """Reserve a local address from which several connectors connect to different peers.
@@ -518,13 +557,23 @@ class Adapter(_Object):
         on_ready: Callable[[], object] | None = None,
     ) -> StreamListener: ...
     def stats(self) -> dict[str, int]:
-        """Return the counters of the adapter since it was opened, by name."""
+        """Return the counters of the adapter since it was opened, by name.
+
+        Raises
+        ------
+        ClosedError
+            It, or its adapter, is closed.
+
+        Notes
+        -----
+        Gives the GIL up.
+        """
 
 @final
 class ProtectionDomain(_Object):
     """What queue pairs and memory must share to work together."""
 
-    def register(self, array: _Memory, access: Access = ...) -> MemoryRegion:
+    def register(self, array: _Memory, access: Access = Access.LOCAL_WRITE) -> MemoryRegion:
         """Register an array in place, in a region of its own; see `MemoryRegion.register`.
 
         Parameters
@@ -532,10 +581,21 @@ class ProtectionDomain(_Object):
         array : buffer
             Any C-contiguous buffer.
         access : Access
-            LOCAL_WRITE when omitted.
+            What may be done with it.
+
+        Raises
+        ------
+        RdmaError
+            As `MemoryRegion.register`.
         """
     def create_mr(self) -> MemoryRegion:
-        """Create a region that holds nothing yet."""
+        """Create a region that holds nothing yet.
+
+        Raises
+        ------
+        RdmaError
+            INSUFFICIENT_RESOURCES: the device has no more.
+        """
     def create_fast_register_mr(
         self, max_pages: int, *, remote_access: bool
     ) -> FastRegisterMemoryRegion:
@@ -628,7 +688,21 @@ class ProtectionDomain(_Object):
         """Create a queue pair whose receives come from a shared receive queue.
 
         They end in its `receive_cq`, with its context. `QueuePair.receive` raises
-        INVALID_DEVICE_REQUEST. The rest is as `create_qp`.
+        INVALID_DEVICE_REQUEST.
+
+        Parameters
+        ----------
+        receive_cq, initiator_cq, context, initiator_queue_depth, max_initiator_sge, inline_size
+            As `create_qp`.
+        srq : SharedReceiveQueue
+            Of the same protection domain.
+
+        Raises
+        ------
+        RdmaError
+            As `create_qp`; a ValueError: `srq` is of another protection domain.
+        RdmaError
+            NOT_SUPPORTED: ``info.max_srq_depth`` is 0.
 
         References
         ----------
@@ -745,11 +819,14 @@ class MemoryRegion(_Object):
     def remote_token(self) -> int:
         """The token for peers, 32 bits; 0 without a remote right."""
     @property
-    def address(self) -> int: ...
+    def address(self) -> int:
+        """Address of the first byte, 64 bits."""
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Bytes of the array."""
     @property
-    def access(self) -> Access: ...
+    def access(self) -> Access:
+        """What may be done with it."""
     @property
     def array(self) -> Any:
         """The object that was registered."""
@@ -825,9 +902,15 @@ class FastRegisterMemoryRegion(_Object):
     def nbytes(self) -> int:
         """Bytes of the last fast_register."""
     @property
-    def max_pages(self) -> int: ...
+    def max_pages(self) -> int:
+        """The most pages that a fast_register of it may name."""
     def segment(self, offset: int = 0, nbytes: int | None = None) -> Segment:
-        """Name a part of the region as local memory; the rest of it when `nbytes` is None.
+        """Name a part of the region as local memory.
+
+        Parameters
+        ----------
+        offset, nbytes : int
+            In bytes; up to the end when `nbytes` is omitted.
 
         Raises
         ------
@@ -856,11 +939,21 @@ class MemoryWindow(_Object):
     def remote_token(self) -> int:
         """For the peer; 0 before the first bind, new with every bind."""
     @property
-    def address(self) -> int: ...
+    def address(self) -> int:
+        """Address of the first byte, by which a peer names it."""
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Bytes of the last bind."""
     def remote(self) -> RemoteBuffer:
-        """Describe the window for a peer."""
+        """Describe the window for a peer.
+
+        Raises
+        ------
+        RdmaError
+            INVALID_DEVICE_REQUEST: nothing was ever bound.
+        RdmaError
+            A PermissionError: the last bind granted no remote right.
+        """
 
 @final
 class SharedReceiveQueue(_Object):
@@ -871,7 +964,17 @@ class SharedReceiveQueue(_Object):
     """
 
     def receive(self, segments: _Segments = (), *, context: object = None) -> None:
-        """Post memory for one message; parameters and errors as `QueuePair.receive`.
+        """Post memory for one message, whichever queue pair takes it.
+
+        Parameters
+        ----------
+        segments, context
+            As `QueuePair.receive`.
+
+        Raises
+        ------
+        RdmaError
+            As `QueuePair.receive`, but for connections.
 
         References
         ----------
@@ -900,9 +1003,11 @@ class SharedReceiveQueue(_Object):
         NdkModifySrq.
         """
     @property
-    def depth(self) -> int: ...
+    def depth(self) -> int:
+        """Receives that may be outstanding."""
     @property
-    def max_sge(self) -> int: ...
+    def max_sge(self) -> int:
+        """Segments of one receive."""
 
 @final
 class CompletionQueue(_Object):
@@ -914,7 +1019,8 @@ class CompletionQueue(_Object):
     """
 
     @property
-    def depth(self) -> int: ...
+    def depth(self) -> int:
+        """Completions that it holds."""
     def poll(self, limit: int = 32) -> list[Result]:
         """Take completions out of the queue, at once.
 
@@ -964,7 +1070,7 @@ class CompletionQueue(_Object):
         RdmaError
             As `poll`; a BufferError: not contiguous, or read-only.
         """
-    def arm(self, kind: Notify = ...) -> None:
+    def arm(self, kind: Notify = Notify.ANY) -> None:
         """Ask for one notification of the descriptor.
 
         The descriptor becomes readable at the first completion that satisfies this, at once when
@@ -975,7 +1081,12 @@ class CompletionQueue(_Object):
         Parameters
         ----------
         kind : Notify
-            ANY when omitted.
+            What satisfies it.
+
+        Raises
+        ------
+        ClosedError
+            It, or its adapter, is closed.
 
         References
         ----------
@@ -983,6 +1094,11 @@ class CompletionQueue(_Object):
         """
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until the queue holds a completion, which stays in it.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; None waits without a limit.
 
         Returns
         -------
@@ -1001,12 +1117,34 @@ class CompletionQueue(_Object):
         Gives the GIL up and serves the connections while it sleeps.
         """
     async def wait_async(self, timeout: float | None = None) -> bool:
-        """Wait as `wait` does, in an asyncio loop; several tasks may wait for one queue."""
-    def __aiter__(self) -> _Results: ...
+        """Wait as `wait` does, in an asyncio loop; several tasks may wait for one queue.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; None waits without a limit.
+
+        Returns
+        -------
+        bool
+            True.
+
+        Raises
+        ------
+        RdmaError
+            As `wait`.
+        """
+    def __aiter__(self) -> _Results:
+        """Iterate over completions as they come, for ever: ``async for result in cq``."""
     def resize(self, depth: int) -> None:
         """Change how many completions the queue holds, while it is in use.
 
         No completion is lost or reordered.
+
+        Parameters
+        ----------
+        depth : int
+            1 to ``info.max_cq_depth``.
 
         Raises
         ------
@@ -1045,7 +1183,13 @@ class CompletionQueue(_Object):
         NdkControlCqInterruptModeration.
         """
     def fileno(self) -> int:
-        """Return the descriptor that `arm` is about; it belongs to the queue."""
+        """Return the descriptor that `arm` is about; it belongs to the queue.
+
+        Raises
+        ------
+        RdmaError
+            INSUFFICIENT_RESOURCES: the process has too many open files.
+        """
     def _is_ready(self) -> bool:
         """Return whether `poll` would find something, or fail, without serving connections."""
 
@@ -1090,15 +1234,28 @@ class QueuePair(_Object):
 
         Parameters
         ----------
-        segments
-            The data; none sends an empty message.
+        segments : Segment, MemoryRegion, buffer, or sequence of those
+            The data, as its bytes lie in memory; none sends an empty message.
         context : object
             Comes back in the Result.
         flags : Flag
-            SILENT_SUCCESS, READ_FENCE, SEND_AND_SOLICIT_EVENT, INLINE.
+            SILENT_SUCCESS, READ_FENCE, SEND_AND_SOLICIT_EVENT, INLINE, DEFER.
+
+        Raises
+        ------
+        RdmaError
+            NO_MORE_ENTRIES: the queue is full, and polling makes room.
+        RdmaError
+            CONNECTION_INVALID: not connected; a ConnectionResetError or ConnectionAbortedError when
+            the connection has ended.
+        RdmaError
+            A ValueError, BufferError or PermissionError: what is wrong with the arguments, as
+            `QueuePair` lists it for all posting calls.
 
         Notes
         -----
+        Returns without waiting for the peer; the GIL is given up for what exceeds 32 KiB.
+
         Success means that the memory may be reused, no more. A message longer than the peer's
         receive, or without one, ends the connection.
 
@@ -1120,6 +1277,11 @@ class QueuePair(_Object):
             a remote right); a plain registered region ends the connection. The peer's receive
             ends as RECEIVE_AND_INVALIDATE with this token, which is dead by then.
 
+        Raises
+        ------
+        RdmaError
+            As `send`.
+
         References
         ----------
         NdkSendAndInvalidate; RFC 5040 section 5.2.
@@ -1129,10 +1291,22 @@ class QueuePair(_Object):
 
         Parameters
         ----------
-        segments
+        segments : Segment, MemoryRegion, buffer, or sequence of those
             Registered with LOCAL_WRITE; none takes empty messages.
         context : object
             Comes back in the Result.
+
+        Raises
+        ------
+        RdmaError
+            NO_MORE_ENTRIES: the queue is full, and polling makes room.
+        RdmaError
+            INVALID_DEVICE_REQUEST: its receives come from a shared receive queue.
+        RdmaError
+            A ConnectionResetError or ConnectionAbortedError: the connection has ended.
+        RdmaError
+            A ValueError, BufferError or PermissionError: what is wrong with the arguments, as
+            `QueuePair` lists it for all posting calls.
 
         References
         ----------
@@ -1145,14 +1319,14 @@ class QueuePair(_Object):
 
         Parameters
         ----------
-        segments
+        segments : Segment, MemoryRegion, buffer, or sequence of those
             Where the data goes; registered with LOCAL_WRITE.
-        remote
+        remote : RemoteBuffer, or pair (address, token)
             Where it comes from; registered with REMOTE_READ.
         context : object
             Comes back in the Result.
         flags : Flag
-            SILENT_SUCCESS, READ_FENCE, RDMA_READ_LOCAL_INVALIDATE: the token of the first
+            SILENT_SUCCESS, READ_FENCE, DEFER, RDMA_READ_LOCAL_INVALIDATE: the token of the first
             segment, of fast-registered memory, dies with the success of the read. Ignored by
             adapters whose flags do not have it.
 
@@ -1160,9 +1334,13 @@ class QueuePair(_Object):
         ------
         RdmaError
             INVALID_DEVICE_REQUEST: the connection's outbound read limit is 0.
+        RdmaError
+            As `write`.
 
         Notes
         -----
+        Returns without waiting for the peer.
+
         Success means that the data is there. No more reads than the outbound read limit are under
         way at once; the others wait in the queue.
 
@@ -1177,17 +1355,30 @@ class QueuePair(_Object):
 
         Parameters
         ----------
-        segments
-            The data.
-        remote
+        segments : Segment, MemoryRegion, buffer, or sequence of those
+            The data, as its bytes lie in memory.
+        remote : RemoteBuffer, or pair (address, token)
             Where it goes; registered with REMOTE_WRITE.
         context : object
             Comes back in the Result.
         flags : Flag
-            SILENT_SUCCESS, READ_FENCE, INLINE.
+            SILENT_SUCCESS, READ_FENCE, INLINE, DEFER.
+
+        Raises
+        ------
+        RdmaError
+            NO_MORE_ENTRIES: the queue is full, and polling makes room.
+        RdmaError
+            CONNECTION_INVALID: not connected; a ConnectionResetError or ConnectionAbortedError when
+            the connection has ended.
+        RdmaError
+            A ValueError, BufferError or PermissionError: what is wrong with the arguments, as
+            `QueuePair` lists it for all posting calls.
 
         Notes
         -----
+        Returns without waiting for the peer; the GIL is given up for what exceeds 32 KiB.
+
         Success means that the local memory may be reused; the data is there for certain when a
         later message of the same queue pair was received, or a later read succeeded. On iWARP a
         write that the peer refuses may succeed here, and ends the connection afterwards.
@@ -1221,6 +1412,8 @@ class QueuePair(_Object):
         ------
         RdmaError
             NOT_SUPPORTED: ``info.extensions`` lacks "immediate".
+        RdmaError
+            As `write`.
 
         Notes
         -----
@@ -1244,9 +1437,9 @@ class QueuePair(_Object):
 
         Parameters
         ----------
-        local
+        local : Segment, MemoryRegion, buffer, or sequence of those
             8 bytes that are registered with LOCAL_WRITE: the old value, in this host's byte order.
-        remote
+        remote : RemoteBuffer, or pair (address, token)
             The word, registered with REMOTE_ATOMIC, at an address that is a multiple of 8.
         value : int
             -2**63 to 2**64 - 1; the sum is taken modulo 2**64.
@@ -1264,6 +1457,8 @@ class QueuePair(_Object):
             multiple of 8.
         RdmaError
             INVALID_DEVICE_REQUEST: the connection's outbound read limit is 0.
+        RdmaError
+            As `write`.
 
         Notes
         -----
@@ -1296,6 +1491,11 @@ class QueuePair(_Object):
             -2**63 to 2**64 - 1.
         new : int
             -2**63 to 2**64 - 1.
+
+        Raises
+        ------
+        RdmaError
+            As `fetch_add`.
 
         References
         ----------
@@ -1434,6 +1634,13 @@ class QueuePair(_Object):
         flags : Flag
             SILENT_SUCCESS, READ_FENCE, DEFER.
 
+        Raises
+        ------
+        TypeError
+            A MemoryRegion, which `MemoryRegion.deregister` ends.
+        RdmaError
+            As `write`.
+
         References
         ----------
         NdkInvalidate.
@@ -1443,12 +1650,33 @@ class QueuePair(_Object):
 
         The requests end with CANCELLED, a little later.
 
+        Raises
+        ------
+        ClosedError
+            It, or its adapter, is closed.
+
         References
         ----------
         NdkFlush.
         """
     def query_extension(self, name: str) -> tuple[str, ...]:
-        """As `Adapter.query_extension`."""
+        """Look for an extension of this project beyond NDK, as `Adapter.query_extension`.
+
+        Parameters
+        ----------
+        name : str
+            "atomics", "immediate" (RFC 7306) or "raw_handles".
+
+        Returns
+        -------
+        tuple of str
+            The names of the calls and properties that it is about.
+
+        Raises
+        ------
+        RdmaError
+            NOT_SUPPORTED: the name is not in ``info.extensions``.
+        """
     @property
     def state(self) -> str:
         """``"idle"``, ``"connected"`` or ``"error"``."""
@@ -1465,7 +1693,8 @@ class SharedEndpoint(_Object):
     """
 
     @property
-    def local_address(self) -> tuple[str, int]: ...
+    def local_address(self) -> tuple[str, int]:
+        """The address, as (host, port)."""
 
 @final
 class ConnectionData:
@@ -1490,13 +1719,42 @@ class Operation:
     """A connect, accept, ... under way: what is behind the blocking calls and their twins."""
 
     def wait(self, timeout: float | None) -> None:
-        """Wait until it is done and raise its failure; a timeout leaves it under way."""
+        """Wait until it is done and raise its failure; a timeout leaves it under way.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; None waits without a limit.
+
+        Raises
+        ------
+        RdmaError
+            A TimeoutError; else why it failed.
+        """
     def done(self) -> bool:
         """Return whether it is done, well or not."""
     def add_done_callback(self, function: Callable[[Operation], object]) -> None:
-        """Call `function` with this once it is done: on the callback thread, or now if it is."""
+        """Call `function` with this once it is done: on the callback thread, or now if it is.
+
+        Parameters
+        ----------
+        function : callable
+            Gets this operation. Its exceptions go to ``sys.unraisablehook``, or to the caller when
+            it is called now.
+
+        Raises
+        ------
+        TypeError
+            `function` cannot be called.
+        """
     def result(self) -> None:
-        """Raise its failure, if it failed; PENDING while it is under way."""
+        """Raise its failure, if it failed.
+
+        Raises
+        ------
+        RdmaError
+            Why it failed; PENDING while it is under way.
+        """
     def abandon(self) -> None:
         """Give up on what is under way: nothing of it remains."""
 
@@ -1583,7 +1841,7 @@ class Connector(_Object):
         RdmaError
             A ConnectionAbortedError: the peer gave up meanwhile; a TimeoutError.
         RdmaError
-            INVALID_DEVICE_STATE: connect did not succeed before.
+            CONNECTION_INVALID: connect did not succeed before.
 
         References
         ----------
@@ -1627,6 +1885,18 @@ class Connector(_Object):
     def reject(self, private_data: Buffer = b"") -> None:
         """Refuse the connection, with bytes for the peer.
 
+        Parameters
+        ----------
+        private_data : bytes-like
+            For the peer; at most ``info.max_callee_data``.
+
+        Raises
+        ------
+        RdmaError
+            CONNECTION_INVALID: nobody asks for a connection, or has accepted one.
+        RdmaError
+            A ValueError: the private data is too long.
+
         References
         ----------
         NdkReject.
@@ -1637,6 +1907,11 @@ class Connector(_Object):
         Requests that are posted still go out; the queue pair is flushed when this returns. The
         connection is over whatever this raises.
 
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; None waits without a limit.
+
         Raises
         ------
         RdmaError
@@ -1644,7 +1919,7 @@ class Connector(_Object):
         RdmaError
             CANCELLED: the queue pair was flushed or closed before the peer answered.
         RdmaError
-            CONNECTION_INVALID, INVALID_DEVICE_STATE: there is no connection.
+            CONNECTION_INVALID: there is no connection.
 
         References
         ----------
@@ -1663,7 +1938,20 @@ class Connector(_Object):
         crc: bool | None = None,
         peer_to_peer: bool = False,
     ) -> None:
-        """Connect, in an asyncio loop; cancelling it abandons the attempt."""
+        """Connect, in an asyncio loop; cancelling it abandons the attempt.
+
+        Parameters
+        ----------
+        qp, local, peer, inbound_read_limit, outbound_read_limit, private_data
+            As `connect`.
+        timeout, crc, peer_to_peer
+            As `connect`.
+
+        Raises
+        ------
+        RdmaError
+            As `connect`.
+        """
     def connect_with_shared_endpoint(
         self,
         qp: QueuePair,
@@ -1677,10 +1965,21 @@ class Connector(_Object):
         crc: bool | None = None,
         peer_to_peer: bool = False,
     ) -> None:
-        """Connect from a shared local address; the rest is as `connect`.
+        """Connect from a shared local address.
+
+        Parameters
+        ----------
+        endpoint : SharedEndpoint
+            Where it comes from.
+        qp, peer, inbound_read_limit, outbound_read_limit, private_data
+            As `connect`.
+        timeout, crc, peer_to_peer
+            As `connect`.
 
         Raises
         ------
+        RdmaError
+            As `connect`.
         RdmaError
             ADDRESS_ALREADY_EXISTS: the endpoint is connected to `peer` already.
 
@@ -1701,11 +2000,35 @@ class Connector(_Object):
         crc: bool | None = None,
         peer_to_peer: bool = False,
     ) -> None:
-        """Connect, in an asyncio loop."""
+        """Connect from a shared local address, in an asyncio loop.
+
+        Parameters
+        ----------
+        qp, endpoint, peer, inbound_read_limit, outbound_read_limit, private_data
+            As `connect_with_shared_endpoint`.
+        timeout, crc, peer_to_peer
+            As `connect_with_shared_endpoint`.
+
+        Raises
+        ------
+        RdmaError
+            As `connect_with_shared_endpoint`.
+        """
     async def complete_connect_async(
         self, on_disconnect: Callable[[], object] | None = None, *, timeout: float | None = 10
     ) -> None:
-        """Complete the connection, in an asyncio loop."""
+        """Begin to use the connection that the peer accepted, in an asyncio loop.
+
+        Parameters
+        ----------
+        on_disconnect, timeout
+            As `complete_connect`.
+
+        Raises
+        ------
+        RdmaError
+            As `complete_connect`.
+        """
     async def accept_async(
         self,
         qp: QueuePair,
@@ -1717,9 +2040,33 @@ class Connector(_Object):
         timeout: float | None = 60,
         crc: bool | None = None,
     ) -> None:
-        """Accept, in an asyncio loop; cancelling it abandons the connection."""
+        """Accept, in an asyncio loop; cancelling it abandons the connection.
+
+        Parameters
+        ----------
+        qp, inbound_read_limit, outbound_read_limit, private_data
+            As `accept`.
+        on_disconnect, timeout, crc
+            As `accept`.
+
+        Raises
+        ------
+        RdmaError
+            As `accept`.
+        """
     async def disconnect_async(self, timeout: float | None = 5) -> None:
-        """Disconnect, in an asyncio loop."""
+        """End the connection in order, in an asyncio loop.
+
+        Parameters
+        ----------
+        timeout
+            As `disconnect`.
+
+        Raises
+        ------
+        RdmaError
+            As `disconnect`.
+        """
     def _start_connect(
         self,
         qp: QueuePair,
@@ -1755,12 +2102,14 @@ class Connector(_Object):
         Raises
         ------
         RdmaError
-            INVALID_DEVICE_STATE: the peer has said nothing yet.
+            CONNECTION_INVALID: the peer has said nothing yet.
         """
     @property
-    def local_address(self) -> tuple[str, int]: ...
+    def local_address(self) -> tuple[str, int]:
+        """Where this end of the connection is, as (host, port)."""
     @property
-    def peer_address(self) -> tuple[str, int]: ...
+    def peer_address(self) -> tuple[str, int]:
+        """Where the other end of the connection is, as (host, port)."""
     @property
     def state(self) -> str:
         """Where it stands.
@@ -1798,24 +2147,59 @@ class Listener(_Object):
 
         A connector that is closed instead rejects the peer.
 
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; None waits without a limit.
+
         Raises
         ------
         RdmaError
             A TimeoutError.
+
+        Notes
+        -----
+        Gives the GIL up while it waits.
+
+        References
+        ----------
+        NDK_FN_CONNECT_EVENT_CALLBACK.
         """
     async def get_connector_async(self, timeout: float | None = None) -> Connector:
-        """Wait for a peer, in an asyncio loop."""
+        """Wait for a peer and return its connector, in an asyncio loop.
+
+        Parameters
+        ----------
+        timeout
+            As `get_connector`.
+
+        Raises
+        ------
+        RdmaError
+            As `get_connector`.
+        """
     def _take(self) -> Connector | None: ...
     def _wait_for_arrival(self) -> Operation: ...
     def control_connect_events(self, pause: bool) -> None:
         """Pause or resume: a paused listener refuses peers and keeps its address.
+
+        Parameters
+        ----------
+        pause : bool
+            Whether it is paused from now on.
+
+        Raises
+        ------
+        ClosedError
+            It, or its adapter, is closed.
 
         References
         ----------
         NdkControlConnectEvents.
         """
     @property
-    def local_address(self) -> tuple[str, int]: ...
+    def local_address(self) -> tuple[str, int]:
+        """Where it listens, as (host, port)."""
 
 @final
 class _BenchPlan:
@@ -2040,6 +2424,9 @@ class StreamListener(_Object):
 
 def _call_and_report(function: Callable[[Any], object], argument: object) -> None:
     """Call it; its exception goes to ``sys.unraisablehook``."""
+
+def _page(name: str) -> str:
+    """Return the page of a name of this file: for what Python adds to the classes."""
 
 def _is_callback_thread() -> bool:
     """Return whether this is the callback thread of an adapter."""

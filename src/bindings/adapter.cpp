@@ -105,8 +105,7 @@ std::tuple<T...> values(const std::tuple<T&...>& references) {
 
 void bind_info(py::module_& module) {
     using core::AdapterInfo;
-    py::class_<AdapterInfo>(module, "AdapterInfo", py::is_final(),
-                            "NDK_ADAPTER_INFO, field by field, plus name and provider.")
+    py::class_<AdapterInfo>(module, "AdapterInfo", py::is_final())
         .def_readonly("name", &AdapterInfo::name)
         .def_readonly("provider", &AdapterInfo::provider)
         .def_property_readonly("version",
@@ -169,15 +168,13 @@ void bind_info(py::module_& module) {
 }
 
 void bind_creation(py::class_<Adapter>& cls) {
-    cls.def(
-           "create_pd",
-           [](const Adapter& self) {
-               return std::make_unique<ProtectionDomain>(
-                   value_or_raise(
-                       without_gil([adapter = self.state->get()] { return adapter->create_pd(); })),
-                   self.state);
-           },
-           "Create a protection domain.")
+    cls.def("create_pd",
+            [](const Adapter& self) {
+                return std::make_unique<ProtectionDomain>(
+                    value_or_raise(without_gil(
+                        [adapter = self.state->get()] { return adapter->create_pd(); })),
+                    self.state);
+            })
         .def(
             "create_cq",
             [](const Adapter& self, std::uint32_t depth,
@@ -192,21 +189,19 @@ void bind_creation(py::class_<Adapter>& cls) {
                     self.state, on_notify);
             },
             py::arg("depth"), py::kw_only(), py::arg("affinity") = py::none(),
-            py::arg("on_notify") = py::none(), "Create a completion queue.")
-        .def(
-            "create_connector",
-            [](const Adapter& self) {
-                return std::make_unique<Connector>(
-                    value_or_raise(self.state->get()->create_connector()), self.state);
-            },
-            "Create a connector that can connect.")
+            py::arg("on_notify") = py::none())
+        .def("create_connector",
+             [](const Adapter& self) {
+                 return std::make_unique<Connector>(
+                     value_or_raise(self.state->get()->create_connector()), self.state);
+             })
         .def(
             "create_listener",
             [](const Adapter& self, const py::object& on_connect) {
                 return std::make_unique<Listener>(
                     value_or_raise(self.state->get()->create_listener()), self.state, on_connect);
             },
-            py::arg("on_connect") = py::none(), "Create a listener.")
+            py::arg("on_connect") = py::none())
         .def(
             "create_shared_endpoint",
             [](const Adapter& self, const py::object& address) {
@@ -217,32 +212,31 @@ void bind_creation(py::class_<Adapter>& cls) {
                     })),
                     self.state);
             },
-            py::arg("address"), "Reserve a local address for several connectors.")
+            py::arg("address"))
         .def(
             "query_extension",
             [](const Adapter& self, const std::string& name) {
                 return call_names(*value_or_raise(self.state->get()->query_extension(name)));
             },
-            py::arg("name"), "Look for an extension.")
+            py::arg("name"))
         .def(
             "build_lam",
             [](const Adapter& self, const py::object& array) {
                 return build_lam(self.state, array);
             },
-            py::arg("array"), "Give the pages of an array addresses of the adapter.");
+            py::arg("array"));
 }
 
 }  // namespace
 
 void bind_adapter(py::module_& module) {
     bind_info(module);
-    module.def("adapters", adapters, "List the adapters that can be opened now.");
+    module.def("adapters", adapters);
 
     module.attr("_default_adapter") = providers::builtin().front()->name();
-    module.def("_diagnose", diagnose, "Look at what every provider needs.");
+    module.def("_diagnose", diagnose);
 
-    py::class_<Adapter> cls(module, "Adapter", py::is_final(),
-                            "An opened device: the root of all other objects.");
+    py::class_<Adapter> cls(module, "Adapter", py::is_final());
     cls.def_static(
            "open",
            [](const std::optional<std::string>& name, double keepalive, const py::object& capture,
@@ -250,7 +244,7 @@ void bind_adapter(py::module_& module) {
                return open(name ? *name : default_adapter_name(), keepalive, capture, crc);
            },
            py::arg("name") = py::none(), py::kw_only(), py::arg("keepalive") = 30.0,
-           py::arg("capture") = py::none(), py::arg("crc") = "auto", "Open an adapter by name.")
+           py::arg("capture") = py::none(), py::arg("crc") = "auto")
         .def("close", [](const Adapter& self) { self.state->close(); })
         .def("_allow_drop", [](const Adapter& self) { self.state->allow_drop(); })
         .def_property_readonly("closed",
@@ -272,12 +266,10 @@ void bind_adapter(py::module_& module) {
             py::arg("kind"), py::arg("error"), py::arg("trace"), py::pos_only())
         .def_property_readonly("info",
                                [](const Adapter& self) { return self.state->get()->info(); })
-        .def(
-            "stats",
-            [](const Adapter& self) {
-                return without_gil([adapter = self.state->get()] { return adapter->stats(); });
-            },
-            "Return counters by name.")
+        .def("stats",
+             [](const Adapter& self) {
+                 return without_gil([adapter = self.state->get()] { return adapter->stats(); });
+             })
         .def("__repr__", [](const Adapter& self) -> std::string {
             if (self.state->is_foreign()) return "<Adapter of another process>";
             if (self.state->is_closed()) return "<Adapter closed>";

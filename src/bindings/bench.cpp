@@ -82,7 +82,7 @@ bench::Plan make_plan(bool is_initiator, bool is_latency, core::OperationType op
 }  // namespace
 
 void bind_bench(py::module_& module) {
-    py::class_<bench::Plan>(module, "_BenchPlan", py::is_final(), "What a session does.")
+    py::class_<bench::Plan>(module, "_BenchPlan", py::is_final())
         .def(py::init(&make_plan), py::kw_only(), py::arg("is_initiator"), py::arg("is_latency"),
              py::arg("operation"), py::arg("size"), py::arg("depth") = 1, py::arg("iterations") = 0,
              py::arg("seconds") = 0.0, py::arg("warm_up") = 0, py::arg("signal_every") = 1,
@@ -97,13 +97,12 @@ void bind_bench(py::module_& module) {
             out["inline_size"] = limits.inline_size;
             return out;
         });
-    py::class_<BenchSession>(module, "_BenchSession", py::is_final(),
-                             "One end of a benchmark: made before the connection, run after it.")
+    py::class_<BenchSession>(module, "_BenchSession", py::is_final())
         .def(py::init<const QueuePair&, const MemoryRegion&, const MemoryRegion&,
                       std::pair<std::uint64_t, std::uint32_t>, const bench::Plan&>(),
              py::arg("qp"), py::arg("source"), py::arg("target"), py::kw_only(), py::arg("remote"),
              py::arg("plan"))
-        .def("run", &BenchSession::run, "Return what was measured, in seconds.");
+        .def("run", &BenchSession::run);
 }
 
 }  // namespace ndv::bindings

@@ -128,8 +128,7 @@ int CompletionQueue::fileno() {
 
 void bind_completion_queue(py::module_& module) {
     py::class_<CompletionQueue> cls(module, "CompletionQueue", py::is_final(),
-                                    collected<CompletionQueue>(),
-                                    "Where requests of queue pairs end.");
+                                    collected<CompletionQueue>());
     bind_handle(cls);
     cls.def_property_readonly("depth",
                               [](const CompletionQueue& self) { return self.get().depth(); })
@@ -139,18 +138,16 @@ void bind_completion_queue(py::module_& module) {
                 self.get().arm(kind);
                 if (kind != core::Notify::errors) self.get().end_lease();
             },
-            py::arg("kind") = core::Notify::any, "Ask for one notification of the descriptor.")
-        .def("wait", wait, py::arg("timeout") = py::none(),
-             "Sleep until the queue holds a completion.")
-        .def("resize", &CompletionQueue::resize, py::arg("depth"),
-             "Change how many completions the queue holds.")
+            py::arg("kind") = core::Notify::any)
+        .def("wait", wait, py::arg("timeout") = py::none())
+        .def("resize", &CompletionQueue::resize, py::arg("depth"))
         .def(
             "control_interrupt_moderation",
             [](const CompletionQueue& self, std::uint32_t interval_us, std::uint32_t count) {
                 check_or_raise(self.get().control_interrupt_moderation(interval_us, count));
             },
-            py::arg("interval_us"), py::arg("count"), "Let notifications wait for more.")
-        .def("fileno", &CompletionQueue::fileno, "Return the descriptor that arm() uses.")
+            py::arg("interval_us"), py::arg("count"))
+        .def("fileno", &CompletionQueue::fileno)
         .def("_is_ready",
              [](const CompletionQueue& self) {
                  const core::CompletionQueue& queue = self.get();

@@ -60,10 +60,9 @@ core::Segment segment(const FastRegisterMemoryRegion& self, std::uint64_t offset
 
 void bind_lam(py::module_& module) {
     py::class_<LogicalAddressMapping> cls(module, "LogicalAddressMapping", py::is_final(),
-                                          collected<LogicalAddressMapping>(),
-                                          "Pages of an array, by addresses of the adapter.");
+                                          collected<LogicalAddressMapping>());
     bind_handle(cls);
-    cls.def("release", &LogicalAddressMapping::close, "As close(); NDK's name.")
+    cls.def("release", &LogicalAddressMapping::close)
         .def_property_readonly("pages", page_array)
         .def_property_readonly(
             "first_byte_offset",
@@ -88,7 +87,7 @@ void bind_mapped(Class& cls, const char* name) {
                               [](const Value& self) { return self.get().mapped().tokens.remote; })
         .def_property_readonly("address", [](const Value& self) { return mapped(self).address; })
         .def_property_readonly("nbytes", [](const Value& self) { return mapped(self).size; })
-        .def("remote", remote<Value>, "Describe it for a peer.")
+        .def("remote", remote<Value>)
         .def("__repr__", [name](const Value& self) -> std::string {
             const std::string begin = std::string("<") + name + " ";
             if (!self.is_usable()) return begin + self.unusable_text() + ">";
@@ -102,9 +101,7 @@ void bind_mapped(Class& cls, const char* name) {
 
 void bind_mapping(py::module_& module, py::class_<ProtectionDomain>& domain) {
     bind_lam(module);
-    py::class_<FastRegisterMemoryRegion> region(
-        module, "FastRegisterMemoryRegion", py::is_final(),
-        "A region that fast_register fills with pages and invalidate empties.");
+    py::class_<FastRegisterMemoryRegion> region(module, "FastRegisterMemoryRegion", py::is_final());
     bind_mapped(region, "FastRegisterMemoryRegion");
     region
         .def_property_readonly(
@@ -113,10 +110,8 @@ void bind_mapping(py::module_& module, py::class_<ProtectionDomain>& domain) {
         .def_property_readonly(
             "max_pages",
             [](const FastRegisterMemoryRegion& self) { return self.get().max_pages(); })
-        .def("segment", segment, py::arg("offset") = 0, py::arg("nbytes") = py::none(),
-             "Name a part of the region, in bytes.");
-    py::class_<MemoryWindow> window(module, "MemoryWindow", py::is_final(),
-                                    "A part of a region, with a token of its own.");
+        .def("segment", segment, py::arg("offset") = 0, py::arg("nbytes") = py::none());
+    py::class_<MemoryWindow> window(module, "MemoryWindow", py::is_final());
     bind_mapped(window, "MemoryWindow");
 
     domain
@@ -129,17 +124,14 @@ void bind_mapping(py::module_& module, py::class_<ProtectionDomain>& domain) {
                     })),
                     self.adapter());
             },
-            py::arg("max_pages"), py::kw_only(), py::arg("remote_access"),
-            "Create a region for fast_register.")
-        .def(
-            "create_mw",
-            [](const ProtectionDomain& self) {
-                return std::make_unique<MemoryWindow>(
-                    value_or_raise(
-                        without_gil([native = self.share()] { return native->create_mw(); })),
-                    self.adapter());
-            },
-            "Create a memory window.")
+            py::arg("max_pages"), py::kw_only(), py::arg("remote_access"))
+        .def("create_mw",
+             [](const ProtectionDomain& self) {
+                 return std::make_unique<MemoryWindow>(
+                     value_or_raise(
+                         without_gil([native = self.share()] { return native->create_mw(); })),
+                     self.adapter());
+             })
         .def_property_readonly("privileged_token", [](const ProtectionDomain& self) {
             return value_or_raise(self.get().privileged_token());
         });

@@ -124,9 +124,7 @@ py::object MemoryRegion::array() const {
 }
 
 void bind_memory(py::module_& module) {
-    py::class_<core::Segment>(
-        module, "Segment", py::is_final(),
-        "A piece of registered memory: address, length in bytes, local token.")
+    py::class_<core::Segment>(module, "Segment", py::is_final())
         .def(py::init([](std::uint64_t address, std::uint64_t length, std::uint32_t token) {
                  return core::Segment{address, length, token};
              }),
@@ -160,14 +158,10 @@ void bind_memory(py::module_& module) {
         });
 
     py::class_<MemoryRegion> region(module, "MemoryRegion", py::is_final(),
-                                    collected<MemoryRegion>(),
-                                    "Registered memory, or what will hold it.");
+                                    collected<MemoryRegion>());
     bind_handle(region);
-    region
-        .def("register", &MemoryRegion::register_array, py::arg("array"), py::arg("access"),
-             "Register `array` in place.")
-        .def("deregister", &MemoryRegion::deregister,
-             "End local and remote access and give the array back.")
+    region.def("register", &MemoryRegion::register_array, py::arg("array"), py::arg("access"))
+        .def("deregister", &MemoryRegion::deregister)
         .def_property_readonly("local_token",
                                [](const MemoryRegion& self) { return self.whole().token; })
         .def_property_readonly("remote_token",
@@ -186,8 +180,8 @@ void bind_memory(py::module_& module) {
                                })
         .def_property_readonly("array", &MemoryRegion::array)
         .def("segment", &MemoryRegion::segment, py::arg("offset") = 0,
-             py::arg("nbytes") = py::none(), "Name a part of the region, in bytes.")
-        .def("remote", &MemoryRegion::remote, "Describe the region for a peer.")
+             py::arg("nbytes") = py::none())
+        .def("remote", &MemoryRegion::remote)
         .def("__repr__", [](const MemoryRegion& self) -> std::string {
             if (!self.is_usable())
                 return std::string("<MemoryRegion ") + self.unusable_text() + ">";
@@ -196,14 +190,13 @@ void bind_memory(py::module_& module) {
                    access_member(self.get().rights()).attr("name").cast<std::string>() + ">";
         });
 
-    py::class_<ProtectionDomain> domain(module, "ProtectionDomain", py::is_final(),
-                                        "What queue pairs and memory must share to work together.");
+    py::class_<ProtectionDomain> domain(module, "ProtectionDomain", py::is_final());
     bind_handle(domain);
     const auto create_mr = [](const ProtectionDomain& self) {
         return std::make_unique<MemoryRegion>(value_or_raise(self.get().create_mr()),
                                               self.adapter());
     };
-    domain.def("create_mr", create_mr, "Create a region that holds nothing yet.")
+    domain.def("create_mr", create_mr)
         .def(
             "register",
             [create_mr](const ProtectionDomain& self, const py::object& array,
@@ -212,8 +205,7 @@ void bind_memory(py::module_& module) {
                 made->register_array(array, access);
                 return made;
             },
-            py::arg("array"), py::arg("access") = Access{core::access::kLocalWrite},
-            "Register `array` in a new region.");
+            py::arg("array"), py::arg("access") = Access{core::access::kLocalWrite});
     bind_mapping(module, domain);
     bind_shared_receive_queue(module, domain);
     bind_create_qp(domain);

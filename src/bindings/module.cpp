@@ -40,7 +40,9 @@ void at_exit() {
 
 PYBIND11_MODULE(native_of_main, module) {
     using namespace ndv::bindings;
-    module.doc() = "The C++ core of ndverbs.";
+    // What pybind11 would show: document() has better.
+    py::options documentation;
+    documentation.disable_function_signatures().disable_user_defined_docstrings();
     prepare_exit();
     prepare_contexts(module);
     bind_enums(module);
@@ -63,8 +65,9 @@ PYBIND11_MODULE(native_of_main, module) {
         },
         py::arg("function"), py::arg("argument"));
     module.def("_is_callback_thread", CallbackLoop::is_any_on_this_thread);
-    module.def("_live_objects", live_objects, "Count the native objects that exist, by kind.");
+    module.def("_live_objects", live_objects);
     check_calls(module);
+    document(module);
     begin_logging();
     module.attr("__version__") = NDV_VERSION;
     py::module_::import("atexit").attr("register")(py::cpp_function(at_exit));

@@ -47,7 +47,9 @@ void begin_logging();
 // Asks Python's logging whether DEBUG lines are wanted; when an adapter is opened.
 void update_log_level();
 
-// Last: what calls of everything above say when their arguments are wrong.
+// At the end: what calls of everything above say when their arguments are wrong.
 void check_calls(py::module_& module);
+// And the pages and signatures of python/ndverbs/_native.pyi, onto everything above.
+void document(py::module_& module);
 
 }  // namespace ndv::bindings

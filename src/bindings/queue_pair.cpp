@@ -76,7 +76,7 @@ void bind_create_qp(py::class_<ProtectionDomain>& domain) {
         py::arg("initiator_queue_depth") = kDefault.initiator_queue_depth,
         py::arg("max_receive_sge") = kDefault.max_receive_sge,
         py::arg("max_initiator_sge") = kDefault.max_initiator_sge,
-        py::arg("inline_size") = kDefault.inline_size, "Create a queue pair.");
+        py::arg("inline_size") = kDefault.inline_size);
     domain.def(
         "create_qp_with_srq",
         [](const ProtectionDomain& self, CompletionQueue& receive_cq, CompletionQueue& initiator_cq,
@@ -93,28 +93,24 @@ void bind_create_qp(py::class_<ProtectionDomain>& domain) {
         py::arg("context") = py::none(),
         py::arg("initiator_queue_depth") = kDefault.initiator_queue_depth,
         py::arg("max_initiator_sge") = kDefault.max_initiator_sge,
-        py::arg("inline_size") = kDefault.inline_size,
-        "Create a queue pair that takes its receives from a shared receive queue.");
+        py::arg("inline_size") = kDefault.inline_size);
 }
 
 void bind_queue_pair(py::module_& module) {
-    py::class_<QueuePair> cls(module, "QueuePair", py::is_final(), collected<QueuePair>(),
-                              "One end of a connection: a receive and an initiator queue.");
+    py::class_<QueuePair> cls(module, "QueuePair", py::is_final(), collected<QueuePair>());
     bind_handle(cls);
-    cls.def(
-           "flush",
-           [](const QueuePair& self) {
-               const auto native = self.share();
-               const Released released;
-               native->flush();
-           },
-           "Cancel every posted request; the queue pair is over.")
+    cls.def("flush",
+            [](const QueuePair& self) {
+                const auto native = self.share();
+                const Released released;
+                native->flush();
+            })
         .def(
             "query_extension",
             [](const QueuePair& self, const std::string& name) {
                 return call_names(*value_or_raise(self.get().query_extension(name)));
             },
-            py::arg("name"), "Look for an extension.")
+            py::arg("name"))
         .def_property_readonly("state",
                                [](const QueuePair& self) { return state_name(self.get().state()); })
         .def("__repr__", [](const QueuePair& self) -> std::string {

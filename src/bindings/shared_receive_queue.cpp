@@ -66,8 +66,7 @@ std::unique_ptr<SharedReceiveQueue> create_srq(const ProtectionDomain& domain,
 
 void bind_shared_receive_queue(py::module_& module, py::class_<ProtectionDomain>& domain) {
     py::class_<SharedReceiveQueue> cls(module, "SharedReceiveQueue", py::is_final(),
-                                       collected<SharedReceiveQueue>(),
-                                       "Receives that several queue pairs take from.");
+                                       collected<SharedReceiveQueue>());
     bind_handle(cls);
     cls.def(
            "modify",
@@ -76,8 +75,7 @@ void bind_shared_receive_queue(py::module_& module, py::class_<ProtectionDomain>
                check_or_raise(without_gil([&] { return native->modify(depth, threshold); }));
                for (const auto& queue : native->fed()) warn_of_overrun(*queue);
            },
-           py::kw_only(), py::arg("depth") = 0, py::arg("notify_threshold") = 0,
-           "Change the depth, or arm the notification.")
+           py::kw_only(), py::arg("depth") = 0, py::arg("notify_threshold") = 0)
         .def_property_readonly("depth",
                                [](const SharedReceiveQueue& self) { return self.get().depth(); })
         .def_property_readonly("max_sge",
@@ -89,10 +87,7 @@ void bind_shared_receive_queue(py::module_& module, py::class_<ProtectionDomain>
             return "<SharedReceiveQueue depth " + std::to_string(self.get().depth()) + ">";
         });
     receive_parameters.intern();
-    static PyMethodDef definition =
-        method<receive>("receive",
-                        "receive($self, /, segments=(), *, context=None)\n--\n\n"
-                        "Post memory for one message of any peer.");
+    static PyMethodDef definition = method<receive>("receive");
     attach(cls, definition);
 
     domain.def(
@@ -102,7 +97,7 @@ void bind_shared_receive_queue(py::module_& module, py::class_<ProtectionDomain>
             return create_srq(self, {depth, max_sge, notify_threshold}, on_notify);
         },
         py::arg("depth"), py::kw_only(), py::arg("max_sge"), py::arg("notify_threshold") = 0,
-        py::arg("on_notify") = py::none(), "Create a shared receive queue.");
+        py::arg("on_notify") = py::none());
 }
 
 }  // namespace ndv::bindings

@@ -185,20 +185,18 @@ void call_soon(const std::shared_ptr<AdapterState>& adapter, const py::object& f
 }
 
 void bind_views(py::module_& module) {
-    py::class_<StreamView>(module, "StreamView", py::is_final(), py::buffer_protocol(),
-                           "Received bytes that stay in the ring.")
+    py::class_<StreamView>(module, "StreamView", py::is_final(), py::buffer_protocol())
         .def_buffer([](StreamView& self) {
             return py::buffer_info(const_cast<std::byte*>(self.data()), 1,
                                    py::format_descriptor<std::uint8_t>::format(), 1,
                                    {static_cast<py::ssize_t>(self.size())}, {py::ssize_t{1}}, true);
         })
-        .def("release", &StreamView::release, "Give the memory back; once.")
-        .def("take", &StreamView::take, "Keep what was looked at.")
-        .def("consume", &StreamView::consume, py::arg("length"), "Be done with the first bytes.")
+        .def("release", &StreamView::release)
+        .def("take", &StreamView::take)
+        .def("consume", &StreamView::consume, py::arg("length"))
         .def_property_readonly("is_taken", &StreamView::is_taken)
         .def("__len__", &StreamView::size);
-    py::class_<StreamTransfer>(module, "StreamTransfer", py::is_final(),
-                               "A send or receive under way.")
+    py::class_<StreamTransfer>(module, "StreamTransfer", py::is_final())
         .def_property_readonly("bytes_transferred",
                                [](const StreamTransfer& self) {
                                    return self.transfer->result.load(std::memory_order_acquire);
@@ -219,15 +217,12 @@ void bind_views(py::module_& module) {
                     return stream->wait_done(*transfer, slice) && transfer->operation->wait(slice);
                 });
             },
-            py::arg("timeout"), "Wait until it is done; return whether it is.")
-        .def(
-            "cancel",
-            [](const StreamTransfer& self) {
-                const auto keep = self;
-                const Released released;
-                keep.stream->cancel(keep.transfer);
-            },
-            "End it early.");
+            py::arg("timeout"))
+        .def("cancel", [](const StreamTransfer& self) {
+            const auto keep = self;
+            const Released released;
+            keep.stream->cancel(keep.transfer);
+        });
 }
 
 void bind_waits(py::class_<Stream>& cls) {
@@ -238,26 +233,26 @@ void bind_waits(py::class_<Stream>& cls) {
                return wait(self, timeout,
                            [](Native& native, auto slice) { return native.wait_connected(slice); });
            },
-           py::arg("timeout"), "Wait until it is connected, or will never be.")
+           py::arg("timeout"))
         .def(
             "wait_readable",
             [](const Stream& self, std::optional<double> timeout) {
                 return wait(self, timeout,
                             [](Native& native, auto slice) { return native.wait_readable(slice); });
             },
-            py::arg("timeout"), "Wait until a receive would not.")
+            py::arg("timeout"))
         .def(
             "wait_writable",
             [](const Stream& self, std::optional<double> timeout) {
                 return wait(self, timeout,
                             [](Native& native, auto slice) { return native.wait_writable(slice); });
             },
-            py::arg("timeout"), "Wait until a send would not.");
+            py::arg("timeout"));
 }
 
 void bind_listener_class(py::module_& module) {
     py::class_<StreamListener> cls(module, "StreamListener", py::is_final(),
-                                   collected<StreamListener>(), "A listening stream socket.");
+                                   collected<StreamListener>());
     bind_handle(cls);
     cls.def(
            "accept",
@@ -274,7 +269,7 @@ void bind_listener_class(py::module_& module) {
                remember(*domain_of(self.adapter()), stream);
                return std::make_unique<Stream>(std::move(stream), self.adapter());
            },
-           py::arg("timeout"), "Take a connection; None when none came in time.")
+           py::arg("timeout"))
         .def(
             "_call_soon",
             [](const StreamListener& self, const py::object& function) {
@@ -287,19 +282,19 @@ void bind_listener_class(py::module_& module) {
             [](const StreamListener& self, std::uint64_t id, bool accepts) {
                 self.get().inspect_complete(id, accepts);
             },
-            py::arg("id"), py::arg("accepts"), "Answer a request that was inspected.")
+            py::arg("id"), py::arg("accepts"))
         .def(
             "set_options",
             [](const StreamListener& self, const stream::StreamOptions& options) {
                 self.get().set_options(options);
             },
-            py::arg("options"), "Of connections that come from now on.")
+            py::arg("options"))
         .def(
             "set_backlog",
             [](const StreamListener& self, std::uint32_t backlog) {
                 self.get().set_backlog(backlog);
             },
-            py::arg("backlog"), "Change how many connections wait to be accepted.")
+            py::arg("backlog"))
         .def_property_readonly("local_address", [](const StreamListener& self) {
             return to_pair(value_or_raise(self.get().local_address()));
         });
@@ -307,7 +302,7 @@ void bind_listener_class(py::module_& module) {
 
 void bind_options(py::module_& module) {
     using stream::StreamOptions;
-    py::class_<StreamOptions>(module, "StreamOptions", py::is_final(), "Sizes of a stream socket.")
+    py::class_<StreamOptions>(module, "StreamOptions", py::is_final())
         .def(py::init<>())
         .def(py::init<const StreamOptions&>(), py::arg("other"))
         .def_readwrite("receive_buffer", &StreamOptions::receive_buffer)
@@ -400,8 +395,7 @@ std::unique_ptr<StreamListener> create_stream_listener(
 void bind_stream(py::module_& module) {
     bind_options(module);
     bind_views(module);
-    py::class_<Stream> cls(module, "Stream", py::is_final(), collected<Stream>(),
-                           "A stream socket's connection.");
+    py::class_<Stream> cls(module, "Stream", py::is_final(), collected<Stream>());
     bind_handle(cls);
     bind_waits(cls);
     cls.def("_start_connect", start_connect, py::arg("local").none(true), py::arg("peer"),
@@ -419,31 +413,29 @@ void bind_stream(py::module_& module) {
                 }
                 check_or_raise(*outcome);
             },
-            py::arg("how"), "End one direction or both.")
+            py::arg("how"))
         .def("_start_disconnect", start_disconnect)
-        .def(
-            "abort",
-            [](const Stream& self) {
-                const auto native = self.share();
-                const Released released;
-                native->abort();
-            },
-            "End the connection at once.")
+        .def("abort",
+             [](const Stream& self) {
+                 const auto native = self.share();
+                 const Released released;
+                 native->abort();
+             })
         .def(
             "submit_send",
             [](const Stream& self, const py::object& buffer) {
                 return submit(self, buffer, true, false, false);
             },
-            py::arg("buffer"), "Send from the caller's memory.")
+            py::arg("buffer"))
         .def(
             "submit_receive",
             [](const Stream& self, const py::object& buffer, bool is_all, bool is_drain) {
                 return submit(self, buffer, false, is_all, is_drain);
             },
             py::arg("buffer"), py::kw_only(), py::arg("is_all") = false,
-            py::arg("is_drain") = false, "Receive into the caller's memory.")
-        .def("take", take, py::arg("most"), "Take received bytes without a copy, or None.")
-        .def("look", look, py::arg("most"), "Look at received bytes, or None.")
+            py::arg("is_drain") = false)
+        .def("take", take, py::arg("most"))
+        .def("look", look, py::arg("most"))
         .def("fileno", &Stream::descriptor)
         .def("set_event_callback", set_event_callback, py::arg("function").none(true))
         .def(
@@ -457,7 +449,7 @@ void bind_stream(py::module_& module) {
             [](const Stream& self, const stream::StreamOptions& options) {
                 self.get().set_options(options);
             },
-            py::arg("options"), "Set the sizes of the connection that is made later.")
+            py::arg("options"))
         .def(
             "set_keepalive",
             [](const Stream& self, double interval) { self.get().set_keepalive(interval); },
@@ -466,7 +458,7 @@ void bind_stream(py::module_& module) {
             "set_aborts_on_close",
             [](const Stream& self, bool aborts) { self.get().set_aborts_on_close(aborts); },
             py::arg("aborts"))
-        .def("raise_failure", raise_failure, "Raise what broke the stream, if anything did.")
+        .def("raise_failure", raise_failure)
         .def_readwrite("timeout", &Stream::timeout)
         .def_property_readonly("phase",
                                [](const Stream& self) { return phase_name(self.get().phase()); })

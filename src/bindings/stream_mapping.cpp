@@ -55,11 +55,9 @@ void unmap(const Stream& self, const py::object& buffer) {
 }  // namespace
 
 void bind_stream_mappings(py::class_<Stream>& cls) {
-    cls.def("submit_write", submit_write, py::arg("buffer"), py::arg("offset"),
-            "Write from the caller's memory into a mapping of the peer's.")
-        .def("map", map, py::arg("buffer"), py::arg("offset").none(true),
-             "Let the peer write to memory by offset; return the offset.")
-        .def("unmap", unmap, py::arg("buffer"), "End a mapping.");
+    cls.def("submit_write", submit_write, py::arg("buffer"), py::arg("offset"))
+        .def("map", map, py::arg("buffer"), py::arg("offset").none(true))
+        .def("unmap", unmap, py::arg("buffer"));
 }
 
 }  // namespace ndv::bindings

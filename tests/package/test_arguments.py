@@ -35,6 +35,7 @@ class Call(NamedTuple):
     function: str
     parameters: list[tuple[str, bool]]  # name, whether it is required
     integers: set[str]
+    positional: int  # how many may be given by position
 
     @property
     def name(self) -> str:
@@ -72,7 +73,9 @@ def calls() -> list[Call]:
             if parameter not in ("*", "/")
         ]
         if parameters:
-            found.append(Call(owner, function, parameters, integers[name]))
+            names = [parameter for parameter, _ in signature if parameter != "/"]
+            positional = names.index("*") if "*" in names else len(names)
+            found.append(Call(owner, function, parameters, integers[name], positional))
     return found
 
 
@@ -244,6 +247,19 @@ def test_a_method_of_another_class_is_refused_by_name():
 def test_too_many_arguments_are_counted(world: dict[str, Any]):
     with pytest.raises(TypeError, match=r"create_cq\(\) takes at most 1 positional argument"):
         world["Adapter"].create_cq(1, 2)
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
+def test_as_many_arguments_go_by_position_as_the_stub_says(world: dict[str, Any], call: Call):
+    if not known(call, world):
+        pytest.skip("an object of sockets")
+    owner = getattr(_native, call.owner) if call.owner else _native
+    function = owner if call.function == "__init__" else getattr(owner, call.function)
+    is_static = call.function in ("open", "__init__") or not call.owner
+    given = [] if is_static else [world[call.owner]]
+
+    with pytest.raises(TypeError, match=f"takes at most {call.positional} positional argument"):
+        function(*given, *[Wrong()] * (call.positional + 1))
 
 
 INTEGERS = [np.int8, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]

@@ -182,10 +182,7 @@ void attach_hot_batch_calls(const py::handle& cls) {
     post_many_parameters.intern();
     dtype_name = PyUnicode_InternFromString("dtype");
     if (dtype_name == nullptr) throw py::error_already_set();
-    static PyMethodDef definition =
-        method<post_many>("post_many",
-                          "post_many($self, /, requests)\n--\n\n"
-                          "Post the requests of an array of request_dtype.");
+    static PyMethodDef definition = method<post_many>("post_many");
     attach(cls, definition);
 }
 

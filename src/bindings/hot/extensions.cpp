@@ -57,17 +57,9 @@ void attach_hot_extension_calls(const py::handle& cls) {
     fetch_add_parameters.intern();
     compare_swap_parameters.intern();
     static std::array definitions = {
-        method<write_with_immediate>(
-            "write_with_immediate",
-            "write_with_immediate($self, /, segments, remote, immediate, *, context=None, "
-            "flags=0)\n--\n\nWrite into the peer's memory, and complete one of its receives."),
-        method<fetch_add>("fetch_add",
-                          "fetch_add($self, /, local, remote, value, *, context=None, flags=0)\n"
-                          "--\n\nAdd to a word of the peer's, and fetch what it was."),
-        method<compare_swap>(
-            "compare_swap",
-            "compare_swap($self, /, local, remote, expected, new, *, context=None, flags=0)\n"
-            "--\n\nReplace a word of the peer's if it is as expected, and fetch what it was."),
+        method<write_with_immediate>("write_with_immediate"),
+        method<fetch_add>("fetch_add"),
+        method<compare_swap>("compare_swap"),
     };
     for (PyMethodDef& definition : definitions) attach(cls, definition);
 }

@@ -208,17 +208,9 @@ void attach_hot_mapping_calls(const py::handle& cls) {
     bind_parameters.intern();
     invalidate_parameters.intern();
     static std::array definitions = {
-        method<fast_register>(
-            "fast_register",
-            "fast_register($self, /, region, pages, *, first_byte_offset=None, length=None, "
-            "base_address=None, context=None, flags=0)\n--\n\n"
-            "Fill a fast-register region with pages."),
-        method<bind>("bind",
-                     "bind($self, /, window, region, address=None, nbytes=None, *, context=None, "
-                     "flags=0)\n--\n\nMake a window of a part of a region."),
-        method<invalidate>("invalidate",
-                           "invalidate($self, /, region, *, context=None, flags=0)\n--\n\n"
-                           "End access through a fast-register region or a window."),
+        method<fast_register>("fast_register"),
+        method<bind>("bind"),
+        method<invalidate>("invalidate"),
     };
     for (PyMethodDef& definition : definitions) attach(cls, definition);
 }

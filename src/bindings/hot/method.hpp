@@ -82,10 +82,11 @@ PyObject* entry(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObjec
     return nullptr;
 }
 
+// document() adds its page.
 template <Call kCall>
-PyMethodDef method(const char* name, const char* doc) {
+PyMethodDef method(const char* name) {
     return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<kCall>)),
-            METH_FASTCALL | METH_KEYWORDS, doc};
+            METH_FASTCALL | METH_KEYWORDS, nullptr};
 }
 
 // Descriptors keep pointers to the definitions.

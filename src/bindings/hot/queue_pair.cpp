@@ -230,22 +230,9 @@ void attach_hot_queue_pair_calls(const py::handle& cls) {
     read_parameters.intern();
     write_parameters.intern();
     static std::array definitions = {
-        method<send>("send",
-                     "send($self, /, segments=(), *, context=None, flags=0)\n--\n\n"
-                     "Send one message, which takes one receive of the peer."),
-        method<send_and_invalidate>(
-            "send_and_invalidate",
-            "send_and_invalidate($self, /, segments, remote_token, *, context=None, flags=0)\n"
-            "--\n\nSend one message and invalidate a token of the peer."),
-        method<receive>("receive",
-                        "receive($self, /, segments=(), *, context=None)\n--\n\n"
-                        "Post memory for one message of the peer."),
-        method<read>("read",
-                     "read($self, /, segments, remote, *, context=None, flags=0)\n--\n\n"
-                     "Read from the peer's memory."),
-        method<write>("write",
-                      "write($self, /, segments, remote, *, context=None, flags=0)\n--\n\n"
-                      "Write into the peer's memory."),
+        method<send>("send"),       method<send_and_invalidate>("send_and_invalidate"),
+        method<receive>("receive"), method<read>("read"),
+        method<write>("write"),
     };
     for (PyMethodDef& definition : definitions) attach(cls, definition);
 }
@@ -256,12 +243,8 @@ void attach_hot_completion_queue_calls(const py::handle& cls) {
     dtype_name = PyUnicode_InternFromString("dtype");
     if (dtype_name == nullptr) throw py::error_already_set();
     static std::array definitions = {
-        method<poll>("poll",
-                     "poll($self, /, limit=32)\n--\n\n"
-                     "Take up to `limit` completions out of the queue."),
-        method<poll_into>("poll_into",
-                          "poll_into($self, /, results)\n--\n\n"
-                          "Take completions into an array of result_dtype."),
+        method<poll>("poll"),
+        method<poll_into>("poll_into"),
     };
     for (PyMethodDef& definition : definitions) attach(cls, definition);
 }

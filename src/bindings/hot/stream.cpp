@@ -266,18 +266,10 @@ void attach_hot_stream_calls(const py::handle& cls) {
     recv_parameters.intern();
     recv_into_parameters.intern();
     static std::array definitions = {
-        method<send>("send",
-                     "send($self, data, flags=0, /)\n--\n\n"
-                     "Send what there is room for and return its length."),
-        method<sendall>("sendall",
-                        "sendall($self, data, flags=0, /)\n--\n\n"
-                        "Send all of it."),
-        method<recv>("recv",
-                     "recv($self, bufsize, flags=0, /)\n--\n\n"
-                     "Receive up to `bufsize` bytes; none is the end of the stream."),
-        method<recv_into>("recv_into",
-                          "recv_into($self, buffer, nbytes=0, flags=0)\n--\n\n"
-                          "Receive into a buffer and return how much."),
+        method<send>("send"),
+        method<sendall>("sendall"),
+        method<recv>("recv"),
+        method<recv_into>("recv_into"),
     };
     for (PyMethodDef& definition : definitions) attach(cls, definition);
 }
