@@ -46,13 +46,9 @@ std::unique_ptr<Adapter> open(const std::string& name, double keepalive, const p
     options.keepalive_s = keepalive;
     options.crc = crc_of(crc);
     if (!capture.is_none()) options.capture_path = to_path(capture, "capture");
-    std::optional<Expected<std::shared_ptr<core::Adapter>>> opened;
-    {
-        const Released released;
-        opened = providers::open_adapter(name, std::move(options));
-    }
-    return std::make_unique<Adapter>(
-        Adapter{AdapterState::make(value_or_raise(std::move(*opened)))});
+    auto native = value_or_raise(
+        without_gil([&] { return providers::open_adapter(name, std::move(options)); }));
+    return std::make_unique<Adapter>(Adapter{AdapterState::make(std::move(native))});
 }
 
 // NDVERBS_ADAPTER as Python sees it now, else the first provider of this build.

@@ -35,13 +35,9 @@ public:
             has_raised = PyErr_CheckSignals() != 0;
             return has_raised;
         };
-        std::optional<Expected<bench::Outcome>> outcome;
-        {
-            const Released released;
-            outcome.emplace(session_.run(is_interrupted));
-        }
+        auto outcome = without_gil([&] { return session_.run(is_interrupted); });
         if (has_raised) throw py::error_already_set();
-        return to_dict(value_or_raise(std::move(*outcome)));
+        return to_dict(value_or_raise(std::move(outcome)));
     }
 
 private:

@@ -30,13 +30,9 @@ auto run(const Stream& self, Loop loop) {
         has_raised = PyErr_CheckSignals() != 0;
         return has_raised;
     };
-    std::optional<decltype(loop(*native, is_interrupted))> outcome;
-    {
-        const Released released;
-        outcome.emplace(loop(*native, is_interrupted));
-    }
+    auto outcome = without_gil([&] { return loop(*native, is_interrupted); });
     if (has_raised) throw py::error_already_set();
-    return std::move(*outcome);
+    return outcome;
 }
 
 }  // namespace

@@ -100,12 +100,7 @@ void CompletionQueue::clear() noexcept {
 // The new storage may be large: without the GIL.
 void CompletionQueue::resize(std::uint32_t depth) {
     const std::shared_ptr<core::CompletionQueue> native = share();
-    std::optional<Expected<void>> outcome;
-    {
-        const Released released;
-        outcome = native->resize(depth);
-    }
-    check_or_raise(*outcome);
+    check_or_raise(without_gil([&] { return native->resize(depth); }));
     warn_of_overrun(*native);
 }
 

@@ -39,12 +39,8 @@ void MemoryRegion::register_array(const py::object& array, std::uint32_t rights)
     const std::shared_ptr<core::MemoryRegion> native = share();
     core::BufferHold* const hold = export_for_registration(array, rights);
     std::shared_ptr<const Exporter> exporter = exporter_of(*hold);
-    std::optional<Expected<void>> outcome;
-    {
-        const Released released;
-        outcome = native->register_buffer(hold, rights);  // gives the hold back if it fails
-    }
-    check_or_raise(*outcome);
+    // Gives the hold back if it fails.
+    check_or_raise(without_gil([&] { return native->register_buffer(hold, rights); }));
     static_cast<void>(get());  // closed meanwhile, it holds nothing
     array_ = array;
     exporter_ = std::move(exporter);
@@ -53,12 +49,7 @@ void MemoryRegion::register_array(const py::object& array, std::uint32_t rights)
 
 void MemoryRegion::deregister() {
     const std::shared_ptr<core::MemoryRegion> native = share();
-    std::optional<Expected<void>> outcome;
-    {
-        const Released released;
-        outcome = native->deregister();
-    }
-    check_or_raise(*outcome);
+    check_or_raise(without_gil([&] { return native->deregister(); }));
     const py::object array = forget();
 }
 

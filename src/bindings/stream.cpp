@@ -95,12 +95,7 @@ void start_connect(const Stream& self, const py::object& local, const py::object
     parameters.peer = resolve_address(peer);
     parameters.timeout = timeout_duration(timeout);
     const auto native = self.share();
-    std::optional<Expected<void>> outcome;
-    {
-        const Released released;
-        outcome = native->start_connect(std::move(parameters));
-    }
-    check_or_raise(*outcome);
+    check_or_raise(without_gil([&] { return native->start_connect(std::move(parameters)); }));
 }
 
 template <typename Call>
@@ -121,12 +116,9 @@ std::unique_ptr<StreamTransfer> submit(const Stream& self, const py::object& buf
                  : transfer_for(buffer.ptr(), !is_send, is_send ? "send" : "receive");
     transfer->is_all = is_all;
     transfer->is_drain = is_drain;
-    std::optional<Expected<void>> outcome;
-    {
-        const Released released;
-        outcome = is_send ? native->submit_send(transfer) : native->submit_receive(transfer);
-    }
-    check_or_raise(*outcome);
+    check_or_raise(without_gil([&] {
+        return is_send ? native->submit_send(transfer) : native->submit_receive(transfer);
+    }));
     return std::make_unique<StreamTransfer>(
         StreamTransfer{native, std::move(transfer), self.adapter()});
 }
@@ -139,12 +131,8 @@ std::unique_ptr<Operation> operation_of(const std::shared_ptr<core::Operation>& 
 
 std::unique_ptr<Operation> start_disconnect(const Stream& self) {
     const auto native = self.share();
-    std::optional<Expected<std::shared_ptr<core::Operation>>> started;
-    {
-        const Released released;
-        started = native->start_disconnect();
-    }
-    return operation_of(value_or_raise(std::move(*started)), self.adapter(), [] {});
+    auto started = value_or_raise(without_gil([&] { return native->start_disconnect(); }));
+    return operation_of(started, self.adapter(), [] {});
 }
 
 std::unique_ptr<StreamView> take(const Stream& self, std::uint32_t most) {
@@ -404,14 +392,11 @@ void bind_stream(py::module_& module) {
             "shutdown",
             [](const Stream& self, int how) {
                 const auto native = self.share();
-                std::optional<Expected<void>> outcome;
-                {
-                    const Released released;
-                    outcome = native->shutdown(how == 0   ? stream::How::read
-                                               : how == 1 ? stream::How::write
-                                                          : stream::How::both);
-                }
-                check_or_raise(*outcome);
+                check_or_raise(without_gil([&] {
+                    return native->shutdown(how == 0   ? stream::How::read
+                                            : how == 1 ? stream::How::write
+                                                       : stream::How::both);
+                }));
             },
             py::arg("how"))
         .def("_start_disconnect", start_disconnect)

@@ -18,12 +18,7 @@ std::unique_ptr<StreamTransfer> submit_write(const Stream& self, const py::objec
     const auto native = self.share();
     auto transfer = transfer_for(buffer.ptr(), false, "riowrite");
     transfer->offset = offset;
-    std::optional<Expected<void>> outcome;
-    {
-        const Released released;
-        outcome = native->submit_send(transfer);
-    }
-    check_or_raise(*outcome);
+    check_or_raise(without_gil([&] { return native->submit_send(transfer); }));
     return std::make_unique<StreamTransfer>(
         StreamTransfer{native, std::move(transfer), self.adapter()});
 }
@@ -32,24 +27,17 @@ std::uint64_t map(const Stream& self, const py::object& buffer,
                   std::optional<std::uint64_t> offset) {
     const auto native = self.share();
     const auto memory = transfer_for(buffer.ptr(), true, "riomap");
-    std::optional<Expected<std::uint64_t>> outcome;
-    {
-        const Released released;
-        outcome = native->map(memory, offset);
-    }
-    return value_or_raise(std::move(*outcome));
+    return value_or_raise(without_gil([&] { return native->map(memory, offset); }));
 }
 
 void unmap(const Stream& self, const py::object& buffer) {
     const auto native = self.share();
     auto memory = transfer_for(buffer.ptr(), true, "riounmap");
-    std::optional<Expected<void>> outcome;
-    {
-        const Released released;
-        outcome = native->unmap(memory->data, memory->length);
+    check_or_raise(without_gil([&] {
+        auto outcome = native->unmap(memory->data, memory->length);
         memory = nullptr;  // its export is given back before this returns
-    }
-    check_or_raise(*outcome);
+        return outcome;
+    }));
 }
 
 }  // namespace

@@ -112,12 +112,8 @@ private:
     if (length <= core::kSmallStep) {
         return value_or_raise(stream.send(data, length, core::Budget::small));
     }
-    std::optional<Expected<std::size_t>> sent;
-    {
-        const Released released;
-        sent = stream.send(data, length, core::Budget::large);
-    }
-    return value_or_raise(std::move(*sent));
+    return value_or_raise(
+        without_gil([&] { return stream.send(data, length, core::Budget::large); }));
 }
 
 // Sends from the caller's memory and waits until the device is done with it. What a timeout or a
@@ -125,12 +121,7 @@ private:
 std::size_t send_directly(const std::shared_ptr<stream::Stream>& stream, PyObject* data,
                           Patience& patience, const char* call) {
     const std::shared_ptr<stream::Transfer> transfer = transfer_for(data, false, call);
-    std::optional<Expected<void>> started;
-    {
-        const Released released;
-        started = stream->submit_send(transfer);
-    }
-    check_or_raise(*started);
+    check_or_raise(without_gil([&] { return stream->submit_send(transfer); }));
     try {
         patience.wait([&](auto slice) {
             return stream->wait_done(*transfer, slice) && transfer->operation->wait(slice);
@@ -185,8 +176,7 @@ PyObject* sendall(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObj
 [[nodiscard]] Expected<stream::Received> receive_some(stream::Stream& stream, std::byte* to,
                                                       std::size_t length, bool peeks) {
     if (length <= kSmallCopy) return stream.receive(to, length, core::Budget::small, peeks);
-    const Released released;
-    return stream.receive(to, length, core::Budget::large, peeks);
+    return without_gil([&] { return stream.receive(to, length, core::Budget::large, peeks); });
 }
 
 // Fills `to` as recv does: what is there, or with MSG_WAITALL all of it; waits for the first byte.

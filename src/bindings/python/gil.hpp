@@ -84,12 +84,7 @@ private:
 template <typename Attempt>
 [[nodiscard]] bool wait_in_slices(const Deadline& deadline, Attempt attempt) {
     while (true) {
-        bool is_done = false;
-        {
-            const Released released;
-            is_done = attempt(deadline.slice());
-        }
-        if (is_done) return true;
+        if (without_gil([&] { return attempt(deadline.slice()); })) return true;
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
         if (deadline.is_over()) return false;
     }
