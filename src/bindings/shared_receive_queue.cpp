@@ -23,7 +23,7 @@ constinit Parameters<2> receive_parameters{"receive", 1, 0, {"segments", "contex
 PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
     const auto [given, context_object] = parse(receive_parameters, args, count, keywords);
     auto& handle = usable<SharedReceiveQueue>(self);
-    SegmentList segments(handle, core::access::kLocalWrite, false);
+    SegmentList segments(handle, core::OperationType::receive, false);
     if (given != nullptr) segments.add_all(given);
     core::SharedReceiveQueue& native = handle.get();
     const Context context = handle.contexts().take_shared(context_object);

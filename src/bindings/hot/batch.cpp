@@ -41,35 +41,7 @@ constexpr Column kColumns[] = {
 };
 
 constinit PyObject* row_dtype = nullptr;
-constinit PyObject* dtype_name = nullptr;
 constinit Parameters<1> post_many_parameters{"post_many", 1, 1, {"requests"}};
-
-// The rows of a C-contiguous array of request_dtype; exported while this lives.
-class Rows {
-public:
-    explicit Rows(PyObject* array) {
-        const auto dtype = py::reinterpret_steal<py::object>(PyObject_GetAttr(array, dtype_name));
-        if (!dtype) PyErr_Clear();
-        if (!dtype || (dtype.ptr() != row_dtype &&
-                       PyObject_RichCompareBool(dtype.ptr(), row_dtype, Py_EQ) != 1)) {
-            PyErr_Clear();
-            throw py::type_error("requests must be an array of ndverbs.request_dtype");
-        }
-        export_or_raise("post_many", array, false, view_);
-    }
-    Rows(const Rows&) = delete;
-    Rows& operator=(const Rows&) = delete;
-    ~Rows() { PyBuffer_Release(&view_); }
-    [[nodiscard]] const RequestRow& operator[](std::size_t i) const {
-        return static_cast<const RequestRow*>(view_.buf)[i];
-    }
-    [[nodiscard]] std::size_t size() const {
-        return static_cast<std::size_t>(view_.len) / sizeof(RequestRow);
-    }
-
-private:
-    Py_buffer view_;
-};
 
 // What one row asks for; the segment must live as long as the request.
 core::WorkRequest request_of(const RequestRow& row, const core::Segment& segment) {
@@ -155,7 +127,8 @@ Error explain_row(const core::QueuePair& qp, const RequestRow& row, Status statu
 PyObject* post_many(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
     const auto [given] = parse(post_many_parameters, args, count, keywords);
     auto& handle = usable<QueuePair>(self);
-    const Rows rows(given);
+    const Rows<const RequestRow> rows("post_many", given, row_dtype,
+                                      "requests must be an array of ndverbs.request_dtype", false);
     // Looking at the argument may have run code that closed the queue pair.
     core::QueuePair& native = handle.get();
     Status status = Status::success;
@@ -180,8 +153,6 @@ PyObject* post_many(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
 
 void attach_hot_batch_calls(const py::handle& cls) {
     post_many_parameters.intern();
-    dtype_name = PyUnicode_InternFromString("dtype");
-    if (dtype_name == nullptr) throw py::error_already_set();
     static PyMethodDef definition = method<post_many>("post_many");
     attach(cls, definition);
 }

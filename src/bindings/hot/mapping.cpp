@@ -59,9 +59,6 @@ public:
             take_sequence(object);
         }
     }
-    ~Pages() {
-        if (has_view_) PyBuffer_Release(&view_);
-    }
     Pages(const Pages&) = delete;
     Pages& operator=(const Pages&) = delete;
 
@@ -72,22 +69,20 @@ public:
 private:
     // Integers as this machine has them are read in place; all others one by one.
     [[nodiscard]] bool take_buffer(PyObject* object) {
-        if (PyObject_GetBuffer(object, &view_, PyBUF_ND | PyBUF_FORMAT) != 0) {
+        if (!export_.try_take(object, PyBUF_ND | PyBUF_FORMAT)) {
             PyErr_Clear();
             return false;
         }
+        const Py_buffer& view = export_.view();
         constexpr const char* kPrefixes =
             std::endian::native == std::endian::little ? "@=<" : "@=>!";
-        std::string_view format = view_.format == nullptr ? "B" : view_.format;
+        std::string_view format = view.format == nullptr ? "B" : view.format;
         format.remove_prefix(std::min(format.find_first_not_of(kPrefixes), format.size()));
-        has_view_ = view_.itemsize == 8 && view_.ndim == 1 &&
-                    (format == "Q" || format == "q" || format == "L" || format == "l");
-        if (!has_view_) {
-            PyBuffer_Release(&view_);
+        if (view.itemsize != 8 || view.ndim != 1 ||
+            (format != "Q" && format != "q" && format != "L" && format != "l")) {
             return false;
         }
-        pages_ = {static_cast<const std::uint64_t*>(view_.buf),
-                  static_cast<std::size_t>(view_.len) / 8};
+        pages_ = {static_cast<const std::uint64_t*>(view.buf), export_.size() / 8};
         return true;
     }
     void take_sequence(PyObject* object) {
@@ -106,8 +101,7 @@ private:
     }
 
     std::shared_ptr<core::LogicalAddressMapping> mapping_;
-    Py_buffer view_{};
-    bool has_view_ = false;
+    Export export_;
     std::vector<std::uint64_t> own_;
     std::span<const std::uint64_t> pages_;
 };

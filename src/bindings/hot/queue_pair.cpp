@@ -35,15 +35,13 @@ constinit Parameters<4> read_parameters{"read", 2, 2, {"segments", "remote", "co
 constinit Parameters<4> write_parameters{"write", 2, 2, {"segments", "remote", "context", "flags"}};
 constinit Parameters<1> poll_parameters{"poll", 1, 0, {"limit"}};
 constinit Parameters<1> poll_into_parameters{"poll_into", 1, 1, {"results"}};
-constinit PyObject* dtype_name = nullptr;
 
 }  // namespace
 
 PyObject* post_request(PyObject* self, core::WorkRequest request, const Given& given) {
     if (given.flags != nullptr) request.flags = to_unsigned32(given.flags, "flags");
     auto& handle = usable<QueuePair>(self);
-    const std::uint32_t rights = handle.peek()->local_rights(request.type);
-    SegmentList segments(handle, rights, (request.flags & core::flag::kInline) != 0);
+    SegmentList segments(handle, request.type, (request.flags & core::flag::kInline) != 0);
     if (given.segments != nullptr) segments.add_all(given.segments);
     request.segments = segments.get();
     if (given.remote != nullptr) set_remote(request, given.remote, segments.total());
@@ -93,7 +91,7 @@ PyObject* write(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObjec
 PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
     const auto [given, context_object] = parse(receive_parameters, args, count, keywords);
     auto& handle = usable<QueuePair>(self);
-    SegmentList segments(handle, core::access::kLocalWrite, false);
+    SegmentList segments(handle, OperationType::receive, false);
     if (given != nullptr) segments.add_all(given);
     core::QueuePair& native = handle.get();
     const Context context = handle.contexts().take(context_object);
@@ -176,39 +174,11 @@ PyObject* poll(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
     return results.release().ptr();
 }
 
-// The rows of an array of result_dtype.
-class Rows {
-public:
-    explicit Rows(PyObject* array) {
-        const auto dtype = py::reinterpret_steal<py::object>(PyObject_GetAttr(array, dtype_name));
-        if (!dtype) PyErr_Clear();
-        const bool is_dtype =
-            dtype.ptr() == result_dtype() ||
-            (dtype && PyObject_RichCompareBool(dtype.ptr(), result_dtype(), Py_EQ) == 1);
-        if (!is_dtype) {
-            PyErr_Clear();
-            throw py::type_error("results must be an array of ndverbs.result_dtype");
-        }
-        export_or_raise("poll_into", array, true, view_);
-    }
-    Rows(const Rows&) = delete;
-    Rows& operator=(const Rows&) = delete;
-    ~Rows() { PyBuffer_Release(&view_); }
-    [[nodiscard]] ResultRow& operator[](std::size_t i) const {
-        return static_cast<ResultRow*>(view_.buf)[i];
-    }
-    [[nodiscard]] std::size_t size() const {
-        return static_cast<std::size_t>(view_.len) / sizeof(ResultRow);
-    }
-
-private:
-    Py_buffer view_;
-};
-
 PyObject* poll_into(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
     const auto [given] = parse(poll_into_parameters, args, count, keywords);
     auto& handle = usable<CompletionQueue>(self);
-    const Rows rows(given);
+    const Rows<ResultRow> rows("poll_into", given, result_dtype(),
+                               "results must be an array of ndverbs.result_dtype", true);
     std::size_t done = 0;
     while (done < rows.size()) {
         Taken taken;
@@ -240,8 +210,6 @@ void attach_hot_queue_pair_calls(const py::handle& cls) {
 void attach_hot_completion_queue_calls(const py::handle& cls) {
     poll_parameters.intern();
     poll_into_parameters.intern();
-    dtype_name = PyUnicode_InternFromString("dtype");
-    if (dtype_name == nullptr) throw py::error_already_set();
     static std::array definitions = {
         method<poll>("poll"),
         method<poll_into>("poll_into"),

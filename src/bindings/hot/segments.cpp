@@ -68,22 +68,6 @@ void prepare_segments(PyObject* segment_type, PyObject* memory_region_type) {
              intern("access")};
 }
 
-Exports::~Exports() {
-    for (std::size_t i = 0; i < count_; ++i) PyBuffer_Release(&first_[i]);
-    for (Py_buffer& view : rest_) PyBuffer_Release(&view);
-}
-
-Extent Exports::add(PyObject* object, bool is_written) {
-    Py_buffer view;
-    export_or_raise("segments", object, is_written, view);
-    if (count_ < first_.size()) {
-        first_[count_++] = view;
-    } else {
-        rest_.push_back(view);
-    }
-    return {reinterpret_cast<std::uint64_t>(view.buf), static_cast<std::uint64_t>(view.len)};
-}
-
 void SegmentList::add(const core::Segment& segment) {
     total_ = core::add_length(total_, segment.length);
     if (rest_.empty() && count_ < first_.size()) {
@@ -95,16 +79,20 @@ void SegmentList::add(const core::Segment& segment) {
 }
 
 void SegmentList::add_buffer(PyObject* object) {
-    const bool is_written = (rights_ & core::access::kLocalWrite) != 0;
-    const Extent extent =
-        is_inline_ ? exports_.add(object, is_written) : buffer_extent(object, is_written);
-    if (extent.length == 0) return;  // an empty slice lies nowhere and moves nothing
-    if (is_inline_) {
-        add({extent.address, extent.length, 0});
-        return;
-    }
-    // Asked again: an exporter written in Python may have closed the poster.
-    add(value_or_raise(domain_(poster_).find(extent.address, extent.length, rights_)));
+    const bool is_written =
+        type_ != core::OperationType::send && type_ != core::OperationType::write;
+    // What keeps other memory than that of inline data is the registration that it lies in.
+    Export short_lived;
+    Export& exported = !is_inline_                             ? short_lived
+                       : export_count_ < first_exports_.size() ? first_exports_[export_count_++]
+                                                               : more_exports_.emplace_back();
+    exported.take("segments", object, is_written);
+    const auto address = reinterpret_cast<std::uint64_t>(exported.data());
+    const std::size_t length = exported.size();
+    if (length == 0) return;  // an empty slice lies nowhere and moves nothing
+    // The domain is asked for again: an exporter written in Python may have closed the poster.
+    add(is_inline_ ? core::Segment{address, length, 0}
+                   : value_or_raise(find_(poster_, type_, address, length)));
 }
 
 bool SegmentList::add_one(PyObject* object) {

@@ -20,35 +20,15 @@ namespace ndv::bindings {
 // Interns names and remembers the exact types; once, when the module is made.
 void prepare_segments(PyObject* segment_type, PyObject* memory_region_type);
 
-// Buffers that stay exported while this lives.
-class Exports {
-public:
-    Exports() = default;
-    Exports(const Exports&) = delete;
-    Exports& operator=(const Exports&) = delete;
-    ~Exports();
-    Extent add(PyObject* object, bool is_written);
-
-private:
-    std::array<Py_buffer, 2> first_;  // left uninitialised, and enough for nearly all
-    std::size_t count_ = 0;           // in first_
-    std::vector<Py_buffer> rest_;
-};
-
 // Lives until the request is posted: what inline data is copied from stays exported for so long,
 // because a sequence may make its items when it is asked for them.
 class SegmentList {
 public:
-    // `poster`: the handle of a queue pair or of a shared receive queue. `rights`: what a buffer
-    // that is named by itself must be registered with; inline data needs no registration.
+    // `poster`: the handle of a queue pair or of a shared receive queue. Inline data needs no
+    // registration.
     template <typename Poster>
-    SegmentList(const Poster& poster, std::uint32_t rights, bool is_inline)
-        : poster_(&poster),
-          domain_([](const void* handle) -> core::ProtectionDomain& {
-              return *static_cast<const Poster*>(handle)->get().pd();
-          }),
-          rights_(rights),
-          is_inline_(is_inline) {}
+    SegmentList(const Poster& poster, core::OperationType type, bool is_inline)
+        : poster_(&poster), find_(find<Poster>), type_(type), is_inline_(is_inline) {}
 
     // A Segment, a MemoryRegion, a buffer, or a sequence of those. No limit on their number:
     // core knows it.
@@ -60,16 +40,33 @@ public:
     [[nodiscard]] std::uint64_t total() const { return total_; }
 
 private:
+    // The registered memory of the poster's domain that contains a buffer; raises when it is
+    // closed.
+    using Find = Expected<core::Segment>(const void* poster, core::OperationType type,
+                                         std::uint64_t address, std::uint64_t length);
+    template <typename Poster>
+    static Expected<core::Segment> find(const void* poster, core::OperationType type,
+                                        std::uint64_t address, std::uint64_t length) {
+        auto& native = static_cast<const Poster*>(poster)->get();
+        std::uint32_t rights = core::access::kLocalWrite;
+        if constexpr (requires { native.local_rights(type); }) {
+            if (type != core::OperationType::receive) rights = native.local_rights(type);
+        }
+        return native.pd()->find(address, length, rights);
+    }
+
     // False: it is none of the three.
     [[nodiscard]] bool add_one(PyObject* object);
     void add(const core::Segment& segment);
     void add_buffer(PyObject* object);
 
     const void* const poster_;
-    core::ProtectionDomain& (*const domain_)(const void* poster);  // raises when it is closed
-    const std::uint32_t rights_;
+    Find* const find_;
+    const core::OperationType type_;
     const bool is_inline_;
-    Exports exports_;  // of inline data
+    std::size_t export_count_ = 0;         // in first_exports_
+    std::array<Export, 2> first_exports_;  // of inline data; enough for nearly all
+    std::vector<Export> more_exports_;
     std::uint64_t total_ = 0;
     std::size_t count_ = 0;
     std::array<core::Segment, 8> first_;  // enough for nearly all

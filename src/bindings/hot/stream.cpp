@@ -31,22 +31,6 @@ constexpr std::size_t kSmallCopy = 16 * 1024;
 // From here on sendall, and a send without a limit, leave from the caller's memory.
 constexpr std::size_t kDirectSend = 128 * 1024;
 
-// The export of a buffer for the length of a call.
-class Exported {
-public:
-    Exported(const char* call, PyObject* object, bool is_written) {
-        export_plain_or_raise(call, object, is_written, view_);
-    }
-    ~Exported() { PyBuffer_Release(&view_); }
-    Exported(const Exported&) = delete;
-    Exported& operator=(const Exported&) = delete;
-    [[nodiscard]] std::byte* data() const { return static_cast<std::byte*>(view_.buf); }
-    [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(view_.len); }
-
-private:
-    Py_buffer view_;
-};
-
 int to_flags(PyObject* object, const char* call) {
     if (object == nullptr) return 0;
     const long flags = PyLong_AsLong(object);
@@ -140,7 +124,8 @@ PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
     auto& handle = usable<Stream>(self);
     const int flags = to_flags(flags_object, "send");
     Patience patience(handle, flags, "send");
-    const Exported given("send", data, false);
+    Export given;
+    given.take_plain("send", data, false);
     const std::shared_ptr<stream::Stream> stream = handle.share();
     // Within a limit it takes what there is room for: of memory that the device still reads when
     // the time is over, the length would be known and the bytes would not be the caller's again.
@@ -159,7 +144,8 @@ PyObject* sendall(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObj
     auto& handle = usable<Stream>(self);
     const int flags = to_flags(flags_object, "sendall");
     Patience patience(handle, flags, "sendall");
-    const Exported given("sendall", data, false);
+    Export given;
+    given.take_plain("sendall", data, false);
     const std::shared_ptr<stream::Stream> stream = handle.share();
     if (given.size() >= kDirectSend && !patience.never_waits()) {
         static_cast<void>(send_directly(stream, data, patience, "sendall"));
@@ -236,7 +222,8 @@ PyObject* recv_into(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
     const auto [buffer, size_object, flags_object] =
         parse(recv_into_parameters, args, count, keywords);
     auto& handle = usable<Stream>(self);
-    const Exported given("recv_into", buffer, true);
+    Export given;
+    given.take_plain("recv_into", buffer, true);
     std::size_t most = size_object == nullptr ? 0 : to_size(size_object, "buffersize in recv_into");
     if (most > given.size()) {
         throw py::value_error("buffer too small for requested bytes");

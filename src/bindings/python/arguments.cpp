@@ -5,6 +5,7 @@
 #include <limits>
 #include <string>
 
+#include "bindings/python/buffer.hpp"
 #include "bindings/python/errors.hpp"
 #include "bindings/python/integers.hpp"
 
@@ -80,17 +81,14 @@ std::uint32_t to_unsigned32(PyObject* object, const char* name) {
 }
 
 std::vector<std::byte> to_bytes(const py::object& object, const char* name) {
-    Py_buffer view;
-    if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_SIMPLE) != 0) {
+    Export exported;
+    if (!exported.try_take(object.ptr(), PyBUF_SIMPLE)) {
         const py::error_already_set cause;  // takes it
         throw py::type_error(std::string(name) +
                              " must be bytes, bytearray or another contiguous buffer, not " +
                              Py_TYPE(object.ptr())->tp_name);
     }
-    const auto* const begin = static_cast<const std::byte*>(view.buf);
-    std::vector<std::byte> out(begin, begin + view.len);
-    PyBuffer_Release(&view);
-    return out;
+    return {exported.data(), exported.data() + exported.size()};
 }
 
 std::string to_path(const py::object& object, const char* name) {

@@ -31,14 +31,14 @@ bool is_cleared_harmlessly(PyTypeObject* type) {
 
 class PythonBuffer final : public core::BufferHold, Deferred {
 public:
-    // Takes the export over. `guards`: see resize_guards().
-    PythonBuffer(const Py_buffer& view, py::list guards)
-        : BufferHold(static_cast<std::byte*>(view.buf), static_cast<std::uint64_t>(view.len),
-                     view.readonly == 0),
-          view_(view),
-          guards_(guards.release().ptr()) {
-        if (view.obj != nullptr && is_cleared_harmlessly(Py_TYPE(view.obj))) {
-            exporter_->object = view.obj;
+    // `guards`: see resize_guards().
+    PythonBuffer(Export&& exported, py::list guards)
+        : BufferHold(exported.data(), exported.size(), exported.view().readonly == 0),
+          guards_(std::move(guards)),
+          export_(std::move(exported)) {
+        PyObject* const object = export_.view().obj;
+        if (object != nullptr && is_cleared_harmlessly(Py_TYPE(object))) {
+            exporter_->object = object;
         }
     }
 
@@ -51,21 +51,20 @@ private:
     void run() noexcept override {
         const std::unique_ptr<PythonBuffer> self(this);
         exporter_->object = nullptr;
-        PyBuffer_Release(&view_);
-        Py_DECREF(guards_);
     }
 
-    Py_buffer view_;
-    PyObject* const guards_;
+    const py::list guards_;  // after the export, which their arrays may be the last to need
+    const Export export_;
     const std::shared_ptr<Exporter> exporter_ = std::make_shared<Exporter>();
 };
 
 std::string type_name(const py::handle& object) { return Py_TYPE(object.ptr())->tp_name; }
 
-// Whether a struct format (PEP 3118) has a field of Python objects; names stand between colons.
+// Whether a struct format (PEP 3118; null: bytes) has a field of Python objects; names stand
+// between colons.
 bool format_has_objects(const char* format) {
     bool is_name = false;
-    for (; *format != '\0'; ++format) {
+    for (; format != nullptr && *format != '\0'; ++format) {
         if (*format == ':') is_name = !is_name;
         if (*format == 'O' && !is_name) return true;
     }
@@ -77,14 +76,12 @@ bool holds_objects(const py::object& object) {
     if (py::hasattr(object, "dtype")) {
         return py::getattr(object.attr("dtype"), "hasobject", py::bool_(false)).cast<bool>();
     }
-    Py_buffer view;
-    if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_FULL_RO) != 0) {
+    Export exported;
+    if (!exported.try_take(object.ptr(), PyBUF_FULL_RO)) {
         PyErr_Clear();  // it cannot say its format; the plain export says the rest
         return false;
     }
-    const bool has_objects = view.format != nullptr && format_has_objects(view.format);
-    PyBuffer_Release(&view);
-    return has_objects;
+    return format_has_objects(exported.view().format);
 }
 
 // Whose memory `object` shows; null when it is its own, or nobody knows.
@@ -107,14 +104,8 @@ py::list resize_guards(py::object object) {
     return guards;
 }
 
-// Takes the export over, also when it fails.
-core::BufferHold* hold(Py_buffer& view, const py::object& object) {
-    try {
-        return std::make_unique<PythonBuffer>(view, resize_guards(object)).release();
-    } catch (...) {
-        PyBuffer_Release(&view);
-        throw;
-    }
+core::BufferHold* hold(Export exported, const py::object& object) {
+    return std::make_unique<PythonBuffer>(std::move(exported), resize_guards(object)).release();
 }
 
 [[noreturn]] void raise_objects(const char* call, const py::handle& object) {
@@ -128,9 +119,9 @@ core::BufferHold* hold(Py_buffer& view, const py::object& object) {
 [[noreturn]] void raise_refused(const char* call, PyObject* object, bool is_written) {
     py::error_already_set cause;  // takes the exporter's exception
     if (!cause.matches(PyExc_BufferError) && !cause.matches(PyExc_ValueError)) throw cause;
-    Py_buffer view;
+    Export exported;
     // Without the format: NumPy has none for times, which may be registered all the same.
-    if (PyObject_GetBuffer(object, &view, PyBUF_INDIRECT) != 0) {
+    if (!exported.try_take(object, PyBUF_INDIRECT)) {
         PyErr_Clear();
         raise_buffer_error(
             Status::invalid_parameter,
@@ -138,16 +129,13 @@ core::BufferHold* hold(Py_buffer& view, const py::object& object) {
                 " gives no plain buffer: " + py::str(cause.value()).cast<std::string>(),
             "pass a C-contiguous array of numbers");
     }
-    const bool is_contiguous = PyBuffer_IsContiguous(&view, 'C') != 0;
-    const bool is_read_only = view.readonly != 0;
-    PyBuffer_Release(&view);
-    if (!is_contiguous) {
+    if (PyBuffer_IsContiguous(&exported.view(), 'C') == 0) {
         raise_buffer_error(Status::invalid_parameter,
                            std::string(call) + ": the " + type_name(object) +
                                " is not C-contiguous, so its bytes are not one range of memory",
                            "copy it with np.ascontiguousarray(array), or name contiguous rows");
     }
-    if (is_written && is_read_only) {
+    if (is_written && exported.view().readonly != 0) {
         raise_buffer_error(Status::access_denied,
                            std::string(call) + ": the " + type_name(object) +
                                " is read-only, and this would write into it",
@@ -183,24 +171,20 @@ core::BufferHold* export_whole(const char* call, const py::object& object, bool 
     if (holds_objects(object)) {
         raise_objects(call, object);
     }
-    Py_buffer view;
-    export_or_raise(call, object.ptr(), is_written, view);
-    if (view.len == 0) {
-        PyBuffer_Release(&view);
+    Export exported(call, object.ptr(), is_written);
+    if (exported.size() == 0) {
         raise_buffer_error(Status::invalid_buffer_size,
                            name + ": the " + type_name(object) + " is empty",
                            "zero-length requests need no registered memory");
     }
-    if (!is_readable(reinterpret_cast<std::uint64_t>(view.buf) +
-                     static_cast<std::uint64_t>(view.len) - 1)) {
-        PyBuffer_Release(&view);
+    if (!is_readable(reinterpret_cast<std::uint64_t>(exported.data() + exported.size() - 1))) {
         raise_buffer_error(Status::access_violation,
                            name + ": the end of the " + type_name(object) +
                                " has no memory behind it: its file is shorter than the mapping, "
                                "or its file system is full",
                            "give the file its size, and the file system its room, before mapping");
     }
-    return hold(view, object);
+    return hold(std::move(exported), object);
 }
 
 }  // namespace
@@ -229,40 +213,45 @@ core::BufferHold* export_for_mapping(const py::object& object) {
 }
 
 core::BufferHold* export_for_transfer(const char* call, PyObject* object, bool is_written) {
-    Py_buffer view;
-    export_plain_or_raise(call, object, is_written, view);
-    return hold(view, py::reinterpret_borrow<py::object>(object));
+    Export exported;
+    exported.take_plain(call, object, is_written);
+    return hold(std::move(exported), py::reinterpret_borrow<py::object>(object));
 }
 
-void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view) {
-    if (PyObject_GetBuffer(object, &view, is_written ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0) {
+bool Export::try_take(PyObject* object, int flags) {
+    if (PyObject_GetBuffer(object, &view_, flags) == 0) return true;
+    view_.obj = nullptr;
+    return false;
+}
+
+void Export::take(const char* call, PyObject* object, bool is_written) {
+    if (!try_take(object, is_written ? PyBUF_WRITABLE : PyBUF_SIMPLE)) {
         raise_refused(call, object, is_written);
     }
 }
 
-void export_plain_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view) {
+void Export::take_plain(const char* call, PyObject* object, bool is_written) {
     // With the format, which says whether there are objects; some NumPy types have none.
     const int flags = PyBUF_ND | PyBUF_FORMAT | (is_written ? PyBUF_WRITABLE : 0);
     bool has_objects = false;
-    if (PyObject_GetBuffer(object, &view, flags) == 0) {
-        has_objects = view.format != nullptr && format_has_objects(view.format);
+    if (try_take(object, flags)) {
+        has_objects = format_has_objects(view_.format);
     } else {
         PyErr_Clear();
-        export_or_raise(call, object, is_written, view);
+        take(call, object, is_written);
         has_objects = holds_objects(py::reinterpret_borrow<py::object>(object));
     }
-    if (!has_objects) return;
-    PyBuffer_Release(&view);
-    raise_objects(call, object);
+    if (has_objects) raise_objects(call, object);
 }
 
-Extent buffer_extent(PyObject* object, bool is_written) {
-    Py_buffer view;
-    export_or_raise("segments", object, is_written, view);
-    const Extent extent{reinterpret_cast<std::uint64_t>(view.buf),
-                        static_cast<std::uint64_t>(view.len)};
-    PyBuffer_Release(&view);
-    return extent;
+void check_dtype(PyObject* array, PyObject* dtype, const char* what) {
+    static PyObject* const name = PyUnicode_InternFromString("dtype");
+    if (name == nullptr) throw py::error_already_set();
+    const auto found = py::reinterpret_steal<py::object>(PyObject_GetAttr(array, name));
+    if (found.ptr() == dtype) return;
+    if (found && PyObject_RichCompareBool(found.ptr(), dtype, Py_EQ) == 1) return;
+    PyErr_Clear();
+    throw py::type_error(what);
 }
 
 }  // namespace ndv::bindings

@@ -15,6 +15,54 @@ namespace ndv::bindings {
 
 namespace py = pybind11;
 
+// An export of a Python buffer, or of none yet: its memory stays where it is until the end of the
+// scope. With the GIL.
+class Export {
+public:
+    Export() { view_.obj = nullptr; }
+    // As take().
+    Export(const char* call, PyObject* object, bool is_written) { take(call, object, is_written); }
+    Export(Export&& other) noexcept : view_(other.view_) { other.view_.obj = nullptr; }
+    ~Export() {
+        if (view_.obj != nullptr) PyBuffer_Release(&view_);
+    }
+
+    // Raises with reason and remedy; `call` names who asks.
+    void take(const char* call, PyObject* object, bool is_written);
+    // And raises for memory that holds Python objects.
+    void take_plain(const char* call, PyObject* object, bool is_written);
+    // False, with the exporter's exception set: it cannot do all of `flags` (PyBUF_...).
+    [[nodiscard]] bool try_take(PyObject* object, int flags);
+
+    [[nodiscard]] const Py_buffer& view() const { return view_; }
+    [[nodiscard]] std::byte* data() const { return static_cast<std::byte*>(view_.buf); }
+    [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(view_.len); }
+
+private:
+    Py_buffer view_;
+};
+
+// Raises a TypeError, which says `what`, unless the array has the dtype.
+void check_dtype(PyObject* array, PyObject* dtype, const char* what);
+
+// The rows of a C-contiguous array of `dtype`, whose memory holds them as `Row` does.
+template <typename Row>
+class Rows {
+public:
+    // Raises as check_dtype() and Export do.
+    Rows(const char* call, PyObject* array, PyObject* dtype, const char* what, bool is_written) {
+        check_dtype(array, dtype, what);
+        export_.take(call, array, is_written);
+    }
+    [[nodiscard]] Row& operator[](std::size_t i) const {
+        return reinterpret_cast<Row*>(export_.data())[i];
+    }
+    [[nodiscard]] std::size_t size() const { return export_.size() / sizeof(Row); }
+
+private:
+    Export export_;
+};
+
 // Exports `object` for registration with `rights`; the caller owns one reference. Raises for what
 // cannot be registered: no buffer, not contiguous, empty, object pointers, read-only.
 [[nodiscard]] core::BufferHold* export_for_registration(const py::object& object,
@@ -38,21 +86,7 @@ struct Exporter {
 [[nodiscard]] core::BufferHold* export_for_transfer(const char* call, PyObject* object,
                                                     bool is_written);
 
-// Exports `object` or raises with reason and remedy; `call` names who asks. The caller releases.
-void export_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view);
-// As export_or_raise(), and raises for memory that holds Python objects.
-void export_plain_or_raise(const char* call, PyObject* object, bool is_written, Py_buffer& view);
-
 // Whether all of it can be read now, asked of the kernel.
 [[nodiscard]] bool is_readable(std::uint64_t address, std::uint64_t length);
-
-struct Extent {
-    std::uint64_t address = 0;
-    std::uint64_t length = 0;
-};
-
-// Where the buffer of `object` lies. The export is given back at once: what keeps the memory is
-// the registration that it lies in.
-[[nodiscard]] Extent buffer_extent(PyObject* object, bool is_written);
 
 }  // namespace ndv::bindings
