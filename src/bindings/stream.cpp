@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Streams: their making, their cold calls, and what an adapter's end does to them.
+// Streams: their making, and their cold calls.
 #include "bindings/stream.hpp"
 
 #include <pybind11/stl.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "base/pruning.hpp"
 #include "bindings/module.hpp"
 #include "bindings/python/buffer.hpp"
 #include "bindings/python/collected.hpp"
@@ -19,49 +15,6 @@
 
 namespace ndv::bindings {
 namespace {
-
-// The streams of one adapter. Guarded by the GIL.
-struct Domain {
-    std::shared_ptr<stream::Worker> worker = std::make_shared<stream::Worker>();
-    std::vector<std::weak_ptr<stream::Stream>> streams;
-    base::Pruning pruning;
-    const pid_t owner = ::getpid();
-};
-
-// Reachable for good: the exit handler is not the last to run.
-std::map<const AdapterState*, std::shared_ptr<Domain>>& domains() {
-    static auto* const all = new std::map<const AdapterState*, std::shared_ptr<Domain>>;
-    return *all;
-}
-
-// What was sent before the adapter closes still arrives, as far as the peers take it.
-void end_domain(const AdapterState* key) {
-    const auto found = domains().find(key);
-    if (found == domains().end()) return;
-    const std::shared_ptr<Domain> domain = std::move(found->second);
-    domains().erase(found);
-    const Released released;
-    for (const auto& weak : domain->streams) {
-        if (const auto stream = weak.lock()) stream->close();
-    }
-    domain->worker->wait_for_kept(stream::Stream::kLingerTime);
-    domain->worker->stop();
-}
-
-std::shared_ptr<Domain> domain_of(const std::shared_ptr<AdapterState>& adapter) {
-    static_cast<void>(adapter->get());
-    std::shared_ptr<Domain>& domain = domains()[adapter.get()];
-    if (domain && domain->owner != ::getpid()) leak(std::exchange(domain, nullptr));
-    if (domain) return domain;
-    domain = std::make_shared<Domain>();
-    adapter->on_close(domain, [key = adapter.get()] { end_domain(key); });
-    return domain;
-}
-
-void remember(Domain& domain, const std::shared_ptr<stream::Stream>& stream) {
-    domain.pruning.prune(domain.streams, [](const auto& weak) { return weak.expired(); });
-    domain.streams.push_back(stream);
-}
 
 py::tuple to_pair(const core::SocketAddress& address) {
     if (address.length == 0) return py::make_tuple("", 0);
@@ -254,7 +207,7 @@ void bind_listener_class(py::module_& module) {
                }));
                auto stream = value_or_raise(std::move(*taken));
                if (stream == nullptr) return nullptr;
-               remember(*domain_of(self.adapter()), stream);
+               self.adapter()->streams()->add(stream);
                return std::make_unique<Stream>(std::move(stream), self.adapter());
            },
            py::arg("timeout"))
@@ -323,10 +276,10 @@ std::shared_ptr<stream::Transfer> transfer_for(PyObject* object, bool is_written
 
 std::unique_ptr<Stream> create_stream(const std::shared_ptr<AdapterState>& adapter,
                                       const stream::StreamOptions& options) {
-    const std::shared_ptr<Domain> domain = domain_of(adapter);
-    auto native = std::make_shared<stream::Stream>(adapter->get(), domain->worker, options);
+    const std::shared_ptr<stream::Worker>& worker = adapter->streams();
+    auto native = std::make_shared<stream::Stream>(adapter->get(), worker, options);
     adapter->get()->adopt(native);
-    remember(*domain, native);
+    worker->add(native);
     return std::make_unique<Stream>(std::move(native), adapter);
 }
 
@@ -334,15 +287,11 @@ std::unique_ptr<StreamListener> create_stream_listener(
     const std::shared_ptr<AdapterState>& adapter, const py::object& address,
     const stream::StreamOptions& options, std::uint32_t backlog, const py::object& on_inspect,
     const py::object& on_abort, const py::object& on_ready) {
-    const std::shared_ptr<Domain> domain = domain_of(adapter);
+    const std::shared_ptr<stream::Worker> worker = adapter->streams();
     const core::SocketAddress local = resolve_address(address);
     const std::shared_ptr<core::Adapter> native = adapter->get();
-    std::optional<Expected<std::shared_ptr<stream::StreamListener>>> made;
-    {
-        const Released released;
-        made = stream::StreamListener::create(native, domain->worker, local, options, backlog);
-    }
-    auto listener = value_or_raise(std::move(*made));
+    auto listener = value_or_raise(without_gil(
+        [&] { return stream::StreamListener::create(native, worker, local, options, backlog); }));
     stream::StreamListener::OnInspect inspect;
     stream::StreamListener::OnAbort abort;
     stream::StreamListener::OnReady ready;

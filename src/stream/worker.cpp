@@ -71,6 +71,25 @@ void Worker::let_go(const core::Object& stream) {
     if (kept_.empty()) let_go_.notify_all();
 }
 
+void Worker::add(const std::shared_ptr<core::Object>& stream) {
+    const base::Lock lock(mutex_);
+    pruning_.prune(added_, [](const auto& weak) { return weak.expired(); });
+    added_.push_back(stream);
+}
+
+void Worker::end(std::chrono::nanoseconds linger) {
+    std::vector<std::weak_ptr<core::Object>> added;
+    {
+        const base::Lock lock(mutex_);
+        added.swap(added_);
+    }
+    for (const auto& weak : added) {
+        if (const auto stream = weak.lock()) stream->close();
+    }
+    wait_for_kept(linger);
+    stop();
+}
+
 void Worker::wait_for_kept(std::chrono::nanoseconds timeout) {
     base::UniqueLock lock(mutex_);
     const auto until = Clock::now() + timeout;

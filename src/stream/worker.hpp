@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the streams of one adapter share: a thread for what may not happen on the thread that
-// noticed it and for deadlines, and the streams that were closed and still have to deliver what was
-// sent.
+// noticed it and for deadlines, the streams that an adapter's end closes, and those that were
+// closed and still have to deliver what was sent.
 #pragma once
 
 #include <chrono>
@@ -12,9 +12,11 @@
 #include <memory>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "base/expected.hpp"
 #include "base/mutex.hpp"
+#include "base/pruning.hpp"
 #include "core/object.hpp"
 
 namespace ndv::stream {
@@ -46,14 +48,20 @@ public:
     // A stream that lives on without another reference, until it takes itself out.
     void keep(const std::shared_ptr<core::Object>& stream);
     void let_go(const core::Object& stream);
-    // Waits until none is kept any more, or the time is over.
-    void wait_for_kept(std::chrono::nanoseconds timeout);
+
+    // A stream that end() closes, unless it has gone by then.
+    void add(const std::shared_ptr<core::Object>& stream);
+    // Closes them, waits until what was sent has arrived, as far as the peers take it within
+    // `linger`, and stops.
+    void end(std::chrono::nanoseconds linger);
 
     // Ends the thread, after the task that runs; from the thread itself, without waiting.
     void stop();
 
 private:
     void run();
+    // Until none is kept any more, or the time is over.
+    void wait_for_kept(std::chrono::nanoseconds timeout);
 
     const unsigned fork_generation_ = base::fork_generation();
     base::Mutex mutex_;
@@ -62,6 +70,8 @@ private:
     std::thread thread_ NDV_GUARDED_BY(mutex_);
     Tasks tasks_ NDV_GUARDED_BY(mutex_);
     std::map<const core::Object*, std::shared_ptr<core::Object>> kept_ NDV_GUARDED_BY(mutex_);
+    std::vector<std::weak_ptr<core::Object>> added_ NDV_GUARDED_BY(mutex_);
+    base::Pruning pruning_ NDV_GUARDED_BY(mutex_);
     bool is_stopped_ NDV_GUARDED_BY(mutex_) = false;
 };
 

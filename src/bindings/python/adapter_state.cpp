@@ -11,6 +11,7 @@
 #include "bindings/python/errors.hpp"
 #include "bindings/python/gil.hpp"
 #include "bindings/python/handle.hpp"
+#include "stream/stream.hpp"
 
 namespace ndv::bindings {
 namespace {
@@ -179,6 +180,18 @@ void AdapterState::tell_of_end(std::exception_ptr& failure) {
 std::weak_ptr<core::Adapter> AdapterState::with_callbacks() {
     loop_->start(get());
     return native_;
+}
+
+const std::shared_ptr<stream::Worker>& AdapterState::streams() {
+    static_cast<void>(get());
+    if (streams_ == nullptr) {
+        streams_ = std::make_shared<stream::Worker>();
+        on_close(streams_, [worker = streams_.get()] {
+            const Released released;
+            worker->end(stream::Stream::kLingerTime);
+        });
+    }
+    return streams_;
 }
 
 void AdapterState::on_close(std::weak_ptr<void> owner, std::function<void()> function) {

@@ -16,6 +16,7 @@
 
 #include "bindings/python/callbacks.hpp"
 #include "core/adapter.hpp"
+#include "stream/worker.hpp"
 
 namespace ndv::bindings {
 
@@ -74,6 +75,9 @@ public:
     [[nodiscard]] std::weak_ptr<core::Adapter> with_callbacks();
     [[nodiscard]] bool is_callback_thread() const { return loop_->is_this_thread(); }
 
+    // What the adapter's streams share, made with the first. Raises as get().
+    [[nodiscard]] const std::shared_ptr<stream::Worker>& streams();
+
     void add_dependent(Dependent& dependent) { dependents_.insert(&dependent); }
     void remove_dependent(Dependent& dependent) { dependents_.erase(&dependent); }
 
@@ -91,6 +95,7 @@ private:
     std::shared_ptr<core::Adapter> native_;
     const std::shared_ptr<CallbackLoop> loop_;
     const std::shared_ptr<ClosedGate> gate_;
+    std::shared_ptr<stream::Worker> streams_;
     const pid_t owner_;
     struct OnClose {
         std::weak_ptr<void> owner;
