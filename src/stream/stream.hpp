@@ -85,6 +85,8 @@ class Stream final : public core::Object, base::Live<base::LiveKind::stream> {
 public:
     using OnEvent = std::function<void(std::uint32_t)>;
     static constexpr std::chrono::seconds kLingerTime{5};
+    // From here on a send that may wait leaves from the caller's memory: submit_send(), not send().
+    static constexpr std::size_t kDirectSend = 128 * 1024;
 
     Stream(const std::shared_ptr<core::Adapter>& adapter, std::shared_ptr<Worker> worker,
            const StreamOptions& options);

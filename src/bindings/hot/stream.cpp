@@ -28,8 +28,6 @@ constinit Parameters<3> recv_into_parameters{"recv_into", 3, 1, {"buffer", "nbyt
 constexpr int kKnownFlags = MSG_PEEK | MSG_WAITALL | MSG_DONTWAIT | MSG_NOSIGNAL;
 // A copy up to this is shorter than giving the GIL up and taking it again.
 constexpr std::size_t kSmallCopy = 16 * 1024;
-// From here on sendall, and a send without a limit, leave from the caller's memory.
-constexpr std::size_t kDirectSend = 128 * 1024;
 
 int to_flags(PyObject* object, const char* call) {
     if (object == nullptr) return 0;
@@ -129,7 +127,7 @@ PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
     const std::shared_ptr<stream::Stream> stream = handle.share();
     // Within a limit it takes what there is room for: of memory that the device still reads when
     // the time is over, the length would be known and the bytes would not be the caller's again.
-    if (given.size() >= kDirectSend && !patience.has_limit()) {
+    if (given.size() >= stream::Stream::kDirectSend && !patience.has_limit()) {
         return PyLong_FromSize_t(send_directly(stream, data, patience, "send"));
     }
     while (true) {
@@ -147,7 +145,7 @@ PyObject* sendall(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObj
     Export given;
     given.take_plain("sendall", data, false);
     const std::shared_ptr<stream::Stream> stream = handle.share();
-    if (given.size() >= kDirectSend && !patience.never_waits()) {
+    if (given.size() >= stream::Stream::kDirectSend && !patience.never_waits()) {
         static_cast<void>(send_directly(stream, data, patience, "sendall"));
         Py_RETURN_NONE;
     }
