@@ -43,6 +43,16 @@ public:
     // After a successful post, unless it was DEFER, and after one that was refused, which starts
     // what was deferred before it: transmit on this thread. True: work is left for a large budget.
     [[nodiscard]] virtual bool transmit(Budget budget) = 0;
+    // By one of the calls above, and transmits under the small budget where that is due.
+    // `needs_large`: work is left for transmit(Budget::large).
+    template <auto kPost, typename Request>
+    [[nodiscard]] Status post_and_transmit(const Request& request, bool& needs_large) {
+        const Status status = (this->*kPost)(request);
+        const bool waits =
+            status == Status::success ? (request.flags & flag::kDefer) != 0 : is_closed();
+        if (!waits) needs_large = transmit(Budget::small);
+        return status;
+    }
 
     // The sentence behind a status that post() or post_receive() returned. Cold.
     [[nodiscard]] Error explain(Status status, const WorkRequest& request) const;

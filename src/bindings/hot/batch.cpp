@@ -144,7 +144,7 @@ PyObject* post_many(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
     // One step for all of them, unless the last one may wait as well.
     const bool is_deferred = status == Status::success && posted > 0 &&
                              (rows[posted - 1].flags & core::flag::kDefer) != 0;
-    if (!is_deferred) transmit(handle);
+    if (!is_deferred && native.transmit(core::Budget::small)) transmit_large(handle);
     if (has_failed) raise_row(std::move(error), posted);
     return PyLong_FromSize_t(posted);
 }

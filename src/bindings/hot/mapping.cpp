@@ -117,19 +117,6 @@ std::uint64_t base_address(QueuePair& handle, const core::FastRegisterRequest& r
     return value_or_raise(page) + request.first_byte_offset;
 }
 
-template <typename Request, Status (core::QueuePair::*kPost)(const Request&)>
-PyObject* post(QueuePair& handle, Request& request, PyObject* context_object) {
-    core::QueuePair& native = handle.get();
-    const Context context = handle.contexts().take(context_object);
-    request.context = context.value;
-    request.context_is_object = context.is_object;
-    const Status status = (native.*kPost)(request);
-    if (status != Status::success) [[unlikely]]
-        refuse(handle, status, request, context);
-    transmit_unless_deferred(handle, request.flags);
-    Py_RETURN_NONE;
-}
-
 PyObject* fast_register(PyObject* self, PyObject* const* args, Py_ssize_t count,
                         PyObject* keywords) {
     const auto [region, given, offset, length, base, context, flags] =
@@ -153,8 +140,8 @@ PyObject* fast_register(PyObject* self, PyObject* const* args, Py_ssize_t count,
                                                               : to_unsigned64(base, "base_address");
     const auto native = handle_of<FastRegisterMemoryRegion>(region, "region").share();
     request.region = native.get();
-    return post<core::FastRegisterRequest, &core::QueuePair::fast_register>(handle, request,
-                                                                            context);
+    static_cast<void>(handle.get());
+    return post<&core::QueuePair::fast_register>(handle, request, context);
 }
 
 PyObject* bind(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
@@ -172,7 +159,8 @@ PyObject* bind(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
     request.length = given_or(nbytes, "nbytes", skipped < size ? size - skipped : 1);
     const auto native = handle_of<MemoryWindow>(window, "window").share();
     request.window = native.get();
-    return post<core::BindRequest, &core::QueuePair::bind>(handle, request, context);
+    static_cast<void>(handle.get());
+    return post<&core::QueuePair::bind>(handle, request, context);
 }
 
 PyObject* invalidate(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
@@ -192,7 +180,8 @@ PyObject* invalidate(PyObject* self, PyObject* const* args, Py_ssize_t count, Py
     }
     request.region = region.get();
     request.window = window.get();
-    return post<core::InvalidateRequest, &core::QueuePair::invalidate>(handle, request, context);
+    static_cast<void>(handle.get());
+    return post<&core::QueuePair::invalidate>(handle, request, context);
 }
 
 }  // namespace

@@ -26,30 +26,37 @@ Value& usable(PyObject* self) {
     return *handle;
 }
 
-// The posted request may have left work for a step that is too large to take with the GIL.
-inline void transmit(QueuePair& handle) {
-    if (!handle.peek()->transmit(core::Budget::small)) [[likely]]
-        return;
+// The step that a small budget has left: too large to take with the GIL.
+inline void transmit_large(const QueuePair& handle) {
     const std::shared_ptr<core::QueuePair> native = handle.peek();
     const Released released;
     while (native->transmit(core::Budget::large)) {
     }
 }
 
+// `needs_large`: NDK promises that what was deferred before a request that fails is started.
 template <typename Request>
 [[noreturn]] void refuse(QueuePair& handle, Status status, const Request& request,
-                         const Context& context) {
+                         const Context& context, bool needs_large) {
     const Error error = handle.peek()->explain(status, request);
     handle.contexts().forget(context);
-    // NDK's promise about DEFER: what was deferred before a request that fails is started.
-    if (handle.is_usable()) transmit(handle);
+    if (needs_large && handle.is_usable()) transmit_large(handle);
     raise(error);
 }
 
-// DEFER: the next request without it, a refused one, or whoever steps, sends it.
-inline void transmit_unless_deferred(QueuePair& handle, std::uint32_t flags) {
-    if ((flags & core::flag::kDefer) == 0) [[likely]]
-        transmit(handle);
+// The end of a posting call; `handle` has just been found usable.
+template <auto kPost, typename Request>
+PyObject* post(QueuePair& handle, Request& request, PyObject* context_object) {
+    const Context context = handle.contexts().take(context_object);
+    request.context = context.value;
+    request.context_is_object = context.is_object;
+    bool needs_large = false;
+    const Status status = handle.peek()->template post_and_transmit<kPost>(request, needs_large);
+    if (status != Status::success) [[unlikely]]
+        refuse(handle, status, request, context, needs_large);
+    if (needs_large) [[unlikely]]
+        transmit_large(handle);
+    Py_RETURN_NONE;
 }
 
 // What a request was given; null where nothing was.

@@ -46,15 +46,8 @@ PyObject* post_request(PyObject* self, core::WorkRequest request, const Given& g
     request.segments = segments.get();
     if (given.remote != nullptr) set_remote(request, given.remote, segments.total());
     // Arguments that are Python objects may have closed the queue pair.
-    core::QueuePair& native = handle.get();
-    const Context context = handle.contexts().take(given.context);
-    request.context = context.value;
-    request.context_is_object = context.is_object;
-    const Status status = native.post(request);
-    if (status != Status::success) [[unlikely]]
-        refuse(handle, status, request, context);
-    transmit_unless_deferred(handle, request.flags);
-    Py_RETURN_NONE;
+    static_cast<void>(handle.get());
+    return post<&core::QueuePair::post>(handle, request, given.context);
 }
 
 namespace {
@@ -97,8 +90,10 @@ PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObj
     const Context context = handle.contexts().take(context_object);
     const core::ReceiveRequest request{segments.get(), context.is_object, context.value};
     const Status status = native.post_receive(request);
-    if (status != Status::success) [[unlikely]]
-        refuse(handle, status, request, context);
+    if (status != Status::success) [[unlikely]] {
+        const bool needs_large = !native.is_closed() && native.transmit(core::Budget::small);
+        refuse(handle, status, request, context, needs_large);
+    }
     Py_RETURN_NONE;
 }
 
