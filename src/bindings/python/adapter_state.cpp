@@ -61,18 +61,18 @@ void raise_unusable(const char* noun, const AdapterState& adapter, bool is_forei
 }
 
 void ClosedGate::open() {
-    const std::lock_guard lock(mutex_);
+    const base::Lock lock(mutex_);
     is_open_ = true;
     changed_.notify_all();
 }
 
 void ClosedGate::wait() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return is_open_; });
+    base::UniqueLock lock(mutex_);
+    while (!is_open_) changed_.wait(lock.native());
 }
 
 bool ClosedGate::is_open() {
-    const std::lock_guard lock(mutex_);
+    const base::Lock lock(mutex_);
     return is_open_;
 }
 

@@ -10,10 +10,10 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <unordered_set>
 #include <vector>
 
+#include "base/mutex.hpp"
 #include "bindings/python/callbacks.hpp"
 #include "core/adapter.hpp"
 #include "stream/worker.hpp"
@@ -28,9 +28,9 @@ public:
     [[nodiscard]] bool is_open();
 
 private:
-    std::mutex mutex_;
+    base::Mutex mutex_;
     std::condition_variable changed_;
-    bool is_open_ = false;
+    bool is_open_ NDV_GUARDED_BY(mutex_) = false;
 };
 
 // What a Python object lets go of when its adapter has been closed, so that nothing native remains

@@ -58,14 +58,14 @@ bool CallbackLoop::is_this_thread() const {
 bool CallbackLoop::is_any_on_this_thread() { return is_callback_thread; }
 
 void CallbackLoop::set_running(bool is_running) {
-    const std::lock_guard lock(mutex_);
+    const base::Lock lock(mutex_);
     is_running_ = is_running;
     ended_.notify_all();
 }
 
 void CallbackLoop::wait_until_ended() {
-    std::unique_lock lock(mutex_);
-    ended_.wait(lock, [this] { return !is_running_; });
+    base::UniqueLock lock(mutex_);
+    while (is_running_) ended_.wait(lock.native());
 }
 
 void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter, unsigned attempt) {

@@ -9,11 +9,11 @@
 #include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "base/mutex.hpp"
 #include "base/shortage.hpp"
 #include "bindings/python/deferred.hpp"
 #include "core/adapter.hpp"
@@ -46,9 +46,9 @@ private:
     std::vector<unsigned> hopes_;  // those whose thread may still come
     std::function<void()> then_;   // the thread's own
     std::atomic<std::thread::id> thread_{};
-    std::mutex mutex_;
+    base::Mutex mutex_;
     std::condition_variable ended_;
-    bool is_running_ = false;  // guarded by mutex_
+    bool is_running_ NDV_GUARDED_BY(mutex_) = false;
 };
 
 // Queues `task` for the adapter's callback thread, where it runs with the GIL; from any thread.
