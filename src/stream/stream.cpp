@@ -75,9 +75,7 @@ Expected<void> Stream::prepare(Side side) {
         engine_->add_segment(*segment);
     }
     if (auto posted = channel_->post_receives(); !posted) return posted;
-    const std::uint32_t depth = channel_->qp()->limits().initiator_queue_depth;
-    free_slots_ = depth;
-    records_.resize(depth + 1);
+    sending_.begin(*channel_);
     channel_->cq().set_on_notify([weak = std::weak_ptr(shared_from_this())](Status) {
         const auto self = std::static_pointer_cast<Stream>(weak.lock());
         if (!self) return;
@@ -254,13 +252,14 @@ Expected<void> Stream::shutdown(How how) {
                     ENOTCONN);
     }
     if (how != How::write) {
-        is_read_shut_ = true;
-        for (const auto& transfer : receives_) finish(transfer, {});
-        receives_.clear();
+        receiving_.is_shut = true;
+        receiving_.end({});
     }
-    if (how != How::read && ending_ == Ending::none) ending_ = Ending::shutdown;
+    if (how != How::read && sending_.ending == Sending::Ending::none)
+        sending_.ending = Sending::Ending::shutdown;
     // Nothing is wanted in either direction any more.
-    if (is_read_shut_ && ending_ != Ending::none) ending_ = Ending::disconnect;
+    if (receiving_.is_shut && sending_.ending != Sending::Ending::none)
+        sending_.ending = Sending::Ending::disconnect;
     if (is_live()) serve(core::Budget::large);
     return {};
 }
@@ -271,18 +270,18 @@ Expected<std::shared_ptr<core::Operation>> Stream::start_disconnect() {
         return fail(Status::invalid_device_state, "disconnect: the socket is not connected", {},
                     ENOTCONN);
     }
-    if (end_operation_ && !end_operation_->is_done()) {
+    if (sending_.end_operation && !sending_.end_operation->is_done()) {
         return fail(Status::invalid_device_state, "disconnect: a disconnect is under way",
                     "wait for it, or disconnect abortively");
     }
     auto operation = std::make_shared<core::Operation>();
     if (failure_) {
-        finished_.push_back({operation, Unexpected{*failure_}});
-    } else if (!is_live() || is_end_posted_) {
-        finished_.push_back({operation, {}});
+        outcomes_.finished.push_back({operation, Unexpected{*failure_}});
+    } else if (!is_live() || sending_.is_end_posted) {
+        outcomes_.finished.push_back({operation, {}});
     } else {
-        end_operation_ = operation;
-        if (ending_ == Ending::none) ending_ = Ending::shutdown;
+        sending_.end_operation = operation;
+        if (sending_.ending == Sending::Ending::none) sending_.ending = Sending::Ending::shutdown;
         serve(core::Budget::large);
     }
     return operation;
@@ -302,8 +301,8 @@ void Stream::do_close() {
     if (is_foreign()) return;  // the connection and its memory are the parent's
     const Entered entered(*this);
     is_closing_ = true;
-    is_read_shut_ = true;
-    if (const auto shown = std::exchange(readiness_, nullptr)) shown->set(true, true);
+    receiving_.is_shut = true;
+    if (const auto shown = std::exchange(waiting_.readiness, nullptr)) shown->set(true, true);
     if (!is_live()) {
         enter_phase(Phase::over);
         return;
@@ -314,14 +313,14 @@ void Stream::do_close() {
 void Stream::end_after_close() {
     const bool is_connected = phase() == Phase::connected && !is_releasing_;
     // A send that is cut short must not look whole: the peer sees a reset.
-    if (aborts_on_close_.load(std::memory_order_relaxed) || !sends_.empty() ||
+    if (aborts_on_close_.load(std::memory_order_relaxed) || sending_.has_transfers() ||
         (!is_connected && !is_releasing_)) {
         break_down({Status::cancelled, "the socket was closed", {}, ECONNABORTED});
         return;
     }
     // What was taken over is still delivered; requests that a caller waits for are not.
     finish_transfers({Status::cancelled, "the socket was closed", {}, ECONNABORTED});
-    ending_ = Ending::disconnect;
+    sending_.ending = Sending::Ending::disconnect;
     worker_->keep(shared_from_this());
     worker_->post_at(Worker::Clock::now() + kLingerTime,
                      [weak = std::weak_ptr(shared_from_this())] {
@@ -427,24 +426,17 @@ void Stream::release_now() {
 
 // It may run once more from where it found no memory: what is taken off a list was told before.
 void Stream::finish_transfers(const Error& error) {
-    for (const auto& transfer : sends_) {
-        if (transfer->done > 0) orphans_.push_back(transfer);
-        transfer_backlog_ -= std::min(transfer_backlog_, transfer->length);
-        finish(transfer, Unexpected{error});
-    }
-    is_cut_ = is_cut_ || !sends_.empty();
-    sends_.clear();
+    sending_.fail_waiting(error);
     end_receives();
-    // Their memory stays until the device is done with it.
-    for (std::uint32_t i = record_tail_; i != record_head_; i = next_record(i)) {
-        if (records_[i].transfer) finish(records_[i].transfer, Unexpected{error});
-    }
-    if (end_operation_) {
+    sending_.fail_posted(error);
+    if (sending_.end_operation) {
         // It is done when the end has left behind all that was sent.
-        const bool is_good = is_end_posted_ && !is_cut_ && !failure_ && !is_closing_;
-        finished_.push_back(
-            {end_operation_, is_good ? Expected<void>() : Expected<void>(Unexpected{error})});
-        end_operation_ = nullptr;
+        const bool is_good =
+            sending_.is_end_posted && !sending_.is_cut && !failure_ && !is_closing_;
+        outcomes_.finished.push_back(
+            {sending_.end_operation,
+             is_good ? Expected<void>() : Expected<void>(Unexpected{error})});
+        sending_.end_operation = nullptr;
     }
 }
 
@@ -455,18 +447,7 @@ void Stream::end_receives() {
     if (!error && is_closing_) {
         error = {Status::cancelled, "the socket was closed", {}, ECONNABORTED};
     }
-    for (const auto& transfer : receives_) {
-        finish(transfer, error ? Expected<void>(Unexpected{*error}) : Expected<void>());
-    }
-    receives_.clear();
-}
-
-void Stream::finish(const std::shared_ptr<Transfer>& transfer, Expected<void> outcome) {
-    if (transfer->is_finished) return;
-    finished_.push_back({transfer->operation, std::move(outcome)});
-    transfer->is_finished = true;
-    // release: pairs with the acquire of the caller that reads it when the operation is complete.
-    transfer->result.store(transfer->done, std::memory_order_release);
+    receiving_.end(error);
 }
 
 }  // namespace ndv::stream

@@ -12,32 +12,31 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
-#include <functional>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <optional>
 #include <vector>
 
 #include "base/expected.hpp"
 #include "base/live.hpp"
-#include "base/mutex.hpp"
 #include "base/shortage.hpp"
 #include "core/adapter.hpp"
 #include "core/object.hpp"
-#include "core/progress.hpp"
 #include "stream/channel.hpp"
 #include "stream/engine.hpp"
 #include "stream/gate.hpp"
-#include "stream/readiness.hpp"
+#include "stream/receiving.hpp"
+#include "stream/sending.hpp"
+#include "stream/transfer.hpp"
+#include "stream/waiting.hpp"
 #include "stream/worker.hpp"
 
 namespace ndv::stream {
 
-// What happened since the last time that on_event was told.
+// What happened since the last call of on_event.
 namespace event {
 inline constexpr std::uint32_t kConnected = 1;
 inline constexpr std::uint32_t kReceived = 2;   // data came
@@ -55,35 +54,11 @@ struct Received {
     bool is_end = false;  // no more will come; else 0 bytes mean that none are there yet
 };
 
-// A send or receive that the caller need not wait for; its memory stays until it is done.
-struct Transfer {
-    std::shared_ptr<core::Operation> operation = std::make_shared<core::Operation>();
-    std::byte* data = nullptr;
-    std::uint64_t length = 0;
-    std::uint64_t done = 0;                      // sends: posted; receives: filled
-    std::optional<std::uint64_t> offset;         // sends: into the peer's mappings
-    core::BufferHold* hold = nullptr;            // one reference
-    std::shared_ptr<core::MemoryRegion> region;  // sends beyond inline
-    std::uint32_t token = 0;
-    bool is_finished = false;
-    bool is_all = false;                   // receives: complete when full (WSK_FLAG_WAITALL)
-    bool is_drain = false;                 // receives: discard until the end (WSK_FLAG_DRAIN)
-    std::atomic<std::uint64_t> result{0};  // bytes, once done
-
-    Transfer() = default;
-    Transfer(const Transfer&) = delete;
-    Transfer& operator=(const Transfer&) = delete;
-    ~Transfer() {
-        if (region && !region->is_foreign()) region->close();
-        if (hold != nullptr) hold->release();
-    }
-};
-
 enum class How : std::uint8_t { read, write, both };
 
 class Stream final : public core::Object, base::Live<base::LiveKind::stream> {
 public:
-    using OnEvent = std::function<void(std::uint32_t)>;
+    using OnEvent = Outcomes::OnEvent;
     static constexpr std::chrono::seconds kLingerTime{5};
     // From here on a send that may wait leaves from the caller's memory: submit_send(), not send().
     static constexpr std::size_t kDirectSend = 128 * 1024;
@@ -186,15 +161,6 @@ private:
     static constexpr std::uint32_t kKeepalive = 8;
 
     enum class Side : std::uint8_t { connecting, accepting };
-    enum class Ending : std::uint8_t { none, shutdown, disconnect };
-
-    // A completion that is due: everything posted up to it is done.
-    struct Record {
-        std::uint32_t slots = 0;
-        std::uint64_t staged_until = 0;
-        std::shared_ptr<Transfer> transfer;
-        bool is_end = false;
-    };
 
     // Entered while it lives. When the gate is left, what ended meanwhile is completed and
     // reported.
@@ -209,40 +175,6 @@ private:
 
     private:
         Stream& stream_;
-    };
-
-    using IsReady = std::function<bool()>;  // asked with the gate, by any thread
-
-    // A thread that sleeps while another one leads, or none can. In a list that the gate guards.
-    class Follower {
-    public:
-        explicit Follower(const IsReady& is_ready) : is_ready_(is_ready) {}
-
-        // False: the time is over.
-        [[nodiscard]] bool sleep_until(core::Time until) {
-            base::UniqueLock lock(mutex_);
-            while (!is_woken_) {
-                const auto ended =
-                    woken_.wait_until(lock.native(), std::chrono::steady_clock::time_point(until));
-                if (ended == std::cv_status::timeout) return is_woken_;
-            }
-            return true;
-        }
-        void wake() {
-            const base::Lock lock(mutex_);
-            is_woken_ = true;
-            woken_.notify_one();
-        }
-
-    private:
-        friend class Stream;
-
-        const IsReady& is_ready_;
-        Follower* next_ = nullptr;
-        bool is_over_ = false;  // it was ready when it was woken
-        base::Mutex mutex_;
-        std::condition_variable woken_;
-        bool is_woken_ NDV_GUARDED_BY(mutex_) = false;
     };
 
     void do_close() override;
@@ -263,10 +195,8 @@ private:
     void pump();
     void rearm();
     [[nodiscard]] bool can_lead() const {
-        return is_live() && !has_leader_ && phase() == Phase::connected;
+        return is_live() && !waiting_.has_leader && phase() == Phase::connected;
     }
-    void wake_followers();
-    void remove_follower(const Follower& follower);
     // What a part had begun when it found no memory cannot be taken up again: the stream breaks.
     template <typename Part>
     void guarded(Part&& part) {
@@ -287,13 +217,9 @@ private:
     void post_control();
     void post_staged();
     void post_transfers();
-    void fill_receives();
-    void discard_received();
     void end_if_due();
     void grow();
-    [[nodiscard]] bool has_slots(std::uint32_t count) const { return free_slots_ >= count; }
     [[nodiscard]] bool post(Outgoing& out, const std::shared_ptr<Transfer>& transfer, bool is_end);
-    [[nodiscard]] std::size_t stage(const std::byte* data, std::size_t length);
     [[nodiscard]] std::optional<Error> send_refusal(const char* call = "send") const;
     [[nodiscard]] std::optional<Error> unmapped(const Transfer& transfer) const;
     [[nodiscard]] bool take_target(Transfer& transfer, Outgoing& out);
@@ -310,8 +236,7 @@ private:
     void release_now();
     void finish_transfers(const Error& error);
     void end_receives();
-    void finish(const std::shared_ptr<Transfer>& transfer, Expected<void> outcome);
-    void tell(std::uint32_t events) { events_ |= events; }
+    void tell(std::uint32_t events) { outcomes_.events |= events; }
     // release: pairs with phase().
     void enter_phase(Phase phase) { phase_.store(phase, std::memory_order_release); }
     [[nodiscard]] std::uint32_t take_signals() {
@@ -342,59 +267,19 @@ private:
     std::shared_ptr<core::Operation> connect_operation_;
     core::SocketAddress peer_;
     std::optional<Error> failure_;
-    Ending ending_ = Ending::none;
-    std::shared_ptr<core::Operation> end_operation_;
-    bool is_read_shut_ = false;
-    bool is_copying_ = false;  // a reader, outside the gate
     bool is_closing_ = false;
-    bool is_end_posted_ = false;
-    bool is_cut_ = false;  // sends were dropped that had not wholly been posted
     bool is_releasing_ = false;
     bool is_released_ = false;
-    bool has_leader_ = false;
-    bool owes_transmit_ = false;
-    bool was_writable_ = false;
     std::uint64_t told_backlog_ = 0;
-
-    // Positions in the staged stream: [free_, posted_) is on its way, [posted_, head_) waits.
-    std::uint64_t head_ = 0;
-    std::uint64_t posted_ = 0;
-    std::uint64_t free_ = 0;
-    std::uint64_t signalled_until_ = 0;
-    std::uint32_t free_slots_ = 0;
-    std::uint32_t open_slots_ = 0;  // posted since the last signalled one
-    std::vector<Record> records_;   // a ring as large as the initiator queue
-    std::uint32_t record_head_ = 0;
-    std::uint32_t record_tail_ = 0;
-
-    [[nodiscard]] std::uint32_t next_record(std::uint32_t at) const {
-        return (at + 1) % static_cast<std::uint32_t>(records_.size());
-    }
-
-    std::deque<std::shared_ptr<Transfer>> sends_;     // not wholly posted
-    std::vector<std::shared_ptr<Transfer>> orphans_;  // cancelled while part of them was posted
-    std::deque<std::shared_ptr<Transfer>> receives_;
     struct Mapped {
         std::shared_ptr<Transfer> memory;
         std::uint32_t number = 0;
     };
     std::vector<Mapped> mapped_;
-    std::uint64_t transfer_backlog_ = 0;  // bytes of sends that are not done
-
-    struct Finished {
-        std::shared_ptr<core::Operation> operation;
-        Expected<void> outcome;
-    };
-    std::vector<Finished> finished_;
-    std::uint32_t events_ = 0;
-    std::shared_ptr<const OnEvent> on_event_;
-    bool is_telling_ = false;  // some thread calls it
-    std::shared_ptr<Readiness> readiness_;
-
-    Follower* followers_ = nullptr;
-
-    // One reader copies at a time, outside the gate.
-    base::Mutex reader_;
+    Outcomes outcomes_;
+    Sending sending_{outcomes_};
+    Receiving receiving_{outcomes_};
+    Waiting waiting_;
 };
 
 }  // namespace ndv::stream

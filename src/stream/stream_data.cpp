@@ -22,7 +22,7 @@ constexpr std::uint64_t kSendLowWater = 2048;
 // ---- state, with the gate -------------------------------------------------------------------
 
 bool Stream::is_at_end() const {
-    return is_read_shut_ || (engine_ && engine_->is_peer_shut() && engine_->readable() == 0);
+    return receiving_.is_shut || (engine_ && engine_->is_peer_shut() && engine_->readable() == 0);
 }
 
 bool Stream::is_readable_now() const {
@@ -33,10 +33,9 @@ bool Stream::is_readable_now() const {
 bool Stream::is_writable_now() const {
     if (phase() == Phase::over) return true;
     if (phase() != Phase::connected) return false;
-    if (ending_ != Ending::none) return true;  // and a send says why it is none
-    const std::uint64_t room = channel_->staging_size() - (head_ - free_);
-    return sends_.empty() &&
-           room >= std::min<std::uint64_t>(kSendLowWater, channel_->staging_size());
+    if (sending_.ending != Sending::Ending::none) return true;  // and a send says why it is none
+    return !sending_.has_transfers() &&
+           sending_.room() >= std::min<std::uint64_t>(kSendLowWater, channel_->staging_size());
 }
 
 std::optional<Error> Stream::send_refusal(const char* call) const {
@@ -45,7 +44,7 @@ std::optional<Error> Stream::send_refusal(const char* call) const {
     };
     if (is_closing_) return refusal(Status::file_forced_closed, "the socket is closed", {}, 0);
     if (failure_) return *failure_;
-    if (ending_ != Ending::none) {
+    if (sending_.ending != Sending::Ending::none) {
         return refusal(Status::invalid_device_state, "the sending direction was shut down", {},
                        EPIPE);
     }
@@ -78,27 +77,13 @@ std::optional<Error> Stream::receive_refusal() const {
 
 // ---- sending --------------------------------------------------------------------------------
 
-std::size_t Stream::stage(const std::byte* data, std::size_t length) {
-    const std::uint32_t size = channel_->staging_size();
-    std::size_t taken = 0;
-    while (taken < length && head_ - free_ < size) {
-        const auto at = static_cast<std::uint32_t>(head_ % size);
-        const std::size_t piece = static_cast<std::size_t>(
-            std::min<std::uint64_t>({length - taken, size - at, size - (head_ - free_)}));
-        std::memcpy(channel_->staging() + at, data + taken, piece);
-        head_ += piece;
-        taken += piece;
-    }
-    return taken;
-}
-
 Expected<std::size_t> Stream::send(const std::byte* data, std::size_t length, core::Budget budget) {
     const Entered entered(*this);
-    if (is_live() && !has_leader_) take_completions();
+    if (is_live() && !waiting_.has_leader) take_completions();
     if (auto refusal = send_refusal()) return Unexpected{std::move(*refusal)};
-    if (length == 0 || !sends_.empty()) return std::size_t{0};
-    if (head_ == posted_ && length <= channel_->qp()->limits().inline_size && has_slots(4) &&
-        engine_->sendable() >= length) {
+    if (length == 0 || sending_.has_transfers()) return std::size_t{0};
+    if (!sending_.has_staged() && length <= channel_->qp()->limits().inline_size &&
+        sending_.has_slots(4) && engine_->sendable() >= length) {
         const Chunk chunk = engine_->take_chunk(static_cast<std::uint32_t>(length));
         Outgoing out;
         out.has_write = true;
@@ -111,7 +96,7 @@ Expected<std::size_t> Stream::send(const std::byte* data, std::size_t length, co
         if (post(out, nullptr, false)) serve(budget);
         return length;
     }
-    const std::size_t taken = stage(data, length);
+    const std::size_t taken = sending_.stage(data, length);
     serve(budget);
     return taken;
 }
@@ -148,16 +133,15 @@ Expected<void> Stream::submit_send(const std::shared_ptr<Transfer>& transfer) {
     const Entered entered(*this);
     if (auto refusal = send_refusal()) return Unexpected{std::move(*refusal)};
     if (transfer->offset) {
-        if (!has_leader_) take_completions();
+        if (!waiting_.has_leader) take_completions();
         if (auto refusal = unmapped(*transfer)) return Unexpected{std::move(*refusal)};
     }
     if (transfer->length == 0) {
-        finish(transfer, {});
+        outcomes_.finish(transfer, {});
         return {};
     }
-    transfer_backlog_ += transfer->length;
-    sends_.push_back(transfer);
-    if (!has_leader_) take_completions();
+    sending_.add(transfer);
+    if (!waiting_.has_leader) take_completions();
     if (is_live()) serve(core::Budget::large);
     return {};
 }
@@ -165,17 +149,7 @@ Expected<void> Stream::submit_send(const std::shared_ptr<Transfer>& transfer) {
 void Stream::cancel(const std::shared_ptr<Transfer>& transfer) {
     const Entered entered(*this);
     const Error cancelled{Status::cancelled, "the request was cancelled", {}, 0};
-    // It leaves its queue last: what finds no memory before can be done again.
-    if (const auto at = std::ranges::find(sends_, transfer); at != sends_.end()) {
-        if (transfer->done > 0) orphans_.push_back(transfer);
-        finish(transfer, Unexpected{cancelled});
-        transfer_backlog_ -= std::min(transfer_backlog_, transfer->length);
-        sends_.erase(at);
-    } else if (const auto in = std::ranges::find(receives_, transfer); in != receives_.end()) {
-        finish(transfer,
-               transfer->done > 0 ? Expected<void>() : Expected<void>(Unexpected{cancelled}));
-        receives_.erase(in);
-    }
+    if (!sending_.cancel(transfer, cancelled)) receiving_.cancel(transfer, cancelled);
 }
 
 // ---- mappings -------------------------------------------------------------------------------
@@ -212,7 +186,7 @@ Expected<std::uint64_t> Stream::map(const std::shared_ptr<Transfer>& memory,
     auto number = engine_->add_mapping(mapping);
     if (!number) return Unexpected{number.error()};
     mapped_.push_back({memory, *number});
-    if (is_live() && !has_leader_) take_completions();
+    if (is_live() && !waiting_.has_leader) take_completions();
     if (is_live()) serve(core::Budget::large);
     return mapping.offset;
 }
@@ -254,7 +228,7 @@ std::optional<Error> Stream::unmapped(const Transfer& transfer) const {
 
 Expected<Received> Stream::receive(std::byte* to, std::size_t length, core::Budget budget,
                                    bool peeks) {
-    const base::Lock reader(reader_);
+    const base::Lock reader(receiving_.reader);
     Received out;
     while (true) {
         View view;
@@ -262,14 +236,14 @@ Expected<Received> Stream::receive(std::byte* to, std::size_t length, core::Budg
         {
             const Entered entered(*this);
             if (out.bytes == 0) {
-                if (is_live() && !has_leader_) take_completions();
+                if (is_live() && !waiting_.has_leader) take_completions();
                 if (auto refusal = receive_refusal()) return Unexpected{std::move(*refusal)};
-                if (is_read_shut_ || !engine_ ||
+                if (receiving_.is_shut || !engine_ ||
                     (engine_->readable() == 0 && (is_at_end() || phase() == Phase::over))) {
                     out.is_end = true;
                     return out;
                 }
-                if (!receives_.empty()) return out;  // they come first
+                if (receiving_.has_waiting()) return out;  // they come first
             }
             view = engine_->front();
             view.length = static_cast<std::uint32_t>(
@@ -285,12 +259,12 @@ Expected<Received> Stream::receive(std::byte* to, std::size_t length, core::Budg
                 if (out.bytes == length || engine_->readable() == 0) return out;
                 continue;
             }
-            is_copying_ = true;
+            receiving_.is_copying = true;
         }
         std::memcpy(to + out.bytes, from, view.length);
         out.bytes += view.length;
         const Entered entered(*this);
-        is_copying_ = false;
+        receiving_.is_copying = false;
         if (peeks) return out;
         engine_->consume(view.length);
         if (is_live()) serve(budget);
@@ -300,17 +274,17 @@ Expected<Received> Stream::receive(std::byte* to, std::size_t length, core::Budg
 
 Expected<void> Stream::submit_receive(const std::shared_ptr<Transfer>& transfer) {
     // What a reader copies outside the gate is not this one's.
-    const base::Lock reader(reader_);
+    const base::Lock reader(receiving_.reader);
     const Entered entered(*this);
-    if (is_live() && !has_leader_) take_completions();
+    if (is_live() && !waiting_.has_leader) take_completions();
     if (is_closing_) return fail(Status::cancelled, "receive: the socket is closed");
     if (auto refusal = receive_refusal()) return Unexpected{std::move(*refusal)};
-    if (is_read_shut_) {
-        finish(transfer, {});
+    if (receiving_.is_shut) {
+        outcomes_.finish(transfer, {});
         return {};
     }
-    receives_.push_back(transfer);
-    guarded([this] { fill_receives(); });
+    receiving_.add(transfer);
+    guarded([this] { receiving_.fill(*engine_, *channel_); });
     if (is_live()) {
         serve(core::Budget::large);
     } else {
@@ -319,43 +293,12 @@ Expected<void> Stream::submit_receive(const std::shared_ptr<Transfer>& transfer)
     return {};
 }
 
-void Stream::fill_receives() {
-    while (!receives_.empty()) {
-        const std::shared_ptr<Transfer> transfer = receives_.front();
-        while (transfer->is_drain || transfer->done < transfer->length) {
-            View view = engine_->front();
-            if (!transfer->is_drain) {
-                view.length = static_cast<std::uint32_t>(
-                    std::min<std::uint64_t>(view.length, transfer->length - transfer->done));
-            }
-            if (view.length == 0) break;
-            if (!transfer->is_drain) {
-                std::memcpy(transfer->data + transfer->done,
-                            channel_->segment_data(view.segment) + view.offset, view.length);
-                transfer->done += view.length;
-            }
-            engine_->consume(view.length);
-        }
-        const bool is_full = !transfer->is_drain && transfer->done == transfer->length;
-        const bool is_some = !transfer->is_drain && !transfer->is_all && transfer->done > 0;
-        const bool is_end = engine_->is_peer_shut() && engine_->readable() == 0;
-        if (!is_full && !is_some && !is_end) return;
-        finish(transfer, {});
-        receives_.pop_front();
-    }
-}
-
-// The program will not read it, and the peer need not wait for that.
-void Stream::discard_received() {
-    while (!is_copying_ && engine_->readable() > 0) engine_->consume(engine_->front().length);
-}
-
 Expected<View> Stream::take(std::uint32_t most, const View* seen) {
-    const base::Lock reader(reader_);
+    const base::Lock reader(receiving_.reader);
     const Entered entered(*this);
-    if (is_live() && !has_leader_) take_completions();
+    if (is_live() && !waiting_.has_leader) take_completions();
     if (auto refusal = receive_refusal()) return Unexpected{std::move(*refusal)};
-    if (!engine_ || is_read_shut_ || !receives_.empty()) return View{};
+    if (!engine_ || receiving_.is_shut || receiving_.has_waiting()) return View{};
     if (seen != nullptr) {
         const View first = engine_->front();
         if (first.segment != seen->segment || first.offset != seen->offset) return View{};
@@ -367,8 +310,8 @@ Expected<View> Stream::take(std::uint32_t most, const View* seen) {
 
 View Stream::look(std::uint32_t most) {
     const Entered entered(*this);
-    if (is_live() && !has_leader_) take_completions();
-    if (!engine_ || is_read_shut_ || !receives_.empty()) return {};
+    if (is_live() && !waiting_.has_leader) take_completions();
+    if (!engine_ || receiving_.is_shut || receiving_.has_waiting()) return {};
     View view = engine_->front();
     view.length = std::min(view.length, most);
     return view;
@@ -400,8 +343,8 @@ std::uint64_t Stream::readable() const {
 
 std::uint64_t Stream::available() {
     const Entered entered(*this);
-    if (is_live() && !has_leader_) take_completions();
-    return engine_ && !is_read_shut_ ? engine_->readable() : 0;
+    if (is_live() && !waiting_.has_leader) take_completions();
+    return engine_ && !receiving_.is_shut ? engine_->readable() : 0;
 }
 
 bool Stream::is_peer_shut() const {
@@ -446,8 +389,7 @@ std::uint64_t Stream::send_backlog() const {
     auto& self = const_cast<Stream&>(*this);
     const Entered entered(self);
     if (!is_live()) return 0;
-    // Of what was posted, only what ends in a completion is known to be under way.
-    return (head_ - posted_) + (signalled_until_ - free_) + transfer_backlog_;
+    return sending_.backlog();
 }
 
 bool Stream::is_short_of_memory() const {

@@ -30,32 +30,33 @@ void Stream::signal(std::uint32_t signals) {
 // meanwhile.
 void Stream::leave() {
     while (true) {
-        std::vector<Finished> finished;
+        std::vector<Outcomes::Finished> finished;
         std::shared_ptr<const OnEvent> on_event;
         std::uint32_t events = 0;
         while (true) {
-            if (readiness_) show_readiness();
-            if (followers_ != nullptr) wake_followers();
-            if (on_event_ != nullptr && events_ != 0 && !std::exchange(is_telling_, true)) {
-                on_event = on_event_;
+            if (waiting_.readiness) show_readiness();
+            if (waiting_.has_followers()) waiting_.wake(can_lead());
+            if (outcomes_.on_event != nullptr && outcomes_.events != 0 &&
+                !std::exchange(outcomes_.is_telling, true)) {
+                on_event = outcomes_.on_event;
             }
-            if (on_event != nullptr) events |= std::exchange(events_, 0);
-            finished.swap(finished_);
+            if (on_event != nullptr) events |= std::exchange(outcomes_.events, 0);
+            finished.swap(outcomes_.finished);
             if (gate_.try_leave()) break;
-            finished.swap(finished_);
+            finished.swap(outcomes_.finished);
             pump();
         }
-        for (Finished& one : finished) one.operation->complete(std::move(one.outcome));
+        for (Outcomes::Finished& one : finished) one.operation->complete(std::move(one.outcome));
         if (on_event == nullptr) return;
         base::with_memory([&] { (*on_event)(events); });
         gate_.enter();
-        is_telling_ = false;
+        outcomes_.is_telling = false;
     }
 }
 
 void Stream::pump() {
     // A leader sleeps over the queue until it holds something: what comes is left to it.
-    if (has_leader_) return;
+    if (waiting_.has_leader) return;
     handle_signals(take_signals());
     if (!is_live()) return;
     take_completions();
@@ -162,23 +163,18 @@ void Stream::handle_completion(const core::Completion& done) {
 }
 
 void Stream::handle_sent(const core::Completion&) {
-    if (record_tail_ == record_head_) return;
-    Record& record = records_[record_tail_];
+    Sending::Record* const due = sending_.due();
+    if (due == nullptr) return;
     // First what may find no memory: what breaks the stream then ends what the record still has.
-    if (record.transfer) finish(record.transfer, {});
-    if (record.is_end && end_operation_) finished_.push_back({end_operation_, {}});
-    free_slots_ += record.slots;
-    free_ = record.staged_until;
-    const std::shared_ptr<Transfer> transfer = std::exchange(record.transfer, nullptr);
-    const bool is_end = std::exchange(record.is_end, false);
-    record_tail_ = next_record(record_tail_);
-    if (!orphans_.empty() && free_slots_ == channel_->qp()->limits().initiator_queue_depth) {
-        orphans_.clear();
+    if (due->transfer) outcomes_.finish(due->transfer, {});
+    if (due->is_end && sending_.end_operation) {
+        outcomes_.finished.push_back({sending_.end_operation, {}});
     }
+    const bool is_end = due->is_end;
+    sending_.end_request(*due);
     tell(event::kSent);
-    if (transfer) transfer_backlog_ -= std::min(transfer_backlog_, transfer->length);
     if (is_end) {
-        end_operation_ = nullptr;
+        sending_.end_operation = nullptr;
         if (engine_->is_over()) release_in_order();
     }
 }
@@ -187,14 +183,14 @@ void Stream::handle_sent(const core::Completion&) {
 
 void Stream::do_serve(core::Budget budget) {
     if (engine_->is_started() && phase() == Phase::connected) {
-        if (is_read_shut_) discard_received();
-        fill_receives();
+        if (receiving_.is_shut) receiving_.discard(*engine_);
+        receiving_.fill(*engine_, *channel_);
         grow();
         post_control();
         post_staged();
         post_transfers();
         end_if_due();
-        if (is_live() && std::exchange(owes_transmit_, false)) {
+        if (is_live() && std::exchange(sending_.owes_transmit, false)) {
             // With a small budget a rest may stay behind: the socket's turn comes by itself.
             if (channel_->transmit(budget) && budget == core::Budget::large) {
                 while (channel_->transmit(budget)) {
@@ -203,7 +199,7 @@ void Stream::do_serve(core::Budget budget) {
         }
     }
     if (is_live() && engine_->is_peer_gone()) {
-        fill_receives();
+        receiving_.fill(*engine_, *channel_);
         release_in_order();
     }
     if (const std::uint64_t backlog = engine_->window(); backlog != told_backlog_) {
@@ -223,19 +219,7 @@ void Stream::grow() {
 }
 
 bool Stream::post(Outgoing& out, const std::shared_ptr<Transfer>& transfer, bool is_end) {
-    const std::uint32_t slots = channel_->slots_of(out);
-    open_slots_ += slots;
-    free_slots_ -= slots;
-    const std::uint32_t depth = channel_->qp()->limits().initiator_queue_depth;
-    out.is_signalled = transfer != nullptr || is_end || open_slots_ >= depth / 4 ||
-                       posted_ - signalled_until_ >= channel_->staging_size() / 4;
-    if (out.is_signalled) {
-        records_[record_head_] = {open_slots_, posted_, transfer, is_end};
-        record_head_ = next_record(record_head_);
-        open_slots_ = 0;
-        signalled_until_ = posted_;
-    }
-    owes_transmit_ = true;
+    out.is_signalled = sending_.begin_request(channel_->slots_of(out), transfer, is_end);
     const Status status = channel_->post(out);
     if (!is_failure(status)) return true;
     break_down(
@@ -249,7 +233,7 @@ bool Stream::post(Outgoing& out, const std::shared_ptr<Transfer>& transfer, bool
 void Stream::post_control() {
     Control control;
     // A descriptor takes two slots.
-    while (is_live() && has_slots(2) && engine_->poll_control(control)) {
+    while (is_live() && sending_.has_slots(2) && engine_->poll_control(control)) {
         Outgoing out;
         out.has_write = control.has_write;
         out.has_word = control.has_word;
@@ -265,29 +249,28 @@ void Stream::post_control() {
 }
 
 void Stream::post_staged() {
-    while (is_live() && posted_ != head_ && has_slots(2)) {
-        const std::uint32_t size = channel_->staging_size();
-        const auto at = static_cast<std::uint32_t>(posted_ % size);
-        const auto most = static_cast<std::uint32_t>(
-            std::min<std::uint64_t>({head_ - posted_, size - at, engine_->sendable()}));
+    while (is_live() && sending_.has_staged() && sending_.has_slots(2)) {
+        const Sending::Piece piece = sending_.next_piece();
+        const std::uint32_t most = std::min(piece.length, engine_->sendable());
         if (most == 0) return;
         const Chunk chunk = engine_->take_chunk(most);
         Outgoing out;
         out.has_write = true;
-        out.data = channel_->staging() + at;
+        out.data = piece.data;
         out.length = chunk.length;
         out.token = channel_->staging_token();
         out.remote_address = chunk.address;
         out.remote_key = chunk.key;
         out.word = chunk.word;
-        posted_ += chunk.length;
+        sending_.note_posted(chunk.length);
         if (!post(out, nullptr, false)) return;
     }
 }
 
 void Stream::post_transfers() {
-    while (is_live() && posted_ == head_ && !sends_.empty() && has_slots(2)) {
-        const std::shared_ptr<Transfer> transfer = sends_.front();
+    while (is_live() && !sending_.has_staged() && sending_.has_transfers() &&
+           sending_.has_slots(2)) {
+        const std::shared_ptr<Transfer> transfer = sending_.next_transfer();
         Outgoing out;
         out.has_write = true;
         out.data = transfer->data + transfer->done;
@@ -296,7 +279,7 @@ void Stream::post_transfers() {
         if (!take_target(*transfer, out)) return;
         transfer->done += out.length;
         const bool is_last = transfer->done == transfer->length;
-        if (is_last) sends_.pop_front();
+        if (is_last) sending_.note_transfer_posted();
         if (!post(out, is_last ? transfer : nullptr, false)) return;
     }
 }
@@ -331,34 +314,20 @@ bool Stream::take_target(Transfer& transfer, Outgoing& out) {
 }
 
 void Stream::end_if_due() {
-    if (!is_live() || ending_ == Ending::none || posted_ != head_ || !sends_.empty()) return;
-    if (ending_ == Ending::disconnect) {
+    if (!is_live() || sending_.ending == Sending::Ending::none || sending_.has_staged() ||
+        sending_.has_transfers()) {
+        return;
+    }
+    if (sending_.ending == Sending::Ending::disconnect) {
         engine_->disconnect();
     } else {
         engine_->shut_write();
     }
-    is_end_posted_ = true;
+    sending_.is_end_posted = true;
     post_control();
 }
 
 // ---- waiting --------------------------------------------------------------------------------
-
-// Those whose wait is over, and one to lead when no thread does.
-void Stream::wake_followers() {
-    bool needs_leader = can_lead();
-    for (Follower* one = followers_; one != nullptr; one = one->next_) {
-        if (one->is_over_) continue;
-        one->is_over_ = one->is_ready_();
-        if (!one->is_over_ && !std::exchange(needs_leader, false)) continue;
-        one->wake();
-    }
-}
-
-void Stream::remove_follower(const Follower& follower) {
-    Follower** at = &followers_;
-    while (*at != &follower) at = &(*at)->next_;
-    *at = follower.next_;
-}
 
 bool Stream::wait_until(const IsReady& is_ready, std::chrono::nanoseconds timeout) {
     const core::Time until = core::now() + timeout;
@@ -368,11 +337,11 @@ bool Stream::wait_until(const IsReady& is_ready, std::chrono::nanoseconds timeou
         {
             const Entered entered(*this);
             if (follower) {
-                remove_follower(*follower);
-                if (follower->is_over_) return true;
+                waiting_.remove(*follower);
+                if (follower->is_over()) return true;
                 follower.reset();
             }
-            if (is_live() && !has_leader_) {
+            if (is_live() && !waiting_.has_leader) {
                 take_completions();
                 if (is_live()) serve(core::Budget::large);
             }
@@ -382,10 +351,10 @@ bool Stream::wait_until(const IsReady& is_ready, std::chrono::nanoseconds timeou
             }
             if (!is_in_time) return false;
             if (can_lead()) {
-                has_leader_ = true;
+                waiting_.has_leader = true;
             } else {
                 follower.emplace(is_ready);
-                follower->next_ = std::exchange(followers_, &*follower);
+                waiting_.add(*follower);
             }
         }
         if (!follower) return lead(is_ready, until);
@@ -399,7 +368,7 @@ bool Stream::lead(const IsReady& is_ready, core::Time until) {
         const core::Time left = until - core::now();
         const bool has_any = left > core::Time::zero() && channel_->cq().wait(left);
         const Entered entered(*this);
-        has_leader_ = false;
+        waiting_.has_leader = false;
         handle_signals(take_signals());
         if (is_live()) take_completions();
         if (is_live()) serve(core::Budget::large);
@@ -409,7 +378,7 @@ bool Stream::lead(const IsReady& is_ready, core::Time until) {
             return is_over;
         }
         // Still before the gate is left: the followers sleep on.
-        has_leader_ = true;
+        waiting_.has_leader = true;
     }
 }
 
@@ -436,19 +405,19 @@ bool Stream::wait_done(const Transfer& transfer, std::chrono::nanoseconds timeou
 
 Expected<std::shared_ptr<Readiness>> Stream::descriptor() {
     const Entered entered(*this);
-    if (!readiness_) {
+    if (!waiting_.readiness) {
         auto made = Readiness::create();
         if (!made) return Unexpected{made.error()};
-        readiness_ = std::make_shared<Readiness>(std::move(*made));
+        waiting_.readiness = std::make_shared<Readiness>(std::move(*made));
     }
-    return readiness_;
+    return waiting_.readiness;
 }
 
-void Stream::show_readiness() { readiness_->set(is_readable_now(), is_writable_now()); }
+void Stream::show_readiness() { waiting_.readiness->set(is_readable_now(), is_writable_now()); }
 
 void Stream::set_on_event(OnEvent function) {
     const Entered entered(*this);
-    on_event_ = function ? std::make_shared<const OnEvent>(std::move(function)) : nullptr;
+    outcomes_.on_event = function ? std::make_shared<const OnEvent>(std::move(function)) : nullptr;
 }
 
 }  // namespace ndv::stream
