@@ -25,14 +25,14 @@ bool overlaps(const SocketAddress& one, const SocketAddress& other) {
 
 }  // namespace
 
-std::shared_ptr<Endpoint> EndpointTable::claim(const SocketAddress& address) {
+std::shared_ptr<Claim> Claims::take(const SocketAddress& address) {
     const base::Lock lock(mutex_);
     std::erase_if(taken_, [](const auto& weak) { return weak.expired(); });
     for (const auto& weak : taken_) {
         const auto taken = weak.lock();
         if (taken && overlaps(taken->address(), address)) return nullptr;
     }
-    auto made = std::make_shared<Endpoint>(address);
+    auto made = std::make_shared<Claim>(address);
     taken_.push_back(made);
     return made;
 }

@@ -16,9 +16,9 @@ namespace ndv::core {
 
 // Taken as long as it is held: by a listener and the connectors accepted through it, or by a
 // shared endpoint and the connectors that connect from it.
-class Endpoint {
+class Claim {
 public:
-    explicit Endpoint(const SocketAddress& address) : address_(address) {}
+    explicit Claim(const SocketAddress& address) : address_(address) {}
     [[nodiscard]] const SocketAddress& address() const { return address_; }
 
 private:
@@ -32,14 +32,14 @@ public:
     [[nodiscard]] virtual SocketAddress local_address() const = 0;
 };
 
-class EndpointTable {
+class Claims {
 public:
     // Null: the address, or one that overlaps it, is taken. Its port is not 0.
-    [[nodiscard]] std::shared_ptr<Endpoint> claim(const SocketAddress& address);
+    [[nodiscard]] std::shared_ptr<Claim> take(const SocketAddress& address);
 
 private:
     base::Mutex mutex_;
-    std::vector<std::weak_ptr<Endpoint>> taken_ NDV_GUARDED_BY(mutex_);
+    std::vector<std::weak_ptr<Claim>> taken_ NDV_GUARDED_BY(mutex_);
 };
 
 }  // namespace ndv::core

@@ -133,14 +133,14 @@ Expected<std::shared_ptr<core::SharedEndpoint>> Adapter::do_create_shared_endpoi
     const core::SocketAddress& address) {
     auto socket = bound_socket(address, "create_shared_endpoint");
     if (!socket) return Unexpected{socket.error()};
-    auto endpoint = parts_->endpoints.claim(local_address_of(socket->get()));
-    if (!endpoint) {
+    auto claim = parts_->claims.take(local_address_of(socket->get()));
+    if (!claim) {
         return fail(Status::sharing_violation,
                     "create_shared_endpoint " + address.text() + ": the address is taken",
                     "choose another port, or 0");
     }
     return std::shared_ptr<core::SharedEndpoint>(
-        std::make_shared<SharedEndpoint>(std::move(*socket), std::move(endpoint)));
+        std::make_shared<SharedEndpoint>(std::move(*socket), std::move(claim)));
 }
 
 Expected<std::shared_ptr<core::LogicalAddressMapping>> Adapter::do_build_lam(

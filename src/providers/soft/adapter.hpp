@@ -35,7 +35,7 @@ struct AdapterParts {
     std::atomic<std::uint64_t> next_domain{1};
     core::ConnectionCounters counters;
     std::atomic<std::uint64_t> starting_connections{0};  // strangers whose request is not whole
-    EndpointTable endpoints;
+    core::Claims claims;
 
     [[nodiscard]] std::unique_ptr<Link> make_link(base::Descriptor socket) const;
 };

@@ -131,7 +131,7 @@ Expected<void> Connector::open_socket(const core::ConnectParameters& parameters)
             return fail(mine ? Status::file_forced_closed : Status::invalid_parameter,
                         "connect: the shared endpoint is closed, or of another adapter");
         }
-        held_address_ = mine->endpoint();
+        held_address_ = mine->claim();
         named = mine->local_address();
         const int on = 1;
         static_cast<void>(::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));

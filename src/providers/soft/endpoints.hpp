@@ -11,9 +11,6 @@
 
 namespace ndv::soft {
 
-using core::Endpoint;
-using core::EndpointTable;
-
 // A socket bound to `address`, which others of this process may be bound to as well; its port is
 // never one that the system chose for it. `call` names who asks.
 [[nodiscard]] Expected<base::Descriptor> bound_socket(core::SocketAddress address,
@@ -22,17 +19,15 @@ using core::EndpointTable;
 // Reserves a local address for connectors to different peers; NDK's shared endpoint.
 class SharedEndpoint final : public core::SharedEndpoint {
 public:
-    SharedEndpoint(base::Descriptor socket, std::shared_ptr<Endpoint> endpoint)
-        : socket_(std::move(socket)), endpoint_(std::move(endpoint)) {}
-    [[nodiscard]] core::SocketAddress local_address() const override {
-        return endpoint_->address();
-    }
-    [[nodiscard]] const std::shared_ptr<Endpoint>& endpoint() const { return endpoint_; }
+    SharedEndpoint(base::Descriptor socket, std::shared_ptr<core::Claim> claim)
+        : socket_(std::move(socket)), claim_(std::move(claim)) {}
+    [[nodiscard]] core::SocketAddress local_address() const override { return claim_->address(); }
+    [[nodiscard]] const std::shared_ptr<core::Claim>& claim() const { return claim_; }
 
 private:
     void do_close() override {}
     const base::Descriptor socket_;  // keeps other programs off the port
-    const std::shared_ptr<Endpoint> endpoint_;
+    const std::shared_ptr<core::Claim> claim_;
 };
 
 }  // namespace ndv::soft

@@ -132,8 +132,8 @@ Listener::~Listener() {
 Expected<core::Listener::Bound> Listener::do_listen(const core::SocketAddress& address) {
     auto socket = bound_socket(address, "listen on");
     if (!socket) return Unexpected{socket.error()};
-    auto endpoint = parts_->endpoints.claim(local_address_of(socket->get()));
-    if (!endpoint) {
+    auto claim = parts_->claims.take(local_address_of(socket->get()));
+    if (!claim) {
         return fail(Status::sharing_violation,
                     "listen on " + address.text() + ": the port is taken",
                     "connections that a closed listener accepted, or a shared endpoint, hold it: "
@@ -147,7 +147,7 @@ Expected<core::Listener::Bound> Listener::do_listen(const core::SocketAddress& a
         return Unexpected{added.error()};
     }
     socket_ = std::move(*socket);
-    return Bound{local_address_of(socket_.get()), std::move(endpoint)};
+    return Bound{local_address_of(socket_.get()), std::move(claim)};
 }
 
 std::uint32_t Listener::wanted() const {

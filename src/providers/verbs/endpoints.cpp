@@ -23,7 +23,7 @@ Expected<BoundAddress> bind_address(const std::shared_ptr<AdapterParts>& parts,
     const std::string text = std::string(call) + " " + address.text();
     BoundAddress out;
     if (address.port() != 0) {
-        out.claim = parts->endpoints.claim(address);
+        out.claim = parts->claims.take(address);
         if (!out.claim) return is_taken(text, 0);
     }
     auto made = CmId::create(parts->channel, parts->worker, parts->device, std::move(observer));
@@ -55,7 +55,7 @@ Expected<BoundAddress> bind_address(const std::shared_ptr<AdapterParts>& parts,
                     text + ": the address is not " + parts->device->name() + "'s",
                     "name an address of a network interface of the device");
     }
-    if (!out.claim) out.claim = parts->endpoints.claim(out.id->local_address());
+    if (!out.claim) out.claim = parts->claims.take(out.id->local_address());
     if (!out.claim) return is_taken(text, 0);
     return out;
 }

@@ -15,7 +15,7 @@ namespace ndv::verbs {
 // A local address of the device: taken from rdma_cm, and in the adapter's table.
 struct BoundAddress {
     std::shared_ptr<CmId> id;
-    std::shared_ptr<core::Endpoint> claim;
+    std::shared_ptr<core::Claim> claim;
 };
 
 // Binds an id to the address; port 0 is any free one. `call` is the caller's, for the message.

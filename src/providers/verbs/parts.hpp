@@ -31,7 +31,7 @@ struct AdapterParts {
     std::shared_ptr<AsyncEvents> async_events;
     std::shared_ptr<CmChannel> channel;
     core::ConnectionCounters counters;
-    core::EndpointTable endpoints;
+    core::Claims claims;
     std::shared_ptr<LamTable> lams;
     // Names one hardware queue pair in its wr_ids, never reused.
     std::atomic<std::uint32_t> next_serial{1};
