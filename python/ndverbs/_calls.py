@@ -40,6 +40,7 @@ def explain(text: str, given: tuple[object, ...], named: dict[str, object]) -> E
         return TypeError(text)
     # A constructor's signature begins with its class, any other one with its parameters.
     function = found[1].rpartition(".")[2] or text.partition("(")[0]
+    function = function.removeprefix("_start_")  # what a coroutine passes its options on to
     parameters = _parameters(found[2])
     if text.startswith("__init__"):  # its signature does not show the object
         given = given[1:]

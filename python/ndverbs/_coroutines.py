@@ -46,27 +46,16 @@ async def _connect_async(
     qp: QueuePair,
     local: Address | SharedEndpoint | None,
     peer: Address,
-    *,
-    inbound_read_limit: int = 16,
-    outbound_read_limit: int = 16,
-    private_data: bytes = b"",
-    timeout: float | None = 10,
-    crc: bool | None = None,
-    peer_to_peer: bool = False,
+    **options: Any,
 ) -> None:
     operation = self._start_connect(
         qp,
         local if local is None or isinstance(local, SharedEndpoint) else await _resolved(local),
         await _resolved(peer),
-        inbound_read_limit=inbound_read_limit,
-        outbound_read_limit=outbound_read_limit,
-        private_data=private_data,
-        timeout=timeout,
-        crc=crc,
-        peer_to_peer=peer_to_peer,
+        **options,
     )
     try:
-        await _outcome(operation, _with_grace(timeout), "connect")
+        await _outcome(operation, _with_grace(options.get("timeout", 10)), "connect")
     except BaseException:
         # The peer may have accepted in the very moment of the cancellation.
         if not self.closed and self.state == "accepted":
@@ -75,31 +64,12 @@ async def _connect_async(
 
 
 async def _connect_with_shared_endpoint_async(
-    self: Connector,
-    qp: QueuePair,
-    endpoint: SharedEndpoint,
-    peer: Address,
-    *,
-    inbound_read_limit: int = 16,
-    outbound_read_limit: int = 16,
-    private_data: bytes = b"",
-    timeout: float | None = 10,
-    crc: bool | None = None,
-    peer_to_peer: bool = False,
+    self: Connector, qp: QueuePair, endpoint: SharedEndpoint, peer: Address, **options: Any
 ) -> None:
+    if not isinstance(endpoint, SharedEndpoint):
+        raise TypeError("endpoint must be a SharedEndpoint")
     # What takes a local address natively takes an endpoint, too.
-    await _connect_async(
-        self,
-        qp,
-        endpoint,
-        peer,
-        inbound_read_limit=inbound_read_limit,
-        outbound_read_limit=outbound_read_limit,
-        private_data=private_data,
-        timeout=timeout,
-        crc=crc,
-        peer_to_peer=peer_to_peer,
-    )
+    await _connect_async(self, qp, endpoint, peer, **options)
 
 
 async def _complete_connect_async(
@@ -111,27 +81,9 @@ async def _complete_connect_async(
     await _outcome(self._start_complete_connect(on_disconnect), timeout, "complete_connect")
 
 
-async def _accept_async(
-    self: Connector,
-    qp: QueuePair,
-    *,
-    inbound_read_limit: int = 16,
-    outbound_read_limit: int = 16,
-    private_data: bytes = b"",
-    on_disconnect: Callable[[], object] | None = None,
-    timeout: float | None = 60,
-    crc: bool | None = None,
-) -> None:
-    operation = self._start_accept(
-        qp,
-        inbound_read_limit=inbound_read_limit,
-        outbound_read_limit=outbound_read_limit,
-        private_data=private_data,
-        on_disconnect=on_disconnect,
-        timeout=timeout,
-        crc=crc,
-    )
-    await _outcome(operation, _with_grace(timeout), "accept")
+async def _accept_async(self: Connector, qp: QueuePair, **options: Any) -> None:
+    operation = self._start_accept(qp, **options)
+    await _outcome(operation, _with_grace(options.get("timeout", 60)), "accept")
 
 
 async def _disconnect_async(self: Connector, timeout: float | None = 5) -> None:
@@ -360,4 +312,6 @@ def attach() -> None:
             function.__name__ = name
             function.__qualname__ = f"{cls.__name__}.{name}"
             function.__doc__ = _native._page(function.__qualname__)
+            if twin := getattr(cls, name.removesuffix("_async"), None):
+                function.__wrapped__ = twin  # type: ignore[attr-defined]  # inspect's signature
             setattr(cls, name, function)

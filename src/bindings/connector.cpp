@@ -32,12 +32,8 @@ std::optional<double> with_grace(std::optional<double> timeout) {
 template <typename Start>
 std::unique_ptr<Operation> begin(const Connector& self, Start start) {
     const auto native = self.share();
-    std::optional<core::Pending> pending;
-    {
-        const Released released;
-        pending = start(*native);
-    }
-    return std::make_unique<Operation>(value_or_raise(std::move(*pending)), self.adapter(),
+    auto pending = value_or_raise(without_gil([&] { return start(*native); }));
+    return std::make_unique<Operation>(std::move(pending), self.adapter(),
                                        [connector = std::weak_ptr(native)] {
                                            if (const auto alive = connector.lock())
                                                alive->abandon();
@@ -78,12 +74,7 @@ std::unique_ptr<Operation> start_disconnect(const Connector& self, std::optional
 void reject(const Connector& self, const py::object& private_data) {
     const auto native = self.share();
     auto data = to_bytes(private_data, "private_data");
-    std::optional<Expected<void>> outcome;
-    {
-        const Released released;
-        outcome = native->reject(std::move(data));
-    }
-    check_or_raise(*outcome);
+    check_or_raise(without_gil([&] { return native->reject(std::move(data)); }));
 }
 
 py::tuple to_pair(const core::SocketAddress& address) {
@@ -216,8 +207,7 @@ core::SocketAddress resolve_address(const py::object& address) {
 }
 
 void bind_connector(py::module_& module) {
-    py::class_<core::ConnectionData>(module, "ConnectionData", py::is_final(),
-                                     "What the peer sent, and the read limits as known now.")
+    py::class_<core::ConnectionData>(module, "ConnectionData", py::is_final())
         .def_readonly("inbound_read_limit", &core::ConnectionData::inbound_read_limit)
         .def_readonly("outbound_read_limit", &core::ConnectionData::outbound_read_limit)
         .def_property_readonly("private_data",
@@ -256,8 +246,7 @@ void bind_connector(py::module_& module) {
                    std::to_string(self.private_data.size()) + " bytes of private data)";
         });
 
-    py::class_<SharedEndpoint> endpoint(module, "SharedEndpoint", py::is_final(),
-                                        "A local address that several connectors connect from.");
+    py::class_<SharedEndpoint> endpoint(module, "SharedEndpoint", py::is_final());
     bind_handle(endpoint);
     endpoint
         .def_property_readonly(
@@ -269,8 +258,7 @@ void bind_connector(py::module_& module) {
             return "<SharedEndpoint " + self.get().local_address().text() + ">";
         });
 
-    py::class_<Connector> cls(module, "Connector", py::is_final(), collected<Connector>(),
-                              "One end of a connection while it is made, used and ended.");
+    py::class_<Connector> cls(module, "Connector", py::is_final(), collected<Connector>());
     bind_handle(cls);
     bind_calls(cls);
     cls.def_property_readonly(

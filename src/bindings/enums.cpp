@@ -53,9 +53,9 @@ std::string upper(std::string_view name) {
 }
 
 template <typename Enum, std::size_t kSize>
-void bind(py::module_& module, const char* name, const char* base, const char* sentence,
+void bind(py::module_& module, const char* name, const char* base,
           const std::array<Entry<Enum>, kSize>& entries) {
-    py::native_enum<Enum> made(module, name, base, sentence);
+    py::native_enum<Enum> made(module, name, base);
     for (const Entry<Enum>& entry : entries) made.value(upper(entry.name).c_str(), entry.value);
     made.finalize();
 }
@@ -72,30 +72,24 @@ PyObject* member(const std::array<Entry<Enum>, kSize>& entries,
 }  // namespace
 
 void bind_enums(py::module_& module) {
-    bind(module, "Status", "enum.IntEnum", "NDK statuses: unsigned 32-bit NTSTATUS values.",
-         kStatuses);
-    bind(module, "Flag", "enum.IntFlag", "Request flags with NDK's values.", kFlags);
-    bind(module, "Access", "enum.IntFlag", "Rights of a registration with NDK's values.",
-         kAccesses);
-    bind(module, "Notify", "enum.IntEnum", "What an arm waits for.", kNotifies);
-    bind(module, "OperationType", "enum.IntEnum", "What a completion is the end of.",
-         kOperationTypes);
+    bind(module, "Status", "enum.IntEnum", kStatuses);
+    bind(module, "Flag", "enum.IntFlag", kFlags);
+    bind(module, "Access", "enum.IntFlag", kAccesses);
+    bind(module, "Notify", "enum.IntEnum", kNotifies);
+    bind(module, "OperationType", "enum.IntEnum", kOperationTypes);
     for (std::size_t i = 0; i < kStatuses.size(); ++i) {
         status_members[i] = py::cast(kStatuses[i].value).release().ptr();
     }
     for (std::size_t i = 0; i < kOperationTypes.size(); ++i) {
         operation_type_members[i] = py::cast(kOperationTypes[i].value).release().ptr();
     }
-    module.def(
-        "_error_classes",
-        [] {
-            py::dict out;
+    module.def("_error_classes", [] {
+        py::dict out;
 #define NDV_X(name, value, exception, meaning) out[py::cast(Status::name)] = #exception;
-            NDV_STATUS_LIST(NDV_X)
+        NDV_STATUS_LIST(NDV_X)
 #undef NDV_X
-            return out;
-        },
-        "Return the name of the class that each status raises.");
+        return out;
+    });
     access_type = module.attr("Access").cast<py::object>().release().ptr();
 }
 

@@ -24,15 +24,12 @@ void deliver(const std::weak_ptr<AdapterState>& state,
     const auto adapter = state.lock();
     const auto native = listener.lock();
     if (adapter == nullptr || native == nullptr) return;
-    std::optional<Taken> taken;
-    {
-        const Released released;
-        taken = native->take_connector(std::chrono::nanoseconds::zero());
-    }
-    // Somebody's get_connector() was faster, or the listener is closed.
-    if (!*taken || **taken == nullptr) return;
+    Taken taken =
+        without_gil([&] { return native->take_connector(std::chrono::nanoseconds::zero()); });
+    // A get_connector() was faster, or the listener is closed.
+    if (!taken || *taken == nullptr) return;
     call_and_report(function.get(),
-                    py::cast(std::make_unique<Connector>(std::move(**taken), adapter)));
+                    py::cast(std::make_unique<Connector>(std::move(*taken), adapter)));
 }
 
 }  // namespace
@@ -53,13 +50,13 @@ Listener::Listener(std::shared_ptr<core::Listener> native, std::shared_ptr<Adapt
 
 std::unique_ptr<Connector> Listener::take(std::optional<double> timeout) const {
     const auto native = share();
-    std::optional<Taken> taken;
+    Taken taken = std::shared_ptr<core::Connector>();
     const bool is_done = wait_in_slices(Deadline(timeout), [&](auto slice) {
         taken = native->take_connector(slice);
-        return !*taken || **taken != nullptr || native->is_closed();
+        return !taken || *taken != nullptr || native->is_closed();
     });
     static_cast<void>(get());
-    auto connector = value_or_raise(std::move(*taken));
+    auto connector = value_or_raise(std::move(taken));
     if (!is_done || connector == nullptr) return nullptr;
     return std::make_unique<Connector>(std::move(connector), adapter());
 }
@@ -74,22 +71,16 @@ std::unique_ptr<Operation> Listener::wait_for_arrival() const {
 }
 
 void bind_listener(py::module_& module) {
-    py::class_<Listener> cls(module, "Listener", py::is_final(), collected<Listener>(),
-                             "Where peers ask for connections.");
+    py::class_<Listener> cls(module, "Listener", py::is_final(), collected<Listener>());
     bind_handle(cls);
     cls.def(
            "listen",
            [](const Listener& self, const py::object& address) {
                const auto native = self.share();
                const core::SocketAddress resolved = resolve_address(address);
-               std::optional<Expected<void>> outcome;
-               {
-                   const Released released;
-                   outcome = native->listen(resolved);
-               }
-               check_or_raise(*outcome);
+               check_or_raise(without_gil([&] { return native->listen(resolved); }));
            },
-           py::arg("address"), "Begin to take connections at `address`.")
+           py::arg("address"))
         .def(
             "get_connector",
             [](const Listener& self, std::optional<double> timeout) {
@@ -101,13 +92,13 @@ void bind_listener(py::module_& module) {
                 }
                 return connector;
             },
-            py::arg("timeout") = py::none(), "Wait for a peer and return its connector.")
+            py::arg("timeout") = py::none())
         .def("_take", [](const Listener& self) { return self.take(0.0); })
         .def("_wait_for_arrival", &Listener::wait_for_arrival)
         .def(
             "control_connect_events",
             [](const Listener& self, bool pause) { self.get().control_connect_events(pause); },
-            py::arg("pause"), "Pause or resume: a paused listener refuses.")
+            py::arg("pause"))
         .def_property_readonly("local_address",
                                [](const Listener& self) {
                                    const auto address = value_or_raise(self.get().local_address());

@@ -66,22 +66,22 @@ void Operation::add_done_callback(const py::object& self, const py::object& func
 }
 
 void bind_operation(py::module_& module) {
-    py::class_<Operation>(module, "Operation", py::is_final(), "A connect, accept, ... under way.")
+    py::class_<Operation>(module, "Operation", py::is_final())
         .def(
             "wait",
             [](const Operation& self, std::optional<double> timeout) {
                 self.wait(timeout, "wait");
             },
-            py::arg("timeout"), "Wait until it is done; raise its failure.")
-        .def("done", &Operation::is_done, "Return whether it is done.")
-        .def("result", &Operation::raise_failure, "Raise its failure, if it failed.")
-        .def("abandon", &Operation::abandon, "Give up: nothing of it remains.")
+            py::arg("timeout"))
+        .def("done", &Operation::is_done)
+        .def("result", &Operation::raise_failure)
+        .def("abandon", &Operation::abandon)
         .def(
             "add_done_callback",
             [](const py::object& self, const py::object& function) {
                 self.cast<Operation&>().add_done_callback(self, function);
             },
-            py::arg("function"), "Call `function(operation)` once it is done.")
+            py::arg("function"))
         .def("__repr__", [](const Operation& self) {
             return self.is_done() ? "<Operation done>" : "<Operation under way>";
         });

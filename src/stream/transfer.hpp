@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "base/expected.hpp"
-#include "core/connection.hpp"
 #include "core/memory.hpp"
+#include "core/operation.hpp"
 
 namespace ndv::stream {
 

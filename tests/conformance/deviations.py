@@ -115,6 +115,7 @@ DEVIATIONS = [
             "test_connect.py::test_accept_that_nobody_waits_for_ends_at_its_timeout",
             "test_connect.py::test_active_end_may_reject_the_answer",
             "test_connect.py::test_complete_connect_fails_when_the_peer_gave_up",
+            "test_connect_failures.py::test_flush_before_complete_connect_ends_the_attempt_on_both_sides",
             "test_disconnect.py::test_death_of_the_peer_before_it_completed_ends_the_accept",
         ],
         "verbs:siw0",
