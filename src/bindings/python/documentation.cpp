@@ -68,6 +68,8 @@ void document_object(py::handle owner, std::string_view name, py::handle object,
     const auto* const owner_type = reinterpret_cast<PyTypeObject*>(owner.ptr());
     if (PyType_Check(o) != 0) {
         document_class(reinterpret_cast<PyTypeObject*>(o), name, page);
+    } else if (PyInstanceMethod_Check(o) != 0) {  // pybind11 wraps what a class binds, twice
+        document_object(owner, name, PyInstanceMethod_GET_FUNCTION(o), page);
     } else if (PyCFunction_CheckExact(o) != 0) {
         document_function(*reinterpret_cast<PyCFunctionObject*>(o)->m_ml, page);
     } else if (Py_IS_TYPE(o, &PyMethodDescr_Type)) {
