@@ -20,7 +20,7 @@ _PARTS = [
     *("CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE"),
     *("src", "python", "tests"),
 ]
-_IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", "*.so", "_native*", "*.egg-info")
+_IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", "*.so", "*.egg-info")
 # Tests that need the checkout around them are run on the host.
 _TESTS = ["conftest.py", "conformance", "stream", "lab"]
 
