@@ -1261,7 +1261,7 @@ class QueuePair(_Object):
 
         References
         ----------
-        NdkSend; RFC 5040 section 5.2.
+        NdkSend; RFC 5040 section 5.3.
         """
     def send_and_invalidate(
         self, segments: _Segments, remote_token: int, *, context: object = None, flags: int = 0
@@ -1284,7 +1284,7 @@ class QueuePair(_Object):
 
         References
         ----------
-        NdkSendAndInvalidate; RFC 5040 section 5.2.
+        NdkSendAndInvalidate; RFC 5040 section 5.3.
         """
     def receive(self, segments: _Segments = (), *, context: object = None) -> None:
         """Post memory for one message of the peer; also before the connection is made.
@@ -1346,7 +1346,7 @@ class QueuePair(_Object):
 
         References
         ----------
-        NdkRead; RFC 5040 section 5.4.
+        NdkRead; RFC 5040 section 5.2.
         """
     def write(
         self, segments: _Segments, remote: _RemoteLike, *, context: object = None, flags: int = 0

@@ -71,4 +71,4 @@ def test_any_one_allocation_of_the_runtime_that_fails_leaves_nobody_waiting(exch
     assert done.returncode == 0, done.stderr
     *forgotten, last = done.stdout.splitlines()
     assert forgotten == []
-    assert int(last.removeprefix("swept ")) > 20  # it was there, and failed so often
+    assert int(last.removeprefix("swept ")) > 10  # it was there, and failed so often
