@@ -177,6 +177,7 @@ def test_without_descriptors_the_oldest_stranger_makes_room_for_the_next(victim,
     with contextlib.ExitStack() as flood:
         strangers = [flood.enter_context(RawPeer.connect(victim.address)) for _ in range(3)]
         assert victim.serves_others()  # they are in start-up: the listener takes one by one
+        victim_sees(victim)  # and the descriptor of the one that was served is free again
         honest = flood.enter_context(RawPeer(socket.socket()))
         with no_descriptor_left():
             honest.sock.connect(victim.address)
