@@ -273,6 +273,11 @@ COLUMNS = {
         Expectation("verbs:siw0", None, "kernel iWARP tells programs nothing of a Terminate"),
         Expectation("verbs", "remote access error", "a device reports the kind of error"),
     ],
+    # Matched by the detail as text; {} is that of the peer's Terminate.
+    "detail of a refused atomic": [
+        Expectation("soft", "{}", "it reads the peer's Terminate itself"),
+        Expectation("verbs", "remote .* error", "a device reports the kind of error"),
+    ],
     "receives name the refusal that cancelled them": [
         Expectation("soft", True, "the first cause is noted before anything is cancelled"),
         Expectation("verbs", False, "receives may be cancelled before the device tells its cause"),
