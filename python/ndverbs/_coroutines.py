@@ -312,6 +312,7 @@ def attach() -> None:
             function.__name__ = name
             function.__qualname__ = f"{cls.__name__}.{name}"
             function.__doc__ = _native._page(function.__qualname__)
-            if twin := getattr(cls, name.removesuffix("_async"), None):
-                function.__wrapped__ = twin  # type: ignore[attr-defined]  # inspect's signature
+            if name.endswith("_async"):  # inspect finds the signature there
+                twin = getattr(cls, name.removesuffix("_async"))
+                function.__wrapped__ = twin  # type: ignore[attr-defined]
             setattr(cls, name, function)

@@ -59,6 +59,7 @@ std::shared_ptr<core::QueuePair> queue_pair_of(const Connector& self, const Queu
 }
 
 std::unique_ptr<Operation> start_complete_connect(Connector& self, const py::object& function) {
+    static_cast<void>(self.get());  // a refused call makes no callback
     auto callback = on_disconnect(self, function);
     return begin(self, [&](core::Connector& native) {
         return native.start_complete_connect(std::move(callback));
@@ -66,6 +67,7 @@ std::unique_ptr<Operation> start_complete_connect(Connector& self, const py::obj
 }
 
 std::unique_ptr<Operation> start_disconnect(const Connector& self, std::optional<double> timeout) {
+    static_cast<void>(self.get());
     const auto duration = timeout_duration(timeout);
     return begin(self,
                  [duration](core::Connector& native) { return native.start_disconnect(duration); });
@@ -147,6 +149,7 @@ void def_accept(py::class_<Connector>& cls, const char* name, Take take) {
         [take](Connector& self, const QueuePair& qp, std::uint32_t inbound_read_limit,
                std::uint32_t outbound_read_limit, const py::object& private_data,
                const py::object& function, std::optional<double> timeout, std::optional<bool> crc) {
+            static_cast<void>(self.get());
             core::ConnectParameters parameters;
             parameters.inbound_read_limit = inbound_read_limit;
             parameters.outbound_read_limit = outbound_read_limit;

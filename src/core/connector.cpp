@@ -179,25 +179,33 @@ Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
     }
     after.run();
     if (!ready) return Unexpected{ready.error()};
-    auto opened = do_open();
-    if (!opened) handle(Input::failed);
+    auto opened = open();
+    if (!opened) handle(Input::failed, opened);
     pending->complete(std::move(opened));
     return pending;
 }
 
 Expected<void> Connector::answer(const ConnectParameters& parameters) {
-    if (!has_peer_left_) {
-        try {
-            // What takes memory comes before the answer, which cannot be taken back.
-            progress_.set_deadline(self(), now() + parameters.timeout);
-            return do_accept(parameters);
-        } catch (const std::bad_alloc&) {
-            return base::fail_anyhow(Status::insufficient_resources, "accept: out of memory",
-                                     ENOMEM);
+    try {
+        if (has_peer_left_) {
+            return fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
+                        "nothing is left to accept; wait for the next request");
         }
+        // What takes memory comes before the answer, which cannot be taken back.
+        progress_.set_deadline(self(), now() + parameters.timeout);
+        return do_accept(parameters);
+    } catch (const std::bad_alloc&) {
+        return base::fail_anyhow(Status::insufficient_resources, "accept: out of memory", ENOMEM);
     }
-    return fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
-                "nothing is left to accept; wait for the next request");
+}
+
+Expected<void> Connector::open() {
+    try {
+        return do_open();
+    } catch (const std::bad_alloc&) {
+        return base::fail_anyhow(Status::insufficient_resources, "the stream: out of memory",
+                                 ENOMEM);
+    }
 }
 
 Pending Connector::start_accept(std::shared_ptr<QueuePair> qp, ConnectParameters parameters,
@@ -228,7 +236,7 @@ Pending Connector::start_accept(std::shared_ptr<QueuePair> qp, ConnectParameters
     }
     after.run();
     if (!accepted) return Unexpected{accepted.error()};
-    if (auto opened = do_open(); !opened) handle(Input::failed, std::move(opened));
+    if (auto opened = open(); !opened) handle(Input::failed, std::move(opened));
     return pending;
 }
 

@@ -160,6 +160,7 @@ private:
     [[nodiscard]] Expected<void> begin_connect(const ConnectParameters& parameters)
         NDV_REQUIRES(mutex_);
     [[nodiscard]] Expected<void> answer(const ConnectParameters& parameters) NDV_REQUIRES(mutex_);
+    [[nodiscard]] Expected<void> open();
     [[nodiscard]] Expected<void> outcome_of(ConnectorState before, Input input, int os_error) const
         NDV_REQUIRES(mutex_);
     [[nodiscard]] std::shared_ptr<Member> self();

@@ -77,6 +77,8 @@ constexpr Row kRows[] = {
 
     {disconnecting, Input::both_closed, disconnected, do_(finish, clear, flush, leave),
      End::disconnected},
+    {disconnecting, Input::failed, disconnected, do_(finish, clear, flush, leave, count_failure),
+     End::not_made},
     {disconnecting, Input::deadline, disconnected, do_(finish, flush, leave, goodbye),
      End::disconnected},
     {disconnecting, Input::broken, disconnected,

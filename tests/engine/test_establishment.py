@@ -53,6 +53,7 @@ connected      queue_pair_closed    disconnected   forget leave goodbye
 connected      disconnect           disconnecting  forget
 connected      close                disconnected   flush forget leave goodbye let_go
 disconnecting  both_closed          disconnected   finish clear flush leave
+disconnecting  failed               disconnected   finish clear flush leave count_failure
 disconnecting  deadline             disconnected   finish flush leave goodbye
 disconnecting  broken               disconnected   finish clear flush leave goodbye count_error
 disconnecting  flushed              disconnected   finish clear leave goodbye

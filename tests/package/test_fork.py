@@ -16,6 +16,7 @@ DEFINITIONS = (
     ENDS
     + """
 import os
+import signal
 
 def message(near, far):
     far.qp.receive(far.region, context=1)
@@ -178,6 +179,23 @@ def test_child_exits_through_the_interpreters_end_without_a_word():
     _, status = os.waitpid(pid, 0)
     assert status == 0, status
     message(near, far)
+    """
+    )
+
+
+def test_child_lets_go_of_an_adapter_whose_sockets_were_closed_before():
+    run(
+        """
+    with nd.create_server(("127.0.0.1", 0)) as server:
+        with nd.create_connection(server.getsockname()) as sock, server.accept()[0] as taken:
+            sock.sendall(b"x")
+            assert taken.recv(1) == b"x"
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)  # a hang ends the child
+        sys.exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, status
     """
     )
 

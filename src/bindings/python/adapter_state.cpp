@@ -133,6 +133,7 @@ void AdapterState::close() {
     if (is_foreign()) {
         phase_ = Phase::closed;
         leak(std::move(native_));
+        leak(std::move(streams_));  // a thread of the parent sleeps on its condition variable
         return;
     }
     if (loop_->is_this_thread()) {

@@ -144,11 +144,13 @@ void Connector::handle_removal(Aftermath& after) {
               fail(Status::device_removed, "connect to " + peer_->text() + ": " + what));
         return;
     }
-    if (state_ == State::connected) queue_pair().note_peer_left();
-    if (state_ == State::disconnecting) {
-        apply(Input::broken, after, fail(Status::device_removed, "disconnect: " + what));
+    if (state_ == State::connected) {
+        queue_pair().note_peer_left();
+        // This side's own close, which is not told.
+        if (queue_pair().cause().is(core::End::closed)) apply(Input::queue_pair_closed, after);
     }
-    apply(Input::broken, after);
+    // Of an operation under way: there is one in `disconnecting` and `completing` alone.
+    apply(Input::broken, after, fail(Status::device_removed, what));
     note_peer_left(after);
 }
 

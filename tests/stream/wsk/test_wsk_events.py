@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """WSK sockets: indications and events."""
 
+import contextlib
 import gc
 import queue
 import threading
@@ -244,8 +245,13 @@ def test_an_event_may_close_its_socket(make_ends):
 
     ends = make_ends(on_receive=on_receive)
     ends.near.set_event_callbacks(RECEIVE)
-    ends.far.send(b"x").result(LIMIT)
+
+    sent = ends.far.send(b"x")
+
     assert ends.next() == "closed"
+    # It closed over data that it did not take: the end may come before the word that it arrived.
+    with contextlib.suppress(ConnectionResetError):
+        sent.result(LIMIT)
 
 
 def test_an_event_must_not_wait_for_a_request(make_ends):
