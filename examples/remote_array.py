@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A remote array: one end offers a table, the other writes rows of it and reads it whole.
 
-Both ends in one process:  python examples/remote_array.py
-One end in each terminal:  python examples/remote_array.py offer 127.0.0.1:7471
-                           python examples/remote_array.py use 127.0.0.1:7471
+Both ends in one process: python examples/remote_array.py; one in each terminal, with the
+arguments: offer 127.0.0.1:7471, and: use 127.0.0.1:7471.
 """
 
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,8 +21,10 @@ def offer(adapter, listener):
     region = pd.register(table, nd.Access.REMOTE_READ | nd.Access.REMOTE_WRITE)
     qp.receive()  # takes no part, and waits for the message that says "complete"
     connector = listener.get_connector(timeout=60)
-    connector.accept(qp, private_data=bytes(region.remote()))
+    ended = threading.Event()
+    connector.accept(qp, private_data=bytes(region.remote()), on_disconnect=ended.set)
     cq.wait(timeout=60)
+    ended.wait(60)  # the memory stays until the other end has left
     print("the owner has", table.sum(axis=1))
 
 
@@ -33,7 +35,6 @@ def use(adapter, address):
     connector.connect(qp, None, address)
     table = nd.RemoteBuffer.from_bytes(connector.connection_data.private_data)
     connector.complete_connect()
-
     rows, copy = np.ones((2, 4)), np.empty(table.shape, table.dtype)
     with pd.register(rows), pd.register(copy):
         qp.write(rows, table[1:3], flags=nd.Flag.SILENT_SUCCESS)
