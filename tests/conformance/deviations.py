@@ -276,7 +276,7 @@ COLUMNS = {
     # Matched by the detail as text; {} is that of the peer's Terminate.
     "detail of a refused atomic": [
         Expectation("soft", "{}", "it reads the peer's Terminate itself"),
-        Expectation("verbs", "remote .* error", "a device reports the kind of error"),
+        Expectation("verbs", "the device reported: remote .*", "it names the kind of error"),
     ],
     "receives name the refusal that cancelled them": [
         Expectation("soft", True, "the first cause is noted before anything is cancelled"),
