@@ -41,7 +41,7 @@ constexpr Row kRows[] = {
     {accepted, Input::reject, disconnected, do_(give_back, let_go)},
     {accepted, Input::flushed, disconnected, do_(goodbye, give_back, let_go)},
     {accepted, Input::queue_pair_closed, disconnected, do_(goodbye, give_back, let_go)},
-    {accepted, Input::broken, disconnected, do_(goodbye, give_back, let_go)},
+    {accepted, Input::broken, disconnected, do_(flush, goodbye, let_go), End::lost},
     {accepted, Input::close, disconnected, do_(goodbye, give_back, let_go)},
 
     {incoming, Input::withdrawn, incoming, do_(let_go, count_failure)},

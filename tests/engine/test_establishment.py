@@ -28,7 +28,7 @@ accepted       failed               disconnected   flush let_go count_failure
 accepted       reject               disconnected   give_back let_go
 accepted       flushed              disconnected   give_back goodbye let_go
 accepted       queue_pair_closed    disconnected   give_back goodbye let_go
-accepted       broken               disconnected   give_back goodbye let_go
+accepted       broken               disconnected   flush goodbye let_go
 accepted       close                disconnected   give_back goodbye let_go
 incoming       withdrawn            incoming       let_go count_failure
 incoming       accept               completing
