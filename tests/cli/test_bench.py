@@ -19,6 +19,7 @@ from ndverbs.cli.bench import ends as bench_ends
 from ndverbs.cli.bench import loops as bench_loops
 from ndverbs.cli.bench import report
 from ndverbs.cli.bench import rivals as bench_rivals
+from ndverbs.cli.bench.runs import Run
 
 TINY = ["--iterations", "20", "--runs", "2"]
 SCHEMA = ["name", "value", "unit", "ratio", "target", "spread", "command"]
@@ -155,7 +156,7 @@ def test_perftest_is_a_rival_of_runs_over_a_device(monkeypatch, adapter, device)
     listed = [("plain", "plain"), ("rdma:one", "rdma"), ("rdma:two", "rdma")]
     infos = [SimpleNamespace(name=name, provider=provider) for name, provider in listed]
     monkeypatch.setattr(bench_rivals, "adapters", lambda: infos)
-    run = bench_ends.Run(operation="write", measure="bandwidth", size=8, adapter=adapter)
+    run = Run(operation="write", measure="bandwidth", size=8, adapter=adapter)
 
     assert bench_rivals.can_measure("perftest", run) == (device is not None)
     assert getattr(bench_rivals._device_of(run), "name", None) == device
@@ -163,7 +164,7 @@ def test_perftest_is_a_rival_of_runs_over_a_device(monkeypatch, adapter, device)
 
 def test_the_promised_ratios_have_a_target():
     def target(name: str, **fields: object) -> float | None:
-        return report._target(name, bench_ends.Run(**{"operation": "write", **fields}))
+        return report._target(name, Run(**{"operation": "write", **fields}))
 
     assert target("iperf3", measure="bandwidth", size=1 << 20) == 1.0
     assert target("iperf3", measure="bandwidth", size=1 << 20, crc=True) is None
@@ -234,9 +235,9 @@ def test_a_dead_peer_ends_the_command_with_a_sentence(capsys, monkeypatch, kind,
 
 
 def test_python_loops_refuse_what_they_cannot_see():
-    shape = bench_loops.Shape(True, "write", "latency", 8, 1, 1, 0, 0, True)
+    run = Run("write", "latency", 8, iterations=1, sleeps=True)
     with pytest.raises(bench_loops.BenchError, match="cannot sleep"):
-        bench_loops.Session(None, None, None, None, (0, 0), None, shape)
+        bench_loops.Session(None, None, None, None, (0, 0), run, is_initiator=True)
 
 
 def test_peer_that_ends_the_connection_is_named(connect_pair):

@@ -8,7 +8,7 @@ They agree over a socket pair, one JSON object a line, and a run has these steps
     {"target": ...}   the other direction
     {"ready": true}   receives are posted
     the connection and the timed loops
-    {"over": ...}     from both: no end closes before the other has finished
+    {"over": true}    from both: no end closes before the other has finished
 
 An end that fails says {"error": "..."}. The peer ends when the channel does, so it cannot outlive
 the command.
@@ -24,7 +24,7 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,74 +36,18 @@ from ndverbs._native import (
     Connector,
     Listener,
     MemoryRegion,
-    OperationType,
+    ProtectionDomain,
     QueuePair,
-    _BenchPlan,
     _BenchSession,
 )
 from ndverbs.cli.bench import loops
 from ndverbs.cli.bench.loops import BenchError
+from ndverbs.cli.bench.runs import Run
 from ndverbs.errors import RdmaError
-
-Operation = Literal["write", "read", "send"]
-Measure = Literal["latency", "bandwidth", "rate"]
 
 # Limits that only mean failure.
 _SETUP_TIMEOUT_S = 30.0
 _END_TIMEOUT_S = 5.0
-# Silent requests between two visible ones of a ping-pong.
-_LATENCY_SIGNALS = 32
-_WARM_UP_BYTES = 64 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What one run measures; the same on both ends."""
-
-    operation: Operation
-    measure: Measure
-    size: int
-    depth: int = 16
-    iterations: int = 0
-    seconds: float = 1.0
-    sleeps: bool = False
-    crc: bool | None = None
-    python: bool = False
-    many: bool = False
-    adapter: str | None = None
-
-    @property
-    def is_latency(self) -> bool:
-        """Return whether one request at a time is timed."""
-        return self.measure == "latency"
-
-    @property
-    def warm_up(self) -> int:
-        """Return how many operations precede the clock."""
-        most = 200 if self.is_latency else max(self.depth, min(1000, _WARM_UP_BYTES // self.size))
-        return min(most, self.iterations) if self.iterations else most
-
-    @property
-    def signal_every(self) -> int:
-        """Return how many requests one completion stands for; the rest succeed silently."""
-        if self.operation == "read" or self.python or self.measure == "bandwidth":
-            return 1
-        return _LATENCY_SIGNALS if self.is_latency else max(1, self.depth // 4)
-
-    def plan(self, *, is_initiator: bool) -> _BenchPlan:
-        """Return this run as the C++ loops take it."""
-        return _BenchPlan(
-            is_initiator=is_initiator,
-            is_latency=self.is_latency,
-            operation=OperationType[self.operation.upper()],
-            size=self.size,
-            depth=1 if self.is_latency else self.depth,
-            iterations=self.iterations,
-            seconds=self.seconds,
-            warm_up=self.warm_up,
-            signal_every=self.signal_every,
-            sleeps=self.sleeps,
-        )
 
 
 class Channel:
@@ -113,7 +57,7 @@ class Channel:
         self._socket = connection
         self._lines = connection.makefile("rb")
 
-    def send(self, **message: Any) -> None:
+    def send(self, **message: object) -> None:
         """Send one message."""
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
@@ -146,7 +90,7 @@ class Channel:
 
 
 class _Session(Protocol):
-    def run(self) -> dict[str, Any]: ...
+    def run(self) -> dict[str, float]: ...
 
 
 class _Side(Closing):
@@ -165,18 +109,13 @@ class _Side(Closing):
     def _make(self, adapter: Adapter) -> None:
         enter = self._closing.enter_context
         plan = self._run.plan(is_initiator=self._is_initiator)
-        limits: dict[str, int] = plan.limits
+        limits = plan.limits
         pd = enter(adapter.create_pd())
         depth = limits["receive_queue_depth"] + limits["initiator_queue_depth"]
         self.cq: CompletionQueue = enter(adapter.create_cq(depth))
-        self.source = _registered(pd.register, self._run.size, Access.LOCAL_WRITE)
-        self.target = _registered(
-            pd.register,
-            self._run.size,
-            Access.LOCAL_WRITE | Access.REMOTE_READ | Access.REMOTE_WRITE,
-        )
-        enter(self.source)
-        enter(self.target)
+        rights = Access.LOCAL_WRITE | Access.REMOTE_READ | Access.REMOTE_WRITE
+        self.source = enter(_registered(pd, self._run.size, Access.LOCAL_WRITE))
+        self.target = enter(_registered(pd, self._run.size, rights))
         self.qp: QueuePair = enter(pd.create_qp(self.cq, self.cq, **limits))
         self._plan = plan
 
@@ -189,19 +128,8 @@ class _Side(Closing):
                 self.source,
                 self.target,
                 remote,
-                self._plan,
-                loops.Shape(
-                    is_initiator=self._is_initiator,
-                    operation=self._run.operation,
-                    measure=self._run.measure,
-                    size=self._run.size,
-                    depth=self._run.depth,
-                    iterations=self._run.iterations,
-                    seconds=self._run.seconds,
-                    warm_up=self._run.warm_up,
-                    sleeps=self._run.sleeps,
-                    many=self._run.many,
-                ),
+                self._run,
+                is_initiator=self._is_initiator,
             )
         return _BenchSession(self.qp, self.source, self.target, remote=remote, plan=self._plan)
 
@@ -209,12 +137,11 @@ class _Side(Closing):
         self._closing.close()
 
 
-def _registered(register: Any, size: int, access: Access) -> MemoryRegion:
+def _registered(pd: ProtectionDomain, size: int, access: Access) -> MemoryRegion:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     array = np.frombuffer(memory, np.uint8)
     array[:] = 0  # every page is there before the clock starts
-    region: MemoryRegion = register(array, access)
-    return region
+    return pd.register(array, access)
 
 
 class Peer(Closing):
@@ -256,7 +183,7 @@ class Peer(Closing):
         return f"the peer process ended with exit code {code}"
 
 
-def measure(adapter: Adapter, peer: Peer, run: Run) -> dict[str, Any]:
+def measure(adapter: Adapter, peer: Peer, run: Run) -> dict[str, float]:
     """Run once against the peer and return what was measured, in seconds.
 
     Raises
@@ -273,7 +200,7 @@ def measure(adapter: Adapter, peer: Peer, run: Run) -> dict[str, Any]:
         raise BenchError(str(failure)) from failure
 
 
-def _initiate(adapter: Adapter, channel: Channel, run: Run) -> dict[str, Any]:
+def _initiate(adapter: Adapter, channel: Channel, run: Run) -> dict[str, float]:
     # In the order of other tools: a driver gives processors to queue pairs as they come.
     with _Side(adapter, run, is_initiator=True) as side:
         channel.send(run=dataclasses.asdict(run))
@@ -289,7 +216,7 @@ def _initiate(adapter: Adapter, channel: Channel, run: Run) -> dict[str, Any]:
             connector.complete_connect(timeout=_SETUP_TIMEOUT_S)
             result = session.run()
             channel.send(over=True)
-            result["peer"] = channel.expect("over")
+            channel.expect("over")
             return result
 
 
@@ -312,9 +239,9 @@ def _respond(adapter: Adapter, channel: Channel, run: Run) -> None:
             listener.get_connector(timeout=_SETUP_TIMEOUT_S)
         )
         connector.accept(side.qp, timeout=_SETUP_TIMEOUT_S, crc=run.crc)
-        result = session.run()
+        session.run()
         channel.expect("over")
-        channel.send(over=result)
+        channel.send(over=True)
 
 
 def serve(channel: Channel) -> None:

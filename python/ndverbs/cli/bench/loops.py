@@ -8,11 +8,9 @@ and the responder of a stream of Sends returns such a Send as a credit for every
 
 from __future__ import annotations
 
-import dataclasses
 import resource
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -22,10 +20,10 @@ from ndverbs._native import (
     OperationType,
     QueuePair,
     Segment,
-    _BenchPlan,
     request_dtype,
     result_dtype,
 )
+from ndverbs.cli.bench.runs import Run
 
 _STALL_LIMIT_S = 10.0
 _MOST_SAMPLES = 1_000_000
@@ -34,22 +32,6 @@ _FEW_RECEIVES = 16
 
 class BenchError(Exception):
     """A benchmark could not be run or did not come to its end."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """What a loop does."""
-
-    is_initiator: bool
-    operation: str
-    measure: str
-    size: int
-    depth: int
-    iterations: int
-    seconds: float
-    warm_up: int
-    sleeps: bool
-    many: bool = False
 
 
 class Session:
@@ -62,10 +44,11 @@ class Session:
         source: MemoryRegion,
         target: MemoryRegion,
         remote: tuple[int, int],
-        plan: _BenchPlan,
-        shape: Shape,
+        run: Run,
+        *,
+        is_initiator: bool,
     ) -> None:
-        if shape.measure == "latency" and shape.operation == "write" and shape.sleeps:
+        if run.is_latency and run.operation == "write" and run.sleeps:
             raise BenchError(
                 "a Write raises no completion at its target, which cannot sleep for it"
             )
@@ -76,32 +59,33 @@ class Session:
         self._source_view = memoryview(source.array)
         self._target_view = memoryview(target.array)
         self._remote = remote
-        self._shape = shape
+        self._run = run
+        self._is_initiator = is_initiator
         self._posted = self._done = self._received = self._markers = self._replaced = 0
         self._moved_at = time.monotonic()
-        takes_data = shape.operation == "send" and shape.measure == "latency"
+        takes_data = run.operation == "send" and run.is_latency
         self._receive_segments: tuple[()] | Segment = self._target if takes_data else ()
         for _ in range(_FEW_RECEIVES):
             qp.receive(self._receive_segments)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, float]:
         """Return what was measured, in seconds."""
-        shape = self._shape
-        if not shape.is_initiator:
+        run = self._run
+        if not self._is_initiator:
             return self._respond_latency()
-        if shape.measure == "latency":
+        if run.is_latency:
             return self._initiate_latency()
-        self._burst(shape.warm_up, None)
-        count = shape.iterations or None
-        return self._burst(count, None if count else time.perf_counter() + shape.seconds)
+        self._burst(run.warm_up, None)
+        count = run.iterations or None
+        return self._burst(count, None if count else time.perf_counter() + run.seconds)
 
     # ---- what both ends do ----------------------------------------------------------------
 
     def _post(self) -> None:
         self._posted += 1
-        if self._shape.operation == "write":
+        if self._run.operation == "write":
             self._qp.write(self._source, self._remote)
-        elif self._shape.operation == "read":
+        elif self._run.operation == "read":
             self._qp.read(self._target, self._remote)
         else:
             self._qp.send(self._source)
@@ -113,7 +97,7 @@ class Session:
     def _collect(self, may_sleep: bool = True) -> None:
         results = self._cq.poll()
         if not results:
-            sleeps = self._shape.sleeps and may_sleep
+            sleeps = self._run.sleeps and may_sleep
             if not (sleeps and self._cq.wait(_STALL_LIMIT_S)):
                 self._check_stall()
             return
@@ -136,31 +120,31 @@ class Session:
         if self._qp.state == "error":
             raise BenchError("the peer ended the connection")
         # The target of Reads sees nothing of them; the other end notices a stall.
-        is_target = not self._shape.is_initiator and self._shape.operation == "read"
+        is_target = not self._is_initiator and self._run.operation == "read"
         if not is_target and time.monotonic() - self._moved_at > _STALL_LIMIT_S:
             raise BenchError(f"nothing moved for {_STALL_LIMIT_S:.0f} s")
 
     # ---- bandwidth and rate ---------------------------------------------------------------
 
-    def _burst(self, count: int | None, until: float | None) -> dict[str, Any]:
-        pairs = self._shape.measure == "rate" and self._shape.operation != "send"
+    def _burst(self, count: int | None, until: float | None) -> dict[str, float]:
+        pairs = self._run.measure == "rate" and self._run.operation != "send"
         markers = self._markers
         before = resource.getrusage(resource.RUSAGE_SELF)
         begin = time.perf_counter()
-        if self._shape.many:
+        if self._run.many:
             sent = self._batches(count, until)
         else:
             sent = self._pairs(count, until) if pairs else self._stream(count, until)
-        while self._shape.operation == "read" and self._done < self._posted:
+        while self._run.operation == "read" and self._done < self._posted:
             self._collect()
         reads_end = time.perf_counter()
         after = resource.getrusage(resource.RUSAGE_SELF)
         self._send_marker()
-        is_send = self._shape.operation == "send"
-        credits = sent // max(1, self._shape.depth // 2) if is_send else 0
+        is_send = self._run.operation == "send"
+        credits = sent // max(1, self._run.depth // 2) if is_send else 0
         while self._markers < markers + credits + 1:
             self._collect()
-        end = reads_end if self._shape.operation == "read" else time.perf_counter()
+        end = reads_end if self._run.operation == "read" else time.perf_counter()
         return {
             "operations": sent,
             "elapsed": end - begin,
@@ -170,9 +154,9 @@ class Session:
 
     def _stream(self, count: int | None, until: float | None) -> int:
         """Keep the window full."""
-        depth = self._shape.depth
+        depth = self._run.depth
         batch = max(1, depth // 2)
-        is_send = self._shape.operation == "send"
+        is_send = self._run.operation == "send"
         markers = self._markers
         sent = 0
         while sent != count and not (until is not None and time.perf_counter() >= until):
@@ -190,13 +174,13 @@ class Session:
     def _pairs(self, count: int | None, until: float | None) -> int:
         """Call one posting method and poll, over and over: what an operation costs a user."""
         post: Callable[..., None]
-        if self._shape.operation == "write":
+        if self._run.operation == "write":
             post, segment = self._qp.write, self._source
         else:
             post, segment = self._qp.read, self._target
         poll = self._cq.poll
         remote = self._remote
-        depth = self._shape.depth
+        depth = self._run.depth
         # A failed completion counts here like any other; the next call to post() raises then.
         in_flight = self._posted - self._done
         sent = 0
@@ -214,14 +198,14 @@ class Session:
 
     def _batches(self, count: int | None, until: float | None) -> int:
         """Call post_many and poll_into over and over: as many requests as there is room for."""
-        depth = self._shape.depth
+        depth = self._run.depth
         rows = np.zeros(depth, request_dtype)
-        segment = self._target if self._shape.operation == "read" else self._source
-        rows["type"] = OperationType[self._shape.operation.upper()]
+        segment = self._target if self._run.operation == "read" else self._source
+        rows["type"] = OperationType[self._run.operation.upper()]
         rows["local_address"] = segment.address
         rows["local_length"] = segment.length
         rows["local_token"] = segment.token
-        if self._shape.operation != "send":
+        if self._run.operation != "send":
             rows["remote_address"], rows["remote_token"] = self._remote
         results = np.zeros(depth, result_dtype)
         in_flight = self._posted - self._done
@@ -250,7 +234,7 @@ class Session:
     def _drain(self, in_flight: int) -> int:
         self._moved_at = time.monotonic()
         idle = 0
-        while in_flight >= self._shape.depth:
+        while in_flight >= self._run.depth:
             taken = len(self._cq.poll())
             in_flight -= taken
             idle = 0 if taken else idle + 1
@@ -260,17 +244,17 @@ class Session:
 
     # ---- latency --------------------------------------------------------------------------
 
-    def _initiate_latency(self) -> dict[str, Any]:
-        shape = self._shape
-        round_trip = getattr(self, f"_{shape.operation}_round_trip")
-        for i in range(shape.warm_up):
+    def _initiate_latency(self) -> dict[str, float]:
+        run, warm_up = self._run, self._run.warm_up
+        round_trip = getattr(self, f"_{run.operation}_round_trip")
+        for i in range(warm_up):
             round_trip(i)
-        limit = min(shape.iterations or _MOST_SAMPLES, _MOST_SAMPLES)
-        seconds = None if shape.iterations else shape.seconds
+        limit = min(run.iterations or _MOST_SAMPLES, _MOST_SAMPLES)
+        seconds = None if run.iterations else run.seconds
         samples = []
         begin = before = time.perf_counter()
         for i in range(limit):
-            round_trip(shape.warm_up + i)
+            round_trip(warm_up + i)
             after = time.perf_counter()
             samples.append(after - before)
             before = after
@@ -302,16 +286,16 @@ class Session:
 
     def _write_round_trip(self, index: int) -> None:
         # The last byte counts 1 to 255, so it differs from what it was before.
-        last, tag = self._shape.size - 1, 1 + index % 255
+        last, tag = self._run.size - 1, 1 + index % 255
         self._source_view[last] = tag
         self._post()
         while self._target_view[last] != tag:
             self._collect(may_sleep=False)
         self._moved_at = time.monotonic()
 
-    def _respond_latency(self) -> dict[str, Any]:
-        last = self._shape.size - 1
-        watches = self._shape.operation == "write"
+    def _respond_latency(self) -> dict[str, float]:
+        last = self._run.size - 1
+        watches = self._run.operation == "write"
         answered = 0
         begin = time.perf_counter()
         while self._markers == 0:

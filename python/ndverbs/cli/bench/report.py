@@ -16,31 +16,18 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ndverbs._native import Adapter
 from ndverbs.cli.bench import rivals as bench_rivals
-from ndverbs.cli.bench.ends import Measure, Operation, Peer, Run, measure
+from ndverbs.cli.bench.ends import Peer, measure
 from ndverbs.cli.bench.loops import BenchError
+from ndverbs.cli.bench.runs import Measure, Operation, Row, Run
 
 _DEFAULT_SIZES: dict[Measure, int] = {"latency": 8, "bandwidth": 1 << 20, "rate": 8}
 _MANY_DEPTH = 1024
 _DEFAULT_DEPTHS: dict[Measure, int] = {"latency": 1, "bandwidth": 16, "rate": 64}
 # Calls that one measurement of user CPU is spread over; the kernel counts it in ticks.
 _PYTHON_PAIRS = 100_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One figure as printed and as JSON has it."""
-
-    name: str
-    value: float
-    unit: str
-    ratio: float | None = None
-    target: float | None = None
-    spread: float | None = None
-    command: str = ""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         from ndverbs.cli.bench import stream
 
         args.against = rivals
-        rows = [Row(**row) for row in stream.rows(args)]
+        rows = stream.rows(args)
     else:
         runs = list(_runs(args))
         with Adapter.open(args.adapter) as adapter, Peer() as peer:
@@ -164,7 +151,7 @@ def _rows(
         )
 
 
-def _figures(run: Run, result: dict[str, Any]) -> dict[str, float]:
+def _figures(run: Run, result: dict[str, float]) -> dict[str, float]:
     """Return the figures of one run by label; the main one has none."""
     operations, elapsed = result["operations"], result["elapsed"]
     if run.is_latency:
@@ -223,7 +210,7 @@ def command_of(run: Run) -> str:
     return " ".join(parts)
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, str | float | None]:
     """Return what a figure depends on beside the program."""
     return {
         "kernel": platform.release(),

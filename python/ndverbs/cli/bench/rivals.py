@@ -21,8 +21,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ndverbs._native import AdapterInfo, adapters
-from ndverbs.cli.bench.ends import Run
 from ndverbs.cli.bench.loops import BenchError
+from ndverbs.cli.bench.runs import Run
 
 _PROGRAMS = {
     "iperf3": "iperf3",
@@ -94,7 +94,7 @@ def measure(name: str, run: Run) -> Figure:
     if lacking is not None:
         raise BenchError(lacking)
     functions = {
-        "iperf3": _iperf3,
+        "iperf3": lambda run: iperf3(max(1, round(run.seconds))),
         "ucx": _ucx,
         "fi_pingpong": _fi_pingpong,
         "socket": _socket,
@@ -106,10 +106,11 @@ def measure(name: str, run: Run) -> Figure:
         raise BenchError(f"{name} failed: {failure}") from failure
 
 
-def _iperf3(run: Run) -> Figure:
+def iperf3(seconds: int, length: int | None = None) -> Figure:
+    """Run iperf3 once, with writes of so many bytes."""
     port = _free_port()
-    seconds = max(1, round(run.seconds))
     client = ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", str(seconds), "-J"]
+    client += [] if length is None else ["-l", str(length)]
     with _server(["iperf3", "-s", "-1", "-B", "127.0.0.1", "-p", str(port)], port):
         report = json.loads(_output(client))
     if "error" in report:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import shlex
 import socket
 import statistics
 import struct
@@ -18,21 +17,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
+from ndverbs._native import Stream
 from ndverbs._sharing import adapter_for
 from ndverbs.cli.bench.loops import BenchError
+from ndverbs.cli.bench.rivals import iperf3
+from ndverbs.cli.bench.runs import Row
 from ndverbs.socket import Socket
 
 _HEADER = struct.Struct("=BBQQ")  # latency?, in Python?, size, total or count
 _SINK_SIZE = 128 * 1024
 _WARM_UP = 200
-_START_S = 30.0
 
 Kind = Literal["native", "Python", "socket"]
+AnySocket: TypeAlias = Socket | socket.socket
 
 
-def _read(sock: Any, count: int) -> bytes:
+def _read(sock: AnySocket, count: int) -> bytes:
     data = b""
     while len(data) < count:
         piece = sock.recv(count - len(data))
@@ -42,7 +44,7 @@ def _read(sock: Any, count: int) -> bytes:
     return data
 
 
-def _source(sock: Any, size: int, total: int) -> float:
+def _source(sock: AnySocket, size: int, total: int) -> float:
     data = bytes(size)
     begin = time.perf_counter()
     for _ in range(total // size):
@@ -51,7 +53,7 @@ def _source(sock: Any, size: int, total: int) -> float:
     return time.perf_counter() - begin
 
 
-def _sink(sock: Any, total: int) -> None:
+def _sink(sock: AnySocket, total: int) -> None:
     buffer = memoryview(bytearray(_SINK_SIZE))
     done = 0
     while done < total:
@@ -62,7 +64,7 @@ def _sink(sock: Any, total: int) -> None:
     sock.sendall(b"\1")
 
 
-def _ping(sock: Any, size: int, count: int) -> list[float]:
+def _ping(sock: AnySocket, size: int, count: int) -> list[float]:
     data = bytes(size)
     samples = []
     clock = time.perf_counter
@@ -76,26 +78,28 @@ def _ping(sock: Any, size: int, count: int) -> list[float]:
     return samples
 
 
-def _echo(sock: Any, size: int, count: int) -> None:
+def _echo(sock: AnySocket, size: int, count: int) -> None:
     for _ in range(count):
         sock.sendall(_read(sock, size))
 
 
-def _initiate(sock: Any, is_native: bool, is_latency: bool, size: int, amount: int) -> Any:
-    """Run one measurement over a fresh connection: seconds, or the samples of round trips."""
+def _initiate(
+    sock: AnySocket, is_native: bool, is_latency: bool, size: int, amount: int
+) -> list[float]:
+    """Run one measurement over a fresh connection: seconds, of each round trip or of all."""
     sock.sendall(_HEADER.pack(is_latency, not is_native, size, amount))
     _read(sock, 1)
-    stream = sock._stream if is_native else None
+    stream = _stream_of(sock) if is_native else None
     if is_latency:
         samples = stream._bench_ping(size, amount) if stream else _ping(sock, size, amount)
         return samples[min(_WARM_UP, amount // 2) :]
-    return stream._bench_source(size, amount) if stream else _source(sock, size, amount)
+    return [stream._bench_source(size, amount) if stream else _source(sock, size, amount)]
 
 
-def _serve(sock: Any) -> None:
+def _serve(sock: AnySocket) -> None:
     is_latency, is_python, size, amount = _HEADER.unpack(_read(sock, _HEADER.size))
     sock.sendall(b"\1")
-    stream = None if is_python else sock._stream
+    stream = None if is_python else _stream_of(sock)
     if is_latency:
         stream._bench_echo(size, amount) if stream else _echo(sock, size, amount)
     else:
@@ -103,12 +107,16 @@ def _serve(sock: Any) -> None:
     sock.recv(1)  # the other end closes first
 
 
-def _make(kind: Kind, adapter: str | None) -> Any:
+def _stream_of(sock: AnySocket) -> Stream | None:
+    return sock._stream if isinstance(sock, Socket) else None
+
+
+def _make(kind: str, adapter: str | None) -> AnySocket:
     return socket.socket() if kind == "socket" else Socket(adapter=adapter)
 
 
-def _prepare(sock: Any, kind: Kind) -> Any:
-    if kind == "socket":
+def _prepare(sock: AnySocket) -> AnySocket:
+    if isinstance(sock, socket.socket):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
@@ -132,11 +140,11 @@ def _figure(kind: Kind, address: tuple[str, int], run: _Run) -> float:
     """Return GB/s, or the median round trip in microseconds."""
     with _make(kind, run.adapter) as sock:
         sock.connect(address)
-        _prepare(sock, kind)
+        _prepare(sock)
         outcome = _initiate(sock, kind == "native", run.is_latency, run.size, run.amount)
     if run.is_latency:
-        return float(statistics.median(outcome)) * 1e6
-    return run.amount / float(outcome) / 1e9
+        return statistics.median(outcome) * 1e6
+    return run.amount / outcome[0] / 1e9
 
 
 class _Run:
@@ -148,9 +156,9 @@ class _Run:
         self.amount: int = wished if is_latency else max(1, wished) * size
 
 
-def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+def rows(args: argparse.Namespace) -> list[Row]:
     """Take the figures of one command, ours and theirs in turn, as rows of the report."""
-    found: list[dict[str, Any]] = []
+    found: list[Row] = []
     measures = [kind for kind, on in ((False, args.bw), (True, args.lat)) if on] or [False, True]
     runs = [
         _Run(args, is_latency, size)
@@ -159,7 +167,7 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     ]
     ours: Kind = "Python" if args.python else "native"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.closing(_Held(args.adapter)))
+        _kept = adapter_for(args.adapter)  # open between the connections
         address = stack.enter_context(_peer(ours, args.adapter))
         rival = stack.enter_context(_peer("socket", None)) if "socket" in args.against else None
         for run in runs:
@@ -169,24 +177,14 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
                 if rival is not None:
                     values.setdefault("socket", []).append(_figure("socket", rival, run))
                 if "iperf3" in args.against and not run.is_latency:
-                    values.setdefault("iperf3", []).append(_iperf3(run.size))
+                    values.setdefault("iperf3", []).append(iperf3(1, run.size).value)
             found += _rows_of(args, run, values, ours)
     return found
 
 
-class _Held:
-    """Keeps the shared adapter open between the connections of a command."""
-
-    def __init__(self, adapter: str | None) -> None:
-        self._adapter = adapter_for(adapter)
-
-    def close(self) -> None:
-        del self._adapter
-
-
 def _rows_of(
     args: argparse.Namespace, run: _Run, values: dict[str, list[float]], ours: Kind
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     title = f"stream {'round trip' if run.is_latency else 'bandwidth'} {run.size} B"
     title += " Python" * (ours == "Python")
     command = f"ndverbs bench stream {'--lat' if run.is_latency else '--bw'} --sizes {run.size}"
@@ -201,48 +199,28 @@ def _rows_of(
             target = 0.9
         elif name == "socket" and ours == "Python":
             target = 1.0
-        yield {
-            "name": f"{title} / {name}" if name else title,
-            "value": median,
-            "unit": "us" if run.is_latency else "GB/s",
-            "ratio": ratio,
-            "target": target,
-            "spread": (max(figures) - min(figures)) / median if len(figures) > 1 else None,
-            "command": f"{command} --against {name}" if name else command,
-        }
+        yield Row(
+            f"{title} / {name}" if name else title,
+            median,
+            "us" if run.is_latency else "GB/s",
+            ratio,
+            target,
+            (max(figures) - min(figures)) / median if len(figures) > 1 else None,
+            f"{command} --against {name}" if name else command,
+        )
 
 
-def _iperf3(size: int) -> float:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    server = ["iperf3", "-s", "-1", "-B", "127.0.0.1", "-p", str(port)]
-    client = ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", "1", "-l", str(size), "-J"]
-    with subprocess.Popen(server, stdout=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + _START_S
-            while time.monotonic() < deadline:
-                done = subprocess.run(client, capture_output=True, text=True, check=False)
-                report = json.loads(done.stdout or "{}")
-                if "end" in report and "error" not in report:
-                    return float(report["end"]["sum_received"]["bits_per_second"]) / 8e9
-                time.sleep(0.05)  # it does not listen yet
-        finally:
-            process.terminate()
-    raise BenchError(f"{shlex.join(client)} gave no figure")
-
-
-def _main(kind: Kind, adapter: str | None) -> None:
+def _main(kind: str, adapter: str | None) -> None:
     with _make(kind, adapter) as server:
-        host = "127.0.0.1" if kind == "socket" else server._adapter.info.addresses[0]
+        host = server._adapter.info.addresses[0] if isinstance(server, Socket) else "127.0.0.1"
         server.bind((host, 0))
         server.listen()
         print(json.dumps(server.getsockname()), flush=True)
         while True:
             connection, _ = server.accept()
-            with _prepare(connection, kind), contextlib.suppress(BenchError, ConnectionError):
+            with _prepare(connection), contextlib.suppress(BenchError, ConnectionError):
                 _serve(connection)
 
 
 if __name__ == "__main__":
-    given: Any = sys.argv[1]
-    _main(given, sys.argv[2] or None)
+    _main(sys.argv[1], sys.argv[2] or None)
