@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import errno
 import operator
-from typing import Any
+from typing import TypeAlias
 
 from ndverbs._native import Status
 from ndverbs.errors import RdmaError, error
 
-Address = str | tuple[Any, ...]
+# As the socket module has addresses: of IPv6 also with flow and scope.
+SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+Address: TypeAlias = str | SocketAddress
 
 _FORMS = 'an address is a string "host:port" or "[v6]:port", or a pair (host, port)'
 
@@ -99,7 +101,7 @@ def text(address: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def socket_address(address: tuple[str, int], family: int) -> tuple[Any, ...]:
+def socket_address(address: tuple[str, int], family: int) -> SocketAddress:
     """Return an address as the socket module gives it: of IPv6, with its flow and scope."""
     import socket
 

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ndverbs._native import Status
 from ndverbs.errors import RdmaBufferError
 
-Buffer = Any  # what has a buffer: bytes, arrays, memoryviews
+if TYPE_CHECKING:
+    from ndverbs._native import _Memory
+
+Buffer: TypeAlias = "_Memory"  # what has a buffer: bytes, arrays, memoryviews
 
 
 def bytes_of(call: str, buffer: Buffer) -> memoryview:
@@ -29,16 +32,17 @@ def bytes_of(call: str, buffer: Buffer) -> memoryview:
     RdmaBufferError
         It is not C-contiguous, or it holds Python objects.
     """
+    exporter: Any = buffer  # NumPy's stubs say that an array is a Buffer from Python 3.12 on only
     try:
-        view = memoryview(buffer)
+        view = memoryview(exporter)
     except (BufferError, ValueError):
-        return _bytes_by_numpy(call, buffer)  # of a type that has no format
+        return _bytes_by_numpy(call, exporter)  # of a type that has no format
     if view.c_contiguous and "O" not in (view.format or ""):
         if view.nbytes == 0:
             return memoryview(bytearray())
         with contextlib.suppress(NotImplementedError, TypeError, ValueError):
             return view.cast("B")  # raises for formats that memoryview does not know
-    return _bytes_by_numpy(call, buffer)
+    return _bytes_by_numpy(call, exporter)
 
 
 def _bytes_by_numpy(call: str, buffer: Any) -> memoryview:
@@ -60,5 +64,4 @@ def _bytes_by_numpy(call: str, buffer: Any) -> memoryview:
         )
     if array.nbytes == 0:
         return memoryview(bytearray())
-    plain: Any = np.frombuffer(buffer, np.uint8)
-    return memoryview(plain)
+    return np.frombuffer(buffer, np.uint8).data

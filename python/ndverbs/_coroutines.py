@@ -12,9 +12,10 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypedDict, Unpack
 
 from ndverbs import _address, _native
+from ndverbs._address import Address
 from ndverbs._native import (
     CompletionQueue,
     Connector,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
     from ndverbs._native import QueuePair
 
-Address = str | tuple[str, int]
-
 # The core ends an attempt at its timeout and says what it waited for; this is when we give up.
 _GRACE_S = 0.25
 # An iteration that always finds completions lets other tasks run after this many.
@@ -41,12 +40,18 @@ _RESULTS_PER_TURN = 64
 _A_YEAR_S = 365 * 86400.0
 
 
+class _Options(TypedDict, total=False):
+    """Keyword arguments for the native call, which checks all of them; this one is read here."""
+
+    timeout: float | None
+
+
 async def _connect_async(
     self: Connector,
     qp: QueuePair,
     local: Address | SharedEndpoint | None,
     peer: Address,
-    **options: Any,
+    **options: Unpack[_Options],
 ) -> None:
     operation = self._start_connect(
         qp,
@@ -57,14 +62,18 @@ async def _connect_async(
     try:
         await _outcome(operation, _with_grace(options.get("timeout", 10)), "connect")
     except BaseException:
-        # The peer may have accepted in the very moment of the cancellation.
+        # The peer may have accepted at the moment of the cancellation.
         if not self.closed and self.state == "accepted":
             self.reject()
         raise
 
 
 async def _connect_with_shared_endpoint_async(
-    self: Connector, qp: QueuePair, endpoint: SharedEndpoint, peer: Address, **options: Any
+    self: Connector,
+    qp: QueuePair,
+    endpoint: SharedEndpoint,
+    peer: Address,
+    **options: Unpack[_Options],
 ) -> None:
     if not isinstance(endpoint, SharedEndpoint):
         raise TypeError("endpoint must be a SharedEndpoint")
@@ -81,7 +90,7 @@ async def _complete_connect_async(
     await _outcome(self._start_complete_connect(on_disconnect), timeout, "complete_connect")
 
 
-async def _accept_async(self: Connector, qp: QueuePair, **options: Any) -> None:
+async def _accept_async(self: Connector, qp: QueuePair, **options: Unpack[_Options]) -> None:
     operation = self._start_accept(qp, **options)
     await _outcome(operation, _with_grace(options.get("timeout", 60)), "accept")
 
@@ -187,7 +196,7 @@ async def _outcome(operation: Operation, timeout: float | None, what: str) -> No
 
 
 class _Completion(Protocol):
-    def add_done_callback(self, function: Callable[[Any], object], /) -> object: ...
+    def add_done_callback(self, function: Callable[[object], object], /) -> object: ...
 
 
 async def wait_for_completion(completion: _Completion) -> None:
@@ -227,7 +236,7 @@ def _settle(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def _resolved(address: Address) -> Address:
+async def _resolved(address: Address) -> tuple[str, int]:
     """Resolve a host name on an executor's thread, because that may block."""
     import asyncio
 
@@ -296,7 +305,7 @@ def _watch(
 
 def attach() -> None:
     """Set the coroutines on their classes, with the stub's pages; ndverbs does this once."""
-    twins: dict[type[Any], dict[str, Callable[..., Any]]] = {
+    twins: dict[type, dict[str, Callable[..., object]]] = {
         Connector: {
             "connect_async": _connect_async,
             "connect_with_shared_endpoint_async": _connect_with_shared_endpoint_async,

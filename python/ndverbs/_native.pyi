@@ -47,7 +47,7 @@ class _Remote(Protocol):
 _Memory: TypeAlias = Buffer | NDArray[Any]
 _Segments: TypeAlias = Segment | MemoryRegion | _Memory | Sequence[Segment | MemoryRegion | _Memory]
 _RemoteLike: TypeAlias = _Remote | tuple[int, int]
-_Address: TypeAlias = str | tuple[str, int]
+_Address: TypeAlias = str | tuple[str, int] | tuple[str, int, int, int]
 
 class Status(enum.IntEnum):
     """NDK statuses: unsigned 32-bit NTSTATUS values; bit 31 set means failure."""

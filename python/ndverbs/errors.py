@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exceptions, and the one table that says which status raises which class.
+"""Exceptions; which status raises which class is said by the list of statuses in C++.
 
 Every class derives from RdmaError, which is an OSError, and from the builtin that people already
 catch: ``except TimeoutError`` and ``except ndverbs.RdmaError`` both see a timeout.
@@ -11,7 +11,7 @@ import builtins
 import errno as _errno
 import logging
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ndverbs._native import Status, _error_classes
 
@@ -85,7 +85,7 @@ class RdmaError(OSError):
             text += f"; {self.hint}"
         return text
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickle by what was given, so that subclasses and chains survive processes."""
         return (
             _rebuilt,

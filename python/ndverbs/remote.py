@@ -228,7 +228,7 @@ class RemoteBuffer:
         shape = struct.unpack_from(f"<{dimensions}Q", data, _HEADER.size)
         return cls(address, token, nbytes, _dtype_of(data[shape_end:]), shape, access)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickle by value."""
         return (
             RemoteBuffer,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -30,8 +30,19 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def collect() -> dict[str, Any]:
-    """Return everything as values that JSON can hold."""
+class Facts(TypedDict):
+    """What the command shows, as values that JSON can hold."""
+
+    ndverbs: str
+    python: str
+    numpy: str
+    system: str
+    adapters: list[dict[str, object]]
+    missing: list[str]
+
+
+def collect() -> Facts:
+    """Look at all of it."""
     adapters = ndverbs.adapters()
     return {
         "ndverbs": ndverbs.__version__,
@@ -58,14 +69,14 @@ def as_text() -> str:
     for adapter in facts["adapters"]:
         lines += ["", f"adapter {adapter.pop('name')}"]
         width = max(len(key) for key in adapter)
-        adapter["adapter_flags"] = hex(adapter["adapter_flags"])
+        adapter["adapter_flags"] = f"{adapter['adapter_flags']:#x}"
         lines += [f"  {key:{width}}  {_text(value)}" for key, value in adapter.items()]
     lines += ["", *facts["missing"]] if facts["missing"] else []
     return "\n".join(lines)
 
 
-def _fields(adapter: ndverbs.AdapterInfo) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
+def _fields(adapter: ndverbs.AdapterInfo) -> dict[str, object]:
+    fields: dict[str, object] = {}
     names = [name for name in dir(adapter) if not name.startswith("_")]
     # The order in which people look for them: who it is, then its limits.
     first = [name for name in ("name", "provider", "rdma_technology", "version") if name in names]

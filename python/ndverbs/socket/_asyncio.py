@@ -95,9 +95,8 @@ async def start_server(
 
     try:
         sock.bind((name, number))
-        callback: Any = connected
         return await asyncio.start_server(
-            callback, sock=sock, backlog=backlog, limit=limit, **options
+            connected, sock=sock, backlog=backlog, limit=limit, **options
         )
     except BaseException:
         sock.close()
@@ -135,10 +134,9 @@ def _is_host(host: Address) -> bool:
 
 def _send_files_by_copy(writer: asyncio.StreamWriter) -> None:
     # asyncio would hand the descriptor to os.sendfile, and no data goes through it.
-    transport: Any = writer.transport
-    mode = getattr(transport, "_sendfile_compatible", None)
+    mode = getattr(writer.transport, "_sendfile_compatible", None)
     if mode is not None:
-        transport._sendfile_compatible = type(mode).FALLBACK
+        writer.transport._sendfile_compatible = type(mode).FALLBACK  # type: ignore[attr-defined]
 
 
 for _public in (open_connection, start_server):

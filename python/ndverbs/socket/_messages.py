@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import socket as _socket
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from ndverbs._buffers import Buffer, bytes_of
 from ndverbs._native import Status
@@ -14,6 +14,7 @@ from ndverbs.errors import RdmaBufferError
 
 # Buffers of sendmsg() that are so small together leave as one message.
 _GATHERED = 64 * 1024
+_Ancillary: TypeAlias = list[tuple[int, int, bytes]]  # always empty
 
 
 class Messages:
@@ -33,7 +34,7 @@ class Messages:
     def sendmsg(
         self,
         buffers: Iterable[Buffer],
-        ancdata: Iterable[Any] = (),
+        ancdata: Iterable[object] = (),
         flags: int = 0,
         address: None = None,
         /,
@@ -59,14 +60,14 @@ class Messages:
 
     def recvmsg(
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
-    ) -> tuple[bytes, list[Any], int, None]:
+    ) -> tuple[bytes, _Ancillary, int, None]:
         """Receive; there is no ancillary data."""
         _check_ancillary(ancbufsize)
         return self.recv(bufsize, flags), [], 0, None
 
     def recvmsg_into(
         self, buffers: Iterable[Buffer], ancbufsize: int = 0, flags: int = 0, /
-    ) -> tuple[int, list[Any], int, None]:
+    ) -> tuple[int, _Ancillary, int, None]:
         """Receive into the first buffers that have room for what is there."""
         _check_ancillary(ancbufsize)
         views = [_writable("recvmsg_into", buffer) for buffer in buffers]

@@ -12,10 +12,10 @@ import os
 import socket as _socket
 import sys
 import warnings
-from typing import IO, Any, Self
+from typing import IO, Any, NoReturn, Self
 
 from ndverbs import _address, _native
-from ndverbs._address import Address
+from ndverbs._address import Address, SocketAddress
 from ndverbs._buffers import Buffer
 from ndverbs._native import Adapter
 from ndverbs._sharing import adapter_for
@@ -24,6 +24,8 @@ from ndverbs.socket._mappings import Mappings
 from ndverbs.socket._messages import Messages
 
 _DATA_CALLS = ("send", "sendall", "recv", "recv_into")
+# Its methods in Python work on every object that has the native ones.
+_standard: Any = _socket.socket
 
 
 class Socket(Mappings, Messages):
@@ -105,7 +107,7 @@ class Socket(Mappings, Messages):
                 continue
         return text + ">"
 
-    def __getstate__(self) -> Any:
+    def __getstate__(self) -> NoReturn:
         """Refuse: a connection cannot be copied."""
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")
 
@@ -159,7 +161,7 @@ class Socket(Mappings, Messages):
             host, port = self._endpoint.local_address
         self._local = host, port
 
-    def getsockname(self) -> tuple[Any, ...]:
+    def getsockname(self) -> SocketAddress:
         """Return the local address."""
         self._check_open()
         if self._listener is not None:
@@ -173,14 +175,14 @@ class Socket(Mappings, Messages):
             return self._pair(self._local)
         return self._pair(("0.0.0.0" if self.family == _socket.AF_INET else "::", 0))
 
-    def getpeername(self) -> tuple[Any, ...]:
+    def getpeername(self) -> SocketAddress:
         """Return the peer's address."""
         self._check_open()
         if self._stream is None:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
         return self._pair(self._stream.peer_address)
 
-    def _pair(self, address: tuple[str, int]) -> tuple[Any, ...]:
+    def _pair(self, address: tuple[str, int]) -> SocketAddress:
         return _address.socket_address(address, self.family)
 
     def _resolved(self, address: Address) -> tuple[str, int]:
@@ -254,7 +256,7 @@ class Socket(Mappings, Messages):
             self._local, self._options.native, _options.backlog_of(backlog)
         )
 
-    def accept(self) -> tuple[Socket, tuple[Any, ...]]:
+    def accept(self) -> tuple[Socket, SocketAddress]:
         """Wait for a connection; return its socket and the peer's address."""
         self._check_open()
         if self._listener is None:
@@ -272,7 +274,7 @@ class Socket(Mappings, Messages):
             made.setblocking(True)
         return made, made._peer_or_empty()
 
-    def _peer_or_empty(self) -> tuple[Any, ...]:
+    def _peer_or_empty(self) -> SocketAddress:
         try:
             return self.getpeername()
         except OSError:
@@ -314,7 +316,9 @@ class Socket(Mappings, Messages):
         """Return whether calls may wait."""
         return self._timeout != 0
 
-    def setsockopt(self, level: int, name: int, value: Any, length: int | None = None) -> None:
+    def setsockopt(
+        self, level: int, name: int, value: _options.Value, length: int | None = None
+    ) -> None:
         """Set an option of `ndverbs.socket_options`; others raise OSError with ENOPROTOOPT."""
         self._check_open()
         self._options.set(level, name, value)
@@ -323,7 +327,7 @@ class Socket(Mappings, Messages):
         if self._listener is not None:
             self._listener.set_options(self._options.native)
 
-    def getsockopt(self, level: int, name: int, length: int = 0) -> Any:
+    def getsockopt(self, level: int, name: int, length: int = 0) -> int | bytes:
         """Get an option."""
         self._check_open()
         if level == _socket.SOL_SOCKET:
@@ -373,20 +377,19 @@ class Socket(Mappings, Messages):
         """Receive into a buffer; a stream's data has no address."""
         return self.recv_into(buffer, nbytes, flags), None
 
-    def makefile(self, mode: str = "r", buffering: int | None = None, **options: Any) -> IO[Any]:
+    def makefile(
+        self, mode: str = "r", buffering: int | None = None, **options: str | None
+    ) -> IO[Any]:
         """Make a file of it, as socket.socket.makefile does."""
-        helper: Any = _socket.socket
-        made: IO[Any] = helper.makefile(self, mode, buffering, **options)
+        made: IO[Any] = _standard.makefile(self, mode, buffering, **options)
         return made
 
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
         """Send a file, by send()."""
-        helper: Any = _socket.socket
-        return int(helper._sendfile_use_send(self, file, offset, count))
+        return int(_standard._sendfile_use_send(self, file, offset, count))
 
     def _check_sendfile_params(self, file: IO[bytes], offset: int, count: int | None) -> None:
-        helper: Any = _socket.socket
-        helper._check_sendfile_params(self, file, offset, count)
+        _standard._check_sendfile_params(self, file, offset, count)
 
     # ---- inside -----------------------------------------------------------------------------
 

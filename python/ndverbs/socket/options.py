@@ -12,7 +12,7 @@ import errno
 import operator
 import socket
 import struct
-from typing import Any
+from typing import SupportsIndex, TypeAlias
 
 from ndverbs import _native
 
@@ -31,6 +31,8 @@ _C_INT = (-(1 << 31), (1 << 31) - 1)
 _SECONDS = (1, 32767)  # as Linux has it
 _BUFFER = (4096, 1 << 30)
 _SOCKET, _TCP = socket.SOL_SOCKET, socket.IPPROTO_TCP
+# As setsockopt takes one: an integer, or packed.
+Value: TypeAlias = SupportsIndex | bytes | bytearray | memoryview
 
 
 class Kind(enum.Enum):
@@ -101,12 +103,13 @@ class SocketOption(enum.Enum):
                 return option
         raise OSError(errno.ENOPROTOOPT, f"a stream has no option {number} of level {level}")
 
-    def read(self, value: Any) -> Any:
+    def read(self, value: Value) -> int | tuple[int, int]:
         """Return what a program has given as the option takes it, or raise OSError with EINVAL."""
         if self.kind is Kind.PAIR:
             if not isinstance(value, bytes | bytearray) or len(value) != 8:
                 raise OSError(errno.EINVAL, f"{self.name} takes two packed integers")
-            return struct.unpack("ii", value)
+            is_on, seconds = struct.unpack("ii", value)
+            return is_on, seconds
         number = _to_int(value)
         if self.kind is Kind.SWITCH:
             return int(bool(number))
@@ -137,11 +140,11 @@ class Options:
         made._linger = self._linger
         return made
 
-    def set(self, level: int, name: int, value: Any) -> None:
+    def set(self, level: int, name: int, value: Value) -> None:
         """Set one option."""
         option = SocketOption.of(level, name)
         given = option.read(value)
-        if option.kind is Kind.PAIR:
+        if isinstance(given, tuple):
             self._linger = given
         elif option.attribute is not None:
             setattr(self.native, option.attribute, given)
@@ -180,7 +183,7 @@ def backlog_of(value: int) -> int:
     return min(max(1, operator.index(value)), _C_INT[1])
 
 
-def _to_int(value: Any) -> int:
+def _to_int(value: Value) -> int:
     if isinstance(value, bytes | bytearray | memoryview):
         if len(value) < 4:
             raise OSError(errno.EINVAL, f"an option's value has 4 bytes, not {len(value)}")

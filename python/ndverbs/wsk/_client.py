@@ -6,20 +6,24 @@ from __future__ import annotations
 import functools
 import os
 import socket as _socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
-from ndverbs._address import Address
+from ndverbs._address import Address, SocketAddress
 from ndverbs._native import Adapter, Status, adapters
 from ndverbs.errors import error
 from ndverbs.wsk import _events
 from ndverbs.wsk._connection import Socket
 from ndverbs.wsk._listening import ListeningSocket, OnAbort, OnAccept, OnInspect
 from ndverbs.wsk._names import ClientControl
-from ndverbs.wsk._request import Promise, Request
+from ndverbs.wsk._request import Promise, Request, T
 
 VERSION = (1, 0)
+
+_Addresses: TypeAlias = Sequence[
+    tuple[_socket.AddressFamily, _socket.SocketKind, int, str, SocketAddress | tuple[int, bytes]]
+]
 
 
 @functools.cache
@@ -141,7 +145,7 @@ def set_static_event_callbacks(mask: int) -> None:
     _events.static.choose(mask)
 
 
-def control_client(code: int, value: Any = None) -> Any:
+def control_client(code: int, value: Any = None) -> list[dict[str, object]] | None:
     """WskControlClient: what concerns no single socket.
 
     TRANSPORT_LIST_QUERY gives a row for each adapter and address family; codes that are about
@@ -175,7 +179,7 @@ def get_address_info(
     *,
     family: int = 0,
     flags: int = 0,
-) -> Request:
+) -> Request[_Addresses]:
     """WskGetAddressInfo: a request whose information is what socket.getaddrinfo returns.
 
     WskFreeAddressInfo has nothing to do: Python frees the list.
@@ -183,7 +187,7 @@ def get_address_info(
     if not node and service in (None, ""):
         raise error(Status.INVALID_PARAMETER, "get_address_info: give a node or a service")
 
-    def look_up() -> Any:
+    def look_up() -> _Addresses:
         for name in (node, service):
             if isinstance(name, str) and "\0" in name:
                 raise ValueError(f"{name!r} contains a null character")
@@ -192,15 +196,15 @@ def get_address_info(
     return _resolve("get_address_info", look_up)
 
 
-def get_name_info(address: tuple[Any, ...], flags: int = 0) -> Request:
+def get_name_info(address: SocketAddress, flags: int = 0) -> Request[tuple[str, str]]:
     """WskGetNameInfo: a request whose information is the pair (node, service)."""
     if not address:
         raise error(Status.INVALID_PARAMETER, "get_name_info: the address is empty")
     return _resolve("get_name_info", lambda: _socket.getnameinfo(address, flags))
 
 
-def _resolve(what: str, look_up: Callable[[], Any]) -> Request:
-    promise = Promise()
+def _resolve(what: str, look_up: Callable[[], T]) -> Request[T]:
+    promise: Promise[T] = Promise()
 
     def cancel() -> None:
         promise.settle(error(Status.CANCELLED, f"{what}: the request was cancelled"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 from ndverbs import _address, _native
 from ndverbs._address import Address
@@ -79,7 +78,7 @@ class Socket(Events, Controls, Closing):
             host, port = self._endpoint.local_address
         self._local = host, port
 
-    def connect(self, remote: Address, *, timeout: float | None = 10) -> Request:
+    def connect(self, remote: Address, *, timeout: float | None = 10) -> Request[int]:
         """WskConnect: connect; the request is done when the connection is made.
 
         After one that failed, the socket may connect again.
@@ -91,7 +90,7 @@ class Socket(Events, Controls, Closing):
                 "connect: the socket is not bound",
                 hint="bind() it first; port 0 lets the system choose",
             )
-        promise = Promise()
+        promise: Promise[int] = Promise()
         request = Request("connect", promise=promise, on_cancel=self._give_up_connecting)
         with self._changing:
             if self._connecting is not None:
@@ -137,7 +136,7 @@ class Socket(Events, Controls, Closing):
 
     def connect_ex(
         self, remote: Address, data: Buffer | None = None, flags: int = 0, *, timeout: float = 10
-    ) -> Request:
+    ) -> Request[int]:
         """WskConnectEx: connect and send first data, up to 65535 bytes; then both are done."""
         if flags:
             raise error(Status.INVALID_PARAMETER, f"connect_ex: flags {flags} must be 0")
@@ -147,12 +146,12 @@ class Socket(Events, Controls, Closing):
                 Status.BUFFER_OVERFLOW,
                 f"connect_ex: {first.nbytes} bytes of first data; at most {_LARGEST_FIRST_DATA} go",
             )
-        promise = Promise()
+        promise: Promise[int] = Promise()
 
-        def sent(request: Request) -> None:
+        def sent(request: Request[int]) -> None:
             promise.settle(request.exception(), request.information)
 
-        def connected(request: Request) -> None:
+        def connected(request: Request[int]) -> None:
             failure = request.exception()
             if failure is None and first.nbytes:
                 try:
@@ -186,7 +185,7 @@ class Socket(Events, Controls, Closing):
 
     # ---- data -------------------------------------------------------------------------------
 
-    def send(self, buffer: Buffer, flags: int = 0) -> Request:
+    def send(self, buffer: Buffer, flags: int = 0) -> Request[int]:
         """WskSend: send from the caller's memory; done when the device has sent all of it.
 
         Parameters
@@ -204,7 +203,7 @@ class Socket(Events, Controls, Closing):
             )
         return Request("send", transfer=self._stream.submit_send(buffer))
 
-    def receive(self, buffer: Buffer | None = None, flags: int = 0) -> Request:
+    def receive(self, buffer: Buffer | None = None, flags: int = 0) -> Request[int]:
         """WskReceive: fill the caller's memory; done with the first bytes, 0 at the end.
 
         Parameters
@@ -228,7 +227,7 @@ class Socket(Events, Controls, Closing):
                 Status.INVALID_PARAMETER, "receive: DRAIN takes neither WAITALL nor a buffer"
             )
         if nbytes == 0 and not is_drain:
-            promise = Promise()
+            promise: Promise[int] = Promise()
             promise.settle()
             self._resume()
             return Request("receive", promise=promise)
@@ -237,17 +236,17 @@ class Socket(Events, Controls, Closing):
                 return self._receive_later(buffer, is_all, is_drain)
             return self._submit_receive(buffer, is_all, is_drain)
 
-    def _submit_receive(self, buffer: Any, is_all: bool, is_drain: bool) -> Request:
+    def _submit_receive(self, buffer: Buffer | None, is_all: bool, is_drain: bool) -> Request[int]:
         transfer = self._stream.submit_receive(buffer, is_all=is_all, is_drain=is_drain)
         self._receives += 1
-        request = Request("receive", transfer=transfer)
+        request: Request[int] = Request("receive", transfer=transfer)
         request.add_done_callback(weakly(self._on_received))
         return request
 
-    def _receive_later(self, buffer: Any, is_all: bool, is_drain: bool) -> Request:
+    def _receive_later(self, buffer: Buffer | None, is_all: bool, is_drain: bool) -> Request[int]:
         """Of a receive inside a receive event: what the event shows is settled first."""
-        promise = Promise()
-        made: list[Request] = []
+        promise: Promise[int] = Promise()
+        made: list[Request[int]] = []
 
         def cancel() -> None:
             if made:
@@ -255,7 +254,7 @@ class Socket(Events, Controls, Closing):
             else:
                 promise.settle(error(Status.CANCELLED, "receive: the request was cancelled"))
 
-        def finished(done: Request) -> None:
+        def finished(done: Request[int]) -> None:
             promise.settle(done.exception(), done.information)
 
         request = Request("receive", promise=promise, on_cancel=cancel)
@@ -274,7 +273,7 @@ class Socket(Events, Controls, Closing):
         self._deferred.append(begin)
         return request
 
-    def _on_received(self, _: Request) -> None:
+    def _on_received(self, _: Request[int]) -> None:
         with self._calling:
             self._receives -= 1
         self._resume()
@@ -332,7 +331,7 @@ class Socket(Events, Controls, Closing):
 
     # ---- the end ----------------------------------------------------------------------------
 
-    def disconnect(self, data: Buffer | None = None, *, abortive: bool = False) -> Request:
+    def disconnect(self, data: Buffer | None = None, *, abortive: bool = False) -> Request[int]:
         """WskDisconnect: end the sending direction, behind all sends and final data; or abort.
 
         Receiving goes on after a graceful one, until the peer ends, too.
@@ -347,7 +346,7 @@ class Socket(Events, Controls, Closing):
                 raise error(Status.INVALID_DEVICE_STATE, "disconnect: the socket is not connected")
             self._is_local_abort = True
             self._stream.abort()
-            promise = Promise()
+            promise: Promise[int] = Promise()
             promise.settle()
             return Request("disconnect", promise=promise)
         if data is not None and bytes_of("disconnect", data).nbytes:

@@ -8,14 +8,15 @@ import errno
 import operator
 import socket as _socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ndverbs._native import Adapter, Status
 from ndverbs.errors import RdmaError, error
-from ndverbs.socket.options import Options
+from ndverbs.socket.options import Options, Value
 from ndverbs.wsk._names import SOL_SOCKET, Ioctl, Option, RequestType
 
 _IOCTL = -1  # the level of ioctls, which have none
+Answer: TypeAlias = int | list[str] | None
 
 
 class Owner(enum.Flag):
@@ -29,8 +30,8 @@ class Control(NamedTuple):
     """What one code does. A direction without a function is refused."""
 
     level: int
-    get: Callable[[Any], Any] | None = None
-    set: Callable[[Any, Any], Any] | None = None
+    get: Callable[[Any], Answer] | None = None
+    set: Callable[[Any, Any], Answer] | None = None
     owners: Owner = Owner.CONNECTION | Owner.LISTENING
 
 
@@ -43,7 +44,7 @@ def _of_stream(name: int) -> Control:
     )
 
 
-def _refuse_conditional_accept(owner: Any, value: Any) -> None:
+def _refuse_conditional_accept(owner: object, value: object) -> None:
     raise error(
         Status.INVALID_DEVICE_STATE,
         "control: conditional accept is chosen before the socket is bound",
@@ -100,7 +101,7 @@ class Controls:
 
     def control(
         self, request: RequestType, code: int, value: Any = None, *, level: int = SOL_SOCKET
-    ) -> Any:
+    ) -> Answer:
         """WskControlSocket: set an option, get one, or carry out an ioctl.
 
         Options of a listening socket are inherited by the sockets that it accepts. `level` is
@@ -117,9 +118,10 @@ class Controls:
         elif level == _socket.SOL_SOCKET:
             level = SOL_SOCKET
         elif level != SOL_SOCKET:
-            if is_set:
-                return self._set_stream_option(level, code, value)
-            return self._get_stream_option(level, code)
+            if not is_set:
+                return self._get_stream_option(level, code)
+            self._set_stream_option(level, code, value)
+            return None
         found = CONTROLS.get(code)
         if found is None or found.level != level or not found.owners & self._owner:
             kind = (self._owner.name or "").lower()
@@ -140,7 +142,7 @@ class Controls:
         except OSError as refused:
             raise _refusal(level, name, refused) from refused
 
-    def _set_stream_option(self, level: int, name: int, value: Any) -> None:
+    def _set_stream_option(self, level: int, name: int, value: Value) -> None:
         try:
             self._options.set(level, name, value)
         except OSError as refused:

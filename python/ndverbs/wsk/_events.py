@@ -12,7 +12,7 @@ import contextlib
 import operator
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ndverbs import _native
 from ndverbs._native import Adapter, Status
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 OnReceive = Callable[["Socket", "list[DataIndication]", Flag], "Status | int | None"]
 OnDisconnect = Callable[["Socket", Flag], object]
 OnSendBacklog = Callable[["Socket", int], object]
+F = TypeVar("F", bound=Callable[..., object])
 
 # Bits of the native event callback.
 _CONNECTED = 1
@@ -86,7 +87,7 @@ class Events:
         self._on_disconnect = on_disconnect
         self._on_send_backlog = on_send_backlog
         static.settled()
-        self._connecting: Promise | None = None
+        self._connecting: Promise[int] | None = None
         self._was_connected = False
         self._enabled = EventMask(0)
         # Held while a callback runs: one at a time, and close() waits for it.
@@ -226,10 +227,10 @@ class Events:
         promise.settle(failure)
 
     def _tell_data(self) -> None:
-        while self._callback(EventMask.RECEIVE) is not None and not self._is_stopped:
+        while self._is_due(EventMask.RECEIVE, self._on_receive) and not self._is_stopped:
             with self._calling:
                 try:
-                    with self._telling(EventMask.RECEIVE) as function:
+                    with self._telling(EventMask.RECEIVE, lambda: self._on_receive) as function:
                         if function is None or self._receives:
                             return
                         view = self._stream.look(MOST_INDICATED)
@@ -241,7 +242,7 @@ class Events:
                     for begin in deferred:
                         begin()
 
-    def _indicate(self, view: _native.StreamView, function: Callable[..., Any]) -> None:
+    def _indicate(self, view: _native.StreamView, function: OnReceive) -> None:
         indication = DataIndication(view, self)
         flags = Flag.NONE
         if self._stream.is_short_of_memory:
@@ -250,7 +251,7 @@ class Events:
             flags |= Flag.ENTIRE_MESSAGE
         accepted = 0
         try:
-            answer = function(self, [indication], flags)
+            answer = function(cast("Socket", self), [indication], flags)
             # Status is an integer, too: 0 is SUCCESS, of everything.
             if answer is None or answer is Status.SUCCESS:
                 accepted = len(view)
@@ -269,7 +270,7 @@ class Events:
         stream = self._stream
         if self._is_local_abort or not self._was_connected:
             return
-        if self._callback(EventMask.DISCONNECT) is None:
+        if not self._is_due(EventMask.DISCONNECT, self._on_disconnect):
             return
         if stream.phase == "over" and self._is_broken():
             flags = Flag.ABORTIVE
@@ -279,10 +280,10 @@ class Events:
             return
         if self._told_end in (flags, Flag.ABORTIVE):
             return
-        with self._telling(EventMask.DISCONNECT) as function:
+        with self._telling(EventMask.DISCONNECT, lambda: self._on_disconnect) as function:
             if function is not None:
                 self._told_end = flags
-                function(self, flags)
+                function(cast("Socket", self), flags)
 
     def _is_broken(self) -> bool:
         if not self._stream.is_peer_shut:
@@ -299,27 +300,23 @@ class Events:
         owes, self._owes_backlog = self._owes_backlog, False
         if not owes:
             return
-        with self._telling(EventMask.SEND_BACKLOG) as function:
+        with self._telling(EventMask.SEND_BACKLOG, lambda: self._on_send_backlog) as function:
             if function is not None:
-                function(self, self._stream.ideal_send_backlog)
+                function(cast("Socket", self), self._stream.ideal_send_backlog)
 
-    def _callback(self, kind: EventMask) -> Callable[..., Any] | None:
-        """Return the callback of an event that is switched on."""
-        if self.closed or not self._enabled & kind:
-            return None
-        return {
-            EventMask.RECEIVE: self._on_receive,
-            EventMask.DISCONNECT: self._on_disconnect,
-            EventMask.SEND_BACKLOG: self._on_send_backlog,
-        }[kind]
+    def _is_due(self, kind: EventMask, function: Callable[..., object] | None) -> bool:
+        """Return whether an event is switched on and has a callback."""
+        return function is not None and not self.closed and bool(self._enabled & kind)
 
     @contextlib.contextmanager
-    def _telling(self, kind: EventMask) -> Iterator[Callable[..., Any] | None]:
+    def _telling(self, kind: EventMask, callback: Callable[[], F | None]) -> Iterator[F | None]:
         """Give the callback, if it may be called now, and let no other one run meanwhile."""
         with self._calling:
-            # Noted, then asked: who switches the event off sees the one or prevents the other.
+            # Noted, then asked: the thread that switches the event off sees the one or prevents
+            # the other.
             self._running |= kind
             try:
-                yield self._callback(kind)
+                function = callback()
+                yield function if self._is_due(kind, function) else None
             finally:
                 self._running &= ~kind

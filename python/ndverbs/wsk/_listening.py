@@ -8,7 +8,6 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from ndverbs._address import Address
 from ndverbs._closing import Closing
@@ -56,7 +55,7 @@ class ListeningSocket(Controls, Closing):
         self._enabled = _events.static.settled() & EventMask.ACCEPT
         self._inherited = EventMask(0)
         self._lock = threading.RLock()
-        self._waiting: deque[Promise] = deque()  # accept requests
+        self._waiting: deque[Promise[Socket]] = deque()  # accept requests
         self._is_telling = False  # an accept event
         self._is_closed = False
         try:
@@ -94,17 +93,16 @@ class ListeningSocket(Controls, Closing):
         """Wait for a connection; all its event callbacks are off."""
         request = self.accept_request()
         try:
-            made: Socket = request.result(timeout)
+            return request.result(timeout)
         except BaseException:
             request.cancel()
             request.add_done_callback(_close_what_came)
             raise
-        return made
 
-    def accept_request(self) -> Request:
+    def accept_request(self) -> Request[Socket]:
         """WskAccept: a request whose information is the next connection's socket."""
         self._check_open()
-        promise = Promise()
+        promise: Promise[Socket] = Promise()
         request = Request("accept", promise=promise, on_cancel=lambda: self._cancel(promise))
         with self._lock:
             self._check_open()
@@ -112,7 +110,7 @@ class ListeningSocket(Controls, Closing):
         self._deliver()
         return request
 
-    def _cancel(self, promise: Promise) -> None:
+    def _cancel(self, promise: Promise[Socket]) -> None:
         with self._lock:
             if promise not in self._waiting:
                 return  # it gets its connection just now
@@ -225,8 +223,7 @@ class ListeningSocket(Controls, Closing):
         )
 
     def _tell_accept(self, made: Socket) -> None:
-        function: Any = self._on_accept
-        answer = None
+        function, answer = self._on_accept, None
         self._is_telling = True
         try:
             local, remote = made.local_address, made.remote_address
@@ -235,6 +232,7 @@ class ListeningSocket(Controls, Closing):
             self._is_telling = False
             return
         try:
+            assert function is not None
             answer = function(self, made, local, remote)
         except BaseException:
             made.close()
@@ -268,7 +266,7 @@ class ListeningSocket(Controls, Closing):
             raise error(Status.FILE_FORCED_CLOSED, "the listening socket is closed")
 
 
-def _close_what_came(request: Request) -> None:
+def _close_what_came(request: Request[Socket]) -> None:
     """Close the connection that came while its accept() gave up."""
     if request.status == Status.SUCCESS:
-        request.information.close()
+        request.result().close()

@@ -7,12 +7,14 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Generator
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar, cast
 
 from ndverbs import _native
 from ndverbs._coroutines import wait_for_completion
 from ndverbs._native import Operation, Status, StreamTransfer
 from ndverbs.errors import RdmaError, error
+
+T = TypeVar("T")
 
 
 def weakly(method: Callable[..., object]) -> Callable[..., None]:
@@ -30,18 +32,18 @@ def weakly(method: Callable[..., object]) -> Callable[..., None]:
 class _Completion(Protocol):
     def done(self) -> bool: ...
     def result(self) -> None: ...
-    def add_done_callback(self, function: Callable[[Any], object], /) -> None: ...
+    def add_done_callback(self, function: Callable[[object], object], /) -> None: ...
 
 
-class Promise:
+class Promise(Generic[T]):
     """A completion that Python code settles, with what the request brought."""
 
     def __init__(self) -> None:
-        self.information: Any = 0
+        self.information: T | int = 0
         self._changed = threading.Condition()
         self._is_done = False
         self._error: BaseException | None = None
-        self._callbacks: list[Callable[[Any], object]] = []
+        self._callbacks: list[Callable[[Promise[T]], object]] = []
 
     def done(self) -> bool:
         """Return whether it is settled."""
@@ -52,7 +54,7 @@ class Promise:
         if self._error is not None:
             raise self._error.with_traceback(None)  # which would keep the frames of earlier calls
 
-    def settle(self, failure: BaseException | None = None, information: Any = 0) -> bool:
+    def settle(self, failure: BaseException | None = None, information: T | int = 0) -> bool:
         """End it; False when it was ended before.
 
         A callback that raises neither stops the others nor the caller: its exception goes to
@@ -68,7 +70,7 @@ class Promise:
             _native._call_and_report(function, self)
         return True
 
-    def add_done_callback(self, function: Callable[[Any], object]) -> None:
+    def add_done_callback(self, function: Callable[[Promise[T]], object]) -> None:
         """Call `function(self)` once it is settled, at once if it is."""
         with self._changed:
             if not self._is_done:
@@ -82,8 +84,8 @@ class Promise:
             return self._changed.wait_for(lambda: self._is_done, timeout)
 
 
-class Request:
-    """A request under way.
+class Request(Generic[T]):
+    """A request under way, which brings a `T`.
 
     Attributes
     ----------
@@ -100,7 +102,7 @@ class Request:
         *,
         transfer: StreamTransfer | None = None,
         operation: Operation | None = None,
-        promise: Promise | None = None,
+        promise: Promise[T] | None = None,
         on_cancel: Callable[[], object] | None = None,
     ) -> None:
         self._what = what
@@ -131,7 +133,7 @@ class Request:
         )
 
     @property
-    def information(self) -> Any:
+    def information(self) -> T | int:
         """What it brought; 0 of one that is not done."""
         if not self.done():
             return 0
@@ -159,13 +161,13 @@ class Request:
             self._completion.wait(timeout)
         return self._completion.done()
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         """Wait, raise the failure, or return the information. A timeout leaves it running."""
         if not self.wait(timeout):
             raise error(Status.IO_TIMEOUT, f"{self._what}: not done within {timeout} s")
         if self._completion is not None:
             self._completion.result()
-        return self.information
+        return cast("T", self.information)
 
     def exception(self) -> BaseException | None:
         """Return the failure of a completed request, None when it went well."""
@@ -183,18 +185,18 @@ class Request:
         elif self._on_cancel is not None and not self.done():
             self._on_cancel()
 
-    def add_done_callback(self, function: Callable[[Request], object]) -> None:
+    def add_done_callback(self, function: Callable[[Request[T]], object]) -> None:
         """Call `function(request)` once it is completed, at once if it is."""
         if self._completion is None:
             function(self)
         else:
             self._completion.add_done_callback(lambda _: function(self))
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[object, None, T]:
         """Wait in a coroutine; its cancellation asks for the request's."""
         return self._wait_async().__await__()
 
-    async def _wait_async(self) -> Any:
+    async def _wait_async(self) -> T:
         try:
             await wait_for_completion(self)
         except BaseException:
