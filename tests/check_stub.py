@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STUB = ROOT / "python" / "ndverbs" / "_native.pyi"
 
-# What differs by nature: pybind11's metaclass and capsules, and the constructors of classes that
+# Differences by nature: pybind11's metaclass and capsules, and the constructors of classes that
 # have none, which say so when they are called.
 ALLOWED = r"""
 ndverbs\._native\.\w+

@@ -92,7 +92,7 @@ def complete(command: list[str], limit: float) -> tuple[str, str]:
         try:
             output, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            # What it has started holds the output open, and goes on: make does not end it.
+            # Processes that it has started hold the output open and go on: make does not end them.
             os.killpg(process.pid, signal.SIGKILL)
             output, why = process.communicate()[0], "it never ended"
         except BaseException:

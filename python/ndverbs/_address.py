@@ -147,7 +147,7 @@ def _split_text(address: str) -> tuple[str, int]:
 
 
 def _integer(value: object) -> int | None:
-    """Return an integer of any type, NumPy's too; None of what is none."""
+    """Return an integer of any type, NumPy's too; None for other values."""
     try:
         return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:

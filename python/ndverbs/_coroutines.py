@@ -77,7 +77,7 @@ async def _connect_with_shared_endpoint_async(
 ) -> None:
     if not isinstance(endpoint, SharedEndpoint):
         raise TypeError("endpoint must be a SharedEndpoint")
-    # What takes a local address natively takes an endpoint, too.
+    # The native call takes an endpoint where it takes a local address.
     await _connect_async(self, qp, endpoint, peer, **options)
 
 
@@ -203,7 +203,7 @@ async def wait_for_completion(completion: _Completion) -> None:
     """Wait until something that takes done-callbacks is done.
 
     The callback, which native objects hold, keeps neither the loop nor the coroutine: a loop that
-    is closed meanwhile goes, and what waits in it ends as a cancelled coroutine does.
+    is closed meanwhile goes, and the coroutine that waits in it ends as a cancelled one does.
     """
     import asyncio
 

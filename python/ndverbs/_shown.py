@@ -16,7 +16,7 @@ class _Complete(enum.EnumMeta):
 
 
 def _result_repr(self: Result) -> str:
-    """Return what says something: how what ended, and every field that is not zero or None."""
+    """Return how the request ended, and every field that is not zero or None."""
     parts = [f"{self.type.name} {self.status.name}"]
     for name in (
         "bytes_transferred",

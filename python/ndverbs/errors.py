@@ -46,7 +46,7 @@ class RdmaError(OSError):
     errno : int or None
         ``os_error``, None where no system call was involved. Of a request on a connection that has
         ended: ECONNRESET when the peer or the network ended it, ECONNABORTED when this side did. Of
-        what broke a stream it is always a number, the one that SO_ERROR tells.
+        what broke a stream it is always a number, the one that SO_ERROR gives.
     """
 
     status: Status
@@ -122,7 +122,7 @@ class RdmaBrokenPipeError(RdmaError, builtins.BrokenPipeError):
 
 
 class RdmaTimeoutError(RdmaError, builtins.TimeoutError):
-    """The time was over; what was posted goes on, what was connecting is abandoned."""
+    """The time was over; posted requests go on, an attempt to connect is abandoned."""
 
 
 class RdmaPermissionError(RdmaError, builtins.PermissionError):

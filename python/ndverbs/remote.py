@@ -295,7 +295,7 @@ def _dtype_of(literal: bytes) -> np.dtype[Any]:
         description = ast.literal_eval(literal.decode("ascii"))
         _check_description(description)
         dtype = np.lib.format.descr_to_dtype(description)
-    # What a hostile literal makes the parser and NumPy raise.
+    # A hostile literal makes the parser and NumPy raise these.
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as cause:
         raise _bad_bytes(f"the dtype {literal[:40]!r} is none") from cause
     if _literal_of(dtype) != literal:

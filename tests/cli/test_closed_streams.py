@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands whose standard streams are closed, full, or read by nobody."""
+"""Commands whose standard streams are closed, full, or without a reader."""
 
 from __future__ import annotations
 

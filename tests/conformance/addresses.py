@@ -2,8 +2,8 @@
 """The addresses of this machine that a provider's ends connect through.
 
 A device is reached by the addresses of its network interface. The environment variable
-NDVERBS_TEST_ADDRESSES names them: ``verbs:siw0=192.0.2.1,2001:db8::1;verbs:rxe0=...``. What it does
-not name uses the loopback addresses.
+NDVERBS_TEST_ADDRESSES names them: ``verbs:siw0=192.0.2.1,2001:db8::1;verbs:rxe0=...``. A device
+that it does not name uses the loopback addresses.
 """
 
 import os

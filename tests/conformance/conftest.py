@@ -115,7 +115,7 @@ class SilentServer:
         self._visitors = []
 
     def expect_a_visitor(self, timeout=LIMIT):
-        """Wait until somebody asks for a connection."""
+        """Wait until a peer asks for a connection."""
         self._visitors.append(self._end.listener.get_connector(timeout))
 
     def let_go(self):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a provider differs from the suite. An entry whose test passes fails the run.
 
-What differs by design, and is right on each, is a column: tests ask `End.expects` for its value.
+A difference by design, right on each, is a column: tests ask `End.expects` for its value.
 """
 
 from typing import Any, NamedTuple

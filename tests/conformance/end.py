@@ -127,7 +127,7 @@ class End:
             self._disconnected.notify_all()
 
     def wait_for_disconnect(self):
-        """Wait until the peer's disconnect was told; return how often it was."""
+        """Wait until `on_disconnect` was called; return how often it was."""
         with self._disconnected:
             assert self._disconnected.wait_for(lambda: self.disconnects, LIMIT)
             return self.disconnects

@@ -382,7 +382,7 @@ def test_concurrent_adds_of_many_queue_pairs_lose_nothing(connect_pair, scaled):
         outstanding -= len(_succeeded(pair.near))
 
     assert pair.far.word("words") == queue_pairs * each
-    # Each sum was seen once, by whoever added to it.
+    # Each sum was seen once, by the request that added to it.
     old = np.sort(pair.near.regions["old"].array.view(np.uint64))
     assert np.array_equal(old, np.arange(queue_pairs * each, dtype=np.uint64))
     kept.clear()

@@ -223,7 +223,7 @@ def test_request_that_fails_starts_what_was_deferred_before_it(ends):
 
     assert status_of(ends.near.send, "local", flags=0x400) == nd.Status.INVALID_PARAMETER
 
-    # Nobody polls the near end: the failed call has sent it.
+    # No thread polls the near end: the failed call has sent it.
     assert ends.far.received().bytes_transferred == 8
     done = ends.near.completion()
     assert (done.request_context, done.status) == (1, SUCCESS)

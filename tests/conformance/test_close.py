@@ -230,7 +230,7 @@ def test_closing_while_another_thread_posts(provider):
             assert posting.result(LIMIT) in (
                 nd.Status.FILE_FORCED_CLOSED,
                 nd.Status.CONNECTION_INVALID,
-                nd.Status.BUFFER_OVERFLOW,  # nobody polls the receive queue
+                nd.Status.BUFFER_OVERFLOW,  # no thread polls the receive queue
                 nd.Status.ACCESS_VIOLATION,  # the adapter closes the memory, which is newer, first
             )
         pair.close()

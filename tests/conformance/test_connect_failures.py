@@ -30,7 +30,7 @@ def failure(end, peer, **options):
 
 @pytest.fixture
 def unused_port(host):
-    """Give a port that is bound, so that nobody else gets it, and on which nobody listens."""
+    """Give a port that is bound, so that no other socket gets it, and has no listener."""
     with socket.create_server((host, 0), backlog=1) as server:
         port = server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
@@ -86,7 +86,7 @@ def test_attempt_that_timed_out_leaves_no_descriptor(provider, silent_server):
 
 
 def test_local_address_of_another_host_is_invalid(end, host, unused_port):
-    # 192.0.2.0/24 is documentation's (RFC 5737): nobody has it.
+    # 192.0.2.0/24 is documentation's (RFC 5737): no host has it.
     error = failure(end, (host, unused_port), local=("192.0.2.1", 0))
 
     assert error.status == nd.Status.INVALID_ADDRESS

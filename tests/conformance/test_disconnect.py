@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disconnect, close and loss of the peer: who is told, once, and what becomes of requests."""
+"""Disconnect, close and loss of the peer: callbacks, each once, and what becomes of requests."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

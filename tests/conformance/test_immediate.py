@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write with immediate: a write that the peer is told of by a number (RFC 7306 section 6)."""
+"""Write with immediate: a write that a number announces to the peer (RFC 7306 section 6)."""
 
 import numpy as np
 import pytest

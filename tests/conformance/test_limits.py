@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What cannot be posted is refused at the call, and the queue pair stays usable."""
+"""Requests that cannot be posted are refused at the call, and the queue pair stays usable."""
 
 import resource
 
@@ -30,7 +30,7 @@ def test_full_initiator_queue_refuses_and_takes_again_after_polling(connect_pair
     pair = connect_pair(near={"initiator_queue_depth": 4}, active={"outbound_read_limit": 1})
     target = pair.far.memory("target", 1 << 22)
     pair.near.memory("sink", 1 << 22)
-    # Reads take a round trip each, and the peer's responses wait for somebody to read them.
+    # Reads take a round trip each, and the peer's responses wait for a thread that reads them.
     posted = 0
     status = nd.Status.SUCCESS
     while status == nd.Status.SUCCESS and posted < 1000:

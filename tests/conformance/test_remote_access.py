@@ -2,7 +2,7 @@
 """A refused remote access changes nothing outside the range, and breaks both ends.
 
 On iWARP a Write that the peer refuses may have completed by then; on InfiniBand it completes with
-the error. What both share is asserted here.
+the error. The part that both share is asserted here.
 """
 
 import pytest

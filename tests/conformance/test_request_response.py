@@ -53,7 +53,7 @@ class Client:
             assert result.status == nd.Status.SUCCESS, result
             assert result.type == nd.OperationType.RECEIVE_AND_INVALIDATE
             slot = self.tokens.index(result.invalidated_token)
-            # The answer is there, and nobody can write to the page any more.
+            # The answer is there, and no peer can write to the page any more.
             assert self.memory[slot * PAGE // 8] % WINDOW == slot
             self.answered += 1
             self.end.qp.receive()

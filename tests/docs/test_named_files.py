@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comments, docstrings, vectors and pages name is there: files, and headings of pages."""
+"""Files and headings that comments, docstrings, vectors and pages name exist."""
 
 import re
 from pathlib import Path

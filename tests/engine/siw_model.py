@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's siw as a peer, as strict as it is, in plain Python.
 
-Source: docs/wire/siw.md. What siw drops without a word sets ``dropped``; what it answers with a
-Terminate (in its own nibble order) sets ``terminated``. Either ends the stream: siw knows no
-half-close, and a FIN while the stream is up is an error to it.
+Source: docs/wire/siw.md. A message that siw drops without a word sets ``dropped``; one that it
+answers with a Terminate (in its own nibble order) sets ``terminated``. Either ends the stream: siw
+knows no half-close, and a FIN while the stream is up is an error to it.
 """
 
 import struct

@@ -14,7 +14,7 @@ from ndverbs import _testing
 STATES: list[str] = _testing.connector_states
 INPUTS: list[str] = _testing.connector_inputs
 
-# State, input: next state, effects. What is not here is refused (a call) or ignored (an event).
+# State, input: next state, effects. An absent pair is refused (a call) or ignored (an event).
 TABLE = """
 idle           connect              connecting
 idle           close                disconnected   let_go

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Life and death of a stream: every state meets every input, deadlines, closing, flushing."""
+"""The life of a stream: every state meets every input, deadlines, closing, flushing."""
 
 import errno
 
@@ -168,7 +168,7 @@ INPUTS = {
 }
 # In these states nothing can end the stream a second time or bring it back.
 DEAD = {"over", "flushed"}
-# What ends a stream that is open, whatever else it does. A paused or closed one does not read.
+# Inputs that end an open stream, whatever else it does. A paused or closed one does not read.
 ENDING = {"bad_write", "terminate", "garbage", "link_error", "flush"}
 NOT_READ_IN = {"paused", "peer_closed", "half_read"}
 

@@ -206,7 +206,7 @@ REFUSALS = [
     ("no_ulpdu_at_all", raw(b""), (2, 0, 3), NOTHING),
     ("terminate_without_control_word", send(TERMINATE, queue=2, payload=b""), (2, 0, 3), NOTHING),
     ("terminate_on_queue_0", send(TERMINATE, payload=b"\x20\x02\0\0"), (1, 2, 1), DDP),
-    # A response that nobody asked for.
+    # A response to no request of ours.
     (
         "read_response_not_asked_for",
         lambda crc: reference.tagged(READ_RESPONSE, 1, 0, b"data", crc=crc),

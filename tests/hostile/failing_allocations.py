@@ -2,7 +2,7 @@
 """A program for a process of its own: each allocation of the runtime's threads fails once.
 
 It runs one exchange again and again and lets another allocation fail each time, until there are
-no more. It prints what took its whole time, as if somebody had been forgotten, and "swept".
+no more. It prints what took its whole time, as if a waiting thread had been forgotten, and "swept".
 """
 
 import contextlib
@@ -22,7 +22,7 @@ ERRORS = (nd.RdmaError, OSError, MemoryError)
 
 @contextlib.contextmanager
 def other_end(serve, listener, forgotten):
-    """Run the passive end; when the active one has failed, nobody will come any more."""
+    """Run the passive end; when the active one has failed, no request comes any more."""
     thread = threading.Thread(target=guarded, args=(serve, "passive", forgotten))
     thread.start()
     try:

@@ -13,7 +13,7 @@ from wire.reference import READ_RESPONSE, TERMINATE, WRITE
 
 both_crc = pytest.mark.parametrize("crc", [False, True], ids=["plain", "crc"])
 SIZE = 32
-SOURCE = (0x1000, 0x5500)  # address and token at the peer, who knows neither
+SOURCE = (0x1000, 0x5500)  # address and token at the peer, which knows neither
 
 
 def response(stag, to, payload, *, last=True, crc=False):

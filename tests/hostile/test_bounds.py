@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stranger can take before it has proven useful has a bound, and a rule who gives way.
+"""What a stranger can take before it has proven useful has a bound, and a rule which one gives way.
 
 The rows of docs/design.md, "Security", that are about connections; in a process that has few
 descriptors, because the bounds are parts of what it may have.
@@ -93,7 +93,7 @@ def test_a_request_that_its_peer_takes_back_costs_nothing_more(victim):
         peer.send(request())
         connector = victim.listener.get_connector(timeout=20)
         peer.finish()
-        # Our side closes its socket, although nobody has answered.
+        # Our side closes its socket, although no peer has answered.
         assert peer.receive_all() == b""
     assert count(victim, "connect_failure") == 1
     assert connector.state == "incoming"

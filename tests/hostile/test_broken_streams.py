@@ -54,7 +54,7 @@ def test_a_stream_that_ends_inside_a_message_is_broken(victim, kind, crc):
         assert stream.peer.receive_all() == b""
         assert stream.qp.state == "error"
         stream.close()
-    # What was placed before the end stays; nothing beside the addressed bytes changes.
+    # Bytes placed before the end stay; nothing beside the addressed bytes changes.
     changed = {"write": (WINDOW, 8), "send": (0, 8)}.get(kind, (0, 0))
     assert victim.untouched((0, 0) if crc else changed)
 
@@ -272,7 +272,7 @@ def test_a_request_that_is_refused_while_it_is_under_way_fails(victim, silent_li
     code, post = REFUSED[name]
     stream = victim.stream()
     stream.connected(silent_listener, reply())
-    # More than the sockets hold of what nobody reads: the request is open when the refusal comes.
+    # More unread data than the sockets hold: the request is open when the refusal comes.
     region = victim.pd.register(np.zeros(1 << 26, np.uint8))
     post(stream.qp, region)
     stream.qp.send((), context="behind")

@@ -44,7 +44,7 @@ def test_a_flood_of_strangers_is_bounded_and_the_next_client_is_served(
         for _ in range(FLOOD):
             stranger = flood.enter_context(socket.create_connection(victim.address))
             stranger.sendall(greeting)
-        # The flood goes on standing there; whoever comes now still gets through.
+        # The flood goes on standing there; an honest client still gets through.
         assert victim.serves_others()
         assert links() <= HELD + 1
     assert victim.serves_others()

@@ -50,7 +50,7 @@ class Stream:
         """Take the request of a raw peer and answer it; `opened`: the peer sends a first FPDU."""
         self.peer = peer
         peer.send(start())
-        # What others left behind is not ours to accept.
+        # Requests that other peers left behind are not ours to accept.
         while self.connector is None or self.connector.peer_address != peer.sock.getsockname():
             self.connector = self.victim.listener.get_connector(timeout=LIMIT_S)
         accepting = self.connector._start_accept(

@@ -207,7 +207,7 @@ def main():
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read has had enough; the interpreter must not try to flush at its end.
+        # The reader of our output has gone; the interpreter must not try to flush at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

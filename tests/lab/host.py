@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the lab needs from its host: programs, kernel packages of one version, Debian's mirror.
 
-Everything is looked up when it is needed. What lacks ends in a LabError that names the remedy.
+Everything is looked up when it is needed. A part that lacks is a LabError that names the remedy.
 """
 
 import os

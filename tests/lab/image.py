@@ -116,7 +116,7 @@ def _drop_other_identities(root):
     """Take away set-user-id bits.
 
     Unpacked without root, all files are the builder's, and a set-user-id `mount` would make the
-    guest's root a nobody. Nobody else is there, so nobody needs the bits.
+    guest's root a user without rights. No other user is there, so no program needs the bits.
     """
     for folder, _, names in os.walk(root):
         for name in names:
@@ -137,7 +137,7 @@ def _bootstrap(root, seeds, kernel, log):
         f"--essential-hook=mkdir -p {into}/conf.d {into}/hooks",
         f"--essential-hook=cp {seeds}/conf {into}/conf.d/lab",
         f"--essential-hook=cp -p {seeds}/hook {into}/hooks/lab",
-        # How this host reaches its mirror is nobody's business in the guest.
+        # The way from this host to its mirror is none from the guest.
         '--customize-hook=rm -f "$1"/etc/apt/sources.list "$1"/etc/apt/apt.conf.d/99mmdebstrap',
         *(recipe.SUITE, "-", *host.debian_sources()),
     ]

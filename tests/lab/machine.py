@@ -236,7 +236,7 @@ class Machine:
 
 
 def _free_ports(count):
-    """Ports that nobody has at this moment, all different."""
+    """Ports that are free at this moment, all different."""
     held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [server.getsockname()[1] for server in held]
     for server in held:

@@ -88,7 +88,7 @@ def _printable(text):
 class Report:
     """The results of all sessions, by session and test; sessions may run side by side.
 
-    It is told when they are over.
+    The caller says when they are over.
     """
 
     def __init__(self):
@@ -149,7 +149,7 @@ class Report:
         """
         lines = []
         for session, results in self.sessions.items():
-            # What passed at the second attempt only has a reason, too.
+            # A test that passed at the second attempt only has a reason, too.
             shown = {
                 t: r for t, r in results.items() if all_tests or r.outcome != "passed" or r.reason
             }

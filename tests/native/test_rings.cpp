@@ -126,7 +126,7 @@ void test_ring_keeps_the_order_of_each_producer(Checks& checks, std::uint32_t pr
     checks.check(!ring.pop(extra), "nothing comes out that was not pushed");
 }
 
-// Overrun while producers race: nobody pops, so exactly `depth` of them may succeed.
+// Overrun while producers race: no thread pops, so exactly `depth` of them may succeed.
 void test_racing_producers_overrun_at_the_depth(Checks& checks, std::uint32_t producers,
                                                 std::uint32_t depth, std::uint32_t laps) {
     MpscRing<Item> ring(depth);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The state word under stress: posters publish requests and enter; whoever owns the word steps all
+// The state word under stress: posters publish requests and enter; the owner of the word steps all
 // of them. Every request is stepped exactly once, in the order of its poster, by one thread at a
-// time, and none is left behind when nobody comes after it.
+// time, and none is left behind when no poster comes after it.
 #include "base/state_word.hpp"
 
 #include <atomic>
@@ -87,8 +87,8 @@ private:
     std::uint64_t total_ = 0;
 };
 
-// `in_rounds`: each poster posts one request, and all wait until all of them were stepped. Nobody
-// enters meanwhile, so that a request which slipped through stays lost and is noticed.
+// `in_rounds`: each poster posts one request, and all wait until all of them were stepped. No
+// poster enters meanwhile, so that a request which slipped through stays lost and is noticed.
 void run(Checks& checks, std::uint32_t posters, std::uint32_t requests, bool in_rounds) {
     Connection connection(checks, posters, 8);
     std::atomic<std::uint32_t> ready{0};
@@ -99,20 +99,20 @@ void run(Checks& checks, std::uint32_t posters, std::uint32_t requests, bool in_
             checks.wait_until([&] { return ready.load() == posters; }, "all posters start");
             for (std::uint64_t i = 0; i < requests; ++i) {
                 checks.wait_until([&] { return !connection.is_full(poster); },
-                                  "whoever steps makes room in a full queue");
+                                  "the stepper makes room in a full queue");
                 if (connection.post(poster, i)) {
                     checks.check(connection.stepped(poster) == i + 1,
                                  "the owner's own request is stepped before it leaves");
                 }
                 for (std::uint32_t other = 0; in_rounds && other < posters; ++other) {
                     checks.wait_until([&] { return connection.stepped(other) > i; },
-                                      "a published request is stepped by whoever owns the word");
+                                      "a published request is stepped by the owner of the word");
                 }
             }
         });
     }
     for (std::thread& thread : threads) thread.join();
-    checks.check(connection.is_idle(), "the word is idle when nobody is left");
+    checks.check(connection.is_idle(), "the word is idle when no thread is left");
     for (std::uint32_t poster = 0; poster < posters; ++poster) {
         checks.check(connection.stepped(poster) == requests, "no request is lost");
     }
@@ -125,7 +125,7 @@ void test_transitions_of_one_thread(Checks& checks) {
     checks.check(word.is_idle(), "a new word is idle");
     checks.check(word.enter(), "an idle word can be entered");
     checks.check(!word.is_idle(), "an entered word is not idle");
-    checks.check(word.leave(), "leaving succeeds when nobody asked for more");
+    checks.check(word.leave(), "leaving succeeds when no poster asked for more");
     checks.check(word.is_idle(), "the word is idle after leaving");
     checks.check(word.enter(), "it can be entered again");
     checks.check(!word.enter(), "a word that is stepped cannot be entered");

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `Adapter.close` promises whoever waits for it, with objects that come and fail as told."""
+"""What `Adapter.close` promises its caller, with objects that come and fail when the test says."""
 
 import pytest
 from ndverbs._testing import BareAdapter, Leaf

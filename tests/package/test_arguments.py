@@ -19,7 +19,7 @@ import check_stub
 import ndverbs as nd
 from ndverbs import _native
 
-# What takes any object at all: contexts are given back.
+# Parameters that take any object at all: contexts are given back.
 TAKES_ANYTHING = {"context", "kind", "error", "trace"}
 # Parameters whose message names them by what they are.
 ANOTHER_NAME = {"peer": "address", "local": "address", "array": "object"}

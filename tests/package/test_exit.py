@@ -314,7 +314,7 @@ def test_last_message_of_a_program_arrives(adapter):
 
 
 def test_program_with_a_connection_ends_without_lingering_for_nothing():
-    # Both ends are in the program: nobody is waited for.
+    # Both ends are in the program: there is no peer to wait for.
     begun = time.monotonic()
     run(PROLOGUE + "near, far = ends()\njoin(near, far)")
     idle = time.monotonic() - begun

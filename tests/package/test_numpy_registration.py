@@ -414,7 +414,7 @@ def test_retired_send_gives_its_buffer_back(pair):
 
 
 def test_pending_read_keeps_its_sink_exported(pair):
-    # The peer is asked for more than fits on the way, and nobody polls here.
+    # The peer is asked for more than fits on the way, and no thread polls here.
     size = 1 << 24
     target = pair.far.memory("target", size)
     buffer = bytearray(size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a completion queue promises whoever arms it, with completions that come when the test says.
+"""What a completion queue promises the thread that arms it; completions come when the test says.
 
 The same promises over connections are in tests/conformance.
 """

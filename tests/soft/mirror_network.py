@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run in a process of its own: a network of its own in which another host is this one.
 
-The network is a device that swaps the addresses of every packet: who connects to ``OTHER`` reaches
+The network is a device that swaps the addresses of every packet: a connect to ``OTHER`` reaches
 a listener of ``OURS``, and each end sees a peer that has no address of this host. Prints as JSON
 which ends asked for CRC. Ends with code 77 and a reason where the kernel does not let it.
 """

@@ -73,7 +73,7 @@ def statuses():
         found["listen"] = status_of(listener.listen, (TAKEN, 0))
         found["create_shared_endpoint"] = status_of(adapter.create_shared_endpoint, (TAKEN, 0))
         found["connect"] = status_of(connector.connect, end.qp, (TAKEN, 0), address)
-        # Every port is bound by somebody, so none is left for an address of the kernel's choice.
+        # Every port is bound by a socket, so none is left for an address of the kernel's choice.
         found["connect_from_anywhere"] = status_of(connector.connect, end.qp, None, address)
         try:
             adapter.create_shared_endpoint((TAKEN, 0))

@@ -90,7 +90,7 @@ class Reading:
             self.last.setdefault(port, Counter()).update(whole)
         self.warnings = expert_warnings(path)
         self.malformed = tshark(path, "frame.number", only="_ws.malformed")
-        # Whether a CRC is good is told in words alone.
+        # Whether a CRC is good stands in words alone.
         verdicts = re.findall(
             r"CRC check: 0x[0-9a-f]{8} \((\w+) CRC32", run(path, "-O", "iwarp_mpa")
         )

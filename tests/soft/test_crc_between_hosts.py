@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who asks for CRC: both ends between hosts, nobody on one host, unless told otherwise."""
+"""Which ends ask for CRC: both between hosts, neither on one host, unless the program chooses."""
 
 import json
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What waits for a socket in a loop hears when the socket's adapter is closed."""
+"""A loop that waits for a socket hears when the socket's adapter is closed."""
 
 import asyncio
 import select

@@ -322,7 +322,7 @@ def test_a_connect_to_what_is_no_stream_has_a_number(adapter, host):
         with listener.get_connector(LIMIT) as connector:
             accepting = Background(connector.accept, qp)
             assert connecting.result() == errno.ECONNABORTED
-            with contextlib.suppress(OSError):  # who refuses the stream may have begun it
+            with contextlib.suppress(OSError):  # the end that refuses the stream may have begun it
                 accepting.result()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes in at one end of a stream comes out at the other, and how calls share it."""
+"""Data that goes in at one end of a stream comes out at the other, and how calls share it."""
 
 import random
 import select
@@ -248,7 +248,7 @@ def _echo(sock):
 
 def test_a_peer_that_does_nothing_still_takes_what_fits(ends):
     near, far = ends
-    near.sendall(bytes(200_000))  # nobody calls anything at the other end
+    near.sendall(bytes(200_000))  # no thread calls anything at the other end
     near.settimeout(30)
     near.sendall(bytes(200_000))
     assert len(read_exactly(far, 400_000)) == 400_000

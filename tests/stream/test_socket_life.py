@@ -421,7 +421,7 @@ def test_ctrl_c_ends_a_blocking_receive(ends):
     def interrupt():
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
-    # Whoever starts pytest in the background may have it ignore the signal.
+    # A shell that starts pytest in the background may have it ignore the signal.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.05, interrupt)
     timer.start()

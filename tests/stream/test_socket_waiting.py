@@ -28,7 +28,7 @@ def falls_asleep(call):
 
 @pytest.fixture
 def silent():
-    """Listen at a TCP port where nobody answers."""
+    """Listen at a TCP port that answers no request."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening
 

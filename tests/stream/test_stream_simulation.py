@@ -11,7 +11,7 @@ STEPS = 4000
 
 
 class Simulation:
-    """What may happen next is drawn; what must hold is checked at the end and all the time."""
+    """Draws the next event, and checks all the time and at the end the rules that must hold."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)

@@ -3,7 +3,7 @@
 
 A command is a module with `add(commands)`, which declares its arguments, and `run(given)`, which
 imports what it works with: nothing of a command is loaded before it is called. Exit codes: 0, 1 for
-a failure told in one sentence, 2 for wrong usage, 130 after Ctrl-C.
+a failure, with one sentence, 2 for wrong usage, 130 after Ctrl-C.
 """
 
 from __future__ import annotations

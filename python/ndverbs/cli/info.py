@@ -78,7 +78,7 @@ def as_text() -> str:
 def _fields(adapter: ndverbs.AdapterInfo) -> dict[str, object]:
     fields: dict[str, object] = {}
     names = [name for name in dir(adapter) if not name.startswith("_")]
-    # The order in which people look for them: who it is, then its limits.
+    # The order in which people look for them: what it is, then its limits.
     first = [name for name in ("name", "provider", "rdma_technology", "version") if name in names]
     for name in first + [name for name in names if name not in first]:
         value = getattr(adapter, name)

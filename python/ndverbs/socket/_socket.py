@@ -96,7 +96,7 @@ class Socket(Mappings, Messages):
             self._real_close()
 
     def __repr__(self) -> str:
-        """Return what it is and between whom."""
+        """Return what it is, and its addresses."""
         text = f"<{type(self).__module__}.{type(self).__qualname__} over {self._adapter!r}"
         if self._closed:
             return f"{text} [closed]>"
@@ -112,7 +112,7 @@ class Socket(Mappings, Messages):
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")
 
     def close(self) -> None:
-        """Close it, when files made by `makefile` are closed, too. What was sent still arrives."""
+        """Close it, when files made by `makefile` are closed, too. Sent data still arrives."""
         self._closed = True
         if self._io_refs <= 0:
             self._real_close()
@@ -476,5 +476,5 @@ def create_server(
     return made
 
 
-# What the standard library's own callers pass for "the default".
+# The standard library's own callers pass it for "the default".
 _DEFAULT_TIMEOUT: object = getattr(_socket, "_GLOBAL_DEFAULT_TIMEOUT", None)

@@ -162,7 +162,7 @@ class Options:
         return packed_value(self._kept[option], length)
 
     def apply(self, stream: _native.Stream) -> None:
-        """Give a stream what may still change: all before it connects, little afterwards."""
+        """Give a stream the options that may still change: before it connects, all of them."""
         stream.set_options(self.native)
         stream.set_keepalive(self._keepalive_s)
         stream.set_aborts_on_close(self._linger[0] != 0 and self._linger[1] == 0)

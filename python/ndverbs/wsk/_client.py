@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What concerns no single socket: making them, the client's own control codes, and names."""
+"""Functions of no single socket: making them, the client's own control codes, and names."""
 
 from __future__ import annotations
 

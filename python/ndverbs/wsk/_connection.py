@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection socket of WSK: requests, and events that the adapter's callback thread tells."""
+"""The connection socket of WSK: requests, and callbacks on the adapter's callback thread."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class Socket(Events, Controls, Closing):
 
     @property
     def remote_address(self) -> tuple[str, int]:
-        """WskGetRemoteAddress: whom it is connected to."""
+        """WskGetRemoteAddress: the peer's address."""
         self._check_open()
         return self._stream.peer_address
 
@@ -244,7 +244,7 @@ class Socket(Events, Controls, Closing):
         return request
 
     def _receive_later(self, buffer: Buffer | None, is_all: bool, is_drain: bool) -> Request[int]:
-        """Of a receive inside a receive event: what the event shows is settled first."""
+        """Return a receive made inside a receive event; it begins behind the event."""
         promise: Promise[int] = Promise()
         made: list[Request[int]] = []
 

@@ -150,7 +150,7 @@ class Controls:
         self._apply_options()
 
     def _apply_options(self) -> None:
-        """Give what exists already what may still change."""
+        """Give the native object the options that may still change."""
 
 
 def _name(level: int, code: int) -> str:
@@ -166,7 +166,7 @@ def _refusal(level: int, name: int, refused: OSError) -> RdmaError:
 
 
 def as_bind_failure(failure: RdmaError) -> RdmaError:
-    """WSK's status for an address that is taken."""
+    """Return a failure to bind with WSK's status for an address that is taken."""
     if failure.status != Status.SHARING_VIOLATION:
         return failure
     return error(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The events of a WSK connection socket, which the adapter's callback thread tells.
+"""The events of a WSK connection socket; their callbacks run on the adapter's callback thread.
 
-What is told follows from the state that the stream is in, not from the bits of a native event:
-these may come in another order, or twice. A callback that raises does not keep the rest from
-being told.
+Which event is due follows from the state that the stream is in, not from the bits of a native
+event: these may come in another order, or twice. A callback that raises does not keep the others
+from being called.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Events:
 
     @property
     def on_receive(self) -> OnReceive | None:
-        """The callback for received data; data that waits is told to one that is set later."""
+        """The callback for received data; one that is set later is called for data that waits."""
         return self._on_receive
 
     @on_receive.setter
@@ -112,7 +112,7 @@ class Events:
 
     @property
     def on_disconnect(self) -> OnDisconnect | None:
-        """The callback for the peer's end; one that has come is told to one that is set later."""
+        """The callback for the peer's end; one that is set later is called for an earlier end."""
         return self._on_disconnect
 
     @on_disconnect.setter
@@ -166,22 +166,22 @@ class Events:
     # ---- inside -----------------------------------------------------------------------------
 
     def _hear(self) -> None:
-        """Have the native stream tell this socket."""
+        """Have the native stream call this socket back."""
         self._stream.set_event_callback(weakly(self._on_event))
 
     def _prod(self, events: EventMask = CONNECTION_EVENTS) -> None:
-        """Have the callback thread look at what may be told, if one of `events` is on."""
+        """Have the callback thread look for events that are due, if one of `events` is on."""
         if self._enabled & events:
-            with contextlib.suppress(ClosedError):  # then there is nothing to tell
+            with contextlib.suppress(ClosedError):  # then no event is due
                 self._stream._call_soon(self._on_event)
 
     def _forget_end(self) -> None:
-        """Of an attempt to connect that failed: the next one has an end of its own."""
+        """Forget the end of an attempt to connect: the next one has an end of its own."""
         self._told_end = None
         self._is_local_abort = self._is_stopped = False
 
     def _resume(self) -> None:
-        """Tell what a receive that is done has made due: more data, or the end behind it."""
+        """Report what a receive that is done has made due: more data, or the end behind it."""
         self._is_stopped = False
         with contextlib.suppress(ClosedError):
             is_end = self._stream.is_peer_shut or self._stream.phase == "over"

@@ -76,7 +76,7 @@ class ListeningSocket(Controls, Closing):
 
     @property
     def on_accept(self) -> OnAccept | None:
-        """The callback of accept events; connections that wait are told to one that is set."""
+        """The callback of accept events; one that is set later gets the connections that wait."""
         return self._on_accept
 
     @on_accept.setter
@@ -214,7 +214,7 @@ class ListeningSocket(Controls, Closing):
         self._end_requests()
 
     def _may_tell(self) -> bool:
-        """Accept events are told on the adapter's own callback thread, one at a time."""
+        """Return whether an accept event may run: one at a time, on the callback thread."""
         return (
             bool(self._enabled & EventMask.ACCEPT)
             and self._on_accept is not None

@@ -20,7 +20,7 @@ from ndverbs.cli.filecopy.protocol import CopyError, Reason
 from ndverbs.cli.filecopy.server import WINDOW, WINDOWS
 from ndverbs.cli.filecopy.target import PARTIAL_PREFIX
 
-# A client that stops where it is told, so that it can be killed there.
+# A client that stops at a given place, so that it can be killed there.
 _CLIENT = """
 import sys, zlib
 from ndverbs import Access, Adapter

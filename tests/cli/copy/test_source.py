@@ -163,7 +163,7 @@ def test_an_empty_file_is_a_file_of_no_bytes(tmp_path: Path):
 def test_a_file_that_gives_more_than_its_size_later_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """As on a network, where the size may be told late."""
+    """As on a network, where the size may be known late."""
     path = tmp_path / "f"
     path.write_bytes(b"abc")
 

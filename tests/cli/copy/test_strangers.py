@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What strangers can take of a copy server before they have proven useful, and who gives way."""
+"""What strangers take of a copy server before they have proven useful, and which give way."""
 
 from __future__ import annotations
 

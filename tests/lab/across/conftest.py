@@ -2,8 +2,8 @@
 """Our soft provider on the host against kernel siw in the guest, through QEMU's user networking.
 
 The translation ends every TCP connection and begins another: what one side sent as one segment
-arrives cut and joined in ways that no loopback device shows. What it hides (RST, refusals) is not
-tested here.
+arrives cut and joined in ways that no loopback device shows. Events that it hides (RST,
+refusals) are not tested here.
 """
 
 import os
@@ -31,7 +31,7 @@ class Place:
     listen_on = "127.0.0.1"
     seen_as = recipe.HOST_SEEN_BY_GUEST
     tools_listen_on = recipe.DEVICES["siw0"].ipv4
-    # Whoever connects to a port of the guest's without a listener is let in, and put out.
+    # A connection to a port of the guest's without a listener is taken, and closed at once.
     refusals = (nd.RdmaConnectionAbortedError, nd.RdmaConnectionResetError)
 
     def __init__(self, machine):

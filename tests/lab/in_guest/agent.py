@@ -4,8 +4,8 @@
 Request: a line of JSON with ``command`` (for sh), and optionally ``timeout`` in seconds, ``env``
 and ``cwd``. Answer: frames of a letter, a 32-bit length and bytes: ``o`` is output, ``x`` the end
 as JSON with ``status`` (negative: a signal's number) or ``reason``. When the host goes away or
-the time is over, everything that the command started is killed. What it left in the background
-at a normal end stays.
+the time is over, everything that the command started is killed. Programs that it left in the
+background at a normal end stay.
 """
 
 import contextlib

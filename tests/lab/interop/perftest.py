@@ -8,7 +8,7 @@ bytes), buffer cycle and cache line (4 bytes each), MTU (2 bytes). Then come rec
 data, is made after the first of them. Results travel as five numbers of 8 bytes.
 
 All data come from one buffer that the client fills with the C library's random numbers, seeded
-with the time of day. So whoever knows about when it started knows the data.
+with the time of day. So a peer that knows about when it started knows the data.
 """
 
 import ctypes

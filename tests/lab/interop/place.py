@@ -37,16 +37,16 @@ class Place(NamedTuple):
 
     @property
     def refusals(self):
-        """What our side gets where nobody listens."""
+        """What our side gets from an address without a listener."""
         return nd.RdmaConnectionRefusedError
 
     def connect(self, end, tool, port, **options):
-        """Connect to a tool that was just started; its listener tells nobody that it is there."""
+        """Connect to a tool that was just started; its listener does not say when it is there."""
         retry(end, tool, self.tool_at(port), self.refusals, **options)
 
 
 def retry(end, tool, address, refused, **options):
-    """Connect again and again until somebody listens, or the tool has ended."""
+    """Connect again and again until the tool listens, or has ended."""
     deadline = time.monotonic() + LIMIT
     while True:
         try:

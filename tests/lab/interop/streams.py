@@ -24,7 +24,7 @@ def file(folder):
 
 @contextlib.contextmanager
 def connected_to(tool, port, ours, **options):
-    """Connect to a program that was just started; its listener tells nobody that it is there."""
+    """Connect to a program that was just started; its listener does not say when it is there."""
     adapter, place = ours
     deadline = time.monotonic() + LIMIT
     while True:

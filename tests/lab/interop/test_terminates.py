@@ -2,7 +2,7 @@
 """What one side says when the other breaks a rule, and whether it is understood.
 
 rping is siw's side: as a server it uses the memory that we advertise, as a client it advertises
-its own. What is known to crash a kernel is not here (docs: siw and peer-to-peer mode).
+its own. Messages that are known to crash a kernel are not here (docs: siw and peer-to-peer mode).
 """
 
 import pytest
@@ -108,7 +108,7 @@ def test_siw_refuses_to_invalidate_a_token_it_never_gave(our_client):
 # ---- our word, understood by siw ----------------------------------------------------------------
 
 # Siw takes the first byte of the control word the other way round (as it sends it): what it calls
-# layer is the RFC's type, and the other way. Its users are told nothing, so its log is the place.
+# layer is the RFC's type, and the other way. Its users hear nothing, so its log is the place.
 
 
 def test_siw_learns_that_its_read_named_a_wrong_token(our_client, kernel_log):

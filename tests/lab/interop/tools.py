@@ -61,7 +61,7 @@ class Tool:
 
 
 def free_port(host):
-    """Find a port of an address that nobody has at this moment."""
+    """Find a port of an address that is free at this moment."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as server:
         return server.getsockname()[1]

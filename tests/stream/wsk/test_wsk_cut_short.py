@@ -43,7 +43,7 @@ def test_a_disconnect_behind_data_that_never_left_does_not_succeed(
             assert request.wait(LIMIT)
             assert request.status.name == status
         if not far.closed and status == "CANCELLED":
-            # What came is a part, and must not look whole.
+            # The data that came is a part, and must not look whole.
             drained = far.receive(None, wsk.Flag.DRAIN)
             assert drained.wait(LIMIT)
             assert drained.status == nd.Status.CONNECTION_RESET

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""WSK sockets: each event comes, whatever came first and whoever took the data; one at a time."""
+"""WSK sockets: each event comes, whatever came first and took the data; one at a time."""
 
 import queue
 import sys

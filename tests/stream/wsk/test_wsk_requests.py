@@ -117,7 +117,7 @@ def test_an_abortive_end_takes_no_data(ends):
 
 
 def test_an_abortive_end_rescues_a_graceful_one_that_hangs(ends):
-    ends.near.send(bytes(50_000_000))  # nobody reads
+    ends.near.send(bytes(50_000_000))  # the peer reads nothing
     hanging = ends.near.disconnect()
     assert not hanging.done()
     ends.near.disconnect(abortive=True)

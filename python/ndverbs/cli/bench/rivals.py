@@ -39,7 +39,7 @@ _PACKAGES = {
 _SERVER_START_S = 10.0
 _MOST_S = 120.0
 _ATTEMPTS = 3
-# What a run of one second needs about, from the orientation figures of a two-core machine.
+# About the size of a run of one second, from the orientation figures of a two-core machine.
 _BYTES_PER_S = 4e9
 _MESSAGES_PER_S = 60_000
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plain TCP copy that `ndverbs demo` compares with: `copy_server` without the RDMA.
+"""The plain TCP copy that `ndverbs demo` compares with: the server of `cp` without RDMA.
 
 Same ends as the RDMA copy, so that only the transport differs: the source is read into buffers
 that rotate, the target is reserved and mapped in windows, read back for the checksum and named when

@@ -2,7 +2,7 @@
 """One connection of a file copy: control messages both ways, and writes towards the peer.
 
 Owns the queue pair, its completion queue, its protection domain and the memory of the messages,
-which is bounded: ``RECEIVES + SENDS + 1`` messages. Knows messages as bytes of `copy_protocol`,
+which is bounded: ``RECEIVES + SENDS + 1`` messages. Knows messages as bytes of `protocol`,
 and nothing of files. One thread uses a channel; `farewell` and `give_way` may come from others.
 """
 
@@ -242,14 +242,14 @@ class Channel(Closing):
             part.close()
 
     def _say_last(self, failure: Failure) -> None:
-        # What completes is left to the thread that uses the channel: it may be asleep over it.
+        # Completions are left to the thread that uses the channel: it may be asleep over them.
         with contextlib.suppress(CopyError, RdmaError, ValueError):
             self._post(_FAREWELL, failure)
 
     def _disconnect(self) -> None:
         if self._connector is None:
             return
-        # What was posted still goes out; the peer has a moment to say that it is done, too.
+        # Posted requests still go out; the peer has a moment to say that it is done, too.
         try:
             self._connector.disconnect(timeout=2)
         except RdmaError:  # not connected yet, or the peer has no such moment to spare

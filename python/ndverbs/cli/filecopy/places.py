@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places of a copy server: who is served, who waits, and who gives way.
+"""Places of a copy server: which clients are served, which wait, and which give way.
 
 A connection holds a place from its arrival to its end. It first asks, which costs little: one that
 has not said what it wants gives its place to the next arrival, the longest idle one first. A
@@ -26,7 +26,7 @@ _LOOK = 1.0  # seconds after which a guest that waits is looked at again
 
 
 class Guest(Protocol):
-    """What holds a place."""
+    """A client that holds a place."""
 
     idle_since: float | None  # `time.monotonic()` since when it keeps the server waiting
     has_sent: bool  # whether it has filled a window

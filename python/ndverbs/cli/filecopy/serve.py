@@ -21,8 +21,8 @@ def add(commands: Commands) -> None:
         "serve",
         help="receive files by RDMA into a directory",
         description="Receive files from `ndverbs cp` into a directory, until Ctrl-C.",
-        epilog="There is neither encryption nor authentication: whoever reaches the address can "
-        "write new files into the directory, and replace files with `cp --force`.",
+        epilog="There is neither encryption nor authentication: every host that reaches the "
+        "address can write new files into the directory, and replace files with `cp --force`.",
         allow_abbrev=False,
     )
     serve.add_argument(
@@ -89,7 +89,7 @@ def run(given: argparse.Namespace) -> int:
             if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
                 complain(
                     f"warning: {host} is reachable from other machines, and there is neither "
-                    "encryption nor authentication: whoever reaches it can write files here"
+                    "encryption nor authentication: every host that reaches it can write files here"
                 )
             where = _address.text(server.address)
             print(f"serving {os.path.abspath(given.directory)} at {where}", flush=True)

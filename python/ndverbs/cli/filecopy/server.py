@@ -3,9 +3,9 @@
 
 Every connection has its own thread, protection domain and time limits, and maps only a few
 windows of its file at once, so that neither a large file nor a slow or hostile client costs more
-than that; a client that has not sent a byte yet gets one small window. Who is served and who gives
-way is in `copy_places`. The client's bytes land in the mapping of the new file by RDMA; they are
-read back for the checksum before the file gets its name.
+than that; a client that has not sent a byte yet gets one small window. Which clients are served,
+and which give way, is in `places`. The client's bytes land in the mapping of the new file by RDMA;
+they are read back for the checksum before the file gets its name.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Server(Closing):
         for thread in [*farewells, *threads]:
             thread.join(max(deadline - time.monotonic(), 0))
         self._stack.close()
-        # What was left wakes because the adapter is closed.
+        # The other threads wake because the adapter is closed.
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 1))
 
