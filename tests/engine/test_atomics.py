@@ -142,6 +142,7 @@ def test_only_the_named_word_and_the_sink_change():
     a[0x41:0x44], a[0x50:0x55] = old[:3], old[3:]
     word_after = struct.pack("=Q", (struct.unpack("=Q", old)[0] + 1) & ALL_BITS)
     b[WORDS_OFFSET + 16 : WORDS_OFFSET + 24] = word_after
+
     assert (pair.a.memory(), pair.b.memory()) == (a, b)
 
 
@@ -202,8 +203,10 @@ def test_requests_go_out_as_the_rfc_has_them():
     solo.engine.post_fetch_add(1, [(0, 8)], WORDS_STAG, WORDS_TO, 5)
     solo.engine.post_compare_swap(2, [(8, 8)], WORDS_STAG, WORDS_TO + 8, 3, 4)
     solo.step()
+
     first, second = request_ids(solo)
     assert first != second
+
     expected = request(1, 5, request_id=first) + request(
         2,
         4,
@@ -234,7 +237,9 @@ def test_reads_and_atomics_share_the_outbound_limit(ord_):
 def test_without_an_outbound_limit_no_atomic_goes_out():
     solo = requester(ord=0)
     post_adds(solo, 1)
+
     solo.step()
+
     assert solo.fpdus() == []
 
 
@@ -246,8 +251,10 @@ def test_a_fence_waits_for_atomics(kind):
         solo.engine.post_send(9, [(0, 4)], fenced=True)
     else:
         solo.engine.post_fetch_add(9, [(0, 8)], WORDS_STAG, WORDS_TO, 1, fenced=True)
+
     solo.step()
     assert len(solo.fpdus()) == 1
+
     solo.step(response(request_ids(solo)[0]))
     assert len(solo.fpdus()) == 2
 
@@ -257,8 +264,10 @@ def test_an_atomic_completes_after_earlier_and_before_later_requests():
     solo.engine.post_send(1, [(0, 4)])
     post_adds(solo, 1, first=2)
     solo.engine.post_send(3, [(0, 4)])
+
     solo.step()
     assert solo.side.contexts(receives=False) == [1]
+
     solo.step(response(request_ids(solo)[0]))
     assert solo.side.contexts(receives=False) == [1, 2, 3]
 
@@ -267,13 +276,16 @@ def test_more_requests_than_the_inbound_limit_are_refused():
     solo = responder(ird=2)
     solo.step(request(1) + request(2) + request(3), limit=0)
     solo.step()
+
     assert solo.terminate()["code"] == (0, 2, 7)
 
 
 def test_reads_and_atomics_are_answered_in_the_order_of_the_requests():
     solo = responder()
     read = reference.read_request(2, 5, 0, 4, WINDOW_STAG, WINDOW_TO, crc=False)
+
     solo.step(request(1) + read + request(3))
+
     assert [u[1] & 15 for u in solo.fpdus()] == [ATOMIC_RESPONSE, READ_RESPONSE, ATOMIC_RESPONSE]
 
 
@@ -384,6 +396,7 @@ def test_a_request_that_is_too_short_is_refused_without_a_header():
     solo = responder()
     solo.step(reference.untagged(ATOMIC_REQUEST, 1, 1, payload=bytes(51), crc=False))
     solo.step()
+
     assert (solo.terminate()["code"], solo.terminate()["ddp"]) == ((2, 0, 3), b"")
 
 
@@ -463,6 +476,7 @@ def test_an_answer_that_nobody_asked_for_is_refused():
     solo = responder()
     solo.step(response(0))
     solo.step()
+
     assert solo.terminate()["code"] == (0, 2, 6)
 
 
@@ -527,8 +541,10 @@ def test_a_disconnect_waits_for_the_answer():
     set_word(pair.b, 1)
     pair.a.engine.post_fetch_add(1, [(0, 8)], WORDS_STAG, WORDS_TO, 1)
     pair.a.engine.disconnect()
+
     pair.step(pair.a)
     assert "drained" not in pair.a.events
+
     pair.settle()
     assert "drained" in pair.a.events
     assert result(pair.a, 0) == 1

@@ -73,8 +73,10 @@ def test_a_link_that_takes_few_bytes_gets_each_frame_as_it_was_summed(kind):
 def test_a_frame_half_sent_goes_on_although_its_region_has_gone():
     pair, sender, target = start("read", 1000, crc=True)
     target.inbound.write_policy = lambda done: max(0, 100 - done)
+
     pair.settle()
     assert sender.engine.remove_region(STAG)
+
     target.inbound.write_policy = lambda _done: 1 << 30
     pair.settle()
     assert pair.a.outcome() == [("request", 1, "success")]

@@ -82,6 +82,7 @@ def test_random_cuts_of_reads_and_writes(crc, a_reads, b_reads, a_writes, b_writ
     pair.b.inbound.read_policy = cycle(b_reads)
     pair.a.inbound.write_policy = cycle(b_writes)
     pair.b.inbound.write_policy = cycle(a_writes)
+
     exchange.assert_finished(pair.settle())
 
 

@@ -100,11 +100,13 @@ def test_initiator_and_responder_agree(crc_a, crc_b, revision, peer_to_peer, siz
 def test_frames_may_be_written_and_read_in_bits(size):
     initiator = Handshake.initiator(private_data=b"request data")
     responder = Handshake.responder()
+
     while data := initiator.transmit(size):
         assert responder.outcome == "pending"
         assert responder.receive(data, 1) == len(data)
     assert responder.private_data == b"request data"
     assert responder.accept(private_data=b"reply data")
+
     while data := responder.transmit(size):
         assert initiator.outcome == "pending"
         assert initiator.receive(data, 1) == len(data)
@@ -168,7 +170,9 @@ RTR_OFFERS = [
 )
 def test_exactly_one_opening_kind_is_granted(offered, rtr, granted):
     limits = (offered[0] | 4, offered[1] | 4)
+
     reply, responder = answer_to(frame(REQUEST, S, 2, limits=limits))
+
     assert responder.agreement["rtr"] == rtr
     assert words(reply) == (granted[0] | 4, granted[1] | 4)
 
@@ -274,7 +278,9 @@ def test_before_revision_2_the_bit_of_enhanced_data_means_nothing(revision, data
 
 def test_a_responder_reads_nothing_beyond_the_request():
     request = frame(REQUEST, S, 2, b"data", limits=(1, 1))
+
     responder = Handshake.responder()
+
     assert responder.receive(request + b"more") == len(request)
     assert responder.wanted == 0
 
@@ -282,11 +288,14 @@ def test_a_responder_reads_nothing_beyond_the_request():
 @pytest.mark.parametrize("size", [0, 1, 508])
 def test_a_reject_carries_its_reason(size):
     responder = asked(frame(REQUEST, S, 2, limits=(1, 1)))
+
     reason = bytes(i & 0xFF for i in range(size))
     assert responder.reject(reason)
+
     reply = responder.transmit()
     assert reply == frame(REPLY, S | R, 2, reason, limits=(0, 0))
     assert responder.outcome == "rejected"
+
     initiator = answered(reply)
     assert initiator.outcome == "refused"
     assert initiator.private_data == reason
@@ -295,7 +304,9 @@ def test_a_reject_carries_its_reason(size):
 @pytest.mark.parametrize("revision", [0, 1])
 def test_revision_1_takes_512_bytes_of_private_data_and_revision_2_takes_508(revision):
     data = bytes(512)
+
     responder = asked(frame(REQUEST, 0, revision, data))
+
     assert responder.private_data == data
     assert responder.accept(private_data=data)
     assert len(responder.transmit()) == 532
@@ -330,7 +341,9 @@ def test_an_initiator_uses_the_smaller_limits(reply_limits, own, used):
 
 def test_a_responder_that_needs_more_reads_than_we_hold_gets_a_terminate():
     initiator = answered(frame(REPLY, S, 2, limits=(16, 17)), ird=16)
+
     sent = initiator.transmit()
+
     assert terminate_of(sent)["code"] == (2, 0, 6)
     assert initiator.outcome == "insufficient_ird"
 
@@ -436,9 +449,11 @@ def test_an_fpdu_glued_to_the_reply_is_left_for_the_connection():
     stream = reply + fpdu
     initiator = Handshake.initiator()
     initiator.transmit()
+
     taken = initiator.receive(stream)
     assert taken == len(reply)
     assert initiator.outcome == "agreed"
+
     solo = Solo(is_initiator=True)
     solo.engine.post_receive(1, [(0, 16)])
     solo.step(stream[taken:])
@@ -448,8 +463,10 @@ def test_an_fpdu_glued_to_the_reply_is_left_for_the_connection():
 def test_a_reply_is_not_read_before_the_request_is_out():
     initiator = Handshake.initiator()
     assert initiator.wanted == 0
+
     initiator.transmit(10)
     assert initiator.wanted == 0
+
     initiator.transmit()
     assert initiator.wanted == 20
 
@@ -498,8 +515,11 @@ def test_a_responder_survives_any_bytes(data, read_size, crc):
 def test_an_initiator_survives_any_bytes(data, read_size, peer_to_peer, revision):
     initiator = Handshake.initiator(peer_to_peer=peer_to_peer, revision=revision)
     initiator.transmit()
+
     initiator.receive(data, read_size)
+
     assert len(initiator.private_data) <= 512
+
     initiator.transmit()
     if initiator.outcome == "agreed":
         assert initiator.agreement["ird"] <= 16

@@ -81,14 +81,18 @@ def test_a_receive_ends_with_the_value_and_the_length_of_the_write(size, crc):
 def test_all_32_bits_of_the_value_arrive(value):
     pair = pair_with_receives()
     post(pair, 4, value=value)
+
     pair.settle()
+
     assert pair.b.completions[0]["immediate"] == value
 
 
 def test_a_solicited_immediate_says_so():
     pair = pair_with_receives()
     post(pair, 4, solicited=True)
+
     pair.settle()
+
     assert pair.b.completions[0]["is_solicited"] is True
 
 
@@ -113,8 +117,10 @@ def test_the_message_goes_directly_behind_its_write(size):
 def test_a_write_with_immediate_is_done_when_its_message_is_out():
     solo = sender()
     solo.engine.post_write(1, [(0, 4)], WINDOW_STAG, WINDOW_TO, immediate=VALUE)
+
     solo.step(limit=len(write()))
     assert solo.completions == []
+
     solo.step()
     assert solo.side.contexts(receives=False) == [1]
 
@@ -161,7 +167,9 @@ def test_a_lone_message_of_a_foreign_peer_has_no_bytes():
 def test_four_more_bytes_of_a_foreign_peer_are_not_looked_at():
     solo = receiver()
     body = bytes.fromhex("12345678 9abcdef0")
+
     solo.step(reference.untagged(IMMEDIATE, 0, 1, payload=body, crc=False))
+
     assert solo.completions[0]["immediate"] == VALUE
 
 
@@ -183,8 +191,10 @@ def test_cuts_of_the_stream_change_nothing(sizes, crc):
 def test_a_missing_receive_pauses_the_stream_until_one_is_posted():
     pair = pair_with_receives(0)
     post(pair, 4)
+
     pair.settle()
     assert pair.b.completions == []
+
     pair.b.engine.post_receive(7, [])
     pair.settle()
     assert [(c["context"], c["immediate"]) for c in pair.b.completions] == [(7, VALUE)]

@@ -70,8 +70,10 @@ def test_large_messages_arrive(crc, kind, pieces, budget):
 def test_every_cut_around_the_borders_of_large_fpdus(crc, kind):
     stream = bytes(payload_link(start(crc, kind).settle(), kind).sent)
     borders = {0, len(stream), stream.index(DATA[:64])}
+
     for end in (65_480, 2 * 65_480):
         borders |= {end, end + 16}
+
     for border in sorted(borders):
         for position in range(max(1, border - 9), min(len(stream), border + 10), 3):
             pair = start(crc, kind)
@@ -92,6 +94,7 @@ def test_random_cuts_of_large_fpdus(crc, kind, reads, writes):
     link = payload_link(pair, kind)
     link.read_policy = cycle([*reads, 20_000])
     link.write_policy = cycle([*writes, 20_000])
+
     assert_arrived(pair.settle(), kind)
 
 

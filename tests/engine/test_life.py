@@ -179,8 +179,10 @@ def test_every_input_in_every_state_keeps_the_promises(state, first):
     solo = state()
     name = state.__name__
     cause = solo.engine.cause
+
     INPUTS[first](solo)
     assert_promises(solo)
+
     if name in DEAD:
         assert solo.engine.is_over
         assert solo.engine.cause == cause
@@ -247,8 +249,10 @@ def test_a_stream_is_drained_when_its_requests_are_out_and_its_reads_answered():
     pair.a.engine.post_send(1, [(0, 4)])
     pair.a.engine.post_read(2, [(0, 4)], WINDOW_STAG, WINDOW_TO)
     pair.a.engine.disconnect()
+
     pair.step(pair.a)
     assert "drained" not in pair.a.events
+
     pair.b.engine.post_receive(1, [(0, 4)])
     pair.settle()
     assert "drained" in pair.a.events
@@ -258,8 +262,10 @@ def test_a_stream_is_drained_when_its_requests_are_out_and_its_reads_answered():
 def test_a_response_in_progress_is_finished_before_a_stream_is_drained():
     solo = answering()
     solo.engine.disconnect()
+
     solo.step(limit=0)
     assert "drained" not in solo.events
+
     solo.step()
     assert "drained" in solo.events
 
@@ -314,7 +320,9 @@ def test_an_end_with_a_read_unanswered_fails_the_read():
 def test_after_the_peer_closed_requests_still_go_out():
     solo = peer_closed()
     solo.engine.post_send(1, [(0, 4)])
+
     solo.step()
+
     assert solo.side.outcome() == [("request", 1, "success")]
 
 
@@ -337,7 +345,9 @@ def test_a_dead_link_fails_the_oldest_request_and_cancels_the_rest():
 def test_the_first_cause_is_kept():
     solo = terminating()
     solo.engine.link_error(errno.ECONNRESET)
+
     solo.step()
+
     assert solo.engine.cause == ("local", 1, 1, 0)
 
 
@@ -373,6 +383,7 @@ def test_a_large_backlog_is_one_beyond_the_threshold():
     solo.engine.post_write(1, [(0, 1000)], WINDOW_STAG, WINDOW_TO)
     solo.engine.post_send(2, [(0, 1000)])
     solo.engine.post_read(3, [(0, 1000)], WINDOW_STAG, WINDOW_TO)
+
     assert solo.engine.has_large_backlog(1999)
     assert not solo.engine.has_large_backlog(2000)
 
@@ -382,6 +393,7 @@ def test_a_large_backlog_is_seen_across_the_wrap_of_positions():
     solo.step(OPENING)
     solo.engine.post_write(1, [(0, 1000)], WINDOW_STAG, WINDOW_TO)
     solo.engine.post_send(2, [(0, 1000)])
+
     assert solo.engine.has_large_backlog(1999)
 
 
@@ -427,8 +439,10 @@ def test_each_state_wants_what_it_can_use(state, wants_read, wants_write):
 
 def test_a_posted_request_wants_to_be_written_unless_it_is_held():
     solo = held()
+
     solo.engine.post_send(1, [(0, 4)])
     assert not solo.engine.wants_write
+
     solo.engine.release_hold()
     assert solo.engine.wants_write
 
@@ -440,8 +454,10 @@ def test_an_initiator_wants_to_write_its_opening_message():
 def test_a_pause_can_resume_once_a_receive_is_posted():
     solo = paused()
     assert not solo.engine.can_resume
+
     solo.post("post_receive", 1, [(0, 16)])
     assert solo.engine.can_resume
+
     solo.step()
     assert not solo.engine.can_resume
 

@@ -44,7 +44,9 @@ def response(stag, offset=0, payload=bytes(READ_SIZE), **options):
 def test_no_more_reads_are_outstanding_than_the_peer_holds(ord_):
     solo = requester(ord=ord_)
     post_reads(solo, 20)
+
     solo.step()
+
     assert len(read_requests(solo.fpdus())) == ord_
 
 
@@ -52,9 +54,11 @@ def test_a_stalled_read_goes_out_when_a_response_makes_room():
     solo = requester(ord=2)
     post_reads(solo, 4)
     solo.step()
+
     for done in range(4):
         assert len(sink_stags(solo)) == min(4, 2 + done)
         solo.step(response(sink_stags(solo)[done]))
+
     assert solo.side.contexts(receives=False) == [0, 1, 2, 3]
     assert solo.side.statuses(receives=False) == ["success"] * 4
 
@@ -63,8 +67,10 @@ def test_requests_behind_a_stalled_read_wait_in_order():
     solo = requester(ord=1)
     post_reads(solo, 2)
     solo.engine.post_send(7, [(0, 4)])
+
     solo.step()
     assert [ulpdu[1] & 15 for ulpdu in solo.fpdus()] == [reference.READ_REQUEST]
+
     solo.step(response(sink_stags(solo)[0]))
     solo.step(response(sink_stags(solo)[1]))
     assert [ulpdu[1] & 15 for ulpdu in solo.fpdus()] == [1, 1, reference.SEND]
@@ -87,8 +93,10 @@ def test_read_requests_are_numbered_from_one():
 def test_an_opening_read_takes_number_one_and_a_slot():
     solo = Solo(is_initiator=True, rtr="read", ord=1)
     post_reads(solo, 1)
+
     solo.step()
     assert solo.fpdus() == [bytes.fromhex("4141 00000000 00000001 00000001 00000000") + bytes(28)]
+
     solo.step(response(0, payload=b""))
     assert struct.unpack_from(">II", solo.fpdus()[1], 6) == (1, 2)
     assert solo.completions == []
@@ -100,10 +108,12 @@ def test_a_read_completes_after_earlier_sends_and_before_later_ones():
     post_reads(solo, 1, first=2)
     solo.engine.post_send(3, [(0, 4)])
     solo.engine.post_write(4, [(0, 4)], WINDOW_STAG, WINDOW_TO)
+
     solo.step()
     # The later ones are with TCP, but completions follow the order of posting.
     assert len(solo.fpdus()) == 4
     assert solo.side.contexts(receives=False) == [1]
+
     solo.step(response(sink_stags(solo)[0]))
     assert solo.side.contexts(receives=False) == [1, 2, 3, 4]
 
@@ -118,11 +128,14 @@ def test_a_fence_holds_a_request_until_all_reads_are_answered(kind):
         solo.engine.post_write(9, [(0, 4)], WINDOW_STAG, WINDOW_TO, fenced=True)
     else:
         solo.engine.post_read(9, [(0, 4)], WINDOW_STAG, WINDOW_TO, fenced=True)
+
     solo.step()
     assert len(solo.fpdus()) == 2
+
     first, second = sink_stags(solo)
     solo.step(response(first))
     assert len(solo.fpdus()) == 2
+
     solo.step(response(second))
     assert len(solo.fpdus()) == 3
 
@@ -130,7 +143,9 @@ def test_a_fence_holds_a_request_until_all_reads_are_answered(kind):
 def test_without_reads_a_fence_holds_nothing():
     solo = requester()
     solo.engine.post_send(9, [(0, 4)], fenced=True)
+
     solo.step()
+
     assert solo.side.contexts(receives=False) == [9]
 
 
@@ -200,6 +215,7 @@ def test_a_response_that_is_not_exact_breaks_the_connection(case):
     solo.step()
     assert solo.terminate()["code"] == code
     assert solo.side.statuses(receives=False) == ["cancelled"] * 2
+
     memory = solo.side.memory()
     assert memory[READ_SIZE:WINDOW_OFFSET] == bytes([FILL]) * (WINDOW_OFFSET - READ_SIZE)
 
@@ -223,9 +239,11 @@ def test_a_response_in_many_segments_fills_a_scattered_sink():
     solo.step()
     (stag,) = sink_stags(solo)
     data = pattern(100)
+
     for at in range(0, 100, 7):
         part = data[at : at + 7]
         solo.step(response(stag, at, part, last=at + 7 >= 100))
+
     assert solo.side.statuses(receives=False) == ["success"]
     assert solo.engine.read(0, 30) + solo.engine.read(64, 50) + solo.engine.read(200, 20) == data
 
@@ -276,6 +294,7 @@ def test_reads_up_to_the_next_power_of_two_are_held_and_one_more_is_refused(ird,
     solo.step(limit=0)
     assert not solo.engine.is_over
     assert solo.engine.cause is None
+
     solo.step(incoming_read(held + 1), limit=0)
     solo.step()
     assert solo.terminate()["code"] == (0, 2, 7)
@@ -285,6 +304,7 @@ def test_without_a_limit_every_read_is_refused():
     solo = Solo(ird=0)
     solo.step(incoming_read(1))
     solo.step()
+
     assert solo.terminate()["code"] == (0, 2, 7)
 
 
@@ -303,6 +323,7 @@ def test_responses_come_in_the_order_of_the_requests():
     solo = Solo(ird=4)
     solo.step(*(incoming_read(msn, sink=0x100 + msn) for msn in (1, 2, 3)))
     solo.step()
+
     assert [struct.unpack_from(">I", u, 2)[0] for u in solo.fpdus()] == [0x101, 0x102, 0x103]
 
 
@@ -348,19 +369,23 @@ def test_messages_are_never_interleaved():
     solo.step(*(incoming_read(msn, size=200) for msn in range(1, 4)), limit=0)
     solo.step()
     open_opcode = None
+
     for ulpdu in solo.fpdus():
         opcode, is_last = ulpdu[1] & 15, bool(ulpdu[0] & 0x40)
         assert open_opcode in (None, opcode)
         open_opcode = None if is_last else opcode
+
     assert open_opcode is None
 
 
 def test_many_reads_through_a_narrow_link_all_arrive():
     pair = Pair(ird=4, ord=4, max_fpdu=64, a={"send_depth": 64})
+
     pair.b.engine.write(WINDOW_OFFSET, pattern(0x800))
     for context in range(40):
         at = context * 50
         assert pair.a.engine.post_read(context, [(context * 50, 50)], WINDOW_STAG, WINDOW_TO + at)
+
     pair.a.inbound.read_policy = pair.b.inbound.read_policy = one_byte
     pair.settle()
     assert pair.a.contexts(receives=False) == list(range(40))

@@ -17,9 +17,11 @@ def send(msn, payload, **options):
 def test_a_missing_receive_pauses_reading_until_one_is_posted(crc):
     solo = Solo(crc=crc)
     stream = reference.untagged(reference.SEND, 0, 1, 0, b"early", crc=crc)
+
     solo.step(stream)
     assert not solo.engine.wants_read
     assert solo.engine.deadline() == 5 * SECOND
+
     solo.now = 4 * SECOND
     solo.engine.post_receive(7, [(0, 16)])
     solo.step()
@@ -32,8 +34,10 @@ def test_a_missing_receive_pauses_reading_until_one_is_posted(crc):
 def test_while_paused_nothing_behind_the_send_is_processed():
     solo = Solo()
     write = reference.tagged(reference.WRITE, WINDOW_STAG, WINDOW_TO, b"later", crc=False)
+
     solo.step(send(1, b"first") + write)
     assert solo.engine.read(WINDOW_OFFSET, 1) == bytes([FILL])
+
     solo.engine.post_receive(7, [(0, 16)])
     solo.step()
     assert solo.engine.read(WINDOW_OFFSET, 5) == b"later"
@@ -44,9 +48,11 @@ def test_a_pause_ends_in_a_terminate_at_its_deadline_and_not_before():
     solo.now = SECOND
     solo.step(send(1, b"early"))
     solo.now = 4 * SECOND - 1
+
     solo.step()
     assert solo.engine.cause is None
     assert solo.engine.deadline() == 4 * SECOND
+
     solo.now = 4 * SECOND
     solo.step()
     assert solo.terminate()["code"] == (1, 2, 2)
@@ -60,8 +66,10 @@ def test_each_missing_receive_waits_its_own_time():
     solo.step(send(1, b"one") + send(2, b"two"))
     solo.now = 4 * SECOND
     solo.engine.post_receive(1, [(0, 16)])
+
     solo.step()
     assert solo.engine.deadline() == 9 * SECOND
+
     solo.now = 8 * SECOND
     solo.engine.post_receive(2, [(64, 16)])
     solo.step()
@@ -83,9 +91,11 @@ def test_two_sides_that_both_lack_receives_end_by_their_deadlines():
     pair = Pair()
     for side in (pair.a, pair.b):
         side.engine.post_send(1, [(0, 4)])
+
     pair.settle()
     assert not pair.a.engine.is_over
     assert not pair.b.engine.is_over
+
     pair.advance(5 * SECOND)
     assert pair.a.engine.is_over
     assert pair.b.engine.is_over
@@ -96,6 +106,7 @@ def test_a_wrong_number_is_reported_before_a_missing_receive():
     solo = Solo()
     solo.step(send(2, b"x"))
     solo.step()
+
     assert solo.terminate()["code"] == (1, 2, 3)
 
 
@@ -140,7 +151,9 @@ def test_a_send_may_fill_its_receive_exactly_or_less(size):
 def test_an_empty_receive_takes_an_empty_send():
     solo = Solo()
     solo.engine.post_receive(1, [])
+
     solo.step(send(1, b""))
+
     assert solo.side.outcome() == [("receive", 1, "success")]
 
 
@@ -177,9 +190,11 @@ def test_a_send_in_segments_may_be_interleaved_with_a_write():
 
 def test_a_responder_is_silent_until_the_first_message_came():
     solo = Solo()
+
     solo.engine.post_send(1, [(0, 4)])
     assert solo.step() == b""
     assert solo.engine.is_held
+
     solo.step(reference.tagged(reference.WRITE, 0, 0, b"", crc=False))
     assert solo.events == {"first_fpdu"}
     assert solo.side.outcome() == [("request", 1, "success")]
@@ -199,8 +214,10 @@ def test_half_a_message_does_not_end_the_hold():
     solo = Solo()
     solo.engine.post_send(1, [(0, 4)])
     opening = reference.tagged(reference.WRITE, 0, 0, b"", crc=False)
+
     solo.step(opening[:-1])
     assert solo.written == b""
+
     solo.step(opening[-1:])
     assert solo.written != b""
 
@@ -218,9 +235,11 @@ def test_an_initiator_opens_with_an_empty_write_even_when_nothing_was_agreed():
 @pytest.mark.parametrize("rtr", ["none", "write", "read"])
 def test_the_opening_message_is_invisible_to_both_sides(rtr):
     pair = Pair(rtr=rtr)
+
     pair.settle()
     assert pair.a.completions == pair.b.completions == []
     assert pair.b.events == {"first_fpdu"}
+
     pair.b.engine.post_receive(1, [(0, 16)])
     pair.a.engine.post_send(1, [(0, 4)])
     pair.a.engine.post_read(2, [(0, 4)], WINDOW_STAG, WINDOW_TO)

@@ -268,6 +268,7 @@ def test_a_refusal_places_nothing_of_the_fpdu_at_fault(incoming, code, attached,
     is_late = (code[:2] == (0, 2) and code[2] == 9) or code == (0, 1, 9)
     if is_late:  # refused when the message was complete (RFC 5040 section 5.3)
         memory[0:4] = bytes([FILL]) * 4
+
     assert memory == bytes([FILL]) * 0x2000
 
 
@@ -291,6 +292,7 @@ def test_after_a_refusal_every_request_is_completed_once(incoming, code, attache
     solo.step()
     assert solo.side.contexts(receives=True) == [100, 101, 102]
     assert solo.side.contexts(receives=False) == [1, 2]
+
     solo.engine.post_send(3, [(0x700, 4)])
     solo.engine.post_receive(103, [(0x700, 4)])
     solo.step()
@@ -328,7 +330,9 @@ def test_zero_length_messages_are_not_checked_against_memory():
 
 def test_a_write_may_touch_the_last_byte_below_two_to_the_64():
     solo = responder()
+
     solo.step(write(TOP, 2**64 - 4)(False))
+
     assert not solo.engine.is_over
     assert solo.engine.read(0x1CFC, 4) == b"data"
 
@@ -377,8 +381,10 @@ def test_a_read_source_that_goes_half_way_is_reported_with_the_advanced_request(
 
 def test_reserved_bits_and_pads_of_a_peer_are_ignored():
     ulpdu = bytes([0x40 | 0x3C | 1, 0x40 | 0x30 | SEND]) + struct.pack(">IIII", 99, 0, 1, 0) + b"ab"
+
     fpdu = bytearray(reference.fpdu(ulpdu, crc=False))
     assert len(fpdu) == 28
+
     fpdu[22:24] = b"\xaa\xbb"  # siw leaves its pads uncleared
     fpdu[24:28] = b"\x01\x02\x03\x04"  # and a CRC field means nothing when C is off
     solo = responder()
@@ -389,8 +395,10 @@ def test_reserved_bits_and_pads_of_a_peer_are_ignored():
 def test_empty_segments_are_legal_and_bounded():
     empty = send(payload=b"", last=False)(False)
     solo = responder()
+
     solo.step(empty * 10, send()(False))
     assert solo.side.outcome() == [("receive", 100, "success")]
+
     solo = responder()
     solo.step(empty * 100_000)
     solo.step()
@@ -416,10 +424,12 @@ def test_a_crc_error_is_reported_without_headers_and_places_nothing(crc):
 
 def test_a_terminate_that_cannot_be_sent_gives_up_at_its_deadline():
     solo = responder()
+
     solo.step(write(0x9900, 0)(False), limit=0)
     assert not solo.engine.is_over
     assert solo.completions == []
     assert solo.engine.deadline() == SECOND
+
     solo.now = SECOND
     solo.step(limit=0)
     assert solo.engine.is_over

@@ -99,7 +99,9 @@ def test_siw_takes_crc_when_we_ask_for_it(siw_initiates):
 @both_roles
 def test_limits_fit_on_both_sides(siw_initiates, siw_limits, ours):
     siw = {"ird": siw_limits[0], "ord_": siw_limits[1]}
+
     session = Session(siw_initiates, ird=ours[0], ord_=ours[1], siw=siw)
+
     assert session.agreement["ord"] <= power_of_two_from(session.siw.ird)
     assert session.siw.ord <= max(1, session.agreement["ird"])
 
@@ -172,6 +174,7 @@ def test_with_peer_to_peer_mode_siw_waits_for_our_opening_message():
     session = Session(False, peer_to_peer=True)
     assert session.agreement["rtr"] == "write"
     assert session.siw.waits_for_first_fpdu
+
     session.siw.send(b"held back")
     assert session.siw.outbox == b""
     session.settle().assert_siw_is_content()
@@ -181,8 +184,10 @@ def test_with_peer_to_peer_mode_siw_waits_for_our_opening_message():
 @pytest.mark.parametrize("ird", [1, 3, 5])
 def test_siw_may_send_more_reads_than_it_was_told(ird):
     session = Session(True, ird=ird)
+
     session.engine.release_hold()
     assert session.siw.ord == ird
+
     for _ in range(power_of_two_from(ird)):
         session.siw.read(7, 0, 100, WINDOW_STAG, WINDOW_TO)
     session.settle().assert_siw_is_content()
@@ -217,10 +222,12 @@ def test_what_siw_refuses_is_reported_with_the_meaning_of_its_terminate(case, cr
     session.siw.regions[0x200] = Region(bytearray(64), 0, pd=2)
     session.siw.regions[0x300] = Region(bytearray(64), 0, remote_write=False)
     assert request(session.engine)
+
     session.settle()
     assert session.siw.terminated is not None
     assert session.engine.cause == ("peer", *code)
     assert session.engine.is_over
+
     is_read = case.startswith("read")
     assert session.side.statuses(receives=False) == ["remote_resources" if is_read else "success"]
     assert set(session.side.statuses(receives=True)) == {"cancelled"}
@@ -250,7 +257,9 @@ def test_our_terminate_ends_the_stream_at_siw(siw_initiates):
 @both_roles
 def test_siw_speaks_first_over_a_stream_without_opening_message(siw_initiates):
     session = Session(siw_initiates)
+
     session.siw.send(b"first")
+
     session.settle().assert_siw_is_content()
     assert session.side.statuses(receives=True) == ["success"]
 
@@ -258,8 +267,10 @@ def test_siw_speaks_first_over_a_stream_without_opening_message(siw_initiates):
 def test_the_model_is_as_strict_as_siw_about_bytes_behind_a_frame():
     request = Handshake.initiator().transmit()
     siw = SiwModel(is_initiator=False)
+
     siw.deliver(request + b"\0")
     assert siw.dropped == "bytes behind the MPA frame"
+
     siw = SiwModel(is_initiator=False)
     siw.deliver(request[:20])
     siw.deliver(request[20:])

@@ -88,6 +88,7 @@ def test_an_embedded_read_request_names_the_read_that_failed(about, swapped):
         )
     )
     failed = 2 + about
+
     assert [c["context"] for c in solo.completions] == [1, 2, 3, 4, 50]
     for completion in solo.completions[1:]:
         is_named = completion["context"] == failed
@@ -211,14 +212,18 @@ def test_a_terminate_cut_short_is_a_length_error():
 def test_bytes_beyond_the_longest_terminate_do_not_matter(extra):
     body = bytes.fromhex("20020000") + bytes(extra)
     solo = busy()
+
     solo.step(reference.untagged(reference.TERMINATE, 2, 1, payload=body, crc=False))
+
     assert solo.engine.cause == ("peer", 2, 0, 2)
 
 
 def test_the_phase_tells_start_up_errors_of_a_bare_terminate_from_later_ones():
     early = Solo()
+
     early.step(terminate((2, 0, 6)))
     assert early.engine.cause == ("peer", 2, 0, 6)
+
     late = Solo()
     late.step(reference.tagged(reference.WRITE, 0, 0, b"", crc=False))
     late.step(terminate((0, 2, 6), swapped=True))

@@ -38,7 +38,9 @@ def test_a_silent_peer_gets_an_empty_write_after_50_ms_and_another_a_second_late
 
 def test_the_first_frame_of_the_peer_ends_it():
     solo = initiator()
+
     solo.step(EMPTY_WRITE)
+
     assert solo.engine.deadline() is None
     assert solo.advance(2 * SECOND) == b""
 
@@ -46,7 +48,9 @@ def test_the_first_frame_of_the_peer_ends_it():
 def test_the_peer_that_was_woken_once_is_left_alone():
     solo = initiator()
     advance_to(solo, FIRST)
+
     solo.step(EMPTY_WRITE)
+
     assert solo.advance(2 * SECOND) == b""
 
 
@@ -54,6 +58,7 @@ def test_it_takes_no_slot_and_no_place_in_the_order_of_completions():
     solo = initiator(send_depth=1)
     assert solo.engine.post_write(7, [(0, 100)], WINDOW_STAG, WINDOW_TO)
     assert not solo.engine.post_write(8, [(0, 100)], WINDOW_STAG, WINDOW_TO)
+
     solo.now = FIRST
     solo.step()
     assert sorted(len(ulpdu) for ulpdu in solo.fpdus()) == [14, 114]
@@ -74,14 +79,18 @@ def test_it_waits_for_the_end_of_the_message_under_way():
 @pytest.mark.parametrize("end", ["disconnect", "end_of_stream", "flush"])
 def test_a_stream_that_ends_wakes_nobody(end):
     solo = initiator()
+
     getattr(solo.engine, end)()
+
     assert solo.engine.deadline() is None
     assert solo.advance(2 * SECOND) == b""
 
 
 def test_a_responder_wakes_nobody():
     solo = Solo(wakes_peer=True)
+
     solo.engine.release_hold()
+
     assert solo.engine.deadline() is None
     assert solo.advance(2 * SECOND) == b""
 

@@ -87,14 +87,18 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_response_that_does_not_fit_its_read_ends_the_stream(victim, silent_listener, name, crc):
     build, code, placed = BAD[name]
+
     stream, [(stag, to, size, _, _)] = reading(victim, silent_listener, crc=crc)
     assert size == SIZE
+
     sent = build(stag, to, crc)
     stream.peer.send(sent)
     assert stream.peer.receive_all() == terminate(code, last_ulpdu(sent), crc=crc)
+
     (done,) = stream.wait_for(1)
     assert done.status != nd.Status.SUCCESS
     assert done.detail.endswith("({}/{}/{:02x})".format(*code))
+
     stream.wait_for_disconnect()
     assert victim.untouched((0x100, placed))
 
@@ -113,6 +117,7 @@ def test_a_second_response_to_one_read_ends_the_stream(victim, silent_listener):
 def test_responses_in_another_order_end_the_stream(victim, silent_listener):
     stream, sinks = reading(victim, silent_listener, count=2)
     assert sinks[0][:2] != sinks[1][:2]
+
     bad = response(*sinks[1][:2], DATA)
     stream.peer.send(bad)
     assert stream.peer.receive_all() == terminate((1, 1, 0), last_ulpdu(bad))
@@ -123,9 +128,11 @@ def test_responses_in_another_order_end_the_stream(victim, silent_listener):
 def test_the_end_of_a_stream_fails_the_read_that_waits(victim, silent_listener):
     stream, _ = reading(victim, silent_listener, count=2)
     stream.peer.finish()
+
     first, second = stream.wait_for(2)
     assert (first.status, second.status) == (nd.Status.IO_TIMEOUT, nd.Status.CANCELLED)
     assert first.detail.endswith("(2/0/01)")
+
     stream.wait_for_disconnect()
     assert victim.untouched()
 
@@ -175,10 +182,12 @@ def test_a_terminate_is_reported_and_gets_no_answer(victim, silent_listener, cod
     # It names the second Read.
     body = struct.pack(">IQIIQ", *sinks[1])
     header = reference.control(reference.READ_REQUEST) + struct.pack(">IIII", 0, 1, 2, 0)
+
     stream.peer.send(
         received_terminate(code, swapped=swapped, culprit=header + body, read_request=body)
     )
     assert stream.peer.receive_all() == b""
+
     results = {r.request_context: r for r in stream.wait_for(3)}
     assert results["read 1"].status == nd.Status.REMOTE_RESOURCES
     assert results["read 0"].status == nd.Status.CANCELLED
@@ -186,6 +195,7 @@ def test_a_terminate_is_reported_and_gets_no_answer(victim, silent_listener, cod
     for result in results.values():
         assert result.detail.startswith("peer terminated the stream: ")
         assert result.detail.endswith("({}/{}/{:02x})".format(*code))
+
     stream.wait_for_disconnect()
     assert stream.qp.state == "error"
     assert victim.untouched()
@@ -198,10 +208,12 @@ def test_a_terminate_cut_at_any_length_ends_the_stream(victim, silent_listener, 
     header = reference.control(reference.READ_REQUEST) + struct.pack(">IIII", 0, 1, 1, 0)
     whole = bytes.fromhex("0100e000") + struct.pack(">H", 46) + header + body
     assert len(whole) == 52
+
     stream.peer.send(reference.untagged(TERMINATE, 2, 1, payload=(whole + b"!")[:size], crc=False))
     answer = stream.peer.receive_all()
     assert answer == (terminate((2, 0, 3)) if size < 52 else b"")
     assert stream.wait_for(1)[0].status != nd.Status.SUCCESS
+
     stream.wait_for_disconnect()
 
 

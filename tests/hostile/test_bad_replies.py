@@ -60,14 +60,17 @@ def test_a_bad_answer_fails_the_connect_and_nothing_else(victim, silent_listener
     stream = victim.stream()
     stream.post_receives(1)
     connecting = stream.connect(silent_listener)
+
     stream.peer.send(answer)
     with pytest.raises(error):
         connecting.wait(20)
     assert stream.peer.receive_all() == farewell
+
     stream.peer.sock.close()
     # Nothing was lost with the attempt: the same objects connect to a better listener.
     assert stream.qp.state == "idle"
     assert stream.no_more_completions()
+
     good_stream(victim, silent_listener, stream)
     assert victim.untouched()
 
@@ -124,8 +127,11 @@ def test_an_answer_in_single_bytes_is_one_answer(victim, silent_listener):
     connecting = stream.connect(silent_listener)
     for byte in reply(private_data=b"drip"):
         stream.peer.send(bytes([byte]))
+
     connecting.wait(20)
+
     assert stream.connector.connection_data.private_data == b"drip"
+
     stream.connector.reject()
 
 
@@ -158,6 +164,7 @@ def test_read_limits_of_an_answer_are_capped_at_ours(
     stream = victim.stream()
     stream.connected(silent_listener, reply(words=bytes.fromhex(words)))
     data = stream.connector.connection_data
+
     assert (data.inbound_read_limit, data.outbound_read_limit) == (inbound, outbound)
 
 
@@ -176,7 +183,9 @@ def test_a_read_is_refused_locally_where_the_peer_takes_none(victim, silent_list
 def test_a_granted_peer_to_peer_stream_opens_at_once(victim, silent_listener, words, opcode):
     stream = victim.stream()
     answer = reply(words=bytes.fromhex(words))
+
     stream.connected(silent_listener, answer, peer_to_peer=True)
+
     assert stream.peer.receive_fpdu()[1] == 0x40 | opcode
 
 

@@ -72,10 +72,13 @@ def test_requests_that_become_whole_at_once_take_a_quarter_as_well(victim, few_d
             peer.send(request())
         victim_sees(victim)
         waiting = []
+
         with contextlib.suppress(TimeoutError):
             while True:
                 waiting.append(victim.listener.get_connector(timeout=0))
+
         assert len(waiting) == PART
+
         for connector in waiting:
             connector.close()
 
@@ -89,18 +92,21 @@ def victim_sees(victim):
 
 def test_a_request_that_its_peer_takes_back_costs_nothing_more(victim):
     stream = victim.stream()
+
     with RawPeer.connect(victim.address) as peer:
         peer.send(request())
         connector = victim.listener.get_connector(timeout=20)
         peer.finish()
         # Our side closes its socket, although no peer has answered.
         assert peer.receive_all() == b""
+
     assert count(victim, "connect_failure") == 1
     assert connector.state == "incoming"
     assert connector.peer_address[0] == "127.0.0.1"
     with pytest.raises(nd.RdmaConnectionAbortedError):
         connector.accept(stream.qp)
     assert count(victim, "connect_failure") == 1
+
     connector.close()
 
 
@@ -129,6 +135,7 @@ def test_strangers_that_linger_take_an_eighth_of_the_descriptors(victim, few_des
 def test_strangers_that_linger_take_no_place_from_those_who_were_connected(victim, few_descriptors):
     with contextlib.ExitStack() as flood:
         known = victim.accepted()
+
         known.connector.close()
         assert known.peer.receive_all() == b""
         for _ in range(LINGERING + 1):
@@ -136,10 +143,12 @@ def test_strangers_that_linger_take_no_place_from_those_who_were_connected(victi
             peer.send(request())
             victim.listener.get_connector(timeout=20).reject()
             assert peer.receive_all() == reply(R | S, 2, words=bytes(4))
+
         # It is still read: a stream that was closed would answer this by a reset.
         known.peer.send(bytes(100000))
         victim_sees(victim)
         assert known.peer.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
         known.peer.finish()
 
 
@@ -153,8 +162,11 @@ def test_connections_that_have_ended_linger_beside_each_other(victim, few_descri
         ended[-1].cq.close()
     # The first one is still read.
     ended[0].peer.send(bytes(100000))
+
     victim_sees(victim)
+
     assert ended[0].peer.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
     for one in ended:
         one.peer.finish()
 
@@ -177,6 +189,7 @@ def test_without_descriptors_the_oldest_stranger_makes_room_for_the_next(victim,
     with contextlib.ExitStack() as flood:
         strangers = [flood.enter_context(RawPeer.connect(victim.address)) for _ in range(3)]
         assert victim.serves_others()  # they are in start-up: the listener takes one by one
+
         victim_sees(victim)  # and the descriptor of the one that was served is free again
         honest = flood.enter_context(RawPeer(socket.socket()))
         with no_descriptor_left():
@@ -184,14 +197,18 @@ def test_without_descriptors_the_oldest_stranger_makes_room_for_the_next(victim,
             stream.accept(honest)
             assert strangers[0].receive_all() == b""
         assert count(victim, "starting_connection") == 2
+
         honest.finish()
         stream.wait_for_disconnect()
 
 
 def test_without_descriptors_a_connection_that_has_ended_makes_room(victim, few_descriptors):
     known = victim.accepted()
+
     known.connector.close()
+
     assert known.peer.receive_all() == b""
+
     with RawPeer(socket.socket()) as honest:
         with no_descriptor_left():
             honest.sock.connect(victim.address)

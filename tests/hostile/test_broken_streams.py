@@ -54,8 +54,10 @@ def test_a_stream_that_ends_inside_a_message_is_broken(victim, kind, crc):
         assert stream.peer.receive_all() == b""
         assert stream.qp.state == "error"
         stream.close()
+
     # Bytes placed before the end stay; nothing beside the addressed bytes changes.
     changed = {"write": (WINDOW, 8), "send": (0, 8)}.get(kind, (0, 0))
+
     assert victim.untouched((0, 0) if crc else changed)
 
 
@@ -64,9 +66,12 @@ def test_a_reset_inside_a_message_names_the_system_error(victim, size):
     stream = victim.accepted(receives=2)
     stream.peer.send(messages(victim, crc=False)["write"][:size])
     stream.peer.reset()
+
     results = stream.wait_for(2)
+
     assert [r.status for r in results] == [nd.Status.CANCELLED] * 2
     assert results[0].detail == "the system reported: Connection reset by peer (errno 104)"
+
     stream.wait_for_disconnect()
 
 
@@ -84,7 +89,9 @@ def test_silence_inside_a_message_ends_with_our_close(victim, crc):
 def test_the_end_between_messages_is_a_disconnect(victim):
     stream = victim.accepted(receives=1)
     stream.peer.finish()
+
     stream.wait_for_disconnect()
+
     assert stream.no_more_completions()
 
 
@@ -94,9 +101,11 @@ def test_a_reset_while_a_send_waits_for_a_receive_is_noticed_at_once(victim):
     stream.peer.receive_fpdu()
     stream.peer.send(messages(victim, crc=False)["send"])
     stream.peer.reset()
+
     # Noticed later, at the end of the wait for a receive, it would be a Terminate of our own.
     (done,) = stream.wait_for(1)
     assert done.detail == "the system reported: Connection reset by peer (errno 104)"
+
     stream.wait_for_disconnect()
     assert victim.untouched()
 
@@ -182,12 +191,15 @@ def stuck(victim, listening):
 def test_flush_ends_requests_to_a_peer_that_never_reads(victim, silent_listener):
     stream, region = stuck(victim, silent_listener)
     stream.qp.flush()
+
     results = stream.wait_for(17)
     assert results[-1].request_context == "receive 0"
+
     statuses = [r.status for r in results]
     done = statuses.index(nd.Status.CANCELLED)
     assert statuses[:done] == [nd.Status.SUCCESS] * done
     assert statuses[done:] == [nd.Status.CANCELLED] * (17 - done)
+
     region.close()
 
 
@@ -197,6 +209,7 @@ def test_a_disconnect_from_a_peer_that_never_reads_runs_into_its_limit(victim, s
         stream.connector.disconnect(timeout=0.05)
     assert stream.wait_for(17)[-1].status == nd.Status.CANCELLED
     assert stream.qp.state == "error"
+
     region.close()
 
 
@@ -217,8 +230,10 @@ def test_a_send_without_a_receive_is_refused_after_a_while(victim):
     """The wait is 5 s and the product has no other; the engine's tests do it in virtual time."""
     stream = victim.accepted()
     sent = messages(victim, crc=False)["send"]
+
     stream.peer.send(sent)
     assert stream.peer.receive_all() == terminate((1, 2, 2), last_ulpdu(sent))
+
     stream.wait_for_disconnect()
     assert victim.untouched()
 
@@ -236,11 +251,14 @@ def test_a_send_that_waits_is_received_by_a_late_receive(victim):
 
 def test_two_peers_that_do_not_read_hold_nobody_else_up(victim):
     peers = []
+
     for _ in range(2):
         stream = victim.accepted()
         region = write_until_full(stream)
         peers.append((stream, region))
+
     assert victim.serves_others()
+
     for stream, region in peers:
         stream.qp.flush()
         stream.wait_for(16)
@@ -253,9 +271,11 @@ def test_a_peer_that_resets_with_our_writes_under_way_fails_the_oldest(victim, s
     stream.peer.reset()
     results = stream.wait_for(17)
     failed = [r for r in results if r.status != nd.Status.SUCCESS]
+
     assert failed[0].status == nd.Status.IO_TIMEOUT
     assert {r.status for r in failed[1:]} == {nd.Status.CANCELLED}
     assert failed[0].detail.startswith("the system reported: ")
+
     stream.wait_for_disconnect()
     region.close()
 
@@ -277,8 +297,11 @@ def test_a_request_that_is_refused_while_it_is_under_way_fails(victim, silent_li
     post(stream.qp, region)
     stream.qp.send((), context="behind")
     stream.peer.send(terminate(code))
+
     first, behind = stream.wait_for(2)
+
     assert first.status == nd.Status.REMOTE_RESOURCES
     assert first.type == (nd.OperationType.WRITE if name == "write" else nd.OperationType.SEND)
     assert (behind.status, behind.request_context) == (nd.Status.CANCELLED, "behind")
+
     region.close()

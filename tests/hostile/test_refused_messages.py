@@ -257,14 +257,18 @@ def test_a_refused_message_ends_the_stream_with_the_terminate_of_the_rfcs(victim
     build, code, attached, *changed = REFUSALS[name]
     stream = victim.accepted(receives=2, start=lambda: request(flags(crc)))
     sent = build(victim, crc)
+
     stream.peer.send(sent)
     assert stream.peer.receive_all() == expected_terminate(sent, code, attached, crc)
+
     results = stream.wait_for(2)
     assert [r.status for r in results] == [nd.Status.CANCELLED] * 2
     assert [r.request_context for r in results] == ["receive 0", "receive 1"]
+
     text = "({}/{}/{:02x})".format(*code)
     assert all(r.detail.startswith("this side terminated the stream: ") for r in results)
     assert all(r.detail.endswith(text) for r in results)
+
     stream.wait_for_disconnect()
     assert stream.qp.state == "error"
     assert victim.untouched(*changed)
@@ -274,8 +278,10 @@ def test_a_refused_message_ends_the_stream_with_the_terminate_of_the_rfcs(victim
 def test_a_send_longer_than_the_receive_overflows_it_and_ends_the_stream(victim, crc):
     stream = victim.accepted(receives=2, start=lambda: request(flags(crc)))
     sent = send(payload=bytes(65))(victim, crc)
+
     stream.peer.send(sent)
     assert stream.peer.receive_all() == expected_terminate(sent, (1, 2, 5), DDP, crc)
+
     first, second = stream.wait_for(2)
     assert (first.status, second.status) == (nd.Status.BUFFER_OVERFLOW, nd.Status.CANCELLED)
     assert first.bytes_transferred == 0
@@ -346,12 +352,15 @@ def test_half_a_response_is_finished_before_a_refused_invalidation_ends_the_stre
         stream.peer.receive_fpdu()
         sent = send(SEND_INVALIDATE, stag=0x9900)(victim, crc)
         stream.peer.send(sent)
+
         answer = stream.peer.receive_all()
         assert answer.endswith(expected_terminate(sent, (0, 2, 9), DDP, crc))
+
         ulpdus, rest = reference.split_fpdus(answer)
         assert rest == b""
         assert all(len(ulpdu) == len(ulpdus[0][0]) for ulpdu, _ in ulpdus[:-1])
         assert stream.wait_for(1)[0].status == nd.Status.CANCELLED
+
         stream.wait_for_disconnect()
 
 

@@ -50,13 +50,16 @@ def test_sockets_ask_a_silent_peer_within_the_time(
         else:
             stream = victim.accepted()
         connector = stream.connector
+
         found = options_of(connector.local_address, connector.peer_address)
+
         assert found == {
             "SO_KEEPALIVE": 1,
             "TCP_KEEPIDLE": idle_s,
             "TCP_KEEPINTVL": idle_s,
             "TCP_USER_TIMEOUT": user_timeout_ms,
         }
+
         victim.close()
 
 
@@ -70,8 +73,11 @@ def test_without_a_keepalive_nothing_is_asked():
     with nd.Adapter.open("soft", keepalive=0) as adapter:
         victim = Victim(adapter)
         connector = victim.accepted().connector
+
         found = options_of(connector.local_address, connector.peer_address)
+
         assert (found["SO_KEEPALIVE"], found["TCP_USER_TIMEOUT"]) == (0, 0)
+
         victim.close()
 
 

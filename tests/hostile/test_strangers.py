@@ -100,11 +100,13 @@ def test_bytes_behind_the_request_make_it_void(victim):
     early = reference.tagged(WRITE, *victim.remote("window"), b"early", crc=False)
     peer.send(request() + early)
     connector = victim.listener.get_connector(timeout=20)
+
     with pytest.raises(nd.RdmaConnectionAbortedError):
         connector.accept(stream.qp)
     assert peer.receive_all() == b""
     assert stream.qp.state == "idle"
     assert victim.untouched()
+
     connector.close()
     peer.sock.close()
 
@@ -117,9 +119,11 @@ def test_a_request_whose_peer_has_gone_cannot_be_answered(victim, leave, answer)
     peer.send(request())
     connector = victim.listener.get_connector(timeout=20)
     leave(peer)
+
     with pytest.raises(nd.RdmaConnectionAbortedError):
         connector.accept(stream.qp) if answer == "accept" else connector.reject(b"no")
     assert stream.qp.state == "idle"
+
     connector.close()
     peer.sock.close()
 
@@ -162,9 +166,11 @@ def test_a_peer_that_need_not_speak_was_connected_when_it_leaves_in_order(victim
         accepting.wait(20)
     stream.peer.finish()
     accepting.wait(20)
+
     stream.wait_for_disconnect()
     assert stream.connector.state == "connected"
     assert stream.no_more_completions()
+
     stream.connector.disconnect()
     assert stream.wait_for(1)[0].status == nd.Status.CANCELLED
     assert victim.adapter.stats()["accept"] == 1
@@ -191,8 +197,10 @@ def test_a_listener_that_closes_rejects_what_nobody_took(victim):
         RawPeer.connect(listener.local_address) as second,
     ):
         first.send(request())
+
         listener.get_connector(timeout=20).close()
         assert first.receive_all() == reply(R | S, 2, words=bytes(4))
+
         second.send(request())
         listener.close()
         assert second.receive_all() in (b"", reply(R | S, 2, words=bytes(4)))
@@ -206,9 +214,11 @@ def test_a_silent_stranger_has_ten_seconds(victim):
     peers = [RawPeer.connect(victim.address) for _ in silences]
     for peer, data in zip(peers, silences, strict=True):
         peer.send(data)
+
     for peer in peers:
         assert peer.receive_all() == b""
         peer.sock.close()
+
     assert victim.adapter.stats()["connect_failure"] == len(peers)
 
 

@@ -79,6 +79,7 @@ def test_silent_strangers_do_not_keep_others_from_being_served(adapter, server, 
     with strangers(server.getsockname(), PLACES + 10, SILENCES[silence]):
         serving = Background(serve, server)
         assert talk(adapter, server.getsockname()) == b"hello"
+
         nd.create_connection(server.getsockname(), LIMIT, adapter=adapter).close()  # it may go
         serving.result()
 
@@ -87,8 +88,11 @@ def test_strangers_take_no_more_than_the_places_of_the_listener(adapter, server)
     with strangers(server.getsockname(), 2 * PLACES, UNTIL_RTR):
         near = nd.Socket(adapter=adapter)
         near.settimeout(LIMIT)
+
         near.connect(server.getsockname())
+
         assert _native._live_objects()["stream"] <= PLACES + 2
+
         near.close()
         server.accept()[0].close()
 

@@ -47,9 +47,11 @@ def has_tests():
 @pytest.mark.parametrize("name", CLASSES)
 def test_cpythons_own_tests_pass(name):
     runner = Path(__file__).with_name("cpython_socket_tests.py")
+
     done = subprocess.run(
         [sys.executable, "-W", "ignore", runner, name], capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, done.stderr
+
     ran = re.search(r"^Ran (\d+) test", done.stderr, re.M)
     assert int(ran[1]) > 0, done.stderr

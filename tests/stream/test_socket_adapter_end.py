@@ -110,5 +110,7 @@ def test_select_wakes_when_the_adapter_is_closed(ending, server):
             with pytest.raises(nd.ClosedError):
                 near.recv(1)
             assert near.fileno() >= 0
+
         near.close()
+
         assert near.fileno() == -1

@@ -80,6 +80,7 @@ def test_the_scope_of_an_address_is_a_name_a_number_or_the_fourth_item_of_its_tu
 def test_an_address_of_ipv6_is_given_with_its_scope(scope):
     host = f"fe80::1%{scope}"
     expected = (host, 5, 0, socket.if_nametoindex("lo"))
+
     assert _address.socket_address((host, 5), socket.AF_INET6) == expected
     assert _address.socket_address(("::1", 5), socket.AF_INET6) == ("::1", 5, 0, 0)
     assert _address.socket_address(("127.0.0.1", 5), socket.AF_INET) == ("127.0.0.1", 5)
@@ -121,9 +122,11 @@ def test_a_host_with_a_null_character_is_refused(host):
 @ARRAYS
 def test_messages_take_the_arrays_that_single_calls_take(ends, array):
     near, far = ends
+
     filler = np.ones(1, np.uint8)
     assert near.sendmsg([array, filler]) == array.nbytes + 1
     assert read_exactly(far, array.nbytes + 1) == array.tobytes() + b"\1"
+
     target = np.zeros_like(array)
     near.sendall(array)
     near.sendall(filler)
@@ -144,6 +147,7 @@ def test_arrays_of_python_objects_are_neither_sent_nor_received_into(ends, array
         lambda: far.recv_into(array),
         lambda: far.recvmsg_into([array]),
     ]
+
     for call in calls:
         with pytest.raises(BufferError, match="holds Python objects"):
             call()
@@ -162,6 +166,7 @@ def test_memory_that_is_not_contiguous_is_refused_by_messages(ends):
 def test_a_message_into_read_only_memory_is_refused_before_data_is_taken(ends):
     near, far = ends
     near.sendall(b"abc")
+
     with pytest.raises(BufferError, match="read-only"):
         far.recvmsg_into([bytearray(1), bytes(2)])
     assert far.recv(10) == b"abc"
@@ -184,7 +189,9 @@ def test_a_message_for_all_waits_for_all_of_its_buffers(ends):
     first, second = bytearray(3), bytearray(3)
     near.sendall(b"abc")
     receiving = Background(far.recvmsg_into, [first, second], 0, socket.MSG_WAITALL)
+
     near.sendall(b"def")
+
     assert receiving.result()[0] == 6
     assert (first, second) == (b"abc", b"def")
 
@@ -198,6 +205,7 @@ def test_what_came_before_the_time_was_over_is_returned(ends, timeout):
     first, second = bytearray(2), bytearray(2)
     assert far.recvmsg_into([first, second], 0, socket.MSG_WAITALL)[0] == 3
     assert (first, second) == (b"ab", b"c\0")
+
     near.sendall(b"def")
     far._stream.wait_readable(LIMIT)
     assert far.recv(10, socket.MSG_WAITALL) == b"def"
@@ -337,7 +345,9 @@ def test_a_connect_that_gets_no_answer_has_a_number(answer, expected):
     ):
         stream = near._made_stream()
         stream._start_connect(None, silent.getsockname(), 0.05 if answer is None else LIMIT)
+
         with silent.accept()[0] as peer:
             peer.sendall((answer or b"") * 20)
             stream.wait_connected(LIMIT)
+
         assert near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == expected

@@ -13,15 +13,19 @@ from stream.sockets import Background, connected, fill, read_exactly, read_to_en
 
 def test_bytes_arrive(ends):
     near, far = ends
+
     near.sendall(b"hello")
     assert far.recv(100) == b"hello"
+
     far.sendall(b"and back")
     assert near.recv(100) == b"and back"
 
 
 def test_a_receive_takes_what_is_there_and_leaves_the_rest(ends):
     near, far = ends
+
     near.sendall(b"abcdef")
+
     assert far.recv(2) == b"ab"
     assert far.recv(100) == b"cdef"
 
@@ -37,14 +41,18 @@ def test_sends_have_no_boundaries(ends):
 def test_every_size_arrives_whole(ends, size):
     near, far = ends
     data = random.Random(size).randbytes(size)
+
     sending = Background(near.sendall, data)
+
     assert read_exactly(far, size) == data
+
     sending.result()
 
 
 def test_an_empty_send_sends_nothing(ends):
     near, far = ends
     assert near.send(b"") == 0
+
     near.sendall(b"")
     near.sendall(b"x")
     assert far.recv(10) == b"x"
@@ -57,7 +65,9 @@ def test_a_receive_of_no_bytes_returns_at_once(ends):
 def test_recv_into_fills_part_of_a_buffer(ends):
     near, far = ends
     near.sendall(b"abcdef")
+
     buffer = bytearray(b".........")
+
     assert far.recv_into(memoryview(buffer)[2:], 3) == 3
     assert far.recv_into(buffer) == 3
     assert buffer == b"defbc...."
@@ -66,7 +76,9 @@ def test_recv_into_fills_part_of_a_buffer(ends):
 def test_recv_into_takes_arrays(ends):
     near, far = ends
     near.sendall(np.arange(1000, dtype=np.int32))
+
     array = np.zeros(1000, np.int32)
+
     assert far.recv_into(array, 0, socket.MSG_WAITALL) == 4000
     assert np.array_equal(array, np.arange(1000))
 
@@ -89,7 +101,9 @@ def test_a_negative_size_is_refused(ends):
 
 def test_peeked_data_stays(ends):
     near, far = ends
+
     near.sendall(b"abc")
+
     assert far.recv(2, socket.MSG_PEEK) == b"ab"
     assert far.recv(10) == b"abc"
 
@@ -98,14 +112,18 @@ def test_waitall_waits_for_all_of_it(ends):
     near, far = ends
     near.sendall(b"abc")
     receiving = Background(far.recv, 6, socket.MSG_WAITALL)
+
     near.sendall(b"def")
+
     assert receiving.result() == b"abcdef"
 
 
 def test_waitall_ends_short_at_the_end_of_the_stream(ends):
     near, far = ends
     near.sendall(b"abc")
+
     near.shutdown(socket.SHUT_WR)
+
     assert far.recv(6, socket.MSG_WAITALL) == b"abc"
 
 
@@ -122,6 +140,7 @@ def test_a_flag_that_streams_lack_is_refused(ends):
 def test_sendmsg_sends_buffers_one_behind_the_other(ends):
     near, far = ends
     large = [bytes([number]) * 50_000 for number in range(3)]
+
     assert near.sendmsg(large) == 150_000
     assert read_exactly(far, 150_000) == b"".join(large)
 
@@ -138,6 +157,7 @@ def test_recvmsg_into_spreads_over_buffers(ends):
     near.sendall(b"abcdef")
     far.recv(1, socket.MSG_PEEK)
     first, second = bytearray(2), bytearray(10)
+
     assert far.recvmsg_into([first, second])[0] == 6
     assert (first, second[:4]) == (b"ab", b"cdef")
 
@@ -159,7 +179,9 @@ def test_the_array_of_a_large_send_may_change_afterwards(ends):
     data = read_exactly(far, 1 << 20)
     sending.result()
     array[:] = 9
+
     until(lambda: can_resize(near, array))
+
     assert data == bytes([7]) * (1 << 20)
 
 
@@ -206,8 +228,11 @@ def _check_random(sock, seed, total):
 def test_a_slow_reader_gets_everything(small_ends):
     near, far = small_ends
     data = random.Random(3).randbytes(200_000)
+
     sending = Background(lambda: (near.sendall(data), near.shutdown(socket.SHUT_WR)))
+
     assert read_to_end(far, 100) == data
+
     sending.result()
 
 
@@ -215,9 +240,11 @@ def test_a_reader_that_does_not_read_stops_the_sender(small_ends):
     near, far = small_ends
     near.setblocking(False)
     sent = fill(near)
+
     while select.select([], [near], [], 0.1)[1]:  # what is under way arrives, and there is room
         sent += fill(near)
     assert 16384 <= sent <= 16384 + 8192
+
     near.settimeout(30)
     near.shutdown(socket.SHUT_WR)
     assert len(read_to_end(far)) == sent
@@ -235,8 +262,11 @@ def test_two_threads_use_one_socket_in_both_directions(ends):
     data = random.Random(4).randbytes(3_000_000)
     echo = Background(_echo, far)
     receiving = Background(read_exactly, near, len(data))
+
     near.sendall(data)
+
     assert receiving.result() == data
+
     near.shutdown(socket.SHUT_WR)
     echo.result()
 
@@ -250,5 +280,7 @@ def test_a_peer_that_does_nothing_still_takes_what_fits(ends):
     near, far = ends
     near.sendall(bytes(200_000))  # no thread calls anything at the other end
     near.settimeout(30)
+
     near.sendall(bytes(200_000))
+
     assert len(read_exactly(far, 400_000)) == 400_000

@@ -20,7 +20,9 @@ def test_what_came_before_a_reset_is_received_and_then_the_reset(ends):
     near, far = ends
     near.sendall(b"part")
     until(lambda: far._stream.readable == 4)
+
     reset(near)
+
     assert far.recv(100, socket.MSG_WAITALL) == b"part"
     with pytest.raises(ConnectionResetError):
         far.recv(100, socket.MSG_WAITALL)
@@ -33,6 +35,7 @@ def test_what_came_before_a_reset_is_received_into_several_buffers(ends):
     reset(near)
     until(lambda: far._stream.phase == "over")
     first, second = bytearray(3), bytearray(3)
+
     assert far.recvmsg_into([first, second])[0] == 3
     assert first == b"abc"
     with pytest.raises(ConnectionResetError):
@@ -43,15 +46,19 @@ def test_what_a_message_has_sent_when_the_time_is_over_is_counted(ends):
     near, far = ends
     near.settimeout(0.05)
     sent = near.sendmsg([bytes(200_000), bytes(8 << 20)])
+
     near.shutdown(socket.SHUT_WR)
+
     assert len(read_to_end(far)) == sent
 
 
 def test_a_large_send_within_a_limit_returns_what_there_was_room_for(ends):
     near, far = ends
     near.settimeout(0.05)
+
     sent = near.send(bytes(8 << 20))
     assert 0 < sent < 8 << 20
+
     near.shutdown(socket.SHUT_WR)
     assert len(read_to_end(far)) == sent
 
@@ -60,7 +67,9 @@ def test_what_came_in_time_is_received_when_the_time_is_over(ends):
     near, far = ends
     near.sendall(b"part")
     far._stream.wait_readable(LIMIT)
+
     far.settimeout(0.05)
+
     assert far.recv(100, socket.MSG_WAITALL) == b"part"
     with pytest.raises(TimeoutError):
         far.recv(100, socket.MSG_WAITALL)
@@ -69,8 +78,10 @@ def test_what_came_in_time_is_received_when_the_time_is_over(ends):
 def test_a_peer_goes_on_sending_after_shutdown_of_reading(small_ends):
     near, far = small_ends
     far.sendall(b"before")
+
     near.shutdown(socket.SHUT_RD)
     assert near.recv(10) == b""
+
     sending = Background(far.sendall, bytes(1 << 20))
     sending.result()
     near.sendall(b"the other direction goes on")
@@ -82,8 +93,11 @@ def test_a_reading_thread_and_shutdown_of_reading_get_along(ends):
     sending = Background(far.sendall, bytes(1 << 23))
     reading = Background(lambda: sum(len(data) for data in iter(lambda: near.recv(1 << 20), b"")))
     until(lambda: near._stream.memory_use > 0)
+
     near.shutdown(socket.SHUT_RD)
+
     assert reading.result() <= 1 << 23
+
     sending.result()
 
 
@@ -101,7 +115,9 @@ def test_the_send_backlog_of_a_broken_stream_is_nothing(small_ends):
     while near._stream.send_backlog == 0:
         near.send(bytes(4096))
     reset(far)
+
     until(lambda: near._stream.phase == "over")
+
     assert near._stream.send_backlog == 0
 
 
@@ -129,5 +145,6 @@ def test_keepalives_come_as_often_as_asked_for_however_often_that_is():
         begin, before = time.monotonic(), adapter.stats()["rdma_out_frames"]
         until(lambda: adapter.stats()["rdma_out_frames"] >= before + 5)
         count = adapter.stats()["rdma_out_frames"] - before
+
         # A slow machine has fewer; one that the setting adds to the others has many at a time.
         assert count <= (time.monotonic() - begin) / interval + 1

@@ -77,8 +77,10 @@ def test_connecting_to_what_is_no_stream_fails(adapter, host):
     with adapter.create_listener() as listener:
         listener.listen((host, 0))
         answer = Background(_accept_plainly, adapter, listener)
+
         with nd.Socket(adapter=adapter) as near, pytest.raises(ConnectionAbortedError):
             near.connect(listener.local_address)
+
         answer.result()
 
 
@@ -121,15 +123,19 @@ def test_the_end_of_the_stream_is_an_empty_receive(ends):
 def test_a_large_rest_arrives_after_close(ends):
     near, far = ends
     near.sendall(bytes(250_000))
+
     near.close()
+
     assert len(read_to_end(far)) == 250_000
 
 
 def test_half_closed_streams_carry_the_other_direction(ends):
     near, far = ends
     near.sendall(b"question")
+
     near.shutdown(socket.SHUT_WR)
     assert read_to_end(far) == b"question"
+
     far.sendall(b"answer")
     far.close()
     assert read_to_end(near) == b"answer"
@@ -144,7 +150,9 @@ def test_sending_after_shutdown_is_a_broken_pipe(ends):
 def test_receiving_after_shutdown_of_reading_is_the_end(ends):
     near, far = ends
     far.sendall(b"unread")
+
     near.shutdown(socket.SHUT_RD)
+
     assert near.recv(10) == b""
 
 
@@ -213,18 +221,22 @@ def test_an_accept_that_gets_nothing_times_out(server):
 
 def test_a_send_that_finds_no_room_times_out_and_the_stream_goes_on(small_ends):
     near, far = small_ends
+
     near.settimeout(0.05)
     with pytest.raises(TimeoutError):
         near.sendall(bytes(100_000))
+
     near.shutdown(socket.SHUT_WR)
     assert 0 < len(read_to_end(far)) < 100_000
 
 
 def test_a_large_send_that_finds_no_room_times_out_and_the_stream_goes_on(small_ends):
     near, far = small_ends
+
     near.settimeout(0.05)
     with pytest.raises(TimeoutError):
         near.sendall(bytes(1_000_000))
+
     near.shutdown(socket.SHUT_WR)
     assert 0 < len(read_to_end(far)) < 1_000_000
 
@@ -245,6 +257,7 @@ def test_a_nonblocking_connect_becomes_writable(server, adapter):
         assert near.connect_ex(server.getsockname()) == errno.EINPROGRESS
         assert select.select([], [near], [], LIMIT)[1] == [near]
         assert near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
         near.send(b"x")
         server.accept()[0].close()
 
@@ -268,10 +281,12 @@ def test_selectors_see_what_a_socket_can_do(small_ends, kind):
     with kind() as selector:
         selector.register(near, selectors.EVENT_READ | selectors.EVENT_WRITE)
         assert _events(selector) == selectors.EVENT_WRITE
+
         far.sendall(b"x")
         _wait_for(selector, selectors.EVENT_READ | selectors.EVENT_WRITE)
         assert near.recv(10) == b"x"
         assert _events(selector) == selectors.EVENT_WRITE
+
         fill(near)
         while _events(selector, 0.2):  # a device makes room when it has sent
             fill(near)
@@ -333,7 +348,9 @@ def test_sendfile_sends_a_file(ends, tmp_path):
     path.write_bytes(b"0123456789" * 1000)
     with path.open("rb") as file:
         assert near.sendfile(file, 5, 100) == 100
+
     near.close()
+
     assert read_to_end(far) == (b"0123456789" * 11)[5:105]
 
 
@@ -379,7 +396,9 @@ def test_keepalives_do_not_disturb_the_stream(adapter, host):
     with connected(adapter, host) as (near, far):
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
         near.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
         near._stream.set_keepalive(0.001)
+
         for _ in range(200):
             near.sendall(b"ping")
             assert far.recv(10) == b"ping"
@@ -436,10 +455,13 @@ def test_a_hundred_connections_are_served_in_turn(server, adapter):
     for _ in range(100):
         near = nd.create_connection(server.getsockname(), LIMIT, adapter=adapter)
         pairs.append((near, server.accept()[0]))
+
     for number, (near, _) in enumerate(pairs):
         near.sendall(b"%d" % number)
+
     for number, (_, far) in enumerate(pairs):
         assert far.recv(10) == b"%d" % number
+
     for near, far in pairs:
         near.close()
         far.close()
@@ -458,8 +480,10 @@ def test_a_socket_whose_descriptor_was_asked_for_is_still_bound_and_set(adapter,
         near.bind((host, 0))
         near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
         bound = near.getsockname()
+
         near.connect(server.getsockname())
         assert near.getsockname() == bound
+
         far, _ = server.accept()
         with far:
             assert near._stream.memory_use < far._stream.memory_use

@@ -41,12 +41,16 @@ def raises(code):
 
 def test_a_peer_writes_into_mapped_memory_by_offset(mappable):
     near, far = mappable
+
     memory = np.zeros(100_000, np.uint8)
     assert near.riomap(memory, 5000) == 5000
+
     told(near, far)
     assert far.riowrite(b"by offset", 5010) == 9
+
     large = np.arange(90_000, dtype=np.uint32).astype(np.uint8)
     assert far.riowrite(large, 5000 + 10_000) == 90_000
+
     told(far, near)
     assert bytes(memory[10:19]) == b"by offset"
     assert np.array_equal(memory[10_000:], large)
@@ -56,8 +60,10 @@ def test_a_peer_writes_into_mapped_memory_by_offset(mappable):
 def test_a_mapping_without_an_offset_has_its_address(mappable):
     near, far = mappable
     memory = np.zeros(64, np.uint8)
+
     offset = near.riomap(memory)
     assert offset == memory.ctypes.data
+
     told(near, far)
     far.riowrite(b"x", offset + 63)
     told(far, near)
@@ -69,8 +75,10 @@ def test_a_write_spans_mappings_that_follow_each_other(mappable):
     first, second = np.zeros(10, np.uint8), np.zeros(10, np.uint8)
     near.riomap(second, 10)
     near.riomap(first, 0)
+
     told(near, far)
     assert far.riowrite(b"0123456789", 5) == 10
+
     told(far, near)
     assert bytes(first[5:]) + bytes(second[:5]) == b"0123456789"
 
@@ -95,7 +103,9 @@ def test_a_write_where_nothing_is_mapped_raises_and_writes_nothing(mappable):
     for data, offset in ((b"x", 10), (b"12345678901", 0), (b"x", 1 << 63)):
         with raises(errno.EFAULT):
             far.riowrite(data, offset)
+
     told(far, near)
+
     assert not memory.any()
 
 
@@ -109,7 +119,9 @@ def test_offsets_that_do_not_fit_64_bits_are_refused(mappable):
         near.riomap(np.zeros(16, np.uint8), 2**64 - 8)
     with raises(errno.EFAULT):
         far.riowrite(b"0123456789", 2**64 - 9)
+
     told(far, near)
+
     assert not memory.any()
 
 
@@ -118,8 +130,10 @@ def test_an_array_cannot_be_resized_while_a_view_of_it_is_mapped(mappable):
     memory = np.zeros(64, np.uint8)
     part = memory[8:16]
     near.riomap(part)
+
     with pytest.raises(ValueError, match="resize"):
         memory.resize(10**6, refcheck=False)
+
     near.riounmap(part)
     del part
     memory.resize(10**6, refcheck=False)
@@ -132,8 +146,10 @@ def test_a_mapping_takes_an_entry_of_the_peers_until_it_ends(mappable):
     near.riomap(memory[1], 10)
     with raises(errno.ENOBUFS):
         near.riomap(memory[2], 20)
+
     near.riounmap(memory[0])
     assert near.riomap(memory[2], 20) == 20
+
     told(near, far)
     far.riowrite(b"new", 20)
     told(far, near)
@@ -172,16 +188,20 @@ def test_a_write_that_cannot_go_on_ends_with_the_timeout_and_may_be_done_again(a
         told(near, far)
         far.setblocking(False)
         sent = fill(far)  # what it sends goes before
+
         while select.select([], [far], [], 0.2)[1]:
             sent += fill(far)
         with pytest.raises(BlockingIOError):
             far.riowrite(b"too early", 0)
+
         far.settimeout(0.05)
         with pytest.raises(TimeoutError):
             far.riowrite(b"too early", 0)
+
         far.settimeout(LIMIT)
         assert len(read_exactly(near, sent)) == sent
         assert far.riowrite(b"again", 0) == 5
+
         told(far, near)
         assert bytes(memory) == b"again" + bytes(5)
 
@@ -190,6 +210,7 @@ def test_only_writable_memory_is_mapped_and_only_mapped_memory_unmapped(mappable
     near, _ = mappable
     with pytest.raises((BufferError, TypeError, ValueError)):
         near.riomap(b"read only")
+
     with raises(errno.EINVAL):
         near.riomap(bytearray())
     with raises(errno.EINVAL):

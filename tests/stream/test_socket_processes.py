@@ -44,6 +44,7 @@ def test_a_forked_child_leaves_the_parents_sockets_alone(ends):
             near.close()
             os._exit(outcome)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
     far.sendall(b"still here")
     assert near.recv(20) == b"still here"
 

@@ -15,6 +15,7 @@ from stream.sockets import LIMIT, Background, connected, read_exactly
 def test_adapters_opened_by_name_are_shared_while_somebody_uses_them(provider):
     first, second = nd.Socket(adapter=provider), nd.Socket(adapter=provider)
     assert first._adapter is second._adapter
+
     kept = weakref.ref(first._adapter)
     first.close()
     second.close()
@@ -40,6 +41,7 @@ def test_a_large_transfer_does_not_starve_another_stream(adapter, host, scaled):
         for _ in range(scaled(200)):
             near.sendall(b"ping")
             assert far.recv(10) == b"ping"
+
         sending.result()
         assert len(reading.result()) == total
 

@@ -37,6 +37,7 @@ def test_a_connect_fails_and_succeeds_once_there_is_a_thread(provider, server):
             near.connect(server.getsockname())
         assert caught.value.status == nd.Status.INSUFFICIENT_RESOURCES
         assert "ulimit -u" in str(caught.value)
+
         near.connect(server.getsockname())
         server.accept()[0].close()
 

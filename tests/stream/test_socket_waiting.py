@@ -46,8 +46,10 @@ def full_ends(small_ends):
 def test_a_thread_that_connects_sleeps_until_the_peer_answers(silent):
     with nd.Adapter.open("soft") as adapter, nd.Socket(adapter=adapter) as near:
         near.settimeout(LIMIT)
+
         connecting = Background(near.connect, silent.getsockname())
         assert falls_asleep(connecting)
+
         silent.accept()[0].close()
         with pytest.raises(OSError, match="connect"):
             connecting.result()
@@ -56,10 +58,13 @@ def test_a_thread_that_connects_sleeps_until_the_peer_answers(silent):
 def test_threads_that_wait_while_another_one_leads_sleep(full_ends):
     near, far = full_ends
     readers = [Background(near.recv, 1) for _ in range(3)]
+
     writer = Background(near.sendall, MUCH)
     assert all(falls_asleep(call) for call in [*readers, writer])
+
     far.sendall(b"abc")
     assert sorted(reader.result() for reader in readers) == [b"a", b"b", b"c"]
+
     while not far.recv(1 << 20).endswith(b"last"):
         pass
     writer.result()
@@ -67,24 +72,31 @@ def test_threads_that_wait_while_another_one_leads_sleep(full_ends):
 
 def test_a_thread_that_follows_keeps_its_own_time(full_ends):
     near, far = full_ends
+
     reader = Background(near.recv, 1)
     assert falls_asleep(reader)
+
     near.settimeout(0.05)
     with pytest.raises(TimeoutError):
         near.sendall(MUCH)
+
     far.sendall(b"!")
     assert reader.result() == b"!"
 
 
 def test_a_thread_that_follows_leads_when_the_leading_one_is_done(full_ends):
     near, far = full_ends
+
     reader = Background(near.recv, 1)
     assert falls_asleep(reader)
+
     writer = Background(near.sendall, MUCH)
     assert falls_asleep(writer)
+
     far.sendall(b"!")
     assert reader.result() == b"!"
     assert falls_asleep(writer)
+
     while not far.recv(1 << 20).endswith(b"last"):
         pass
     writer.result()
@@ -92,8 +104,10 @@ def test_a_thread_that_follows_leads_when_the_leading_one_is_done(full_ends):
 
 def test_large_sends_of_several_threads_end_while_another_one_leads(ends):
     near, far = ends
+
     reader = Background(near.recv, 1)
     assert falls_asleep(reader)
+
     data = bytes(1 << 20)
     writers = [Background(near.sendall, data) for _ in range(2)]
     left = 2 * len(data)

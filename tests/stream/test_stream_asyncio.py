@@ -246,9 +246,11 @@ def test_a_loop_with_transports_of_its_own_is_refused(adapter, host, call):
         "open_connection": lambda: nd.open_connection(host, 1, adapter=adapter),
         "start_server": lambda: nd.start_server(echo, host, 0, adapter=adapter),
     }
+
     loop = OtherLoop()
     with pytest.raises(nd.RdmaError, match=rf"{call}: .*OtherLoop.*SelectorEventLoop") as caught:
         loop.run_until_complete(calls[call]())
+
     loop.close()
     assert caught.value.status == nd.Status.NOT_SUPPORTED
 
@@ -256,8 +258,10 @@ def test_a_loop_with_transports_of_its_own_is_refused(adapter, host, call):
 def test_a_client_of_uvloop_is_told_to_use_another_loop(adapter, host):
     uvloop = pytest.importorskip("uvloop")
     loop = uvloop.new_event_loop()
+
     with pytest.raises(nd.RdmaError, match=r"open_connection: .*uvloop"):
         loop.run_until_complete(nd.open_connection(host, 1, adapter=adapter))
+
     loop.close()
 
 

@@ -12,9 +12,11 @@ from stream.sockets import LIMIT
 @ARRAYS
 def test_wsk_takes_the_arrays_that_sockets_take(ends, array):
     ends.near.send(array).result(LIMIT)
+
     target = np.zeros_like(array)
     assert ends.far.receive(target, wsk.Flag.WAITALL).result(LIMIT) == array.nbytes
     assert target.tobytes() == array.tobytes()
+
     ends.near.disconnect(array).result(LIMIT)
     received = bytearray(max(1, array.nbytes))
     assert ends.far.receive(received, wsk.Flag.WAITALL).result(LIMIT) == array.nbytes
@@ -34,6 +36,7 @@ def test_numbers_of_numpy_are_taken(adapter, host):
     with wsk.listen((host, np.int64(0)), adapter=adapter, backlog=np.int64(2)) as listening:
         listening.control(kind.SET_OPTION, np.int64(wsk.Option.SO_RCVBUF), np.int64(65536))
         assert listening.control(kind.GET_OPTION, wsk.Option.SO_RCVBUF) == 65536
+
         listening.set_event_callbacks(np.int64(wsk.EventMask.ACCEPT))
         with wsk.socket_connect((host, np.int64(0)), listening.local_address, adapter) as sock:
             sock.set_event_callbacks(np.uint32(wsk.EventMask.DISCONNECT))

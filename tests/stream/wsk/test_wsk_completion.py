@@ -58,9 +58,12 @@ def test_a_second_connect_is_refused_and_the_first_one_completes(adapter, host, 
         sock.bind((host, 0))
         first = sock.connect(listening.local_address)
         inspect_id = asked.get(timeout=LIMIT)
+
         second = sock.connect(listening.local_address)
+
         assert second.status == nd.Status.INVALID_DEVICE_STATE
         assert not first.done()
+
         listening.inspect_complete(inspect_id, wsk.InspectAction.ACCEPT)
         first.result(LIMIT)
         with listening.accept(LIMIT):
@@ -76,8 +79,10 @@ def test_a_socket_connects_again_after_a_connect_that_failed(adapter, host, list
         bound = sock.local_address
         with pytest.raises(ConnectionRefusedError):
             sock.connect(address).result(LIMIT)
+
         sock.connect(listening.local_address).result(LIMIT)
         assert sock.local_address == bound
+
         with listening.accept(LIMIT) as far:
             sock.send(b"second").result(LIMIT)
             assert receive(far) == b"second"
@@ -91,9 +96,12 @@ def test_a_cancelled_connect_completes_and_leaves_the_socket_to_the_next(
         sock.bind((host, 0))
         first = sock.connect(silent.local_address)
         asked.get(timeout=LIMIT)
+
         first.cancel()
+
         assert first.wait(LIMIT)
         assert first.status == nd.Status.CANCELLED
+
         sock.connect(listening.local_address).result(LIMIT)
         listening.accept(LIMIT).close()
 
@@ -121,10 +129,13 @@ def test_connect_ex_has_brought_nothing_until_it_is_done(adapter, host, pended):
     with wsk.socket(adapter) as sock:
         sock.bind((host, 0))
         request = sock.connect_ex(listening.local_address, b"first")
+
         inspect_id = asked.get(timeout=LIMIT)
         assert (request.status, request.information) == (nd.Status.PENDING, 0)
+
         listening.inspect_complete(inspect_id, wsk.InspectAction.ACCEPT)
         assert request.result(LIMIT) == 5
+
         listening.accept(LIMIT).close()
 
 
@@ -159,9 +170,11 @@ def test_a_request_completes_exactly_once_at_every_end(start, end, adapter, othe
     ):
         request = counted(start(near), told)
         assert not request.done()
+
         end(near, far, adapter, other)
         assert request.wait(LIMIT)
         assert told.get(timeout=LIMIT).status == request.status
+
         if request.status != nd.Status.SUCCESS:
             assert request.information == 0
         adapter.close()  # the barrier: no callback comes behind it
@@ -176,10 +189,12 @@ def test_a_connect_under_way_completes_exactly_once_at_its_end(end, adapter, hos
         sock.bind((host, 0))
         request = counted(sock.connect(listening.local_address), told)
         asked.get(timeout=LIMIT)
+
         ENDS[end](sock, None, adapter, None)
         assert request.wait(LIMIT)
         assert request.status == nd.Status.CANCELLED
         assert told.get(timeout=LIMIT) is request
+
         adapter.close()
         assert told.empty()
 
@@ -302,6 +317,7 @@ def test_a_promise_is_settled_once():
     promise = Promise()
     assert promise.settle(information=1)
     assert not promise.settle(RuntimeError("late"), information=2)
+
     promise.result()
     assert promise.information == 1
 
@@ -314,5 +330,7 @@ def test_a_thread_may_have_the_name_of_the_callback_thread(ends):
     )
     thread.start()
     ends.far.send(b"four").result(LIMIT)
+
     thread.join(LIMIT)
+
     assert outcome == [4]

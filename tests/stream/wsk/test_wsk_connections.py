@@ -128,6 +128,7 @@ def test_inspection_decides_before_a_connection_is_made(adapter, host):
         answers.put(wsk.InspectAction.REJECT)
         with pytest.raises(ConnectionRefusedError):
             wsk.socket_connect((host, 0), listening.local_address, adapter)
+
         answers.put(wsk.InspectAction.ACCEPT)
         with (
             wsk.socket_connect((host, 0), listening.local_address, adapter),

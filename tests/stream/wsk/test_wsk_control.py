@@ -16,12 +16,14 @@ def test_options_are_set_and_got_and_inherited(adapter, host):
     with wsk.listen((host, 0), adapter=adapter) as listening:
         listening.control(set_, wsk.Option.SO_RCVBUF, 100_000)
         listening.control(set_, wsk.Option.SO_KEEPALIVE, 1)
+
         with (
             wsk.socket_connect((host, 0), listening.local_address, adapter),
             listening.accept(LIMIT) as far,
         ):
             assert far.control(get, wsk.Option.SO_RCVBUF) == 100_000
             assert far.control(get, wsk.Option.SO_KEEPALIVE) == 1
+
         assert listening.control(get, wsk.Option.SO_CONDITIONAL_ACCEPT) == 0
         with pytest.raises(nd.RdmaError, match="before the socket is bound"):
             listening.control(set_, wsk.Option.SO_CONDITIONAL_ACCEPT, 1)

@@ -38,10 +38,13 @@ def test_a_disconnect_behind_data_that_never_left_does_not_succeed(
         far = listening.accept(LIMIT)
         sends = [near.send(np.zeros(1 << 22, np.uint8)) for _ in range(2)]
         end = near.disconnect(b"final words")
+
         act(near, far, other)
+
         for request in (end, *sends):
             assert request.wait(LIMIT)
             assert request.status.name == status
+
         if not far.closed and status == "CANCELLED":
             # The data that came is a part, and must not look whole.
             drained = far.receive(None, wsk.Flag.DRAIN)
@@ -71,7 +74,9 @@ def test_a_drain_of_what_came_before_an_abort_fails(ends):
     give_up_at = time.monotonic() + LIMIT
     while ends.near._stream.phase != "over":
         assert time.monotonic() < give_up_at
+
     drain = ends.near.receive(None, wsk.Flag.DRAIN)
+
     assert drain.wait(LIMIT)
     assert drain.status == nd.Status.CONNECTION_RESET
 

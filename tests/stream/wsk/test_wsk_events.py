@@ -17,7 +17,9 @@ from stream.wsk_ends import DISCONNECT, RECEIVE, receive
 
 def test_no_event_is_told_before_it_is_switched_on(make_ends):
     ends = make_ends(on_receive=lambda *event: ends.told.put(event))
+
     ends.far.send(b"quiet").result(LIMIT)
+
     assert receive(ends.near) == b"quiet"
     assert ends.told.empty()
 
@@ -35,7 +37,9 @@ def test_a_receive_event_shows_the_data_without_a_copy(make_ends):
 def test_data_that_came_before_is_told_when_the_event_is_switched_on(make_ends):
     ends = make_ends(on_receive=lambda _, shown, __: ends.told.put(bytes(shown[0].array)))
     ends.far.send(b"early").result(LIMIT)
+
     ends.near.set_event_callbacks(RECEIVE)
+
     assert ends.next() == b"early"
 
 
@@ -187,7 +191,9 @@ def test_a_disconnect_event_comes_behind_the_data(make_ends):
 def test_an_abort_is_told_as_abortive(make_ends):
     ends = make_ends(on_disconnect=lambda _, flags: ends.told.put(flags))
     ends.near.set_event_callbacks(DISCONNECT)
+
     ends.far.disconnect(abortive=True)
+
     assert ends.next() == wsk.Flag.ABORTIVE
 
 
@@ -203,8 +209,10 @@ def test_an_end_of_this_side_is_not_told(make_ends):
 
 def test_an_event_that_was_switched_off_is_not_told(make_ends):
     ends = make_ends(on_receive=lambda _, shown, __: ends.told.put(bytes(shown[0].array)))
+
     ends.near.set_event_callbacks(RECEIVE)
     assert ends.near.set_event_callbacks(RECEIVE | wsk.EventMask.DISABLE) == nd.Status.SUCCESS
+
     ends.far.send(b"x").result(LIMIT)
     assert receive(ends.near) == b"x"
 
@@ -270,7 +278,9 @@ def test_an_event_must_not_wait_for_a_request(make_ends):
 def test_the_ideal_send_backlog_follows_the_peers_memory(make_ends, adapter, host):
     ends = make_ends()
     before = ends.near.ideal_send_backlog
+
     assert before > 0
+
     with wsk.listen((host, 0), adapter=adapter) as listening:
         listening.control(wsk.RequestType.SET_OPTION, wsk.Option.SO_RCVBUF, 65536)
         with wsk.socket_connect((host, 0), listening.local_address, adapter) as near:

@@ -69,6 +69,7 @@ def test_the_end_is_told_once_when_requests_have_taken_the_data(make_ends, mask,
     if after is not None:
         after(ends.near)
     assert ends.next() == GRACEFUL
+
     ends.near.receive().result(LIMIT)
     assert receive(ends.near) == b""
     assert ends.told.empty()
@@ -78,17 +79,21 @@ def test_an_abort_behind_a_graceful_end_is_told_too(make_ends):
     ends = make_ends()
     ends.near.on_disconnect = tell_end(ends)
     ends.near.set_event_callbacks(DISCONNECT)
+
     ends.far.disconnect().result(LIMIT)
     assert ends.next() == GRACEFUL
+
     ends.far.disconnect(abortive=True)
     assert ends.next() == ABORTIVE
 
 
 def test_an_end_that_came_before_is_told_when_its_event_is_switched_on(make_ends):
     ends = make_ends(on_disconnect=lambda _, flags: ends.told.put(flags))
+
     ends.far.disconnect(abortive=True)
     with pytest.raises(ConnectionResetError):
         ends.near.receive(bytearray(1)).result(LIMIT)
+
     ends.near.set_event_callbacks(DISCONNECT)
     assert ends.next() == ABORTIVE
 
@@ -98,10 +103,12 @@ def test_a_connect_that_fails_tells_no_end(adapter, host, listening):
     told = queue.Queue()
     address = listening.local_address
     listening.close()
+
     with wsk.socket(adapter, on_disconnect=lambda *event: told.put(event)) as sock:
         sock.bind((host, 0))
         with pytest.raises(ConnectionRefusedError):
             sock.connect(address).result(LIMIT)
+
     assert told.empty()
 
 
@@ -116,6 +123,7 @@ def test_data_and_end_that_came_before_are_told_to_callbacks_that_are_set_later(
     ends.far._stream.wait_readable(LIMIT)
     ends.far.on_receive = lambda _, shown, __: ends.told.put(bytes(shown[0].array))
     assert ends.next() == b"early"
+
     ends.far.on_disconnect = tell_end(ends)
     assert ends.next() == GRACEFUL
 
@@ -235,10 +243,12 @@ def test_another_sockets_indication_is_not_released(make_ends):
     mine, others = make_ends(), make_ends()
     mine.far.send(b"mine").result(LIMIT)
     mine.near._stream.wait_readable(LIMIT)
+
     (one,) = mine.near.receive_indications()
     with pytest.raises(ValueError, match="another socket's"):
         others.near.release(one)
     assert one.is_retained
+
     mine.near.release(one)
     assert not one.is_retained
 
@@ -264,11 +274,13 @@ def test_the_end_is_told_of_the_connection_and_not_of_a_failed_attempt(
         sock.bind((host, 0))
         with pytest.raises(ConnectionRefusedError):
             sock.connect(nobody).result(LIMIT)
+
         between(sock)
         looked = threading.Event()
         sock._stream._call_soon(lambda _: looked.set())  # behind what would tell the end
         assert looked.wait(LIMIT)
         assert told.empty()
+
         sock.connect(listening.local_address).result(LIMIT)
         with listening.accept(LIMIT) as far:
             sock.set_event_callbacks(DISCONNECT)
@@ -347,8 +359,10 @@ def test_what_a_receive_event_shows_is_not_taken_by_indications(make_ends):
 def test_a_view_of_data_that_was_received_meanwhile_takes_no_other(ends):
     ends.far.send(b"abc").result(LIMIT)
     ends.near._stream.wait_readable(LIMIT)
+
     view = ends.near._stream.look(3)
     assert receive(ends.near, 3) == b"abc"
+
     ends.far.send(b"xyz").result(LIMIT)
     ends.near._stream.wait_readable(LIMIT)
     with pytest.raises(nd.RdmaError, match="another call received"):
@@ -364,5 +378,6 @@ def test_what_came_before_a_reset_is_indicated_and_then_the_reset(ends):
     (one,) = ends.near.receive_indications()
     with one:
         assert bytes(one.array) == b"abc"
+
     with pytest.raises(ConnectionResetError):
         ends.near.receive_indications()

@@ -32,7 +32,9 @@ def test_a_request_can_be_awaited(ends):
 def test_a_request_calls_back_once_it_is_done(ends):
     done = queue.Queue()
     ends.far.receive(bytearray(10)).add_done_callback(done.put)
+
     ends.near.send(b"x").result(LIMIT)
+
     assert done.get(timeout=LIMIT).information == 1
 
 
@@ -49,8 +51,10 @@ def test_receives_are_filled_in_order(ends):
 def test_waitall_completes_when_the_buffer_is_full(ends):
     buffer = bytearray(6)
     request = ends.far.receive(buffer, wsk.Flag.WAITALL)
+
     ends.near.send(b"abc").result(LIMIT)
     assert not request.done()
+
     ends.near.send(b"def").result(LIMIT)
     assert request.result(LIMIT) == 6
     assert buffer == b"abcdef"
@@ -64,8 +68,10 @@ def test_waitall_completes_short_at_a_graceful_end(ends):
 
 def test_drain_discards_until_the_end(ends):
     request = ends.far.receive(flags=wsk.Flag.DRAIN)
+
     ends.near.send(bytes(500_000)).result(LIMIT)
     assert not request.done()
+
     ends.near.disconnect().result(LIMIT)
     assert request.result(LIMIT) == 0
 
@@ -90,6 +96,7 @@ def test_a_graceful_end_carries_final_data_and_the_other_direction_goes_on(ends)
     ends.near.disconnect(b"last words").result(LIMIT)
     assert receive(ends.far) == b"last words"
     assert receive(ends.far) == b""
+
     ends.far.send(b"answer").result(LIMIT)
     assert receive(ends.near) == b"answer"
 
@@ -105,9 +112,11 @@ def test_an_abortive_end_cancels_sends_and_resets_the_peer(ends):
     waiting = ends.near.send(bytes(50_000_000))
     receiving = ends.far.receive(bytearray(60_000_000), wsk.Flag.WAITALL)
     ends.near.disconnect(abortive=True).result(LIMIT)
+
     with pytest.raises(nd.RdmaError) as caught:
         waiting.result(LIMIT)
     assert caught.value.status == nd.Status.CANCELLED
+
     receiving.wait(LIMIT)
 
 
@@ -118,8 +127,10 @@ def test_an_abortive_end_takes_no_data(ends):
 
 def test_an_abortive_end_rescues_a_graceful_one_that_hangs(ends):
     ends.near.send(bytes(50_000_000))  # the peer reads nothing
+
     hanging = ends.near.disconnect()
     assert not hanging.done()
+
     ends.near.disconnect(abortive=True)
     with pytest.raises(nd.RdmaError):
         hanging.result(LIMIT)
@@ -144,10 +155,12 @@ def test_closing_cancels_pending_requests(ends):
 
 def test_a_receive_can_be_cancelled(ends):
     request = ends.near.receive(bytearray(4))
+
     request.cancel()
     with pytest.raises(nd.RdmaError) as caught:
         request.result(LIMIT)
     assert caught.value.status == nd.Status.CANCELLED
+
     ends.far.send(b"next").result(LIMIT)
     assert receive(ends.near) == b"next"
 
