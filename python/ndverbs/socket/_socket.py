@@ -12,7 +12,7 @@ import os
 import socket as _socket
 import sys
 import warnings
-from typing import IO, Any, NoReturn, Self
+from typing import IO, Any, NoReturn, Self, overload
 
 from ndverbs import _address, _native
 from ndverbs._address import Address, SocketAddress
@@ -327,6 +327,10 @@ class Socket(Mappings, Messages):
         if self._listener is not None:
             self._listener.set_options(self._options.native)
 
+    @overload
+    def getsockopt(self, level: int, name: int) -> int: ...
+    @overload
+    def getsockopt(self, level: int, name: int, length: int) -> int | bytes: ...
     def getsockopt(self, level: int, name: int, length: int = 0) -> int | bytes:
         """Get an option."""
         self._check_open()
