@@ -212,7 +212,8 @@ void bind_creation(py::class_<Adapter>& cls) {
         .def(
             "query_extension",
             [](const Adapter& self, const std::string& name) {
-                return call_names(*value_or_raise(self.state->get()->query_extension(name)));
+                return call_names(
+                    *value_or_raise(core::find_extension(self.state->get()->info(), name)));
             },
             py::arg("name"))
         .def(

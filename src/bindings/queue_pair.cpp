@@ -39,12 +39,10 @@ std::unique_ptr<QueuePair> create_qp(const ProtectionDomain& domain, CompletionQ
     const std::shared_ptr<core::SharedReceiveQueue> shared =
         srq == nullptr ? nullptr : srq->share();
     ContextsHold contexts(context);
-    auto made = value_or_raise(without_gil([&, receive = receive_cq.share(),
-                                            initiator = initiator_cq.share()] {
-        return shared == nullptr
-                   ? native->create_qp(receive, initiator, limits, contexts.get())
-                   : native->create_qp_with_srq(receive, initiator, shared, limits, contexts.get());
-    }));
+    auto made = value_or_raise(
+        without_gil([&, receive = receive_cq.share(), initiator = initiator_cq.share()] {
+            return native->create_qp(receive, initiator, shared, limits, contexts.get());
+        }));
     receive_cq.will_give(contexts.seen());
     initiator_cq.will_give(contexts.seen());
     if (srq != nullptr) receive_cq.will_give(srq->seen());
@@ -108,7 +106,8 @@ void bind_queue_pair(py::module_& module) {
         .def(
             "query_extension",
             [](const QueuePair& self, const std::string& name) {
-                return call_names(*value_or_raise(self.get().query_extension(name)));
+                return call_names(
+                    *value_or_raise(core::find_extension(self.get().pd()->info(), name)));
             },
             py::arg("name"))
         .def_property_readonly("state",

@@ -2,9 +2,7 @@
 // The adapter's registry of descendants, and its close barrier.
 #include "core/adapter.hpp"
 
-#include <algorithm>
 #include <new>
-#include <utility>
 
 namespace ndv::core {
 
@@ -33,12 +31,12 @@ void Adapter::adopt(const std::shared_ptr<Object>& object) {
 }
 
 Expected<std::shared_ptr<ProtectionDomain>> Adapter::create_pd() {
-    if (is_closed()) return fail(Status::file_forced_closed, "create_pd: the adapter is closed");
+    if (is_closed()) return closed("create_pd", "adapter");
     return adopted(do_create_pd());
 }
 
 Expected<std::shared_ptr<CompletionQueue>> Adapter::create_cq(std::uint32_t depth) {
-    if (is_closed()) return fail(Status::file_forced_closed, "create_cq: the adapter is closed");
+    if (is_closed()) return closed("create_cq", "adapter");
     if (depth == 0 || depth > info().max_cq_depth) {
         return fail(Status::invalid_parameter, "create_cq: depth " + std::to_string(depth) +
                                                    " is not in 1 to " +
@@ -48,30 +46,19 @@ Expected<std::shared_ptr<CompletionQueue>> Adapter::create_cq(std::uint32_t dept
 }
 
 Expected<std::shared_ptr<Connector>> Adapter::create_connector() {
-    if (is_closed()) {
-        return fail(Status::file_forced_closed, "create_connector: the adapter is closed");
-    }
+    if (is_closed()) return closed("create_connector", "adapter");
     return adopted(do_create_connector());
 }
 
 Expected<std::shared_ptr<Listener>> Adapter::create_listener() {
-    if (is_closed()) {
-        return fail(Status::file_forced_closed, "create_listener: the adapter is closed");
-    }
+    if (is_closed()) return closed("create_listener", "adapter");
     return adopted(do_create_listener());
 }
 
 Expected<std::shared_ptr<SharedEndpoint>> Adapter::create_shared_endpoint(
     const SocketAddress& address) {
-    if (is_closed()) {
-        return fail(Status::file_forced_closed, "create_shared_endpoint: the adapter is closed");
-    }
+    if (is_closed()) return closed("create_shared_endpoint", "adapter");
     return adopted(do_create_shared_endpoint(address));
-}
-
-Expected<std::shared_ptr<SharedEndpoint>> Adapter::do_create_shared_endpoint(const SocketAddress&) {
-    return fail(Status::not_supported, "create_shared_endpoint: the adapter cannot do it",
-                "adapter.info.features tells what it can");
 }
 
 void Adapter::do_close() {

@@ -2,7 +2,6 @@
 // The adapter: the root of all objects of one opened device, and the one barrier that ends them.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <map>
@@ -39,10 +38,6 @@ class Adapter : public Object, base::Live<base::LiveKind::adapter> {
 public:
     [[nodiscard]] virtual const AdapterInfo& info() const = 0;
     [[nodiscard]] virtual std::map<std::string, std::uint64_t> stats() const = 0;
-    // NDK's way to what a provider has beyond NDK: the extension of that name, with its calls.
-    [[nodiscard]] Expected<const extension::Entry*> query_extension(const std::string& name) const {
-        return find_extension(info(), name);
-    }
 
     [[nodiscard]] Expected<std::shared_ptr<ProtectionDomain>> create_pd();
     [[nodiscard]] Expected<std::shared_ptr<CompletionQueue>> create_cq(std::uint32_t depth);
@@ -53,7 +48,9 @@ public:
     // Takes over the caller's reference to `hold`, also when it fails.
     [[nodiscard]] Expected<std::shared_ptr<LogicalAddressMapping>> build_lam(BufferHold* hold);
     // Where this process sees the page at a logical address; may be used as a base address.
-    [[nodiscard]] virtual Expected<std::uint64_t> address_of(std::uint64_t logical_page) const;
+    [[nodiscard]] virtual Expected<std::uint64_t> address_of(std::uint64_t) const {
+        return absent("fast_register");
+    }
 
     // Registers a descendant for close(): every object of this adapter passes here once.
     void adopt(const std::shared_ptr<Object>& object);
@@ -68,7 +65,9 @@ protected:
     [[nodiscard]] virtual Expected<std::shared_ptr<Listener>> do_create_listener() = 0;
     // Optional.
     [[nodiscard]] virtual Expected<std::shared_ptr<SharedEndpoint>> do_create_shared_endpoint(
-        const SocketAddress& address);
+        const SocketAddress&) {
+        return absent("create_shared_endpoint");
+    }
     // Optional; takes the reference over.
     [[nodiscard]] virtual Expected<std::shared_ptr<LogicalAddressMapping>> do_build_lam(
         BufferHold* hold);

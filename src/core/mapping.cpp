@@ -24,17 +24,8 @@ constexpr std::uint32_t kBindFlags = flag::kCommon | kBindRights;
 // Of ALLOW_REMOTE_WRITE the bit of its own, without the local write that it contains.
 constexpr std::uint32_t kRemoteWriteOnly = flag::kAllowRemoteWrite & ~flag::kAllowLocalWrite;
 
-Expected<void> absent(const char* what) {
-    return fail(Status::not_supported, std::string(what) + ": the adapter cannot do it",
-                "adapter.info.features tells what it can");
-}
-
 bool can_grant(std::uint32_t flags, const AdapterInfo& info) {
     return (flags & flag::kAllowRemoteAtomic) == 0 || (info.extensions & extension::kAtomics) != 0;
-}
-
-bool has_alone(std::uint32_t flags, std::uint32_t bit, std::uint32_t with) {
-    return (flags & with) == bit;
 }
 
 }  // namespace
@@ -81,7 +72,7 @@ std::uint32_t rights_of_flags(std::uint32_t flags) {
 Expected<std::shared_ptr<LogicalAddressMapping>> Adapter::build_lam(BufferHold* hold) {
     if (is_closed()) {
         hold->release();
-        return fail(Status::file_forced_closed, "build_lam: the adapter is closed");
+        return closed("build_lam", "adapter");
     }
     if (hold->size() > info().max_registration_size) {
         hold->release();
@@ -94,51 +85,26 @@ Expected<std::shared_ptr<LogicalAddressMapping>> Adapter::build_lam(BufferHold* 
 
 Expected<std::shared_ptr<LogicalAddressMapping>> Adapter::do_build_lam(BufferHold* hold) {
     hold->release();
-    return Unexpected{absent("build_lam").error()};
-}
-
-Expected<std::uint64_t> Adapter::address_of(std::uint64_t) const {
-    return Unexpected{absent("fast_register").error()};
+    return absent("build_lam");
 }
 
 Expected<std::shared_ptr<FastRegisterMemoryRegion>> ProtectionDomain::create_fast_register_mr(
     std::uint32_t max_pages, bool remote_access) {
-    if (is_closed()) {
-        return fail(Status::file_forced_closed,
-                    "create_fast_register_mr: the protection domain is closed");
-    }
+    if (is_closed()) return closed("create_fast_register_mr", "protection domain");
     if (max_pages == 0) {
         return fail(Status::invalid_parameter, "create_fast_register_mr: max_pages is 0");
     }
-    return do_create_fast_register_mr(max_pages, remote_access);
-}
-
-Expected<std::shared_ptr<FastRegisterMemoryRegion>> ProtectionDomain::do_create_fast_register_mr(
-    std::uint32_t, bool) {
-    return Unexpected{absent("create_fast_register_mr").error()};
+    return adopted(do_create_fast_register_mr(max_pages, remote_access));
 }
 
 Expected<std::shared_ptr<MemoryWindow>> ProtectionDomain::create_mw() {
-    if (is_closed()) {
-        return fail(Status::file_forced_closed, "create_mw: the protection domain is closed");
-    }
-    return do_create_mw();
-}
-
-Expected<std::shared_ptr<MemoryWindow>> ProtectionDomain::do_create_mw() {
-    return Unexpected{absent("create_mw").error()};
+    if (is_closed()) return closed("create_mw", "protection domain");
+    return adopted(do_create_mw());
 }
 
 Expected<std::uint32_t> ProtectionDomain::privileged_token() {
-    if (is_closed()) {
-        return fail(Status::file_forced_closed,
-                    "privileged_token: the protection domain is closed");
-    }
+    if (is_closed()) return closed("privileged_token", "protection domain");
     return do_privileged_token();
-}
-
-Expected<std::uint32_t> ProtectionDomain::do_privileged_token() {
-    return Unexpected{absent("privileged_token").error()};
 }
 
 Status QueuePair::do_fast_register(const FastRegisterRequest&) { return Status::not_supported; }
@@ -160,7 +126,7 @@ Status QueuePair::fast_register(const FastRegisterRequest& request) {
                           request.base_address % page == request.first_byte_offset &&
                           request.base_address + (request.length - 1) >= request.base_address &&
                           request.length <= pd_->info().max_registration_size;
-    if (!is_sound || has_alone(request.flags, kRemoteWriteOnly, flag::kAllowRemoteWrite)) {
+    if (!is_sound || (request.flags & flag::kAllowRemoteWrite) == kRemoteWriteOnly) {
         return Status::invalid_parameter;
     }
     if ((rights_of_flags(request.flags) & access::kRemote) != 0 && !region.allows_remote()) {

@@ -2,14 +2,12 @@
 // Registration and the search for local memory.
 #include "core/memory.hpp"
 
-#include <algorithm>
 #include <array>
 #include <cstring>
 #include <memory>
 #include <utility>
 
-#include "core/completion_queue.hpp"
-#include "core/queue_pair.hpp"
+#include "core/adapter.hpp"
 
 namespace ndv::core {
 namespace {
@@ -49,9 +47,7 @@ Expected<void> MemoryRegion::register_buffer(BufferHold* hold, std::uint32_t rig
     std::unique_ptr<BufferHold, decltype(release)> owned(hold);
     // Before the look at is_closed(): close() takes it to look for a registration.
     const base::Lock lock(mutex_);
-    if (is_closed()) {
-        return fail(Status::file_forced_closed, "register: the memory region is closed");
-    }
+    if (is_closed()) return closed("register", "memory region");
     if ((rights & ~access::kAll) != 0) {
         return fail(Status::invalid_parameter,
                     "register: unknown access bits in " + std::to_string(rights),
@@ -91,7 +87,8 @@ Expected<void> MemoryRegion::register_buffer(BufferHold* hold, std::uint32_t rig
     hold_ = hold;
     rights_ = rights;
     try {
-        pd_->add_range(range());
+        const base::Lock domain(pd_->mutex_);
+        pd_->ranges_.add(range());
     } catch (...) {  // no memory: the region is as before
         hold_ = nullptr;
         do_deregister(std::exchange(tokens_, {}));
@@ -125,7 +122,10 @@ Expected<void> MemoryRegion::end_registration(bool is_forced) {
                         "take their completions first, flush the queue pair, or close() the "
                         "region, which keeps the memory until they have ended");
         }
-        pd_->remove_range(range());
+        {
+            const base::Lock domain(pd_->mutex_);
+            pd_->ranges_.remove(range());
+        }
         do_deregister(tokens_);
         hold = std::exchange(hold_, nullptr);
         tokens_ = Tokens{};
@@ -193,27 +193,36 @@ std::uint32_t MemoryRegion::rights() const {
 }
 
 Expected<std::shared_ptr<MemoryRegion>> ProtectionDomain::create_mr() {
-    if (is_closed()) {
-        return fail(Status::file_forced_closed, "create_mr: the protection domain is closed");
-    }
-    return do_create_mr();
+    if (is_closed()) return closed("create_mr", "protection domain");
+    return adopted(do_create_mr());
 }
 
 Expected<std::shared_ptr<QueuePair>> ProtectionDomain::create_qp(
     std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
-    const QueuePairLimits& limits, RequestContexts* contexts) {
-    if (auto sound = check_limits("create_qp", limits); !sound) {
-        return Unexpected{sound.error()};
+    std::shared_ptr<SharedReceiveQueue> srq, QueuePairLimits limits, RequestContexts* contexts) {
+    if (srq != nullptr) {
+        // Depth and segments of receives are the shared queue's.
+        limits.receive_queue_depth = 0;
+        limits.max_receive_sge = srq->max_sge();
     }
-    return do_create_qp(std::move(receive_cq), std::move(initiator_cq), limits, contexts);
+    const char* const call = srq != nullptr ? "create_qp_with_srq" : "create_qp";
+    if (auto sound = check_limits(call, limits); !sound) return Unexpected{sound.error()};
+    if (srq != nullptr && (srq->is_closed() || srq->pd().get() != this)) {
+        return fail(srq->is_closed() ? Status::file_forced_closed : Status::invalid_parameter,
+                    "create_qp_with_srq: the shared receive queue is closed, or of another "
+                    "protection domain");
+    }
+    return adopted(do_create_qp(std::move(receive_cq), std::move(initiator_cq), std::move(srq),
+                                limits, contexts));
+}
+
+void ProtectionDomain::adopt(const std::shared_ptr<Object>& object) const {
+    if (const auto adapter = adapter_.lock()) adapter->adopt(object);
 }
 
 Expected<void> ProtectionDomain::check_limits(const char* call,
                                               const QueuePairLimits& limits) const {
-    if (is_closed()) {
-        return fail(Status::file_forced_closed,
-                    std::string(call) + ": the protection domain is closed");
-    }
+    if (is_closed()) return closed(call, "protection domain");
     const AdapterInfo& most = info();
     struct Row {
         const char* name;
@@ -236,16 +245,6 @@ Expected<void> ProtectionDomain::check_limits(const char* call,
         }
     }
     return {};
-}
-
-void ProtectionDomain::add_range(const Range& range) {
-    const base::Lock lock(mutex_);
-    ranges_.add(range);
-}
-
-void ProtectionDomain::remove_range(const Range& range) {
-    const base::Lock lock(mutex_);
-    ranges_.remove(range);
 }
 
 Expected<Segment> ProtectionDomain::find(std::uint64_t address, std::uint64_t length,

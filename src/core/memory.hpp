@@ -19,6 +19,7 @@
 
 namespace ndv::core {
 
+class Adapter;
 class CompletionQueue;
 class FastRegisterMemoryRegion;
 class MemoryWindow;
@@ -153,16 +154,13 @@ public:
     [[nodiscard]] Expected<std::shared_ptr<MemoryWindow>> create_mw();
     // The token with which segments name logical addresses of this adapter's mappings.
     [[nodiscard]] Expected<std::uint32_t> privileged_token();
+    // `srq`: null, or the shared queue from which the queue pair takes its receives.
     [[nodiscard]] Expected<std::shared_ptr<QueuePair>> create_qp(
         std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
-        const QueuePairLimits& limits, RequestContexts* contexts);
-
+        std::shared_ptr<SharedReceiveQueue> srq, QueuePairLimits limits, RequestContexts* contexts);
     [[nodiscard]] Expected<std::shared_ptr<SharedReceiveQueue>> create_srq(
         const SharedReceiveQueueLimits& limits, RequestContexts* contexts,
         std::function<void(Status)> on_notify);
-    [[nodiscard]] Expected<std::shared_ptr<QueuePair>> create_qp_with_srq(
-        std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
-        std::shared_ptr<SharedReceiveQueue> srq, QueuePairLimits limits, RequestContexts* contexts);
 
     // Checks one local segment for a request of this domain and takes a reference to its buffer.
     [[nodiscard]] virtual Status acquire_local(const Segment& segment, std::uint32_t rights,
@@ -173,31 +171,46 @@ public:
                                          std::uint32_t rights) const;
 
 protected:
+    explicit ProtectionDomain(std::weak_ptr<Adapter> adapter) : adapter_(std::move(adapter)) {}
+
     [[nodiscard]] virtual Expected<std::shared_ptr<MemoryRegion>> do_create_mr() = 0;
     // Optional: see AdapterInfo::features.
     [[nodiscard]] virtual Expected<std::shared_ptr<FastRegisterMemoryRegion>>
-    do_create_fast_register_mr(std::uint32_t max_pages, bool remote_access);
-    [[nodiscard]] virtual Expected<std::shared_ptr<MemoryWindow>> do_create_mw();
-    [[nodiscard]] virtual Expected<std::uint32_t> do_privileged_token();
+    do_create_fast_register_mr(std::uint32_t, bool) {
+        return absent("create_fast_register_mr");
+    }
+    [[nodiscard]] virtual Expected<std::shared_ptr<MemoryWindow>> do_create_mw() {
+        return absent("create_mw");
+    }
+    [[nodiscard]] virtual Expected<std::uint32_t> do_privileged_token() {
+        return absent("privileged_token");
+    }
     [[nodiscard]] virtual Expected<std::shared_ptr<SharedReceiveQueue>> do_create_srq(
-        const SharedReceiveQueueLimits& limits, RequestContexts* contexts,
-        std::function<void(Status)> on_notify);
-    [[nodiscard]] virtual Expected<std::shared_ptr<QueuePair>> do_create_qp_with_srq(
-        std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
-        std::shared_ptr<SharedReceiveQueue> srq, const QueuePairLimits& limits,
-        RequestContexts* contexts);
+        const SharedReceiveQueueLimits&, RequestContexts*, std::function<void(Status)>) {
+        return absent("create_srq");
+    }
+    // `srq`: null, or of this domain.
     [[nodiscard]] virtual Expected<std::shared_ptr<QueuePair>> do_create_qp(
         std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
-        const QueuePairLimits& limits, RequestContexts* contexts) = 0;
+        std::shared_ptr<SharedReceiveQueue> srq, const QueuePairLimits& limits,
+        RequestContexts* contexts) = 0;
+    [[nodiscard]] std::shared_ptr<ProtectionDomain> self() {
+        return std::static_pointer_cast<ProtectionDomain>(shared_from_this());
+    }
     void do_close() override {}
 
 private:
     friend class MemoryRegion;
     [[nodiscard]] Expected<void> check_limits(const char* call,
                                               const QueuePairLimits& limits) const;
-    void add_range(const Range& range);
-    void remove_range(const Range& range);
+    void adopt(const std::shared_ptr<Object>& object) const;
+    template <typename T>
+    [[nodiscard]] Expected<std::shared_ptr<T>> adopted(Expected<std::shared_ptr<T>> made) const {
+        if (made) adopt(*made);
+        return made;
+    }
 
+    const std::weak_ptr<Adapter> adapter_;
     mutable base::Mutex mutex_;
     Ranges ranges_ NDV_GUARDED_BY(mutex_);
 };

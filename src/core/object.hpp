@@ -49,4 +49,14 @@ private:
     const unsigned fork_generation_ = base::fork_generation();
 };
 
+// The error of a call on an object that is closed.
+[[nodiscard]] inline Unexpected closed(const char* call, const char* object) {
+    return fail(Status::file_forced_closed, std::string(call) + ": the " + object + " is closed");
+}
+// And of a call that the provider lacks.
+[[nodiscard]] inline Unexpected absent(const char* call) {
+    return fail(Status::not_supported, std::string(call) + ": the adapter cannot do it",
+                "adapter.info.features tells what it can");
+}
+
 }  // namespace ndv::core

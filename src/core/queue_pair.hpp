@@ -61,11 +61,6 @@ public:
     [[nodiscard]] Error explain(Status status, const BindRequest& request) const;
     [[nodiscard]] Error explain(Status status, const InvalidateRequest& request) const;
 
-    // As the adapter's.
-    [[nodiscard]] Expected<const extension::Entry*> query_extension(const std::string& name) const {
-        return find_extension(pd_->info(), name);
-    }
-
     // Cancels everything posted; terminal. Asynchronous: completions follow.
     virtual void flush() = 0;
 

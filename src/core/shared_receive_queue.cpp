@@ -103,9 +103,7 @@ Expected<void> SharedReceiveQueue::modify(std::uint32_t depth, std::uint32_t not
 Expected<std::shared_ptr<SharedReceiveQueue>> ProtectionDomain::create_srq(
     const SharedReceiveQueueLimits& limits, RequestContexts* contexts,
     std::function<void(Status)> on_notify) {
-    if (is_closed()) {
-        return fail(Status::file_forced_closed, "create_srq: the protection domain is closed");
-    }
+    if (is_closed()) return closed("create_srq", "protection domain");
     if (info().max_srq_depth == 0) {
         return fail(Status::not_supported, "create_srq: the adapter has no shared receive queues",
                     "adapter.info.max_srq_depth tells");
@@ -118,36 +116,7 @@ Expected<std::shared_ptr<SharedReceiveQueue>> ProtectionDomain::create_srq(
                         std::to_string(limits.max_sge) + " exceeds the adapter's " +
                         std::to_string(info().max_receive_request_sge));
     }
-    return do_create_srq(limits, contexts, std::move(on_notify));
-}
-
-Expected<std::shared_ptr<SharedReceiveQueue>> ProtectionDomain::do_create_srq(
-    const SharedReceiveQueueLimits&, RequestContexts*, std::function<void(Status)>) {
-    return fail(Status::not_supported, "create_srq: the adapter cannot do it");
-}
-
-Expected<std::shared_ptr<QueuePair>> ProtectionDomain::create_qp_with_srq(
-    std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
-    std::shared_ptr<SharedReceiveQueue> srq, QueuePairLimits limits, RequestContexts* contexts) {
-    // Depth and segments of receives are the shared queue's.
-    limits.receive_queue_depth = 0;
-    limits.max_receive_sge = srq->max_sge();
-    if (auto sound = check_limits("create_qp_with_srq", limits); !sound) {
-        return Unexpected{sound.error()};
-    }
-    if (srq->is_closed() || srq->pd().get() != this) {
-        return fail(srq->is_closed() ? Status::file_forced_closed : Status::invalid_parameter,
-                    "create_qp_with_srq: the shared receive queue is closed, or of another "
-                    "protection domain");
-    }
-    return do_create_qp_with_srq(std::move(receive_cq), std::move(initiator_cq), std::move(srq),
-                                 limits, contexts);
-}
-
-Expected<std::shared_ptr<QueuePair>> ProtectionDomain::do_create_qp_with_srq(
-    std::shared_ptr<CompletionQueue>, std::shared_ptr<CompletionQueue>,
-    std::shared_ptr<SharedReceiveQueue>, const QueuePairLimits&, RequestContexts*) {
-    return fail(Status::not_supported, "create_qp_with_srq: the adapter cannot do it");
+    return adopted(do_create_srq(limits, contexts, std::move(on_notify)));
 }
 
 }  // namespace ndv::core

@@ -70,7 +70,7 @@ Expected<void> Channel::open(core::Adapter& adapter, const StreamOptions& option
     auto cq = adapter.create_cq(receives_ + limits.initiator_queue_depth);
     if (!cq) return Unexpected{cq.error()};
     cq_ = std::move(*cq);
-    auto qp = pd_->create_qp(cq_, cq_, limits, nullptr);
+    auto qp = pd_->create_qp(cq_, cq_, nullptr, limits, nullptr);
     if (!qp) return Unexpected{qp.error()};
     qp_ = std::move(*qp);
 

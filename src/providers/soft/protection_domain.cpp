@@ -50,8 +50,8 @@ private:
 class ProtectionDomain final : public core::ProtectionDomain {
 public:
     ProtectionDomain(std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter)
-        : parts_(std::move(parts)),
-          adapter_(std::move(adapter)),
+        : core::ProtectionDomain(std::move(adapter)),
+          parts_(std::move(parts)),
           info_(soft_limits()),
           domain_(parts_->next_domain.fetch_add(1, std::memory_order_relaxed)),
           memory_(*parts_->table, domain_, 0) {}
@@ -82,8 +82,7 @@ public:
 
 private:
     Expected<std::shared_ptr<core::MemoryRegion>> do_create_mr() override {
-        return adopted<core::MemoryRegion>(
-            std::make_shared<MemoryRegion>(self(), parts_->table, domain_));
+        return {std::make_shared<MemoryRegion>(self(), parts_->table, domain_)};
     }
 
     Expected<std::shared_ptr<core::FastRegisterMemoryRegion>> do_create_fast_register_mr(
@@ -97,14 +96,13 @@ private:
                         "use several regions");
         }
         auto mappable = std::make_shared<Mappable>(parts_->table, domain_, max_pages);
-        return adopted<core::FastRegisterMemoryRegion>(std::make_shared<FastRegisterMemoryRegion>(
-            self(), std::move(mappable), max_pages, remote_access));
+        return {std::make_shared<FastRegisterMemoryRegion>(self(), std::move(mappable), max_pages,
+                                                           remote_access)};
     }
 
     Expected<std::shared_ptr<core::MemoryWindow>> do_create_mw() override {
         auto mappable = std::make_shared<Mappable>(parts_->table, domain_, 0);
-        return adopted<core::MemoryWindow>(
-            std::make_shared<MemoryWindow>(self(), std::move(mappable)));
+        return {std::make_shared<MemoryWindow>(self(), std::move(mappable))};
     }
 
     Expected<std::uint32_t> do_privileged_token() override {
@@ -120,36 +118,18 @@ private:
         return token;
     }
 
-    Expected<std::shared_ptr<core::QueuePair>> do_create_qp(
-        std::shared_ptr<core::CompletionQueue> receive_cq,
-        std::shared_ptr<core::CompletionQueue> initiator_cq, const core::QueuePairLimits& limits,
-        core::RequestContexts* contexts) override {
-        return make_qp(std::move(receive_cq), std::move(initiator_cq), nullptr, limits, contexts);
-    }
-
     Expected<std::shared_ptr<core::SharedReceiveQueue>> do_create_srq(
         const core::SharedReceiveQueueLimits& limits, core::RequestContexts* contexts,
         std::function<void(Status)> on_notify) override {
-        return adopted<core::SharedReceiveQueue>(
-            std::make_shared<SharedReceiveQueue>(self(), limits, contexts, std::move(on_notify)));
+        return {
+            std::make_shared<SharedReceiveQueue>(self(), limits, contexts, std::move(on_notify))};
     }
 
-    Expected<std::shared_ptr<core::QueuePair>> do_create_qp_with_srq(
+    Expected<std::shared_ptr<core::QueuePair>> do_create_qp(
         std::shared_ptr<core::CompletionQueue> receive_cq,
         std::shared_ptr<core::CompletionQueue> initiator_cq,
         std::shared_ptr<core::SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
         core::RequestContexts* contexts) override {
-        // Of this domain, so it is ours.
-        return make_qp(std::move(receive_cq), std::move(initiator_cq),
-                       std::static_pointer_cast<SharedReceiveQueue>(std::move(srq)), limits,
-                       contexts);
-    }
-
-    [[nodiscard]] Expected<std::shared_ptr<core::QueuePair>> make_qp(
-        std::shared_ptr<core::CompletionQueue> receive_cq,
-        std::shared_ptr<core::CompletionQueue> initiator_cq,
-        std::shared_ptr<SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
-        core::RequestContexts* contexts) {
         auto receive = std::dynamic_pointer_cast<CompletionQueue>(std::move(receive_cq));
         auto initiator = std::dynamic_pointer_cast<CompletionQueue>(std::move(initiator_cq));
         if (!receive || !initiator || receive->progress() != parts_->progress ||
@@ -157,23 +137,13 @@ private:
             return fail(Status::invalid_parameter,
                         "create_qp: a completion queue belongs to another adapter");
         }
-        return adopted<core::QueuePair>(std::make_shared<QueuePair>(
+        return {std::make_shared<QueuePair>(
             self(), std::move(receive), std::move(initiator), limits, contexts, parts_->table,
-            domain_, parts_->progress, parts_->totals, std::move(srq)));
-    }
-
-    [[nodiscard]] std::shared_ptr<core::ProtectionDomain> self() {
-        return std::static_pointer_cast<core::ProtectionDomain>(shared_from_this());
-    }
-
-    template <typename T>
-    [[nodiscard]] Expected<std::shared_ptr<T>> adopted(std::shared_ptr<T> made) {
-        if (const auto adapter = adapter_.lock()) adapter->adopt(made);
-        return made;
+            domain_, parts_->progress, parts_->totals,
+            std::static_pointer_cast<SharedReceiveQueue>(std::move(srq)))};
     }
 
     const std::shared_ptr<AdapterParts> parts_;
-    const std::weak_ptr<core::Adapter> adapter_;
     const core::AdapterInfo info_;
     const std::uint64_t domain_;
     DomainMemory memory_;

@@ -86,14 +86,16 @@ Expected<std::shared_ptr<ProtectionDomain>> ProtectionDomain::create(
 ProtectionDomain::ProtectionDomain(std::shared_ptr<AdapterParts> parts,
                                    std::weak_ptr<core::Adapter> adapter,
                                    std::shared_ptr<LocalMemory> memory)
-    : parts_(std::move(parts)), adapter_(std::move(adapter)), memory_(std::move(memory)) {}
+    : core::ProtectionDomain(std::move(adapter)),
+      parts_(std::move(parts)),
+      memory_(std::move(memory)) {}
 
 bool ProtectionDomain::has(const char* feature) const {
     return std::ranges::count(info().features, std::string(feature)) != 0;
 }
 
 Expected<std::shared_ptr<core::MemoryRegion>> ProtectionDomain::do_create_mr() {
-    return adopted<core::MemoryRegion>(std::make_shared<MemoryRegion>(self(), memory_));
+    return {std::make_shared<MemoryRegion>(self(), memory_)};
 }
 
 Expected<std::shared_ptr<core::FastRegisterMemoryRegion>>
@@ -113,15 +115,15 @@ ProtectionDomain::do_create_fast_register_mr(std::uint32_t max_pages, bool remot
     if (!mappable->has_window()) {
         return verb_failed("create_fast_register_mr: ibv_alloc_mw", errno);
     }
-    return adopted<core::FastRegisterMemoryRegion>(std::make_shared<FastRegisterMemoryRegion>(
-        self(), std::move(mappable), max_pages, remote_access));
+    return {std::make_shared<FastRegisterMemoryRegion>(self(), std::move(mappable), max_pages,
+                                                       remote_access)};
 }
 
 Expected<std::shared_ptr<core::MemoryWindow>> ProtectionDomain::do_create_mw() {
     if (!has("create_mw")) return core::ProtectionDomain::do_create_mw();
     auto mappable = std::make_shared<Mappable>(memory_);
     if (!mappable->has_window()) return verb_failed("create_mw: ibv_alloc_mw", errno);
-    return adopted<core::MemoryWindow>(std::make_shared<MemoryWindow>(self(), std::move(mappable)));
+    return {std::make_shared<MemoryWindow>(self(), std::move(mappable))};
 }
 
 Expected<std::shared_ptr<core::SharedReceiveQueue>> ProtectionDomain::do_create_srq(
@@ -130,30 +132,14 @@ Expected<std::shared_ptr<core::SharedReceiveQueue>> ProtectionDomain::do_create_
     auto made = SharedReceiveQueue::create(self(), parts_, memory_->domain(), limits, contexts,
                                            std::move(on_notify));
     if (!made) return Unexpected{made.error()};
-    return adopted<core::SharedReceiveQueue>(std::move(*made));
-}
-
-Expected<std::shared_ptr<core::QueuePair>> ProtectionDomain::do_create_qp_with_srq(
-    std::shared_ptr<core::CompletionQueue> receive_cq,
-    std::shared_ptr<core::CompletionQueue> initiator_cq,
-    std::shared_ptr<core::SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
-    core::RequestContexts* contexts) {
-    // Of this domain, so it is ours.
-    return make_qp(std::move(receive_cq), std::move(initiator_cq),
-                   std::static_pointer_cast<SharedReceiveQueue>(std::move(srq)), limits, contexts);
+    return {std::move(*made)};
 }
 
 Expected<std::shared_ptr<core::QueuePair>> ProtectionDomain::do_create_qp(
     std::shared_ptr<core::CompletionQueue> receive_cq,
-    std::shared_ptr<core::CompletionQueue> initiator_cq, const core::QueuePairLimits& limits,
+    std::shared_ptr<core::CompletionQueue> initiator_cq,
+    std::shared_ptr<core::SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
     core::RequestContexts* contexts) {
-    return make_qp(std::move(receive_cq), std::move(initiator_cq), nullptr, limits, contexts);
-}
-
-Expected<std::shared_ptr<core::QueuePair>> ProtectionDomain::make_qp(
-    std::shared_ptr<core::CompletionQueue> receive_cq,
-    std::shared_ptr<core::CompletionQueue> initiator_cq, std::shared_ptr<SharedReceiveQueue> srq,
-    const core::QueuePairLimits& limits, core::RequestContexts* contexts) {
     auto receive = std::dynamic_pointer_cast<CompletionQueue>(std::move(receive_cq));
     auto initiator = std::dynamic_pointer_cast<CompletionQueue>(std::move(initiator_cq));
     if (!receive || !initiator || receive->parts() != parts_ || initiator->parts() != parts_) {
@@ -161,9 +147,10 @@ Expected<std::shared_ptr<core::QueuePair>> ProtectionDomain::make_qp(
                     "create_qp: a completion queue belongs to another adapter");
     }
     auto made = QueuePair::create(self(), memory_, std::move(receive), std::move(initiator),
-                                  std::move(srq), limits, contexts);
+                                  std::static_pointer_cast<SharedReceiveQueue>(std::move(srq)),
+                                  limits, contexts);
     if (!made) return Unexpected{made.error()};
-    return adopted<core::QueuePair>(std::move(*made));
+    return {std::move(*made)};
 }
 
 }  // namespace ndv::verbs

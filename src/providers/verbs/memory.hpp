@@ -10,9 +10,6 @@
 
 namespace ndv::verbs {
 
-class ProtectionDomain;
-class SharedReceiveQueue;
-
 class MemoryRegion final : public core::MemoryRegion {
 public:
     MemoryRegion(std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<LocalMemory> memory);
@@ -65,32 +62,14 @@ private:
     [[nodiscard]] Expected<std::shared_ptr<core::SharedReceiveQueue>> do_create_srq(
         const core::SharedReceiveQueueLimits& limits, core::RequestContexts* contexts,
         std::function<void(Status)> on_notify) override;
-    [[nodiscard]] Expected<std::shared_ptr<core::QueuePair>> do_create_qp_with_srq(
+    [[nodiscard]] Expected<std::shared_ptr<core::QueuePair>> do_create_qp(
         std::shared_ptr<core::CompletionQueue> receive_cq,
         std::shared_ptr<core::CompletionQueue> initiator_cq,
         std::shared_ptr<core::SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
         core::RequestContexts* contexts) override;
-    [[nodiscard]] Expected<std::shared_ptr<core::QueuePair>> do_create_qp(
-        std::shared_ptr<core::CompletionQueue> receive_cq,
-        std::shared_ptr<core::CompletionQueue> initiator_cq, const core::QueuePairLimits& limits,
-        core::RequestContexts* contexts) override;
-    [[nodiscard]] Expected<std::shared_ptr<core::QueuePair>> make_qp(
-        std::shared_ptr<core::CompletionQueue> receive_cq,
-        std::shared_ptr<core::CompletionQueue> initiator_cq,
-        std::shared_ptr<SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
-        core::RequestContexts* contexts);
     [[nodiscard]] bool has(const char* feature) const;
-    [[nodiscard]] std::shared_ptr<core::ProtectionDomain> self() {
-        return std::static_pointer_cast<core::ProtectionDomain>(shared_from_this());
-    }
-    template <typename T>
-    [[nodiscard]] Expected<std::shared_ptr<T>> adopted(std::shared_ptr<T> made) {
-        if (const auto adapter = adapter_.lock()) adapter->adopt(made);
-        return made;
-    }
 
     const std::shared_ptr<AdapterParts> parts_;
-    const std::weak_ptr<core::Adapter> adapter_;
     const std::shared_ptr<LocalMemory> memory_;
 };
 

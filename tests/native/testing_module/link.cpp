@@ -130,7 +130,7 @@ public:
             const auto rights = core::access::kRemoteRead | core::access::kRemoteWrite;
             if (!side.region->register_buffer(hold, rights)) throw std::runtime_error("no region");
             side.qp = std::static_pointer_cast<soft::QueuePair>(
-                got(side.pd->create_qp(side.cq, side.cq, {}, nullptr)));
+                got(side.pd->create_qp(side.cq, side.cq, nullptr, {}, nullptr)));
         }
         for (std::size_t i = 0; i < 2; ++i) {
             iwarp::ConnectionConfig config;
