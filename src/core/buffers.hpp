@@ -36,30 +36,23 @@ public:
         }
     }
 
+    // INLINE: what has no token is the caller's own memory. NDK does not limit the segments.
+    template <bool kIsInline>
     [[nodiscard]] Status acquire(ProtectionDomain& pd, std::span<const Segment> segments,
                                  std::uint32_t rights) {
-        for (const Segment& segment : segments) {
-            const Status status = acquire_one(pd, segment, rights);
-            if (status != Status::success) return status;
-        }
-        return Status::success;
-    }
-    // INLINE: what has no token is the caller's own memory. NDK does not limit the segments.
-    [[nodiscard]] Status acquire_inline(ProtectionDomain& pd, std::span<const Segment> segments,
-                                        std::uint32_t rights) {
-        if (segments.size() > kMaxSegments) {
+        if (kIsInline && segments.size() > kMaxSegments) {
             many_.resize(segments.size());
             first_ = many_.data();
         }
         for (const Segment& segment : segments) {
-            if (segment.token != 0) {
-                const Status status = acquire_one(pd, segment, rights);
-                if (status != Status::success) return status;
-                continue;
+            if (kIsInline && segment.token == 0) {
+                LocalBuffer& own = *std::construct_at(first_ + count_++);
+                own.data = reinterpret_cast<std::byte*>(segment.address);
+                own.length = static_cast<std::uint32_t>(segment.length);
+            } else if (const Status status = acquire_one(pd, segment, rights);
+                       status != Status::success) {
+                return status;
             }
-            LocalBuffer& own = *std::construct_at(first_ + count_++);
-            own.data = reinterpret_cast<std::byte*>(segment.address);
-            own.length = static_cast<std::uint32_t>(segment.length);
         }
         return Status::success;
     }

@@ -134,8 +134,7 @@ Status QueuePair::fast_register(const FastRegisterRequest& request) {
     }
     if (!can_grant(request.flags, pd_->info())) return Status::not_supported;
     if (state() != QueuePairState::connected) return Status::connection_invalid;
-    return post_counted(*initiated_, limits_.initiator_queue_depth,
-                        [&] { return do_fast_register(request); });
+    return initiate([&] { return do_fast_register(request); });
 }
 
 Status QueuePair::bind(const BindRequest& request) {
@@ -162,8 +161,7 @@ Status QueuePair::bind(const BindRequest& request) {
     }
     if (!can_grant(request.flags, pd_->info())) return Status::not_supported;
     if (state() != QueuePairState::connected) return Status::connection_invalid;
-    return post_counted(*initiated_, limits_.initiator_queue_depth,
-                        [&] { return do_bind(request); });
+    return initiate([&] { return do_bind(request); });
 }
 
 Status QueuePair::invalidate(const InvalidateRequest& request) {
@@ -173,8 +171,7 @@ Status QueuePair::invalidate(const InvalidateRequest& request) {
     if (is_closed() || about.is_closed()) return Status::file_forced_closed;
     if ((request.flags & ~flag::kCommon) != 0 || domain != pd_) return Status::invalid_parameter;
     if (state() != QueuePairState::connected) return Status::connection_invalid;
-    return post_counted(*initiated_, limits_.initiator_queue_depth,
-                        [&] { return do_invalidate(request); });
+    return initiate([&] { return do_invalidate(request); });
 }
 
 // ---- sentences ------------------------------------------------------------------------------

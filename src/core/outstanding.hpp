@@ -39,6 +39,25 @@ public:
         if (shared_ != nullptr) shared_->end();
         drop(1);
     }
+    // Posts by `post`, unless as many as `depth` are outstanding even after `look_for_ends`.
+    template <typename LookForEnds, typename Post>
+    [[nodiscard]] Status post(std::uint32_t depth, const LookForEnds& look_for_ends,
+                              const Post& post) {
+        if (count() >= depth) [[unlikely]] {
+            look_for_ends();
+            if (count() >= depth) return Status::no_more_entries;
+        }
+        begin();
+        Status status = Status::insufficient_resources;
+        try {
+            status = post();
+        } catch (...) {  // no memory
+            end();
+            throw;
+        }
+        if (status != Status::success) end();
+        return status;
+    }
     [[nodiscard]] RequestContexts* contexts() const { return contexts_; }
 
 private:

@@ -36,10 +36,8 @@ QueuePair::QueuePair(std::shared_ptr<ProtectionDomain> pd,
       receive_cq_(std::move(receive_cq)),
       initiator_cq_(std::move(initiator_cq)),
       limits_(limits),
-      contexts_(contexts),
       initiated_(Outstanding::make(contexts)),
       receives_(Outstanding::make(contexts)) {
-    if (contexts_ != nullptr) contexts_->add_reference();
     receive_cq_->promise(limits_.receive_queue_depth);
     initiator_cq_->promise(limits_.initiator_queue_depth);
 }
@@ -51,7 +49,6 @@ QueuePair::~QueuePair() {
         return;
     }
     withdraw();
-    if (contexts_ != nullptr) contexts_->release();
 }
 
 void QueuePair::set_srq(std::shared_ptr<SharedReceiveQueue> srq) {
@@ -81,7 +78,7 @@ bool QueuePair::deliver(bool is_receive, Completion& completion) {
 }
 
 void QueuePair::end_silently(const Completion& completion) {
-    if (completion.context_is_object) contexts_->retire(completion.context);
+    if (completion.context_is_object) initiated_->contexts()->retire(completion.context);
     initiated_->end();
 }
 
@@ -139,12 +136,11 @@ Status QueuePair::post(const WorkRequest& request) {
     const bool is_inline = (request.flags & flag::kInline) != 0;
     const std::uint32_t rights = local_rights(request.type);
     Buffers buffers;
-    const Status local = is_inline ? buffers.acquire_inline(*pd_, request.segments, rights)
-                                   : buffers.acquire(*pd_, request.segments, rights);
+    const Status local = is_inline ? buffers.acquire<true>(*pd_, request.segments, rights)
+                                   : buffers.acquire<false>(*pd_, request.segments, rights);
     if (local != Status::success) return local;
-    const Status posted = post_counted(*initiated_, limits_.initiator_queue_depth, [&] {
-        return do_post(request, buffers.get(), static_cast<std::uint32_t>(length));
-    });
+    const Status posted = initiate(
+        [&] { return do_post(request, buffers.get(), static_cast<std::uint32_t>(length)); });
     if (posted == Status::success && !is_inline) buffers.handed_over();
     return posted;
 }
@@ -156,11 +152,13 @@ Status QueuePair::post_receive(const ReceiveRequest& request) {
     const std::uint64_t length = total_length(request.segments);
     if (length > pd_->info().max_transfer_length) return Status::buffer_overflow;
     Buffers buffers;
-    const Status local = buffers.acquire(*pd_, request.segments, access::kLocalWrite);
+    const Status local = buffers.acquire<false>(*pd_, request.segments, access::kLocalWrite);
     if (local != Status::success) return local;
-    const Status posted = post_counted(*receives_, limits_.receive_queue_depth, [&] {
-        return do_post_receive(request, buffers.get(), static_cast<std::uint32_t>(length));
-    });
+    const Status posted = receives_->post(
+        limits_.receive_queue_depth, [this] { look_for_ends(); },
+        [&] {
+            return do_post_receive(request, buffers.get(), static_cast<std::uint32_t>(length));
+        });
     if (posted == Status::success) buffers.handed_over();
     return posted;
 }

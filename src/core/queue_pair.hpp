@@ -100,7 +100,6 @@ public:
     // The rights that the local memory of a request needs.
     [[nodiscard]] std::uint32_t local_rights(OperationType type) const;
     [[nodiscard]] const QueuePairLimits& limits() const { return limits_; }
-    [[nodiscard]] RequestContexts* contexts() const { return contexts_; }
     // Null: receives are posted to the queue pair itself.
     [[nodiscard]] const std::shared_ptr<SharedReceiveQueue>& srq() const { return srq_; }
 
@@ -141,16 +140,18 @@ protected:
 
 private:
     [[nodiscard]] Status check(const WorkRequest& request, std::uint64_t& length) const;
-    // Posts by `post`, unless as many as `depth` are outstanding.
+    // Posts by `post`, unless the initiator queue is full.
     template <typename Post>
-    [[nodiscard]] Status post_counted(Outstanding& requests, std::uint32_t depth, Post post);
+    [[nodiscard]] Status initiate(const Post& post) {
+        return initiated_->post(
+            limits_.initiator_queue_depth, [this] { look_for_ends(); }, post);
+    }
     [[nodiscard]] Status check_extension(const WorkRequest& request, std::uint64_t length) const;
 
     const std::shared_ptr<ProtectionDomain> pd_;
     const std::shared_ptr<CompletionQueue> receive_cq_;
     const std::shared_ptr<CompletionQueue> initiator_cq_;
     const QueuePairLimits limits_;
-    RequestContexts* const contexts_;  // one reference
     Outstanding::OfQueue initiated_;
     Outstanding::OfQueue receives_;
     std::atomic<bool> is_withdrawn_{false};
@@ -160,23 +161,5 @@ private:
     std::atomic<QueuePairState> state_{QueuePairState::idle};
     std::atomic<std::uint64_t> cause_{0};  // a Detail
 };
-
-template <typename Post>
-Status QueuePair::post_counted(Outstanding& requests, std::uint32_t depth, Post post) {
-    if (requests.count() >= depth) [[unlikely]] {
-        look_for_ends();
-        if (requests.count() >= depth) return Status::no_more_entries;
-    }
-    requests.begin();
-    Status status = Status::insufficient_resources;
-    try {
-        status = post();
-    } catch (...) {  // no memory
-        requests.end();
-        throw;
-    }
-    if (status != Status::success) requests.end();
-    return status;
-}
 
 }  // namespace ndv::core

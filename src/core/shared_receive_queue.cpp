@@ -17,18 +17,11 @@ SharedReceiveQueue::SharedReceiveQueue(std::shared_ptr<ProtectionDomain> pd,
     : pd_(std::move(pd)),
       max_sge_(limits.max_sge),
       depth_(limits.depth),
-      contexts_(contexts),
       receives_(Outstanding::make(contexts)),
-      on_notify_(std::move(on_notify)) {
-    if (contexts_ != nullptr) contexts_->add_reference();
-}
+      on_notify_(std::move(on_notify)) {}
 
 SharedReceiveQueue::~SharedReceiveQueue() {
-    if (is_foreign()) {
-        static_cast<void>(receives_.release());
-        return;
-    }
-    if (contexts_ != nullptr) contexts_->release();
+    if (is_foreign()) static_cast<void>(receives_.release());
 }
 
 void SharedReceiveQueue::feed(CompletionQueue& cq) {
@@ -58,16 +51,12 @@ Status SharedReceiveQueue::receive(const ReceiveRequest& request) {
     const std::uint64_t length = total_length(request.segments);
     if (length > pd_->info().max_transfer_length) return Status::buffer_overflow;
     Buffers buffers;
-    const Status local = buffers.acquire(*pd_, request.segments, access::kLocalWrite);
+    const Status local = buffers.acquire<false>(*pd_, request.segments, access::kLocalWrite);
     if (local != Status::success) return local;
-    if (receives_->count() >= depth()) return Status::no_more_entries;
-    receives_->begin();
-    const Status posted = do_receive(request, buffers.get(), static_cast<std::uint32_t>(length));
-    if (posted == Status::success) {
-        buffers.handed_over();
-    } else {
-        receives_->end();
-    }
+    const Status posted = receives_->post(
+        depth(), [] {},
+        [&] { return do_receive(request, buffers.get(), static_cast<std::uint32_t>(length)); });
+    if (posted == Status::success) buffers.handed_over();
     return posted;
 }
 

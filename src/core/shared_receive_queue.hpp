@@ -47,7 +47,7 @@ public:
     [[nodiscard]] std::uint32_t depth() const { return depth_.load(std::memory_order_relaxed); }
     [[nodiscard]] std::uint32_t max_sge() const { return max_sge_; }
     [[nodiscard]] const std::shared_ptr<ProtectionDomain>& pd() const { return pd_; }
-    [[nodiscard]] RequestContexts* contexts() const { return contexts_; }
+    [[nodiscard]] RequestContexts* contexts() const { return receives_->contexts(); }
     // Also counts receives that queue pairs have taken and no program has polled.
     [[nodiscard]] Outstanding& receives() { return *receives_; }
 
@@ -73,7 +73,6 @@ private:
     const std::shared_ptr<ProtectionDomain> pd_;
     const std::uint32_t max_sge_;
     std::atomic<std::uint32_t> depth_;
-    RequestContexts* const contexts_;  // one reference
     Outstanding::OfQueue receives_;
     mutable base::Mutex fed_mutex_;
     // How many queue pairs complete there.
