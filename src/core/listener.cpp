@@ -21,7 +21,7 @@ Unexpected not_listening(const char* call) {
 
 Expected<void> Listener::listen(const SocketAddress& address) {
     const base::Lock lock(mutex_);
-    if (is_closed()) return fail(Status::file_forced_closed, "listen: the listener is closed");
+    if (is_closed()) return closed("listen", "listener");
     if (bound_) {
         return fail(Status::invalid_device_request,
                     "listen: the listener listens on " + bound_->address.text() + " already");
@@ -38,11 +38,42 @@ Expected<std::shared_ptr<Connector>> Listener::take_connector(std::chrono::nanos
         const base::Lock lock(mutex_);
         if (!bound_ && !is_closed()) return not_listening("get_connector");
     }
-    auto taken = requests_.take(timeout);
-    if (taken || is_closed()) return taken;
-    const base::Lock lock(mutex_);
-    if (ended_) return *ended_;
+    base::UniqueLock lock(requests_mutex_);
+    const auto until = std::chrono::steady_clock::now() + timeout;
+    while (waiting_.empty()) {
+        if (is_closed()) return closed("get_connector", "listener");
+        if (ended_) return *ended_;
+        if (available_.wait_until(lock.native(), until) == std::cv_status::timeout) break;
+    }
+    if (waiting_.empty()) return std::shared_ptr<Connector>();
+    std::shared_ptr<Connector> taken = std::move(waiting_.front());
+    waiting_.pop_front();
     return taken;
+}
+
+std::shared_ptr<Operation> Listener::next_arrival() {
+    auto operation = std::make_shared<Operation>();
+    const base::Lock lock(requests_mutex_);
+    if (ended_) {
+        operation->complete(fail(Status::file_forced_closed, "the listener is closed"));
+    } else {
+        arrivals_.push_back(operation);
+    }
+    return operation;
+}
+
+void Listener::forget(const std::shared_ptr<Operation>& arrival) {
+    {
+        const base::Lock lock(requests_mutex_);
+        std::erase(arrivals_, arrival);
+    }
+    // Its callbacks hold the operation, which holds them, until it is done.
+    arrival->complete(fail(Status::cancelled, "the wait for a connector was abandoned"));
+}
+
+void Listener::set_on_connect(std::function<void()> function) {
+    const base::Lock lock(requests_mutex_);
+    on_connect_ = std::move(function);
 }
 
 void Listener::control_connect_events(bool pause) {
@@ -58,9 +89,16 @@ Expected<SocketAddress> Listener::local_address() const {
 }
 
 bool Listener::takes_requests(std::size_t most) {
-    // is_full() also lets go of requests that were taken back. acquire: pairs with
-    // control_connect_events().
-    return !is_paused_.load(std::memory_order_acquire) && !is_closed() && !requests_.is_full(most);
+    // acquire: pairs with control_connect_events().
+    if (is_paused_.load(std::memory_order_acquire) || is_closed()) return false;
+    std::vector<std::shared_ptr<Connector>> gone;  // their ends need no lock of ours
+    const base::Lock lock(requests_mutex_);
+    if (waiting_.size() < most) return true;
+    for (auto& connector : waiting_) {
+        if (connector->is_withdrawn()) gone.push_back(std::move(connector));
+    }
+    std::erase(waiting_, nullptr);
+    return waiting_.size() < most;
 }
 
 void Listener::admit(const std::shared_ptr<Connector>& connector) {
@@ -71,99 +109,26 @@ void Listener::admit(const std::shared_ptr<Connector>& connector) {
         if (bound_) connector->hold(bound_->claim);
     }
     adapter->adopt(connector);
-    static_cast<void>(requests_.push(connector));
-}
-
-void Listener::end_requests(Unexpected why) {
+    std::function<void()> notify;
+    std::list<std::shared_ptr<Operation>> arrivals;
     {
-        const base::Lock lock(mutex_);
-        ended_ = std::move(why);
-    }
-    for (const auto& connector : requests_.close()) connector->close();
-}
-
-void Listener::do_close() {
-    do_stop();
-    {
-        const base::Lock lock(mutex_);
-        if (bound_) bound_->claim.reset();
-    }
-    for (const auto& connector : requests_.close()) connector->close();
-}
-
-bool ConnectorQueue::is_full(std::size_t most) {
-    std::vector<std::shared_ptr<Connector>> gone;  // their ends need no lock of ours
-    const base::Lock lock(mutex_);
-    if (waiting_.size() < most) return false;
-    for (auto& connector : waiting_) {
-        if (connector->is_withdrawn()) gone.push_back(std::move(connector));
-    }
-    std::erase(waiting_, nullptr);
-    return waiting_.size() >= most;
-}
-
-bool ConnectorQueue::push(std::shared_ptr<Connector> connector) {
-    std::function<void()> tell;
-    Operations arrivals;
-    {
-        const base::Lock lock(mutex_);
-        if (is_closed_ || waiting_.size() >= kMost) return false;
-        tell = on_connect_;  // first: it may find no memory, and what waits has to be told
-        waiting_.push_back(std::move(connector));
+        const base::Lock lock(requests_mutex_);
+        if (ended_ || waiting_.size() >= kMostRequests) return;
+        notify = on_connect_;  // first: it may find no memory, and what waits needs its notice
+        waiting_.push_back(connector);
         arrivals.swap(arrivals_);
         available_.notify_one();
     }
     for (const auto& operation : arrivals) operation->complete({});
-    if (tell) tell();
-    return true;
+    if (notify) notify();
 }
 
-Expected<std::shared_ptr<Connector>> ConnectorQueue::take(std::chrono::nanoseconds timeout) {
-    base::UniqueLock lock(mutex_);
-    const auto until = std::chrono::steady_clock::now() + timeout;
-    while (waiting_.empty()) {
-        if (is_closed_) {
-            return fail(Status::file_forced_closed, "get_connector: the listener is closed");
-        }
-        if (available_.wait_until(lock.native(), until) == std::cv_status::timeout) break;
-    }
-    if (waiting_.empty()) return std::shared_ptr<Connector>();
-    std::shared_ptr<Connector> taken = std::move(waiting_.front());
-    waiting_.pop_front();
-    return taken;
-}
-
-void ConnectorQueue::set_on_connect(std::function<void()> function) {
-    const base::Lock lock(mutex_);
-    on_connect_ = std::move(function);
-}
-
-std::shared_ptr<Operation> ConnectorQueue::next_arrival() {
-    auto operation = std::make_shared<Operation>();
-    const base::Lock lock(mutex_);
-    if (is_closed_) {
-        operation->complete(fail(Status::file_forced_closed, "the listener is closed"));
-    } else {
-        arrivals_.push_back(operation);
-    }
-    return operation;
-}
-
-void ConnectorQueue::forget(const std::shared_ptr<Operation>& operation) {
-    {
-        const base::Lock lock(mutex_);
-        std::erase(arrivals_, operation);
-    }
-    // Its callbacks hold the operation, which holds them, until it is done.
-    operation->complete(fail(Status::cancelled, "the wait for a connector was abandoned"));
-}
-
-std::list<std::shared_ptr<Connector>> ConnectorQueue::close() {
+void Listener::end_requests(Unexpected why) {
     std::list<std::shared_ptr<Connector>> left;
-    Operations arrivals;
+    std::list<std::shared_ptr<Operation>> arrivals;
     {
-        const base::Lock lock(mutex_);
-        is_closed_ = true;
+        const base::Lock lock(requests_mutex_);
+        ended_ = std::move(why);
         on_connect_ = nullptr;
         available_.notify_all();
         arrivals.swap(arrivals_);
@@ -173,7 +138,16 @@ std::list<std::shared_ptr<Connector>> ConnectorQueue::close() {
         operation->complete(
             base::fail_anyhow(Status::file_forced_closed, "the listener is closed"));
     }
-    return left;
+    for (const auto& connector : left) connector->close();
+}
+
+void Listener::do_close() {
+    do_stop();
+    {
+        const base::Lock lock(mutex_);
+        if (bound_) bound_->claim.reset();
+    }
+    end_requests(base::fail_anyhow(Status::file_forced_closed, "the listener is closed"));
 }
 
 }  // namespace ndv::core

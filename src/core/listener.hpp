@@ -24,51 +24,21 @@ namespace ndv::core {
 
 class Adapter;
 
-// Requests that wait for their taker.
-class ConnectorQueue {
+class Listener : public Object, base::Live<base::LiveKind::listener> {
 public:
     // Over this, requests are turned away (NDK has no backlog of its own). Those that were
     // withdrawn give way first.
-    static constexpr std::size_t kMost = 1024;
+    static constexpr std::size_t kMostRequests = 1024;
 
-    [[nodiscard]] bool is_full(std::size_t most = kMost);
-    // Notifies on_connect and the waiting operations. False when full or closed: the connector was
-    // not taken over.
-    [[nodiscard]] bool push(std::shared_ptr<Connector> connector);
-    // Null when the time is over and no request came.
-    [[nodiscard]] Expected<std::shared_ptr<Connector>> take(std::chrono::nanoseconds timeout);
-    void set_on_connect(std::function<void()> function);
-    // Done at the next request, at once when the queue is closed.
-    [[nodiscard]] std::shared_ptr<Operation> next_arrival();
-    void forget(const std::shared_ptr<Operation>& operation);
-    // Ends every wait; returns the requests that were not taken. NDK: closing them is a reject.
-    [[nodiscard]] std::list<std::shared_ptr<Connector>> close();
-
-private:
-    using Operations = std::list<std::shared_ptr<Operation>>;
-
-    mutable base::Mutex mutex_;
-    std::condition_variable available_;
-    // No deque, which takes memory even for nothing: closing must not.
-    std::list<std::shared_ptr<Connector>> waiting_ NDV_GUARDED_BY(mutex_);
-    Operations arrivals_ NDV_GUARDED_BY(mutex_);
-    std::function<void()> on_connect_ NDV_GUARDED_BY(mutex_);
-    bool is_closed_ NDV_GUARDED_BY(mutex_) = false;
-};
-
-class Listener : public Object, base::Live<base::LiveKind::listener> {
-public:
     [[nodiscard]] Expected<void> listen(const SocketAddress& address);
     // Null when the time is over and no request came.
     [[nodiscard]] Expected<std::shared_ptr<Connector>> take_connector(
         std::chrono::nanoseconds timeout);
-    // Done when take_connector() may have one.
-    [[nodiscard]] std::shared_ptr<Operation> next_arrival() { return requests_.next_arrival(); }
-    void forget(const std::shared_ptr<Operation>& arrival) { requests_.forget(arrival); }
+    // Done when take_connector() may have one, at once when none can come any more.
+    [[nodiscard]] std::shared_ptr<Operation> next_arrival();
+    void forget(const std::shared_ptr<Operation>& arrival);
     // Called once per connector that becomes available to take_connector(); from any thread.
-    void set_on_connect(std::function<void()> function) {
-        requests_.set_on_connect(std::move(function));
-    }
+    void set_on_connect(std::function<void()> function);
     void control_connect_events(bool pause);
     [[nodiscard]] Expected<SocketAddress> local_address() const;
 
@@ -81,10 +51,10 @@ protected:
     explicit Listener(std::weak_ptr<Adapter> adapter) : adapter_(std::move(adapter)) {}
 
     // For a request that has come: false while the listener is paused, closed, or has so many.
-    [[nodiscard]] bool takes_requests(std::size_t most = ConnectorQueue::kMost);
+    [[nodiscard]] bool takes_requests(std::size_t most = kMostRequests);
     // Lets it wait for its taker; without room it is closed, which is a reject.
     void admit(const std::shared_ptr<Connector>& connector);
-    // No request can come any more, for this reason.
+    // No request can come any more, for this reason. NDK: closing those that wait is a reject.
     void end_requests(Unexpected why);
 
     // ---- acts of a provider ----
@@ -101,10 +71,16 @@ private:
     void do_close() final;
 
     const std::weak_ptr<Adapter> adapter_;
-    ConnectorQueue requests_;
     std::atomic<bool> is_paused_{false};  // written under the mutex
     std::optional<Bound> bound_ NDV_GUARDED_BY(mutex_);
-    std::optional<Unexpected> ended_ NDV_GUARDED_BY(mutex_);
+
+    base::Mutex requests_mutex_;
+    std::condition_variable available_;
+    // No deque, which takes memory even for nothing: closing must not.
+    std::list<std::shared_ptr<Connector>> waiting_ NDV_GUARDED_BY(requests_mutex_);
+    std::list<std::shared_ptr<Operation>> arrivals_ NDV_GUARDED_BY(requests_mutex_);
+    std::function<void()> on_connect_ NDV_GUARDED_BY(requests_mutex_);
+    std::optional<Unexpected> ended_ NDV_GUARDED_BY(requests_mutex_);
 };
 
 }  // namespace ndv::core

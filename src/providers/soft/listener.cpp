@@ -24,7 +24,7 @@ constexpr Time kOutOfDescriptors = std::chrono::milliseconds(50);
 constexpr int kAcceptBatch = 64;
 
 [[nodiscard]] std::size_t most_requests() {
-    return part_of_descriptors(kPart, core::ConnectorQueue::kMost);
+    return part_of_descriptors(kPart, core::Listener::kMostRequests);
 }
 
 void set_reuse(int fd, int is_on) {
