@@ -6,20 +6,6 @@
 
 namespace ndv::core {
 
-std::map<std::string, std::uint64_t> ConnectionCounters::read() const {
-    const auto load = [](const std::atomic<std::uint64_t>& counter) {
-        return counter.load(std::memory_order_relaxed);
-    };
-    const std::int64_t active = active_connections.load(std::memory_order_relaxed);
-    return {
-        {"connect", load(connects)},
-        {"accept", load(accepts)},
-        {"connect_failure", load(connect_failures)},
-        {"connection_error", load(connection_errors)},
-        {"active_connection", active > 0 ? static_cast<std::uint64_t>(active) : 0},
-    };
-}
-
 void Adapter::adopt(const std::shared_ptr<Object>& object) {
     {
         const base::Lock lock(mutex_);

@@ -92,15 +92,4 @@ private:
     CallbackQueue callbacks_;
 };
 
-// Counters that every provider keeps, by the names of NDK's.
-struct ConnectionCounters {
-    std::atomic<std::uint64_t> connects{0};
-    std::atomic<std::uint64_t> accepts{0};
-    std::atomic<std::uint64_t> connect_failures{0};
-    std::atomic<std::uint64_t> connection_errors{0};
-    std::atomic<std::int64_t> active_connections{0};
-
-    [[nodiscard]] std::map<std::string, std::uint64_t> read() const;
-};
-
 }  // namespace ndv::core

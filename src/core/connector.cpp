@@ -30,23 +30,27 @@ void log_connection(const char* what, const std::optional<SocketAddress>& local,
     }
 }
 
-// The call that waits in a state.
-const char* call_of(ConnectorState state) {
-    switch (state) {
-        case ConnectorState::connecting:
-            return "connect";
-        case ConnectorState::completing:
-            return "accept";
-        case ConnectorState::disconnecting:
-            return "disconnect";
-        case ConnectorState::idle:
-        case ConnectorState::accepted:
-        case ConnectorState::incoming:
-        case ConnectorState::connected:
-        case ConnectorState::disconnected:
-            break;
+struct Call {
+    const char* name;
+    const char* hint;  // for a state that does not know it
+};
+
+Call call_of(Input input) {
+    if (input == Input::connect) {
+        return {"connect", "a connector makes one connection: create another"};
     }
-    return "connector";
+    if (input == Input::complete) return {"complete_connect", "call it once, after connect()"};
+    if (input == Input::accept) return {"accept", "accept a connector from Listener, once"};
+    if (input == Input::reject) return {"reject", "reject a request, or an answer to connect()"};
+    return {"disconnect", "only a connected connector disconnects"};
+}
+
+Expected<void> check_private_data(const char* call, std::size_t size, std::uint32_t most) {
+    if (size <= most) return {};
+    return fail(Status::invalid_buffer_size,
+                std::string(call) + "private_data has " + std::to_string(size) +
+                    " bytes; at most " + std::to_string(most) + " fit",
+                "see adapter.info");
 }
 
 }  // namespace
@@ -64,34 +68,40 @@ void Connector::Aftermath::run() {
     if (notify) notify();
 }
 
-// ---- checks ---------------------------------------------------------------------------------
-
-Expected<void> Connector::check_call(const char* call, Input input, const char* hint) const {
-    if (is_closed()) {
-        return fail(Status::file_forced_closed, std::string(call) + ": the connector is closed");
-    }
-    if (step(state_, input)) return {};
-    return fail(Status::connection_invalid,
-                std::string(call) + ": the connector is " + connector_state_name(state_), hint);
+std::map<std::string, std::uint64_t> ConnectionCounters::read() const {
+    constexpr auto kOrder = std::memory_order_relaxed;
+    return {
+        {"connect", connects.load(kOrder)},
+        {"accept", accepts.load(kOrder)},
+        {"connect_failure", connect_failures.load(kOrder)},
+        {"connection_error", connection_errors.load(kOrder)},
+        {"active_connection", active_connections.load(kOrder)},
+    };
 }
 
-Expected<void> Connector::check_private_data(std::size_t size, std::uint32_t most) const {
-    if (size <= most) return {};
-    return fail(Status::invalid_buffer_size,
-                "private_data has " + std::to_string(size) + " bytes; at most " +
-                    std::to_string(most) + " fit",
-                "see adapter.info");
+// ---- checks ---------------------------------------------------------------------------------
+
+Expected<void> Connector::check_call(Input input) const {
+    const Call call = call_of(input);
+    if (is_closed()) return closed(call.name, "connector");
+    if (step(state_, input)) return {};
+    return fail(Status::connection_invalid,
+                std::string(call.name) + ": the connector is " + connector_state_name(state_),
+                call.hint);
 }
 
 // One queue pair, one connector, one connection; the checks that connect and accept share.
-Expected<void> Connector::claim(const std::shared_ptr<QueuePair>& qp, ConnectParameters& parameters,
-                                std::uint32_t most_data) {
+Expected<void> Connector::claim(Input input, const std::shared_ptr<QueuePair>& qp,
+                                ConnectParameters& parameters) {
+    if (auto allowed = check_call(input); !allowed) return allowed;
     // NDK: capped in silence.
     parameters.inbound_read_limit =
         std::min(parameters.inbound_read_limit, info_.max_inbound_read_limit);
     parameters.outbound_read_limit =
         std::min(parameters.outbound_read_limit, info_.max_outbound_read_limit);
-    if (auto fits = check_private_data(parameters.private_data.size(), most_data); !fits) {
+    const std::uint32_t most_data =
+        input == Input::accept ? info_.max_callee_data : info_.max_caller_data;
+    if (auto fits = check_private_data("", parameters.private_data.size(), most_data); !fits) {
         return fits;
     }
     if (auto can = do_check(parameters); !can) return can;
@@ -114,12 +124,20 @@ std::shared_ptr<Member> Connector::self() {
     return std::static_pointer_cast<Connector>(shared_from_this());
 }
 
-Expected<void> Connector::begin_connect(const ConnectParameters& parameters) {
+Expected<void> Connector::begin(Input input, const ConnectParameters& parameters) {
+    const bool is_accept = input == Input::accept;
     try {
+        if (has_peer_left_) {  // before connect none has
+            return fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
+                        "nothing is left to accept; wait for the next request");
+        }
+        // What takes memory comes before an answer, which cannot be taken back.
         progress_.set_deadline(self(), now() + parameters.timeout);
-        return do_connect(parameters);
+        return is_accept ? do_accept(parameters) : do_connect(parameters);
     } catch (const std::bad_alloc&) {
-        return base::fail_anyhow(Status::insufficient_resources, "connect: out of memory", ENOMEM);
+        return base::fail_anyhow(Status::insufficient_resources,
+                                 is_accept ? "accept: out of memory" : "connect: out of memory",
+                                 ENOMEM);
     }
 }
 
@@ -129,19 +147,14 @@ Pending Connector::start_connect(std::shared_ptr<QueuePair> qp, ConnectParameter
     Aftermath after;
     {
         const base::Lock lock(mutex_);
-        if (auto allowed = check_call("connect", Input::connect,
-                                      "a connector makes one connection: create another");
-            !allowed) {
-            return Unexpected{allowed.error()};
-        }
-        if (auto claimed = claim(qp, parameters, info_.max_caller_data); !claimed) {
+        if (auto claimed = claim(Input::connect, qp, parameters); !claimed) {
             return Unexpected{claimed.error()};
         }
         peer_ = parameters.peer;
         data_.reset();
         has_peer_left_ = false;
         apply(Input::connect, after);
-        begun = begin_connect(parameters);
+        begun = begin(Input::connect, parameters);
         if (begun) {
             operation_ = pending;
         } else {
@@ -159,17 +172,13 @@ Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
     Aftermath after;
     {
         const base::Lock lock(mutex_);
-        if (auto allowed =
-                check_call("complete_connect", Input::complete, "call it once, after connect()");
-            !allowed) {
+        if (auto allowed = check_call(Input::complete); !allowed)
             return Unexpected{allowed.error()};
-        }
         const bool is_flushed = qp_->state() == QueuePairState::error;
-        if (is_flushed) {
-            ready = fail(Status::connection_aborted, "complete_connect: the queue pair was flushed",
-                         "connect again, with another connector and queue pair");
-        } else if (has_peer_left_) {
-            ready = fail(Status::connection_aborted, "complete_connect: the peer gave up",
+        if (is_flushed || has_peer_left_) {
+            ready = fail(Status::connection_aborted,
+                         is_flushed ? "complete_connect: the queue pair was flushed"
+                                    : "complete_connect: the peer gave up",
                          "connect again, with another connector and queue pair");
         } else {
             ready = do_complete();
@@ -183,20 +192,6 @@ Pending Connector::start_complete_connect(OnDisconnect on_disconnect) {
     if (!opened) handle(Input::failed, opened);
     pending->complete(std::move(opened));
     return pending;
-}
-
-Expected<void> Connector::answer(const ConnectParameters& parameters) {
-    try {
-        if (has_peer_left_) {
-            return fail(Status::connection_aborted, "accept: " + peer_->text() + " gave up",
-                        "nothing is left to accept; wait for the next request");
-        }
-        // What takes memory comes before the answer, which cannot be taken back.
-        progress_.set_deadline(self(), now() + parameters.timeout);
-        return do_accept(parameters);
-    } catch (const std::bad_alloc&) {
-        return base::fail_anyhow(Status::insufficient_resources, "accept: out of memory", ENOMEM);
-    }
 }
 
 Expected<void> Connector::open() {
@@ -215,15 +210,10 @@ Pending Connector::start_accept(std::shared_ptr<QueuePair> qp, ConnectParameters
     Aftermath after;
     {
         const base::Lock lock(mutex_);
-        if (auto allowed =
-                check_call("accept", Input::accept, "accept a connector from Listener, once");
-            !allowed) {
-            return Unexpected{allowed.error()};
-        }
-        if (auto claimed = claim(qp, parameters, info_.max_callee_data); !claimed) {
+        if (auto claimed = claim(Input::accept, qp, parameters); !claimed) {
             return Unexpected{claimed.error()};
         }
-        accepted = answer(parameters);
+        accepted = begin(Input::accept, parameters);
         if (accepted) {
             on_disconnect_ = std::move(on_disconnect);
             operation_ = pending;
@@ -241,19 +231,15 @@ Pending Connector::start_accept(std::shared_ptr<QueuePair> qp, ConnectParameters
 }
 
 Expected<void> Connector::reject(std::vector<std::byte> private_data) {
-    if (auto fits = check_private_data(private_data.size(), info_.max_callee_data); !fits) {
-        return Unexpected{
-            Error{fits.error().status, "reject: " + fits.error().what, fits.error().hint, 0}};
+    if (auto fits = check_private_data("reject: ", private_data.size(), info_.max_callee_data);
+        !fits) {
+        return fits;
     }
     bool is_heard = false;
     Aftermath after;
     {
         const base::Lock lock(mutex_);
-        if (auto allowed =
-                check_call("reject", Input::reject, "reject a request, or an answer to connect()");
-            !allowed) {
-            return allowed;
-        }
+        if (auto allowed = check_call(Input::reject); !allowed) return allowed;
         is_heard = !has_peer_left_ && do_goodbye(state_, private_data);
         if (!is_heard && state_ == ConnectorState::incoming) {
             note_withdrawn(after);
@@ -272,11 +258,8 @@ Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
     Aftermath after;
     {
         const base::Lock lock(mutex_);
-        if (auto allowed = check_call("disconnect", Input::disconnect,
-                                      "only a connected connector disconnects");
-            !allowed) {
+        if (auto allowed = check_call(Input::disconnect); !allowed)
             return Unexpected{allowed.error()};
-        }
         progress_.set_deadline(self(), now() + timeout);
         operation_ = pending;
         apply(Input::disconnect, after);
@@ -353,67 +336,47 @@ void Connector::apply(Input input, Aftermath& after, Expected<void> outcome, int
     }
 }
 
-// What the operation of the state `before` is told, unless the provider knows more.
+// How the operation of the state `before` ends, unless the provider knows more.
 Expected<void> Connector::outcome_of(ConnectorState before, Input input, int os_error) const {
+    const bool is_accept = before == ConnectorState::completing;
+    const bool is_disconnect = before == ConnectorState::disconnecting;
+    const bool is_flush = input == Input::flushed || input == Input::queue_pair_closed;
+    const bool is_stopped = input == Input::abandon || input == Input::close;
+    const bool is_late = input == Input::deadline;
+    if (input == Input::answered || input == Input::established || input == Input::both_closed) {
+        return {};
+    }
     Status status = Status::connection_aborted;
+    if (is_stopped || (is_flush && !is_accept)) status = Status::cancelled;
+    if (is_late) status = Status::io_timeout;
+    if (is_disconnect && input == Input::broken) status = Status::connection_reset;
     try {
-        const std::string call = call_of(before);
-        switch (input) {
-            case Input::abandon:
-                status = Status::cancelled;
-                return fail(status, call + " was abandoned");
-            case Input::close:
-                status = Status::cancelled;
-                return fail(status, call + ": the connector was closed");
-            case Input::deadline:
-                status = Status::io_timeout;
-                if (before == ConnectorState::connecting) {
-                    return fail(status, "connect to " + peer_->text() + " timed out",
-                                "is the address right, and does the peer accept?");
-                }
-                if (before == ConnectorState::completing) {
-                    return fail(
-                        status,
-                        "accept: " + peer_->text() + " did not complete the connection in time",
-                        "nothing is left to accept; wait for the next request");
-                }
-                return fail(status, "disconnect: the peer did not answer in time",
-                            "the connection is closed all the same");
-            case Input::flushed:
-            case Input::queue_pair_closed:
-                if (before == ConnectorState::completing) {
-                    return fail(status, "accept: the queue pair was flushed");
-                }
-                status = Status::cancelled;
-                return fail(status, call + ": the queue pair was flushed before the peer answered");
-            case Input::broken:
-                if (before == ConnectorState::disconnecting) {
-                    status = Status::connection_reset;
-                    return fail(status, "disconnect: the connection broke before the peer answered",
-                                {}, os_error);
-                }
-                [[fallthrough]];
-            case Input::gave_up:
-            case Input::failed:
-                return fail(status, call + ": the peer gave up before the connection was complete",
-                            {}, os_error);
-            case Input::answered:
-            case Input::established:
-            case Input::both_closed:
-            case Input::connect:
-            case Input::complete:
-            case Input::accept:
-            case Input::reject:
-            case Input::disconnect:
-            case Input::withdrawn:
-            case Input::peer_closed:
-            case Input::peer_closed_unheard:
-                break;
+        std::string what = is_disconnect ? "disconnect" : is_accept ? "accept" : "connect";
+        const char* hint = "";
+        if (is_stopped) {
+            what += input == Input::abandon ? " was abandoned" : ": the connector was closed";
+        } else if (is_flush) {
+            what += ": the queue pair was flushed";
+            if (is_disconnect) what += " before the peer answered";
+        } else if (is_late && is_disconnect) {
+            what += ": the peer did not answer in time";
+            hint = "the connection is closed all the same";
+        } else if (is_late && is_accept) {
+            what += ": " + peer_->text() + " did not complete the connection in time";
+            hint = "nothing is left to accept; wait for the next request";
+        } else if (is_late) {
+            what += " to " + peer_->text() + " timed out";
+            hint = "is the address right, and does the peer accept?";
+        } else if (status == Status::connection_reset) {
+            what += ": the connection broke before the peer answered";
+        } else {
+            what += ": the peer gave up before the connection was complete";
         }
+        return fail(status, std::move(what), hint,
+                    is_stopped || is_late || is_flush ? 0 : os_error);
     } catch (const std::bad_alloc&) {
         return base::fail_anyhow(status, "out of memory", os_error);
     }
-    return {};
 }
 
 void Connector::say_goodbye(ConnectorState before) {
@@ -425,26 +388,13 @@ void Connector::say_goodbye(ConnectorState before) {
 
 bool Connector::note_peer_closed(Aftermath& after) {
     has_peer_left_ = true;
-    switch (state_) {
-        case ConnectorState::connected: {
-            const bool is_heard = on_disconnect_ != nullptr;
-            apply(is_heard ? Input::peer_closed : Input::peer_closed_unheard, after);
-            return is_heard;
-        }
-        case ConnectorState::disconnecting:
-            // Else our own end is still to come.
-            if (has_left_) apply(Input::both_closed, after);
-            return true;
-        case ConnectorState::completing:
-            return false;
-        case ConnectorState::idle:
-        case ConnectorState::connecting:
-        case ConnectorState::accepted:
-        case ConnectorState::incoming:
-        case ConnectorState::disconnected:
-            break;
-    }
-    return true;
+    if (state_ == ConnectorState::completing) return false;
+    // Where this side has not, its own end is still to come.
+    if (state_ == ConnectorState::disconnecting && has_left_) apply(Input::both_closed, after);
+    if (state_ != ConnectorState::connected) return true;
+    const bool is_heard = on_disconnect_ != nullptr;
+    apply(is_heard ? Input::peer_closed : Input::peer_closed_unheard, after);
+    return is_heard;
 }
 
 void Connector::note_drained() {

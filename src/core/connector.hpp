@@ -4,13 +4,16 @@
 // happens. Source: NDKPI connector dispatch.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/expected.hpp"
@@ -27,7 +30,6 @@ namespace ndv::core {
 class QueuePair;
 class SharedEndpoint;
 struct AdapterInfo;
-struct ConnectionCounters;
 
 struct ConnectParameters {
     std::optional<SocketAddress> local;        // active side; its port may be 0
@@ -45,6 +47,17 @@ struct ConnectionData {
     std::uint32_t inbound_read_limit = 0;
     std::uint32_t outbound_read_limit = 0;
     std::vector<std::byte> private_data;
+};
+
+// Counters that every provider keeps, by the names of NDK's.
+struct ConnectionCounters {
+    std::atomic<std::uint64_t> connects{0};
+    std::atomic<std::uint64_t> accepts{0};
+    std::atomic<std::uint64_t> connect_failures{0};
+    std::atomic<std::uint64_t> connection_errors{0};
+    std::atomic<std::uint64_t> active_connections{0};
+
+    [[nodiscard]] std::map<std::string, std::uint64_t> read() const;
 };
 
 class Connector : public Object, public Member, base::Live<base::LiveKind::connector> {
@@ -151,15 +164,11 @@ protected:
     bool has_peer_left_ NDV_GUARDED_BY(mutex_) = false;
 
 private:
-    [[nodiscard]] Expected<void> check_call(const char* call, Input input, const char* hint) const
+    [[nodiscard]] Expected<void> check_call(Input input) const NDV_REQUIRES(mutex_);
+    [[nodiscard]] Expected<void> claim(Input input, const std::shared_ptr<QueuePair>& qp,
+                                       ConnectParameters& parameters) NDV_REQUIRES(mutex_);
+    [[nodiscard]] Expected<void> begin(Input input, const ConnectParameters& parameters)
         NDV_REQUIRES(mutex_);
-    [[nodiscard]] Expected<void> check_private_data(std::size_t size, std::uint32_t most) const;
-    [[nodiscard]] Expected<void> claim(const std::shared_ptr<QueuePair>& qp,
-                                       ConnectParameters& parameters, std::uint32_t most_data)
-        NDV_REQUIRES(mutex_);
-    [[nodiscard]] Expected<void> begin_connect(const ConnectParameters& parameters)
-        NDV_REQUIRES(mutex_);
-    [[nodiscard]] Expected<void> answer(const ConnectParameters& parameters) NDV_REQUIRES(mutex_);
     [[nodiscard]] Expected<void> open();
     [[nodiscard]] Expected<void> outcome_of(ConnectorState before, Input input, int os_error) const
         NDV_REQUIRES(mutex_);

@@ -104,16 +104,12 @@ std::string device_text(const Detail& detail) {
            ", vendor code " + std::to_string(detail.vendor_error) + ")";
 }
 
-const char* end_text(End end) {
-    switch (end) {
-#define NDV_X(name, sentence) \
-    case End::name:           \
-        return sentence;
-        NDV_END_LIST(NDV_X)
+// By the number of an End.
+constexpr const char* kEndSentences[] = {
+#define NDV_X(name, sentence) sentence,
+    NDV_END_LIST(NDV_X)
 #undef NDV_X
-    }
-    return "";
-}
+};
 
 }  // namespace
 
@@ -122,7 +118,7 @@ std::string detail_text(const Detail& detail) {
         case Detail::Source::none:
             break;
         case Detail::Source::end:
-            return end_text(static_cast<End>(detail.code));
+            return kEndSentences[detail.code];
         case Detail::Source::local:
             return "this side terminated the stream: " + code_text(detail);
         case Detail::Source::peer:
@@ -138,20 +134,13 @@ std::string detail_text(const Detail& detail) {
 }
 
 int error_number_of(const Detail& cause) {
-    switch (cause.source) {
-        case Detail::Source::peer:
-        case Detail::Source::system:
-        case Detail::Source::device:
-            return ECONNRESET;
-        case Detail::Source::none:
-            return ECONNABORTED;
-        case Detail::Source::local:
-            // Layer 2, code 1: we saw the stream end in the middle of something.
-            return cause.layer == 2 && cause.code == 1 ? ECONNRESET : ECONNABORTED;
-        case Detail::Source::end:
-            break;
-    }
-    return cause.is(End::peer_closed) || cause.is(End::lost) ? ECONNRESET : ECONNABORTED;
+    using Source = Detail::Source;
+    const bool is_far = cause.source == Source::peer || cause.source == Source::system ||
+                        cause.source == Source::device || cause.is(End::peer_closed) ||
+                        cause.is(End::lost);
+    // Layer 2, code 1: we saw the stream end in the middle of something.
+    const bool is_cut = cause.source == Source::local && cause.layer == 2 && cause.code == 1;
+    return is_far || is_cut ? ECONNRESET : ECONNABORTED;
 }
 
 std::uint64_t packed(const Detail& detail) {

@@ -4,7 +4,6 @@
 
 #include <netinet/in.h>
 
-#include <algorithm>
 #include <cstring>
 
 namespace ndv::core {
@@ -30,9 +29,9 @@ std::shared_ptr<Claim> Claims::take(const SocketAddress& address) {
     std::erase_if(taken_, [](const auto& weak) { return weak.expired(); });
     for (const auto& weak : taken_) {
         const auto taken = weak.lock();
-        if (taken && overlaps(taken->address(), address)) return nullptr;
+        if (taken && overlaps(taken->address, address)) return nullptr;
     }
-    auto made = std::make_shared<Claim>(address);
+    auto made = std::make_shared<Claim>(Claim{address});
     taken_.push_back(made);
     return made;
 }

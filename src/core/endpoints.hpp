@@ -16,13 +16,8 @@ namespace ndv::core {
 
 // Taken as long as it is held: by a listener and the connectors accepted through it, or by a
 // shared endpoint and the connectors that connect from it.
-class Claim {
-public:
-    explicit Claim(const SocketAddress& address) : address_(address) {}
-    [[nodiscard]] const SocketAddress& address() const { return address_; }
-
-private:
-    const SocketAddress address_;
+struct Claim {
+    const SocketAddress address;
 };
 
 // A local address that connectors to different peers connect from. It is taken until it is closed

@@ -13,83 +13,79 @@ struct Row {
     End why = End::none;
 };
 
-template <typename... Each>
-constexpr Effects do_(Each... each) {
-    return Effects(each...);
-}
+using Do = Effects;
 
 using enum ConnectorState;
 using enum Effect;
 
 // What ends an attempt: NDK leaves connector and queue pair as they were.
-constexpr Effects kFailedAttempt = do_(finish, clear, give_back, let_go, count_failure);
+constexpr Effects kFailedAttempt = Do(finish, clear, give_back, let_go, count_failure);
 // What ends an accept whose answer is out.
-constexpr Effects kFailedAccept = do_(finish, clear, forget, flush, let_go, count_failure);
+constexpr Effects kFailedAccept = Do(finish, clear, forget, flush, let_go, count_failure);
 
 constexpr Row kRows[] = {
-    {idle, Input::connect, connecting, do_()},
-    {idle, Input::close, disconnected, do_(let_go)},
+    {idle, Input::connect, connecting, Do()},
+    {idle, Input::close, disconnected, Do(let_go)},
 
-    {connecting, Input::answered, accepted, do_(finish, clear)},
+    {connecting, Input::answered, accepted, Do(finish, clear)},
     {connecting, Input::failed, idle, kFailedAttempt},
     {connecting, Input::deadline, idle, kFailedAttempt},
     {connecting, Input::abandon, idle, kFailedAttempt},
     {connecting, Input::close, disconnected, kFailedAttempt},
 
-    {accepted, Input::complete, connected, do_(enter, count_connect)},
-    {accepted, Input::failed, disconnected, do_(flush, let_go, count_failure), End::not_made},
-    {accepted, Input::reject, disconnected, do_(give_back, let_go)},
-    {accepted, Input::flushed, disconnected, do_(goodbye, give_back, let_go)},
-    {accepted, Input::queue_pair_closed, disconnected, do_(goodbye, give_back, let_go)},
-    {accepted, Input::broken, disconnected, do_(flush, goodbye, let_go), End::lost},
-    {accepted, Input::close, disconnected, do_(goodbye, give_back, let_go)},
+    {accepted, Input::complete, connected, Do(enter, count_connect)},
+    {accepted, Input::failed, disconnected, Do(flush, let_go, count_failure), End::not_made},
+    {accepted, Input::reject, disconnected, Do(give_back, let_go)},
+    {accepted, Input::flushed, disconnected, Do(goodbye, give_back, let_go)},
+    {accepted, Input::queue_pair_closed, disconnected, Do(goodbye, give_back, let_go)},
+    {accepted, Input::broken, disconnected, Do(flush, goodbye, let_go), End::lost},
+    {accepted, Input::close, disconnected, Do(goodbye, give_back, let_go)},
 
-    {incoming, Input::withdrawn, incoming, do_(let_go, count_failure)},
-    {incoming, Input::accept, completing, do_()},
-    {incoming, Input::failed, disconnected, do_(clear, give_back, let_go)},
-    {incoming, Input::reject, disconnected, do_(let_go)},
-    {incoming, Input::close, disconnected, do_(goodbye, let_go)},
+    {incoming, Input::withdrawn, incoming, Do(let_go, count_failure)},
+    {incoming, Input::accept, completing, Do()},
+    {incoming, Input::failed, disconnected, Do(clear, give_back, let_go)},
+    {incoming, Input::reject, disconnected, Do(let_go)},
+    {incoming, Input::close, disconnected, Do(goodbye, let_go)},
 
-    {completing, Input::established, connected, do_(finish, clear, enter, count_accept)},
+    {completing, Input::established, connected, Do(finish, clear, enter, count_accept)},
     {completing, Input::failed, disconnected, kFailedAccept, End::not_made},
     {completing, Input::gave_up, disconnected, kFailedAccept, End::not_made},
     {completing, Input::broken, disconnected, kFailedAccept, End::not_made},
     {completing, Input::deadline, disconnected, kFailedAccept, End::timed_out},
-    {completing, Input::flushed, disconnected, do_(finish, clear, forget, goodbye)},
-    {completing, Input::queue_pair_closed, disconnected, do_(finish, clear, forget, goodbye)},
-    {completing, Input::abandon, disconnected, do_(finish, clear, forget, flush, let_go),
+    {completing, Input::flushed, disconnected, Do(finish, clear, forget, goodbye)},
+    {completing, Input::queue_pair_closed, disconnected, Do(finish, clear, forget, goodbye)},
+    {completing, Input::abandon, disconnected, Do(finish, clear, forget, flush, let_go),
      End::closed},
-    {completing, Input::close, disconnected, do_(finish, clear, forget, flush, goodbye, let_go),
+    {completing, Input::close, disconnected, Do(finish, clear, forget, flush, goodbye, let_go),
      End::closed},
 
-    {connected, Input::failed, disconnected, do_(forget, flush, leave, count_failure),
+    {connected, Input::failed, disconnected, Do(forget, flush, leave, count_failure),
      End::not_made},
-    {connected, Input::peer_closed, connected, do_(notify)},
-    {connected, Input::peer_closed_unheard, disconnected, do_(flush, leave, goodbye),
+    {connected, Input::peer_closed, connected, Do(notify)},
+    {connected, Input::peer_closed_unheard, disconnected, Do(flush, leave, goodbye),
      End::peer_closed},
-    {connected, Input::broken, disconnected, do_(notify, flush, leave, goodbye, count_error),
+    {connected, Input::broken, disconnected, Do(notify, flush, leave, goodbye, count_error),
      End::lost},
-    {connected, Input::flushed, disconnected, do_(notify, leave, goodbye)},
-    {connected, Input::queue_pair_closed, disconnected, do_(forget, leave, goodbye)},
-    {connected, Input::disconnect, disconnecting, do_(forget)},
-    {connected, Input::close, disconnected, do_(forget, flush, leave, goodbye, let_go),
-     End::closed},
+    {connected, Input::flushed, disconnected, Do(notify, leave, goodbye)},
+    {connected, Input::queue_pair_closed, disconnected, Do(forget, leave, goodbye)},
+    {connected, Input::disconnect, disconnecting, Do(forget)},
+    {connected, Input::close, disconnected, Do(forget, flush, leave, goodbye, let_go), End::closed},
 
-    {disconnecting, Input::both_closed, disconnected, do_(finish, clear, flush, leave),
+    {disconnecting, Input::both_closed, disconnected, Do(finish, clear, flush, leave),
      End::disconnected},
-    {disconnecting, Input::failed, disconnected, do_(finish, clear, flush, leave, count_failure),
+    {disconnecting, Input::failed, disconnected, Do(finish, clear, flush, leave, count_failure),
      End::not_made},
-    {disconnecting, Input::deadline, disconnected, do_(finish, flush, leave, goodbye),
+    {disconnecting, Input::deadline, disconnected, Do(finish, flush, leave, goodbye),
      End::disconnected},
     {disconnecting, Input::broken, disconnected,
-     do_(finish, clear, flush, leave, goodbye, count_error), End::disconnected},
-    {disconnecting, Input::flushed, disconnected, do_(finish, clear, leave, goodbye)},
-    {disconnecting, Input::queue_pair_closed, disconnected, do_(finish, clear, leave, goodbye)},
-    {disconnecting, Input::abandon, disconnecting, do_(finish)},
-    {disconnecting, Input::close, disconnected, do_(finish, clear, flush, leave, goodbye, let_go),
+     Do(finish, clear, flush, leave, goodbye, count_error), End::disconnected},
+    {disconnecting, Input::flushed, disconnected, Do(finish, clear, leave, goodbye)},
+    {disconnecting, Input::queue_pair_closed, disconnected, Do(finish, clear, leave, goodbye)},
+    {disconnecting, Input::abandon, disconnecting, Do(finish)},
+    {disconnecting, Input::close, disconnected, Do(finish, clear, flush, leave, goodbye, let_go),
      End::closed},
 
-    {disconnected, Input::close, disconnected, do_(let_go)},
+    {disconnected, Input::close, disconnected, Do(let_go)},
 };
 
 }  // namespace
@@ -102,14 +98,10 @@ std::optional<Step> step(ConnectorState state, Input input) {
 }
 
 const char* connector_state_name(ConnectorState state) {
-    switch (state) {
-#define NDV_TEXT(name)         \
-    case ConnectorState::name: \
-        return #name;
-        NDV_CONNECTOR_STATE_LIST(NDV_TEXT)
+#define NDV_TEXT(name) #name,
+    constexpr const char* kNames[] = {NDV_CONNECTOR_STATE_LIST(NDV_TEXT)};
 #undef NDV_TEXT
-    }
-    return "unknown";
+    return kNames[static_cast<std::size_t>(state)];
 }
 
 }  // namespace ndv::core

@@ -54,7 +54,7 @@ namespace ndv::core {
     X(forget)    /* on_disconnect is not called any more */                           \
     X(enter)     /* an active connection more */                                      \
     X(leave)     /* an active connection less */                                      \
-    X(goodbye)   /* the peer is told */                                               \
+    X(goodbye)   /* this side says so on the wire */                                  \
     X(let_go)    /* what the provider had for the attempt or connection is dropped */ \
     X(count_connect)                                                                  \
     X(count_accept)                                                                   \

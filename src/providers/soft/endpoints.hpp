@@ -21,7 +21,7 @@ class SharedEndpoint final : public core::SharedEndpoint {
 public:
     SharedEndpoint(base::Descriptor socket, std::shared_ptr<core::Claim> claim)
         : socket_(std::move(socket)), claim_(std::move(claim)) {}
-    [[nodiscard]] core::SocketAddress local_address() const override { return claim_->address(); }
+    [[nodiscard]] core::SocketAddress local_address() const override { return claim_->address; }
     [[nodiscard]] const std::shared_ptr<core::Claim>& claim() const { return claim_; }
 
 private:

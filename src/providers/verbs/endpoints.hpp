@@ -28,7 +28,7 @@ struct BoundAddress {
 class EndpointShare {
 public:
     explicit EndpointShare(BoundAddress bound) : bound_(std::move(bound)) {}
-    [[nodiscard]] const core::SocketAddress& address() const { return bound_.claim->address(); }
+    [[nodiscard]] const core::SocketAddress& address() const { return bound_.claim->address; }
     // False: another connector connects or is connected to this peer.
     [[nodiscard]] bool add(const std::string& peer);
     void remove(const std::string& peer);
