@@ -52,21 +52,10 @@ private:
 };
 
 template <>
-class [[nodiscard]] Expected<void> {
+class [[nodiscard]] Expected<void> : public Expected<std::monostate> {
 public:
-    Expected() = default;
-    Expected(Unexpected unexpected) : error_(std::move(unexpected.error)), has_value_(false) {}
-
-    [[nodiscard]] bool has_value() const { return has_value_; }
-    explicit operator bool() const { return has_value_; }
-    [[nodiscard]] const Error& error() const {
-        if (has_value_) std::abort();
-        return error_;
-    }
-
-private:
-    Error error_;
-    bool has_value_ = true;
+    Expected() : Expected<std::monostate>(std::monostate()) {}
+    Expected(Unexpected unexpected) : Expected<std::monostate>(std::move(unexpected)) {}
 };
 
 }  // namespace ndv

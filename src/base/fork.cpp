@@ -9,31 +9,23 @@
 #include <atomic>
 #include <vector>
 
+#include "base/mutex.hpp"
+
 namespace ndv::base {
 namespace {
 
 constinit std::atomic<unsigned> generation{0};
 
 // Held across fork() by the prepare handler, so that the child finds the list whole.
-constinit pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
-
-// Scoped: registering allocates, and may throw.
-class RegistryLock {
-public:
-    RegistryLock() { pthread_mutex_lock(&registry_mutex); }
-    ~RegistryLock() { pthread_mutex_unlock(&registry_mutex); }
-    RegistryLock(const RegistryLock&) = delete;
-    RegistryLock& operator=(const RegistryLock&) = delete;
-};
+constinit Mutex registry_mutex;
 
 // Never freed: handlers may run during process exit.
-std::vector<int>& registry() {
+std::vector<int>& registry() NDV_REQUIRES(registry_mutex) {
     static auto* descriptors = new std::vector<int>;
     return *descriptors;
 }
 
-// Under the mutex.
-void forget(int fd) {
+void forget(int fd) NDV_REQUIRES(registry_mutex) {
     auto& descriptors = registry();
     const auto found = std::find(descriptors.begin(), descriptors.end(), fd);
     if (found == descriptors.end()) return;
@@ -41,13 +33,17 @@ void forget(int fd) {
     descriptors.pop_back();
 }
 
-void before_fork() { pthread_mutex_lock(&registry_mutex); }
-void after_fork_in_parent() { pthread_mutex_unlock(&registry_mutex); }
-void after_fork_in_child() {
+void before_fork() NDV_THREAD_ATTRIBUTE(acquire_capability(registry_mutex)) {
+    registry_mutex.lock();
+}
+void after_fork_in_parent() NDV_THREAD_ATTRIBUTE(release_capability(registry_mutex)) {
+    registry_mutex.unlock();
+}
+void after_fork_in_child() NDV_THREAD_ATTRIBUTE(release_capability(registry_mutex)) {
     for (const int fd : registry()) ::close(fd);
     registry().clear();
     generation.fetch_add(1, std::memory_order_relaxed);
-    pthread_mutex_unlock(&registry_mutex);
+    registry_mutex.unlock();
 }
 
 }  // namespace
@@ -58,17 +54,17 @@ void register_descriptor(int fd) {
     static const int installed =
         pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
     static_cast<void>(installed);
-    const RegistryLock lock;
+    const Lock lock(registry_mutex);
     registry().push_back(fd);
 }
 
 void forget_descriptor(int fd) noexcept {
-    const RegistryLock lock;
+    const Lock lock(registry_mutex);
     forget(fd);
 }
 
 void close_descriptor(int fd) noexcept {
-    const RegistryLock lock;
+    const Lock lock(registry_mutex);
     forget(fd);
     ::close(fd);
 }

@@ -11,7 +11,6 @@
 #endif
 #define NDV_GUARDED_BY(x) NDV_THREAD_ATTRIBUTE(guarded_by(x))
 #define NDV_REQUIRES(...) NDV_THREAD_ATTRIBUTE(requires_capability(__VA_ARGS__))
-#define NDV_EXCLUDES(...) NDV_THREAD_ATTRIBUTE(locks_excluded(__VA_ARGS__))
 
 namespace ndv::base {
 
