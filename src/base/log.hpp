@@ -15,7 +15,7 @@ enum class LogLevel : std::uint8_t { debug = 10, info = 20, warning = 30 };  // 
 // `room` ends the logger's name: "verbs" is "ndverbs.verbs". Must neither block nor call back.
 using LogSink = void (*)(LogLevel level, const char* room, std::string sentence);
 
-// release: pairs with the acquire in log().
+// Set with release: pairs with the acquire in log().
 inline constinit std::atomic<LogSink> log_sink{nullptr};
 
 // Below it nothing is said; relaxed: a change may show a moment later.
@@ -26,6 +26,7 @@ inline constinit std::atomic<LogLevel> least_logged{LogLevel::warning};
 }
 
 inline void log(LogLevel level, const char* room, std::string sentence) {
+    // acquire: pairs with the release of the thread that set it.
     if (const LogSink sink = log_sink.load(std::memory_order_acquire)) {
         sink(level, room, std::move(sentence));
     }

@@ -38,7 +38,8 @@ public:
         // release: pairs with the acquire in published(); the slot was filled before.
         tail_.store(tail_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
     }
-    // Takes the last published position back, while the consumer cannot have met it yet.
+    // Takes the last published position back, while the consumer cannot have met it yet. release:
+    // as publish().
     void retract() {
         tail_.store(tail_.load(std::memory_order_relaxed) - 1, std::memory_order_release);
     }
@@ -55,7 +56,7 @@ public:
         head_.store(head_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
     }
 
-    // Any thread, a snapshot.
+    // Any thread, a snapshot. acquire: pairs with retire() and publish().
     [[nodiscard]] std::uint32_t size() const {
         const std::uint32_t head = head_.load(std::memory_order_acquire);
         return tail_.load(std::memory_order_acquire) - head;
@@ -108,7 +109,7 @@ public:
     // False when `depth` entries are waiting: nothing was stored.
     [[nodiscard]] bool push(const T& value) {
         while (true) {
-            Segment& segment = *producers_.load(std::memory_order_acquire);
+            Segment& segment = *producers_.load(std::memory_order_acquire);  // pairs with resize()
             std::uint64_t position = segment.tail.load(std::memory_order_relaxed);
             while ((position & kSealed) == 0) {
                 // acquire: pairs with the release of head_ in pop().
@@ -147,11 +148,11 @@ public:
         while (slot == nullptr) {
             segment = next_segment(*segment, position);
             if (segment == nullptr) return false;
-            consumer_.store(segment, std::memory_order_release);
+            consumer_.store(segment, std::memory_order_release);  // pairs with is_empty()
             slot = ready_slot(*segment, position);
         }
         out = slot->value;
-        // release: pairs with the acquire in push(): the slot is free for the next lap.
+        // release, both: pair with the acquires in push(): the slot is free for the next lap.
         slot->sequence.store(position - segment->begin + segment->mask + 1,
                              std::memory_order_release);
         head_.store(position + 1, std::memory_order_release);
@@ -164,7 +165,7 @@ public:
         return used >= depth() ? 0 : depth() - static_cast<std::uint32_t>(used);
     }
 
-    // Consumer side, or a snapshot elsewhere.
+    // Consumer side, or a snapshot elsewhere. acquire: pairs with pop().
     [[nodiscard]] bool is_empty() const {
         const std::uint64_t position = head_.load(std::memory_order_acquire);
         const Segment* segment = consumer_.load(std::memory_order_acquire);
@@ -174,7 +175,7 @@ public:
         return segment == nullptr;
     }
 
-    // A snapshot.
+    // A snapshot. acquire: pairs with pop(), resize() and push().
     [[nodiscard]] std::uint64_t size() const {
         const std::uint64_t head = head_.load(std::memory_order_acquire);
         const Segment& segment = *producers_.load(std::memory_order_acquire);

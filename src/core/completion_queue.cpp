@@ -127,9 +127,10 @@ bool CompletionQueue::push(const Completion& completion) {
 }
 
 void CompletionQueue::mark_dead(Status status) {
-    status_.store(status, std::memory_order_release);
+    status_.store(status, std::memory_order_release);  // pairs with status()
     on_satisfied();
-    if (sleepers_.load(std::memory_order_acquire) > 0) wake();
+    // As in push(): either we see the sleeper, or it sees the status.
+    if (sleepers_.fetch_add(0, std::memory_order_acq_rel) > 0) wake();
 }
 
 void CompletionQueue::tell() {
@@ -172,6 +173,7 @@ void CompletionQueue::notify() {
     {
         const base::Lock lock(mutex_);
         is_due_ = false;  // its timer finds that, or the next one that is due
+        // acq_rel: pairs with arm() and push().
         if (armed_.exchange(0, std::memory_order_acq_rel) == 0) return;
         tell = on_notify_;
         const std::uint64_t one = 1;
@@ -246,7 +248,7 @@ void CompletionQueue::notify_if_due() {
 }
 
 std::optional<Notify> CompletionQueue::armed() const {
-    const std::uint32_t strength = armed_.load(std::memory_order_acquire);
+    const std::uint32_t strength = armed_.load(std::memory_order_acquire);  // pairs with arm()
     return strength == 0 ? std::nullopt : std::optional(kind_of(strength));
 }
 

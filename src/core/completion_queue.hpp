@@ -62,7 +62,7 @@ public:
                                                               std::uint32_t count);
 
     // success, or buffer_overflow after more than `depth` completions were waiting: the queue and
-    // its queue pairs are dead.
+    // its queue pairs are dead. acquire: pairs with mark_dead().
     [[nodiscard]] Status status() const { return status_.load(std::memory_order_acquire); }
     [[nodiscard]] bool is_empty() const { return ring_.is_empty(); }
     // How many completions can be pushed; only grows while no other thread pushes.

@@ -78,6 +78,7 @@ void Listener::set_on_connect(std::function<void()> function) {
 
 void Listener::control_connect_events(bool pause) {
     const base::Lock lock(mutex_);
+    // acq_rel: pairs with takes_requests().
     if (is_paused_.exchange(pause, std::memory_order_acq_rel) == pause) return;
     if (bound_ && !is_closed()) do_pause(pause);
 }

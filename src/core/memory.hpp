@@ -53,7 +53,7 @@ public:
         return (count_.load(std::memory_order_relaxed) & kSealed) != 0;
     }
     void release() {
-        // acq_rel: the thread that gives the buffer back has seen all uses of it.
+        // acq_rel: pairs with itself: the thread that gives the buffer back has seen all uses.
         if ((count_.fetch_sub(1, std::memory_order_acq_rel) & ~kSealed) == 1) give_back();
     }
 

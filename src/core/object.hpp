@@ -22,13 +22,16 @@ public:
     // Idempotent; of any object but the adapter it neither blocks nor fails. The resource itself
     // goes when its last successor is gone.
     void close() {
+        // acq_rel: pairs with is_closed().
         if (!closed_.exchange(true, std::memory_order_acq_rel)) {
             do_close();
         } else {
             await_close();
         }
     }
-    [[nodiscard]] bool is_closed() const { return closed_.load(std::memory_order_acquire); }
+    [[nodiscard]] bool is_closed() const {
+        return closed_.load(std::memory_order_acquire);  // pairs with close()
+    }
     // Made by another process: this one may only drop references.
     [[nodiscard]] bool is_foreign() const { return fork_generation_ != base::fork_generation(); }
 
@@ -36,7 +39,7 @@ public:
     // 0: there is none, or not at the moment.
     [[nodiscard]] virtual std::uintptr_t raw_handle() const { return 0; }
     // close() and the last reference's end ask a device for things that may take it milliseconds:
-    // who holds what other threads need lets go of it before.
+    // a thread that holds what others need lets go of it before.
     [[nodiscard]] virtual bool waits_for_device() const { return false; }
 
 protected:

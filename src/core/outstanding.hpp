@@ -28,7 +28,7 @@ public:
     // Before the first request: they are receives that were posted to a shared queue.
     void share(Outstanding& queue) { shared_ = &queue; }
 
-    // acquire: pairs with the release in end(): what the ended requests used is free.
+    // acquire: pairs with the release in drop(): what the ended requests used is free.
     [[nodiscard]] std::uint32_t count() const {
         return static_cast<std::uint32_t>(count_.load(std::memory_order_acquire));
     }
@@ -70,7 +70,7 @@ private:
         if (contexts_ != nullptr) contexts_->release();
     }
     void drop(std::uint64_t count) {
-        // acq_rel: the last one sees what all others did.
+        // acq_rel: pairs with itself and count(): the last one sees what all others did.
         if (count_.fetch_sub(count, std::memory_order_acq_rel) == count) delete this;
     }
 

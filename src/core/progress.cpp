@@ -153,7 +153,7 @@ int Progress::next_timeout_ms(Time at) {
 void Progress::run() {
     pthread_setname_np(pthread_self(), "ndverbs");
     std::array<epoll_event, 64> events;
-    while (!is_stopping_.load(std::memory_order_acquire)) {
+    while (!is_stopping_.load(std::memory_order_acquire)) {  // pairs with stop()
         int timeout = next_timeout_ms(now());
         // acq_rel, as the exchange below: pairs with lease_ended() and lease_dropped().
         if (!parked_.empty() &&
@@ -255,7 +255,7 @@ void Progress::stop() {
     std::thread thread;
     {
         const base::Lock lock(mutex_);
-        is_stopping_.store(true, std::memory_order_release);
+        is_stopping_.store(true, std::memory_order_release);  // pairs with run()
         thread = std::move(thread_);
     }
     if (!thread.joinable()) return;

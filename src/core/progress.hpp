@@ -86,7 +86,7 @@ public:
     void clear_deadline(const Member& member);
 
     // A thread's sleep over connections is over: they have a lease for a moment, and the progress
-    // thread looks at them again now, if it dozes. acq_rel: see doze_.
+    // thread looks at them again now, if it dozes. acq_rel, here and below: pairs with run().
     void lease_ended() {
         if ((doze_.fetch_or(kEnded, std::memory_order_acq_rel) & kDozes) != 0) wake();
     }

@@ -64,14 +64,15 @@ public:
     // Cancels everything posted; terminal. Asynchronous: completions follow.
     virtual void flush() = 0;
 
-    // From the connector. One queue pair, one connection: false when it had one already.
+    // From the connector. One queue pair, one connection: false when it had one already. acq_rel:
+    // pairs with unreserve(); a connector sees what the one before it left behind.
     [[nodiscard]] bool reserve() { return !is_reserved_.exchange(true, std::memory_order_acq_rel); }
-    // A failed attempt leaves the queue pair as it was.
+    // A failed attempt leaves the queue pair as it was. release: pairs with reserve().
     void unreserve() {
         renew();
         is_reserved_.store(false, std::memory_order_release);
     }
-    // idle to connected, unless it was flushed meanwhile.
+    // idle to connected, unless it was flushed meanwhile. acq_rel: pairs with state().
     void mark_connected() {
         QueuePairState expected = QueuePairState::idle;
         state_.compare_exchange_strong(expected, QueuePairState::connected,
@@ -88,14 +89,16 @@ public:
     }
     // The error of a request that needs a connection: it has ended, and why, or has not begun.
     [[nodiscard]] Error not_connected(const std::string& name) const;
-    [[nodiscard]] QueuePairState state() const { return state_.load(std::memory_order_acquire); }
+    [[nodiscard]] QueuePairState state() const {
+        return state_.load(std::memory_order_acquire);  // pairs with set_state(), mark_connected()
+    }
     [[nodiscard]] const std::shared_ptr<ProtectionDomain>& pd() const { return pd_; }
     [[nodiscard]] const std::shared_ptr<CompletionQueue>& receive_cq() const { return receive_cq_; }
     [[nodiscard]] const std::shared_ptr<CompletionQueue>& initiator_cq() const {
         return initiator_cq_;
     }
     // The rights that local memory needs as the target of a Read: iWARP devices place a response
-    // through a token that is writable from remote, and want it to be told so (READ_SINK).
+    // through a token that is writable from remote, and want that declared (READ_SINK).
     [[nodiscard]] std::uint32_t sink_rights() const;
     // The rights that the local memory of a request needs.
     [[nodiscard]] std::uint32_t local_rights(OperationType type) const;
@@ -104,14 +107,14 @@ public:
     [[nodiscard]] const std::shared_ptr<SharedReceiveQueue>& srq() const { return srq_; }
 
 protected:
-    // Once, before anybody else sees the queue pair.
+    // Once, before another thread sees the queue pair.
     void set_srq(std::shared_ptr<SharedReceiveQueue> srq);
     // The one end of a request that has a completion. False: the completion queue is dead, and with
     // it this queue pair, in error by now; the provider ends it.
     [[nodiscard]] bool deliver(bool is_receive, Completion& completion);
     // And of a request that has none.
     void end_silently(const Completion& completion);
-    // Optional: ends requests that are over although nobody has looked; the queue is full.
+    // Optional: ends requests that are over and not looked at yet; the queue is full.
     virtual void look_for_ends() {}
     // From do_close(): no more requests that need room in the completion queues.
     void withdraw();
@@ -129,7 +132,8 @@ protected:
     [[nodiscard]] virtual Status do_fast_register(const FastRegisterRequest& request);
     [[nodiscard]] virtual Status do_bind(const BindRequest& request);
     [[nodiscard]] virtual Status do_invalidate(const InvalidateRequest& request);
-    // Before the state shows the end. What comes later is a consequence, and not noted.
+    // Before the state shows the end. What comes later is a consequence, and not noted. acq_rel,
+    // and release: pair with cause() and state().
     void note_cause(const Detail& cause) {
         std::uint64_t none = 0;
         cause_.compare_exchange_strong(none, packed(cause), std::memory_order_acq_rel);
@@ -155,7 +159,6 @@ private:
     Outstanding::OfQueue initiated_;
     Outstanding::OfQueue receives_;
     std::atomic<bool> is_withdrawn_{false};
-    // acq_rel: a connector that reserves sees what the one before it left behind (unreserve()).
     std::atomic<bool> is_reserved_{false};
     std::shared_ptr<SharedReceiveQueue> srq_;
     std::atomic<QueuePairState> state_{QueuePairState::idle};

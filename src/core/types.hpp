@@ -12,7 +12,7 @@
 
 namespace ndv::core {
 
-// X(constant, NAME, value): the bit here, and the member of Python's Flag. The last is beyond NDK.
+// X(constant, NAME, value): the bit here, and the member of Python's Flag. Atomics are beyond NDK.
 #define NDV_FLAG_LIST(X)                                           \
     X(kSilentSuccess, SILENT_SUCCESS, 0x001)                       \
     X(kReadFence, READ_FENCE, 0x002)                               \
@@ -145,7 +145,7 @@ enum class End : std::uint8_t {
 #undef NDV_X
 };
 
-// Why a request failed, or a connection ended, as far as anybody knows.
+// Why a request failed, or a connection ended, as far as it is known.
 struct Detail {
     // local: our protocol engine; peer: its Terminate; system: errno; device: an RDMA device
     enum class Source : std::uint8_t { none, local, peer, system, device, end };
@@ -190,7 +190,7 @@ class Outstanding;
 
 struct Completion {
     std::uint64_t context = 0;
-    // Whoever polls the completion ends the request there, after the last look at its contexts.
+    // The poller ends the request there, after the last look at its contexts.
     Outstanding* requests = nullptr;
     std::uint64_t immediate = 0;
     Status status = Status::success;
