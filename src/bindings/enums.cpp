@@ -109,13 +109,4 @@ py::tuple call_names(const core::extension::Entry& entry) {
 
 py::object access_member(std::uint32_t rights) { return py::handle(access_type)(rights); }
 
-const char* access_name(std::uint32_t right) {
-    return std::ranges::find_if(kAccesses,
-                                [right](const Entry<Access>& entry) {
-                                    return (static_cast<std::uint32_t>(entry.value) & right) ==
-                                           right;
-                                })
-        ->name;
-}
-
 }  // namespace ndv::bindings

@@ -20,9 +20,6 @@ enum class Access : std::uint32_t {};
 [[nodiscard]] PyObject* operation_type_member(core::OperationType type);
 [[nodiscard]] py::object access_member(std::uint32_t rights);
 
-// The member of Access that has the right, for a message.
-[[nodiscard]] const char* access_name(std::uint32_t right);
-
 // The names of the calls of an extension, as query_extension() returns them.
 [[nodiscard]] py::tuple call_names(const core::extension::Entry& entry);
 

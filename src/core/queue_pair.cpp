@@ -11,14 +11,22 @@
 namespace ndv::core {
 namespace {
 
-std::uint32_t legal_flags(const WorkRequest& request) {
-    const OperationRow row = row_of(request.type);
+std::uint32_t legal_flags(const OperationRow& row, const WorkRequest& request) {
     return row.flags | (request.is_variant() ? row.variant_flags : 0);
 }
 
 const char* operation_name(const WorkRequest& request) {
     const OperationRow row = row_of(request.type);
     return request.is_variant() && row.variant != nullptr ? row.variant : row.name;
+}
+
+// Of the member of Access that has the right.
+const char* right_name(std::uint32_t right) {
+#define NDV_X(constant, name, value) \
+    if ((access::constant & right) == right) return #name;
+    NDV_ACCESS_LIST(NDV_X)
+#undef NDV_X
+    return "the right";
 }
 
 std::string segment_text(const Segment& segment) {
@@ -84,8 +92,11 @@ void QueuePair::end_silently(const Completion& completion) {
 
 Status QueuePair::check(const WorkRequest& request, std::uint64_t& length) const {
     if (is_closed()) return Status::file_forced_closed;
-    if ((request.flags & ~legal_flags(request)) != 0) return Status::invalid_parameter;
     length = total_length(request.segments);
+    const OperationRow row = row_of(request.type);
+    if (length > request.remote_size) return Status::invalid_parameter;
+    if ((row.remote_right & ~request.remote_rights) != 0) return Status::access_denied;
+    if ((request.flags & ~legal_flags(row, request)) != 0) return Status::invalid_parameter;
     // Nothing is the first segment's token that such a read ends.
     if ((request.flags & flag::kRdmaReadLocalInvalidate) != 0 && request.segments.empty()) {
         return Status::invalid_parameter;
@@ -180,10 +191,21 @@ Error QueuePair::not_connected(const std::string& name) const {
 Error QueuePair::explain(Status status, const WorkRequest& request) const {
     const std::string name = operation_name(request);
     const auto text = [](std::uint64_t number) { return std::to_string(number); };
-    const bool is_legal = (request.flags & ~legal_flags(request)) == 0;
+    const OperationRow row = row_of(request.type);
+    const bool is_legal = (request.flags & ~legal_flags(row, request)) == 0;
     Error error = common_error(status, name, *this);
     if (status == Status::file_forced_closed) {
         error.what = name + ": the queue pair is closed";
+    } else if (status == Status::access_denied) {
+        error.what = std::string(row.name) + ": the remote buffer does not grant " +
+                     right_name(row.remote_right);
+        error.hint = "its owner must register it with that access";
+    } else if (status == Status::invalid_parameter &&
+               total_length(request.segments) > request.remote_size) {
+        error.what = text(total_length(request.segments)) +
+                     " local bytes exceed the remote buffer of " + text(request.remote_size) +
+                     " bytes";
+        error.hint = "name a smaller part of the local array";
     } else if (status == Status::invalid_parameter && is_atomic(request.type) && is_legal) {
         error.what = name + ": " + text(total_length(request.segments)) +
                      " local bytes and the address " + text(request.remote_address) +

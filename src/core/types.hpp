@@ -216,6 +216,9 @@ struct WorkRequest {
     std::uint64_t context = 0;
     std::uint64_t operand = 0;  // the immediate; of an atomic, what is added or stored
     std::uint64_t compare = 0;  // compare_swap: what must be there
+    // What the caller knows of the peer's buffer: its size, and the rights that it grants.
+    std::uint64_t remote_size = ~std::uint64_t{0};
+    std::uint32_t remote_rights = access::kAll;
 
     [[nodiscard]] bool is_variant() const { return invalidates || has_immediate; }
 };

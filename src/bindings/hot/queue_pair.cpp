@@ -44,7 +44,7 @@ PyObject* post_request(PyObject* self, core::WorkRequest request, const Given& g
     SegmentList segments(handle, request.type, (request.flags & core::flag::kInline) != 0);
     if (given.segments != nullptr) segments.add_all(given.segments);
     request.segments = segments.get();
-    if (given.remote != nullptr) set_remote(request, given.remote, segments.total());
+    if (given.remote != nullptr) set_remote(request, given.remote);
     // Arguments that are Python objects may have closed the queue pair.
     static_cast<void>(handle.get());
     return post<&core::QueuePair::post>(handle, request, given.context);

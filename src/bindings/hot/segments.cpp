@@ -4,7 +4,6 @@
 
 #include <string>
 
-#include "bindings/enums.hpp"
 #include "bindings/memory.hpp"
 #include "bindings/python/arguments.hpp"
 #include "bindings/python/errors.hpp"
@@ -43,15 +42,6 @@ py::object optional_attribute(PyObject* object, PyObject* name) {
     return py::reinterpret_steal<py::object>(value);
 }
 
-void check_rights(const core::WorkRequest& request, std::uint32_t rights) {
-    const core::OperationRow row = core::row_of(request.type);
-    if ((rights & row.remote_right) != 0) return;
-    raise(Status::access_denied,
-          std::string(row.name) + ": the remote buffer does not grant " +
-              access_name(row.remote_right),
-          "its owner must register it with that access");
-}
-
 }  // namespace
 
 void prepare_segments(PyObject* segment_type, PyObject* memory_region_type) {
@@ -69,7 +59,6 @@ void prepare_segments(PyObject* segment_type, PyObject* memory_region_type) {
 }
 
 void SegmentList::add(const core::Segment& segment) {
-    total_ = core::add_length(total_, segment.length);
     if (rest_.empty() && count_ < first_.size()) {
         first_[count_++] = segment;
         return;
@@ -142,7 +131,7 @@ void SegmentList::add_all(PyObject* segments) {
     }
 }
 
-void set_remote(core::WorkRequest& request, PyObject* remote, std::uint64_t total) {
+void set_remote(core::WorkRequest& request, PyObject* remote) {
     if (PyTuple_CheckExact(remote) != 0) {
         if (PyTuple_GET_SIZE(remote) != 2) raise_no_remote(remote);
         request.remote_address = to_unsigned64(PyTuple_GET_ITEM(remote, 0), "remote address");
@@ -155,16 +144,10 @@ void set_remote(core::WorkRequest& request, PyObject* remote, std::uint64_t tota
     request.remote_address = to_unsigned64(address.ptr(), "remote address");
     request.remote_token = to_unsigned32(token.ptr(), "remote token");
     if (const py::object nbytes = optional_attribute(remote, known.nbytes)) {
-        const std::uint64_t size = to_unsigned64(nbytes.ptr(), "remote nbytes");
-        if (total > size) {
-            raise(Status::invalid_parameter,
-                  std::to_string(total) + " local bytes exceed the remote buffer of " +
-                      std::to_string(size) + " bytes",
-                  "name a smaller part of the local array");
-        }
+        request.remote_size = to_unsigned64(nbytes.ptr(), "remote nbytes");
     }
     if (const py::object access = optional_attribute(remote, known.access)) {
-        check_rights(request, to_unsigned32(access.ptr(), "remote access"));
+        request.remote_rights = to_unsigned32(access.ptr(), "remote access");
     }
 }
 

@@ -37,7 +37,6 @@ public:
     [[nodiscard]] std::span<const core::Segment> get() const {
         return rest_.empty() ? std::span(first_.data(), count_) : std::span(rest_);
     }
-    [[nodiscard]] std::uint64_t total() const { return total_; }
 
 private:
     // The registered memory of the poster's domain that contains a buffer; raises when it is
@@ -67,15 +66,12 @@ private:
     std::size_t export_count_ = 0;         // in first_exports_
     std::array<Export, 2> first_exports_;  // of inline data; enough for nearly all
     std::vector<Export> more_exports_;
-    std::uint64_t total_ = 0;
     std::size_t count_ = 0;
     std::array<core::Segment, 8> first_;  // enough for nearly all
     std::vector<core::Segment> rest_;     // all of them, once there are more
 };
 
-// A RemoteBuffer, or whatever has its address, token and nbytes, or a pair (address, token).
-// Raises ValueError when `total` local bytes do not fit, PermissionError when its rights do not
-// allow the request.
-void set_remote(core::WorkRequest& request, PyObject* remote, std::uint64_t total);
+// A RemoteBuffer, or what has its address, token, nbytes and access, or a pair (address, token).
+void set_remote(core::WorkRequest& request, PyObject* remote);
 
 }  // namespace ndv::bindings
