@@ -322,8 +322,7 @@ std::unique_ptr<StreamListener> create_stream_listener(
             queue_callback(callbacks, [shared] { call_and_report(shared->get()); });
         };
     }
-    listener->set_callbacks(std::move(inspect), std::move(abort), std::move(ready));
-    listener->start();
+    listener->start(std::move(inspect), std::move(abort), std::move(ready));
     auto handle = std::make_unique<StreamListener>(std::move(listener), adapter);
     handle->set_calls(std::move(calls));
     return handle;

@@ -64,39 +64,34 @@ Expected<void> Channel::open(core::Adapter& adapter, const StreamOptions& option
     // segment_data() is asked without the owner's lock while add_segment() runs: nothing moves.
     segments_.reserve(max_segments_);
 
-    auto pd = adapter.create_pd();
-    if (!pd) return Unexpected{pd.error()};
-    pd_ = std::move(*pd);
-    auto cq = adapter.create_cq(receives_ + limits.initiator_queue_depth);
-    if (!cq) return Unexpected{cq.error()};
-    cq_ = std::move(*cq);
-    auto qp = pd_->create_qp(cq_, cq_, nullptr, limits, nullptr);
-    if (!qp) return Unexpected{qp.error()};
-    qp_ = std::move(*qp);
-
     const std::size_t words = static_cast<std::size_t>(receives_) * MessageWord::kSize;
     // The words lie in cache lines of their own, behind what the peer may write to.
     const std::size_t target_bytes = Engine::target_bytes(options.iomap_entries);
     words_offset_ = (target_bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
-    auto control = Block::create(words_offset_ + words);
-    if (!control) return Unexpected{control.error()};
-    control_ = std::move(*control);
-    auto targets = register_part(control_, 0, target_bytes, core::access::kRemoteWrite);
-    if (!targets) return Unexpected{targets.error()};
-    targets_region_ = std::move(*targets);
-    auto received = register_part(control_, words_offset_, words, core::access::kLocalWrite);
-    if (!received) return Unexpected{received.error()};
-    words_region_ = std::move(*received);
-    words_token_ = words_region_->tokens().local;
+    const std::size_t staging_bytes = std::max(options.send_buffer, kSmallestStaging);
 
-    auto staging = Block::create(std::max(options.send_buffer, kSmallestStaging));
-    if (!staging) return Unexpected{staging.error()};
-    staging_ = std::move(*staging);
-    auto sent = register_part(staging_, 0, staging_->size(), core::access::kLocalRead);
-    if (!sent) return Unexpected{sent.error()};
-    staging_region_ = std::move(*sent);
-    staging_token_ = staging_region_->tokens().local;
-    return {};
+    Expected<void> outcome;
+    const auto keep = [&outcome](auto& to, auto made) {
+        if (made) {
+            to = std::move(*made);
+        } else {
+            outcome = Unexpected{made.error()};
+        }
+        return made.has_value();
+    };
+    using namespace core::access;
+    if (keep(pd_, adapter.create_pd()) &&
+        keep(cq_, adapter.create_cq(receives_ + limits.initiator_queue_depth)) &&
+        keep(qp_, pd_->create_qp(cq_, cq_, nullptr, limits, nullptr)) &&
+        keep(control_, Block::create(words_offset_ + words)) &&
+        keep(targets_region_, register_part(control_, 0, target_bytes, kRemoteWrite)) &&
+        keep(words_region_, register_part(control_, words_offset_, words, kLocalWrite)) &&
+        keep(staging_, Block::create(staging_bytes)) &&
+        keep(staging_region_, register_part(staging_, 0, staging_bytes, kLocalRead))) {
+        words_token_ = words_region_->tokens().local;
+        staging_token_ = staging_region_->tokens().local;
+    }
+    return outcome;
 }
 
 Channel::~Channel() { close(); }
@@ -176,15 +171,15 @@ Status Channel::post(const Outgoing& out) {
     core::WorkRequest request;
     const bool carries_word = out.has_word && mode_ == Mode::immediate;
     if (out.has_write || carries_word) {
-        const core::Segment segment{reinterpret_cast<std::uint64_t>(out.data), out.length,
+        const core::Segment segment{reinterpret_cast<std::uint64_t>(out.data), out.target.length,
                                     out.token};
         const bool is_last = carries_word || !out.has_word;
         request.type = core::OperationType::write;
         request.flags = core::flag::kDefer | (out.is_inline ? core::flag::kInline : 0) |
                         (is_last && out.is_signalled ? 0 : core::flag::kSilentSuccess);
-        if (out.length > 0) request.segments = {&segment, 1};
-        request.remote_address = out.remote_address;
-        request.remote_token = out.remote_key;
+        if (out.target.length > 0) request.segments = {&segment, 1};
+        request.remote_address = out.target.address;
+        request.remote_token = out.target.key;
         request.has_immediate = carries_word;
         request.operand = out.word.pack();
         const Status status = qp_->post(request);

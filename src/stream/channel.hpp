@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "base/expected.hpp"
@@ -36,15 +35,20 @@ struct StreamOptions {
 
 // One message: a write, a word, or both.
 struct Outgoing {
+    // The write that the chunk allows, and its word.
+    void take(const Chunk& chunk) {
+        has_write = true;
+        target = chunk;
+        word = chunk.word;
+    }
+
     const std::byte* data = nullptr;
-    std::uint32_t length = 0;
     std::uint32_t token = 0;  // of `data`; unused when it goes inline
     bool is_inline = false;
     bool has_write = false;
     bool has_word = true;
     bool is_signalled = false;  // ends in a completion; else in silence
-    std::uint64_t remote_address = 0;
-    std::uint32_t remote_key = 0;
+    RemoteRange target;         // of the write: as much as goes there
     MessageWord word;
 };
 

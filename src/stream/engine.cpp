@@ -220,7 +220,6 @@ bool Engine::poll_control(Control& out) {
         // When the peer has ended before, this ends the connection.
         const bool is_shutdown = end_ == End::shutdown && !is_peer_shut_;
         has_disconnected_ = !is_shutdown;
-        out.is_end = !is_shutdown;
         out.word = {MessageOp::control,
                     static_cast<std::uint32_t>(is_shutdown ? ControlCode::shutdown
                                                            : ControlCode::disconnect)};
@@ -281,7 +280,7 @@ std::uint32_t Engine::sendable() {
 Chunk Engine::take_chunk(std::uint32_t most) {
     const std::uint32_t length = std::min(most, sendable());
     assert(length > 0);
-    const Chunk out{current_.address, current_.key, length, {MessageOp::data, length}};
+    const Chunk out{{current_.address, current_.key, length}, {MessageOp::data, length}};
     ++sent_;
     current_.address += length;
     current_.length -= length;

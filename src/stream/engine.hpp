@@ -11,7 +11,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <vector>
 
 #include "base/expected.hpp"
@@ -33,10 +32,7 @@ struct View {
 };
 
 // Write `length` bytes there, then send the word.
-struct Chunk {
-    std::uint64_t address = 0;
-    std::uint32_t key = 0;
-    std::uint32_t length = 0;
+struct Chunk : RemoteRange {
     MessageWord word;
 };
 
@@ -44,7 +40,6 @@ struct Chunk {
 struct Control {
     bool has_write = false;
     bool has_word = true;  // false: keepalive, a write of no bytes alone
-    bool is_end = false;   // nothing of ours may follow a DISCONNECT
     RemoteRange target;
     std::array<std::byte, Mapping::kSize> bytes{};
     MessageWord word;
@@ -53,9 +48,8 @@ struct Control {
 class Engine {
 public:
     static constexpr std::size_t kTargets = 2;  // librdmacm walks exactly two
-    static constexpr std::size_t kTargetBytes = kTargets * Descriptor::kSize;
     static constexpr std::size_t target_bytes(std::uint32_t iomap_entries) {
-        return kTargetBytes + iomap_entries * Mapping::kSize;
+        return kTargets * Descriptor::kSize + iomap_entries * Mapping::kSize;
     }
     static constexpr std::size_t kMaxSegments = 64;
 
@@ -123,13 +117,11 @@ public:
     [[nodiscard]] bool is_peer_shut() const { return is_peer_shut_; }
     // The peer takes nothing either.
     [[nodiscard]] bool is_peer_gone() const { return is_peer_gone_; }
-    [[nodiscard]] bool has_shut_write() const { return end_ != End::none; }
     // DISCONNECT was handed out, or both ends have shut their writing.
     [[nodiscard]] bool is_over() const { return has_disconnected_ || is_peer_gone_; }
     // Bytes that the peer has room for, as far as it has said: a hint for how much to keep queued.
     [[nodiscard]] std::uint64_t window() const { return largest_grant_ * kTargets; }
     [[nodiscard]] std::size_t segment_count() const { return segments_.size(); }
-    [[nodiscard]] Mode mode() const { return config_.mode; }
 
 private:
     enum class End : std::uint8_t { none, shutdown, disconnect };

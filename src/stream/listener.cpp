@@ -29,15 +29,13 @@ Expected<std::shared_ptr<StreamListener>> StreamListener::create(
     auto listener = adapter->create_listener();
     if (!listener) return Unexpected{listener.error()};
     made->listener_ = std::move(*listener);
-    made->listener_->set_on_connect([weak = std::weak_ptr(made->shared_from_this())] {
-        const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
-        if (!self) return;
+    made->listener_->set_on_connect(while_alive(*made, [](StreamListener& self) {
         {
-            const base::Lock lock(self->mutex_);
-            ++self->arrived_;
+            const base::Lock lock(self.mutex_);
+            ++self.arrived_;
         }
-        self->wake();
-    });
+        self.wake();
+    }));
     {
         const base::Lock lock(made->mutex_);
         made->waking_ = made->prepare_wake();
@@ -61,31 +59,25 @@ StreamListener::~StreamListener() {
     if (!is_foreign()) close();
 }
 
-void StreamListener::set_callbacks(OnInspect on_inspect, OnAbort on_abort, OnReady on_ready) {
-    const base::Lock lock(mutex_);
-    on_inspect_ = std::move(on_inspect);
-    on_abort_ = std::move(on_abort);
-    on_ready_ = std::move(on_ready);
-}
-
-void StreamListener::start() {
+void StreamListener::start(OnInspect on_inspect, OnAbort on_abort, OnReady on_ready) {
     {
         const base::Lock lock(mutex_);
+        on_inspect_ = std::move(on_inspect);
+        on_abort_ = std::move(on_abort);
+        on_ready_ = std::move(on_ready);
         is_started_ = true;
     }
     wake();
 }
 
 Worker::Prepared StreamListener::prepare_wake() {
-    return Worker::prepare([weak = std::weak_ptr(shared_from_this())] {
-        const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
-        if (!self) return;
+    return Worker::prepare(while_alive(*this, [](StreamListener& self) {
         {
-            const base::Lock lock(self->mutex_);
-            if (self->waking_.empty()) self->waking_ = self->prepare_wake();
+            const base::Lock lock(self.mutex_);
+            if (self.waking_.empty()) self.waking_ = self.prepare_wake();
         }
-        self->take_requests();
-    });
+        self.take_requests();
+    }));
 }
 
 // Takes no memory; nothing when the worker has not begun with the last one.
@@ -130,10 +122,8 @@ void StreamListener::take_requests() {
         on_inspect(id, local ? *local : core::SocketAddress{},
                    peer ? *peer : core::SocketAddress{});
         // Behind the inspection, which it takes back.
-        connector->set_on_withdrawn([weak = std::weak_ptr(shared_from_this()), id] {
-            const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
-            if (self) self->withdraw(id);
-        });
+        connector->set_on_withdrawn(
+            while_alive(*this, [id](StreamListener& self) { self.withdraw(id); }));
     }
 }
 
@@ -153,8 +143,8 @@ void StreamListener::withdraw(std::uint64_t id) {
     wake();  // there is room in the backlog
 }
 
-// Ends those whose time is over and, while all places are taken and a request waits, those who have
-// been silent longest. False: there is no place, or nothing is to be taken.
+// Ends peers whose time is over and, while all places are taken and a request waits, peers that
+// have been silent longest. False: there is no place, or nothing is to be taken.
 bool StreamListener::find_place() {
     while (!is_closed()) {
         Evicted evicted;
@@ -175,7 +165,7 @@ bool StreamListener::find_place() {
     return false;
 }
 
-// Takes the place of one who has to give way, if there is such a one.
+// Takes the place of a peer that has to give way, if there is one.
 bool StreamListener::evict(Evicted& out) {
     const Since here = now();
     const bool is_wanted = arrived_ > taken_ && !has_place() && !is_backlog_full();
@@ -200,16 +190,14 @@ bool StreamListener::evict(Evicted& out) {
 
 void StreamListener::look_again() {
     if (will_look_) return;
-    worker_->post_at(Clock::now() + kLook, [weak = std::weak_ptr(shared_from_this())] {
-        const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
-        if (!self) return;
-        {
-            const base::Lock lock(self->mutex_);
-            self->will_look_ = false;
-            ++self->looks_;
-        }
-        self->take_requests();
-    });
+    worker_->post_at(Clock::now() + kLook, while_alive(*this, [](StreamListener& self) {
+                         {
+                             const base::Lock lock(self.mutex_);
+                             self.will_look_ = false;
+                             ++self.looks_;
+                         }
+                         self.take_requests();
+                     }));
     will_look_ = true;
 }
 
@@ -222,16 +210,14 @@ void StreamListener::inspect_complete(std::uint64_t id, bool accepts) {
         connector = std::move(found->second.connector);
         inspected_.erase(found);
     }
-    worker_->post([weak = std::weak_ptr(shared_from_this()), connector, id, accepts] {
-        const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
-        if (!self) return;
-        if (accepts && !self->is_closed()) {
-            self->make(connector, id);
+    worker_->post(while_alive(*this, [connector, id, accepts](StreamListener& self) {
+        if (accepts && !self.is_closed()) {
+            self.make(connector, id);
         } else {
             static_cast<void>(connector->reject({}));
         }
-        self->take_requests();
-    });
+        self.take_requests();
+    }));
 }
 
 void StreamListener::make(const std::shared_ptr<core::Connector>& connector, std::uint64_t id) {
@@ -248,10 +234,9 @@ void StreamListener::make(const std::shared_ptr<core::Connector>& connector, std
     try {
         adapter->adopt(stream);
         stream->inspect_id_.store(id, std::memory_order_relaxed);
-        stream->set_on_event([weak = std::weak_ptr(shared_from_this()), key](std::uint32_t events) {
-            const auto self = std::static_pointer_cast<StreamListener>(weak.lock());
-            if (self) self->on_made(key, events);
-        });
+        stream->set_on_event(while_alive(*this, [key](StreamListener& self, std::uint32_t events) {
+            self.on_made(key, events);
+        }));
         if (stream->start_accept(connector, kAcceptTime)) return;
     } catch (const std::bad_alloc&) {
         base::with_memory([&] { stream->abort(); });
@@ -310,11 +295,6 @@ Expected<std::shared_ptr<Stream>> StreamListener::accept(std::chrono::nanosecond
     taken->set_on_event({});
     wake();  // there is room in the backlog
     return taken;
-}
-
-bool StreamListener::has_ready() const {
-    const base::Lock lock(mutex_);
-    return !ready_.empty();
 }
 
 Expected<std::shared_ptr<Readiness>> StreamListener::descriptor() {

@@ -12,7 +12,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <optional>
 
 #include "base/live.hpp"
 #include "base/mutex.hpp"
@@ -45,15 +44,12 @@ public:
                    const StreamOptions& options, std::uint32_t backlog);
     ~StreamListener() override;
 
-    // Before the first request can come, that is, before the callbacks are needed: requests wait.
-    void set_callbacks(OnInspect on_inspect, OnAbort on_abort, OnReady on_ready);
-    // Takes requests from now on.
-    void start();
+    // Takes requests from now on; those that have come wait.
+    void start(OnInspect on_inspect, OnAbort on_abort, OnReady on_ready);
     void inspect_complete(std::uint64_t id, bool accepts);
 
     // Null: none came in time.
     [[nodiscard]] Expected<std::shared_ptr<Stream>> accept(std::chrono::nanoseconds timeout);
-    [[nodiscard]] bool has_ready() const;
     // Readable when accept() would not wait; see Stream.
     [[nodiscard]] Expected<std::shared_ptr<Readiness>> descriptor();
     [[nodiscard]] Expected<core::SocketAddress> local_address() const;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who receives what a stream's engine has: readers that copy, and receives that wait. With the gate
+// How a stream's data is received: by readers that copy, and by receives that wait. With the gate
 // of the stream, but for copies.
 #pragma once
 

@@ -51,7 +51,7 @@ public:
     void note_transfer_posted() { transfers_.pop_front(); }
     // False: it does not wait here.
     [[nodiscard]] bool cancel(const std::shared_ptr<Transfer>& transfer, const Error& error);
-    // It may run once more from where it found no memory: what is taken off a list was told before.
+    // It may run once more from where it found no memory: what leaves a list was reported before.
     void fail_waiting(const Error& error);
     // Of requests on their way, whose memory stays until the device is done with it.
     void fail_posted(const Error& error);

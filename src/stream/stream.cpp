@@ -2,9 +2,7 @@
 // How a stream begins and ends.
 #include "stream/stream.hpp"
 
-#include <algorithm>
 #include <cerrno>
-#include <string>
 #include <utility>
 
 namespace ndv::stream {
@@ -12,10 +10,6 @@ namespace {
 
 // What librdmacm's streams ask for; they read nothing, but an RDMA device may open with a Read.
 constexpr std::uint32_t kReadLimit = 1;
-
-std::vector<std::byte> to_vector(const std::array<std::byte, ConnectionData::kSize>& bytes) {
-    return {bytes.begin(), bytes.end()};
-}
 
 // Of a failure that no system call reported: a socket tells by number what broke it (SO_ERROR), and
 // 0 is none.
@@ -53,8 +47,8 @@ Stream::~Stream() {
     if (connector_) connector_->close();
 }
 
-// The queue pair and its memory, and the engine with what the peer will be told.
-Expected<void> Stream::prepare(Side side) {
+// The queue pair and its memory, the engine, and in `parameters` what the peer learns.
+Expected<void> Stream::prepare(Side side, core::ConnectParameters& parameters) {
     const auto adapter = adapter_.lock();
     if (!adapter || adapter->is_closed()) {
         return fail(Status::file_forced_closed, "the adapter of the socket is closed");
@@ -76,24 +70,39 @@ Expected<void> Stream::prepare(Side side) {
     }
     if (auto posted = channel_->post_receives(); !posted) return posted;
     sending_.begin(*channel_);
-    channel_->cq().set_on_notify([weak = std::weak_ptr(shared_from_this())](Status) {
-        const auto self = std::static_pointer_cast<Stream>(weak.lock());
-        if (!self) return;
+    channel_->cq().set_on_notify(while_alive(*this, [](Stream& self, Status) {
         // release: pairs with rearm(), which runs at the end of the round that this asks for.
-        self->is_armed_.store(false, std::memory_order_release);
-        self->signal(0);
-    });
+        self.is_armed_.store(false, std::memory_order_release);
+        self.signal(0);
+    }));
+    const auto told = engine_->local_data(reinterpret_cast<std::uint64_t>(channel_->targets()),
+                                          channel_->targets_key());
+    const auto bytes = told.emit();
+    parameters.private_data.assign(bytes.begin(), bytes.end());
+    parameters.inbound_read_limit = kReadLimit;
+    parameters.outbound_read_limit = kReadLimit;
     return {};
+}
+
+Expected<std::shared_ptr<core::Operation>> Stream::begin_connect(
+    core::ConnectParameters parameters) {
+    if (auto prepared = prepare(Side::connecting, parameters); !prepared) {
+        return Unexpected{prepared.error()};
+    }
+    const auto adapter = adapter_.lock();
+    if (!adapter) return fail(Status::file_forced_closed, "the adapter is closed");
+    auto connector = adapter->create_connector();
+    if (!connector) return Unexpected{connector.error()};
+    connector_ = std::move(*connector);
+    peer_ = parameters.peer;
+    return connector_->start_connect(channel_->qp(), std::move(parameters));
 }
 
 Expected<void> Stream::start_connect(core::ConnectParameters parameters) {
     if (auto started = worker_->start(); !started) return started;
     // The connector's own lock may be held when it is done, and memory may be short.
     const auto due = std::make_shared<Worker::Prepared>(
-        Worker::prepare([weak = std::weak_ptr(shared_from_this())] {
-            const auto self = std::static_pointer_cast<Stream>(weak.lock());
-            if (self) self->finish_connect();
-        }));
+        Worker::prepare(while_alive(*this, [](Stream& self) { self.finish_connect(); })));
     std::function<void()> on_done = [due, worker = worker_] { worker->post(std::move(*due)); };
     std::shared_ptr<core::Operation> operation;
     {
@@ -103,30 +112,7 @@ Expected<void> Stream::start_connect(core::ConnectParameters parameters) {
             return fail(Status::connection_active, "connect: the socket has or had a connection",
                         "create another socket", EISCONN);
         }
-        if (auto prepared = prepare(Side::connecting); !prepared) {
-            channel_.reset();
-            engine_.reset();
-            return prepared;
-        }
-        const auto adapter = adapter_.lock();
-        auto connector = adapter ? adapter->create_connector()
-                                 : Expected<std::shared_ptr<core::Connector>>(
-                                       fail(Status::file_forced_closed, "the adapter is closed"));
-        if (!connector) {
-            channel_.reset();
-            engine_.reset();
-            return Unexpected{connector.error()};
-        }
-        connector_ = std::move(*connector);
-        peer_ = parameters.peer;
-        parameters.inbound_read_limit = kReadLimit;
-        parameters.outbound_read_limit = kReadLimit;
-        parameters.private_data =
-            to_vector(engine_
-                          ->local_data(reinterpret_cast<std::uint64_t>(channel_->targets()),
-                                       channel_->targets_key())
-                          .emit());
-        auto started = connector_->start_connect(channel_->qp(), std::move(parameters));
+        auto started = begin_connect(std::move(parameters));
         if (!started) {
             connector_.reset();
             channel_.reset();
@@ -181,33 +167,27 @@ void Stream::finish_connect() {
 
 // The end of the connection that the peer decides on.
 core::Connector::OnDisconnect Stream::peer_closes() {
-    return [weak = std::weak_ptr(shared_from_this())] {
-        const auto self = std::static_pointer_cast<Stream>(weak.lock());
-        if (self) self->signal(kPeerClosed);
-    };
+    return while_alive(*this, [](Stream& self) { self.signal(kPeerClosed); });
 }
 
 // The last step of a connection: it is established, or broken. It may fail because a stream closes
 // its connector, and then this thread holds the gate: the worker comes back without it.
 void Stream::follow(const std::shared_ptr<core::Operation>& operation) {
     const auto due = std::make_shared<Worker::Prepared>(
-        Worker::prepare([weak = std::weak_ptr(shared_from_this()), operation] {
-            const auto self = std::static_pointer_cast<Stream>(weak.lock());
-            if (!self) return;
-            const Entered entered(*self);
-            self->break_down(operation->outcome().error());
+        Worker::prepare(while_alive(*this, [operation](Stream& self) {
+            const Entered entered(self);
+            self.break_down(operation->outcome().error());
+        })));
+    operation->set_on_done(
+        while_alive(*this, [asked = std::weak_ptr(operation), due](Stream& self) {
+            const auto done = asked.lock();
+            if (!done) return;
+            if (done->outcome()) {
+                self.signal(kEstablished);
+            } else {
+                self.worker_->post(std::move(*due));
+            }
         }));
-    operation->set_on_done([weak = std::weak_ptr(shared_from_this()),
-                            asked = std::weak_ptr(operation), due, worker = worker_] {
-        const auto self = std::static_pointer_cast<Stream>(weak.lock());
-        const auto done = asked.lock();
-        if (!self || !done) return;
-        if (done->outcome()) {
-            self->signal(kEstablished);
-        } else {
-            worker->post(std::move(*due));
-        }
-    });
 }
 
 Expected<void> Stream::start_accept(std::shared_ptr<core::Connector> connector,
@@ -220,20 +200,13 @@ Expected<void> Stream::start_accept(std::shared_ptr<core::Connector> connector,
     core::ConnectParameters parameters;
     {
         const Entered entered(*this);
-        if (auto prepared = prepare(Side::accepting); !prepared) return prepared;
-        parameters.private_data =
-            to_vector(engine_
-                          ->local_data(reinterpret_cast<std::uint64_t>(channel_->targets()),
-                                       channel_->targets_key())
-                          .emit());
+        if (auto prepared = prepare(Side::accepting, parameters); !prepared) return prepared;
         if (auto started = engine_->start(*peer); !started) return started;
         if (auto address = connector->peer_address()) peer_ = *address;
         connector_ = connector;
         qp = channel_->qp();
         enter_phase(Phase::accepting);
     }
-    parameters.inbound_read_limit = kReadLimit;
-    parameters.outbound_read_limit = kReadLimit;
     parameters.timeout = timeout;
     auto accepted = connector->start_accept(qp, std::move(parameters), peer_closes());
     if (!accepted) {
@@ -291,10 +264,8 @@ void Stream::abort() {
     const Entered entered(*this);
     if (is_released_) return;
     is_closing_ = true;
-    break_down({Status::cancelled,
-                "the socket was closed, or its connection ended, here",
-                {},
-                ECONNABORTED});
+    break_down(Status::cancelled, "the socket was closed, or its connection ended, here",
+               ECONNABORTED);
 }
 
 void Stream::do_close() {
@@ -307,15 +278,15 @@ void Stream::do_close() {
         enter_phase(Phase::over);
         return;
     }
-    guarded([this] { end_after_close(); });
+    end_after_close();
 }
 
-void Stream::end_after_close() {
+void Stream::end_after_close() try {
     const bool is_connected = phase() == Phase::connected && !is_releasing_;
     // A send that is cut short must not look whole: the peer sees a reset.
     if (aborts_on_close_.load(std::memory_order_relaxed) || sending_.has_transfers() ||
         (!is_connected && !is_releasing_)) {
-        break_down({Status::cancelled, "the socket was closed", {}, ECONNABORTED});
+        break_down(Status::cancelled, "the socket was closed", ECONNABORTED);
         return;
     }
     // What was taken over is still delivered; requests that a caller waits for are not.
@@ -323,11 +294,10 @@ void Stream::end_after_close() {
     sending_.ending = Sending::Ending::disconnect;
     worker_->keep(shared_from_this());
     worker_->post_at(Worker::Clock::now() + kLingerTime,
-                     [weak = std::weak_ptr(shared_from_this())] {
-                         const auto self = std::static_pointer_cast<Stream>(weak.lock());
-                         if (self) self->abort();
-                     });
+                     while_alive(*this, [](Stream& self) { self.abort(); }));
     serve(core::Budget::large);
+} catch (const std::bad_alloc&) {
+    break_without_memory();
 }
 
 void Stream::set_options(const StreamOptions& options) {
@@ -350,15 +320,14 @@ void Stream::schedule_keepalive(std::uint32_t chain) {
     if (interval <= 0) return;
     const auto at = Worker::Clock::now() + std::chrono::duration_cast<Worker::Clock::duration>(
                                                std::chrono::duration<double>(interval));
-    worker_->post_at(at, [weak = std::weak_ptr(shared_from_this()), chain] {
-        const auto self = std::static_pointer_cast<Stream>(weak.lock());
-        if (!self || self->keepalive_chain_.load(std::memory_order_relaxed) != chain ||
-            self->phase() != Phase::connected) {
-            return;
-        }
-        self->signal(kKeepalive);
-        self->schedule_keepalive(chain);
-    });
+    worker_->post_at(at, while_alive(*this, [chain](Stream& self) {
+                         if (self.keepalive_chain_.load(std::memory_order_relaxed) != chain ||
+                             self.phase() != Phase::connected) {
+                             return;
+                         }
+                         self.signal(kKeepalive);
+                         self.schedule_keepalive(chain);
+                     }));
 }
 
 // ---- ends, with the gate --------------------------------------------------------------------
@@ -375,7 +344,8 @@ void Stream::break_down(Error error) {
 
 void Stream::break_without_memory() {
     // A text as short as this one takes none.
-    break_down({Status::insufficient_resources, "out of memory", {}, ENOMEM});
+    base::with_memory(
+        [this] { break_down(Status::insufficient_resources, "out of memory", ENOMEM); });
 }
 
 void Stream::break_by(const core::Completion& done) {
@@ -405,10 +375,7 @@ void Stream::release_in_order() {
     }
     // Until the peer's end of the connection has come, too.
     worker_->keep(shared_from_this());
-    (*operation)->set_on_done([weak = std::weak_ptr(shared_from_this())] {
-        const auto self = std::static_pointer_cast<Stream>(weak.lock());
-        if (self) self->signal(kDisconnected);
-    });
+    (*operation)->set_on_done(while_alive(*this, [](Stream& self) { self.signal(kDisconnected); }));
 }
 
 void Stream::release_now() {
@@ -424,7 +391,6 @@ void Stream::release_now() {
     worker_->let_go(*this);
 }
 
-// It may run once more from where it found no memory: what is taken off a list was told before.
 void Stream::finish_transfers(const Error& error) {
     sending_.fail_waiting(error);
     end_receives();

@@ -18,6 +18,8 @@
 #include <mutex>
 #include <new>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "base/expected.hpp"
@@ -167,6 +169,9 @@ private:
     class Entered {
     public:
         explicit Entered(Stream& stream) : stream_(stream) { stream.gate_.enter(); }
+        // Of a call that asks: what it completes and reports when it leaves is no part of its
+        // answer.
+        explicit Entered(const Stream& stream) : Entered(const_cast<Stream&>(stream)) {}
         // The caller has entered.
         Entered(Stream& stream, std::adopt_lock_t) : stream_(stream) {}
         ~Entered() { stream_.leave(); }
@@ -191,29 +196,19 @@ private:
     [[nodiscard]] bool lead(const IsReady& is_ready, core::Time until);
 
     // With the gate.
-    [[nodiscard]] Expected<void> prepare(Side side);
+    [[nodiscard]] Expected<void> prepare(Side side, core::ConnectParameters& parameters);
+    [[nodiscard]] Expected<std::shared_ptr<core::Operation>> begin_connect(
+        core::ConnectParameters parameters);
     void pump();
     void rearm();
     [[nodiscard]] bool can_lead() const {
         return is_live() && !waiting_.has_leader && phase() == Phase::connected;
     }
-    // What a part had begun when it found no memory cannot be taken up again: the stream breaks.
-    template <typename Part>
-    void guarded(Part&& part) {
-        try {
-            part();
-        } catch (const std::bad_alloc&) {
-            base::with_memory([this] { break_without_memory(); });
-        }
-    }
     void handle_signals(std::uint32_t signals);
-    void do_handle_signals(std::uint32_t signals);
     void take_completions();
-    void do_take_completions();
     void handle_completion(const core::Completion& done);
-    void handle_sent(const core::Completion& done);
+    void handle_sent();
     void serve(core::Budget budget);
-    void do_serve(core::Budget budget);
     void post_control();
     void post_staged();
     void post_transfers();
@@ -229,6 +224,10 @@ private:
     [[nodiscard]] bool is_writable_now() const;
     [[nodiscard]] bool is_live() const { return channel_ != nullptr && !is_released_; }
     void break_down(Error error);
+    void break_down(Status status, std::string what, int os_error) {
+        break_down({status, std::move(what), {}, os_error});
+    }
+    // What a part had begun when it found no memory cannot be taken up again.
     void break_without_memory();
     void end_after_close();
     void break_by(const core::Completion& done);
@@ -242,12 +241,11 @@ private:
     [[nodiscard]] std::uint32_t take_signals() {
         return signals_.exchange(0, std::memory_order_acquire);  // pairs with signal()
     }
-    void show_readiness();
 
     const std::weak_ptr<core::Adapter> adapter_;
     const std::shared_ptr<Worker> worker_;
     StreamOptions options_;
-    // Written with the gate. release: pairs with the acquire in phase(), which is read without.
+    // Written with the gate, read without.
     std::atomic<Phase> phase_{Phase::fresh};
     // release: pairs with the acquire of the thread that takes them with the gate.
     std::atomic<std::uint32_t> signals_{0};

@@ -48,31 +48,20 @@ std::optional<Error> Stream::send_refusal(const char* call) const {
         return refusal(Status::invalid_device_state, "the sending direction was shut down", {},
                        EPIPE);
     }
-    switch (phase()) {
-        case Phase::fresh:
-        case Phase::connecting:
-        case Phase::accepting:
-            return refusal(Status::connection_invalid, "the socket is not connected",
-                           "connect it first", ENOTCONN);
-        case Phase::connected:
-            break;
-        case Phase::over:
-            return refusal(Status::connection_reset, "the peer ended the connection", {},
-                           ECONNRESET);
+    if (phase() == Phase::connected) return std::nullopt;
+    if (phase() == Phase::over) {
+        return refusal(Status::connection_reset, "the peer ended the connection", {}, ECONNRESET);
     }
-    return std::nullopt;
+    return refusal(Status::connection_invalid, "the socket is not connected", "connect it first",
+                   ENOTCONN);
 }
 
 std::optional<Error> Stream::receive_refusal() const {
-    if (engine_ && engine_->readable() > 0) return std::nullopt;
-    if (is_at_end()) return std::nullopt;
-    if (failure_) return *failure_;
-    if (phase() == Phase::over) return std::nullopt;
-    if (phase() != Phase::connected) {
-        return Error{Status::connection_invalid, "receive: the socket is not connected",
-                     "connect it first", ENOTCONN};
-    }
-    return std::nullopt;
+    if ((engine_ && engine_->readable() > 0) || is_at_end()) return std::nullopt;
+    if (failure_) return failure_;
+    if (phase() == Phase::connected || phase() == Phase::over) return std::nullopt;
+    return Error{Status::connection_invalid, "receive: the socket is not connected",
+                 "connect it first", ENOTCONN};
 }
 
 // ---- sending --------------------------------------------------------------------------------
@@ -84,15 +73,10 @@ Expected<std::size_t> Stream::send(const std::byte* data, std::size_t length, co
     if (length == 0 || sending_.has_transfers()) return std::size_t{0};
     if (!sending_.has_staged() && length <= channel_->qp()->limits().inline_size &&
         sending_.has_slots(4) && engine_->sendable() >= length) {
-        const Chunk chunk = engine_->take_chunk(static_cast<std::uint32_t>(length));
         Outgoing out;
-        out.has_write = true;
+        out.take(engine_->take_chunk(static_cast<std::uint32_t>(length)));
         out.data = data;
-        out.length = chunk.length;
         out.is_inline = true;
-        out.remote_address = chunk.address;
-        out.remote_key = chunk.key;
-        out.word = chunk.word;
         if (post(out, nullptr, false)) serve(budget);
         return length;
     }
@@ -230,6 +214,14 @@ Expected<Received> Stream::receive(std::byte* to, std::size_t length, core::Budg
                                    bool peeks) {
     const base::Lock reader(receiving_.reader);
     Received out;
+    // With the gate: so many were copied; true: that was all.
+    const auto is_enough = [&](std::uint32_t copied) {
+        out.bytes += copied;
+        if (peeks) return true;
+        engine_->consume(copied);
+        if (is_live()) serve(budget);
+        return out.bytes == length || engine_->readable() == 0;
+    };
     while (true) {
         View view;
         const std::byte* from = nullptr;
@@ -252,23 +244,15 @@ Expected<Received> Stream::receive(std::byte* to, std::size_t length, core::Budg
             from = channel_->segment_data(view.segment) + view.offset;
             if (view.length <= kSmallCopy) {
                 std::memcpy(to + out.bytes, from, view.length);
-                out.bytes += view.length;
-                if (peeks) return out;
-                engine_->consume(view.length);
-                if (is_live()) serve(budget);
-                if (out.bytes == length || engine_->readable() == 0) return out;
+                if (is_enough(view.length)) return out;
                 continue;
             }
             receiving_.is_copying = true;
         }
         std::memcpy(to + out.bytes, from, view.length);
-        out.bytes += view.length;
         const Entered entered(*this);
         receiving_.is_copying = false;
-        if (peeks) return out;
-        engine_->consume(view.length);
-        if (is_live()) serve(budget);
-        if (out.bytes == length || engine_->readable() == 0) return out;
+        if (is_enough(view.length)) return out;
     }
 }
 
@@ -284,7 +268,11 @@ Expected<void> Stream::submit_receive(const std::shared_ptr<Transfer>& transfer)
         return {};
     }
     receiving_.add(transfer);
-    guarded([this] { receiving_.fill(*engine_, *channel_); });
+    try {
+        receiving_.fill(*engine_, *channel_);
+    } catch (const std::bad_alloc&) {
+        break_without_memory();
+    }
     if (is_live()) {
         serve(core::Budget::large);
     } else {
@@ -336,8 +324,7 @@ const std::byte* Stream::data_of(const View& view) const {
 // ---- state ----------------------------------------------------------------------------------
 
 std::uint64_t Stream::readable() const {
-    auto& self = const_cast<Stream&>(*this);
-    const Entered entered(self);
+    const Entered entered(*this);
     return engine_ ? engine_->readable() : 0;
 }
 
@@ -348,22 +335,19 @@ std::uint64_t Stream::available() {
 }
 
 bool Stream::is_peer_shut() const {
-    auto& self = const_cast<Stream&>(*this);
-    const Entered entered(self);
+    const Entered entered(*this);
     return engine_ && engine_->is_peer_shut();
 }
 
 std::optional<Error> Stream::failure() const {
-    auto& self = const_cast<Stream&>(*this);
-    const Entered entered(self);
+    const Entered entered(*this);
     return failure_;
 }
 
 Expected<core::SocketAddress> Stream::local_address() const {
     std::shared_ptr<core::Connector> connector;
     {
-        auto& self = const_cast<Stream&>(*this);
-        const Entered entered(self);
+        const Entered entered(*this);
         connector = connector_;
     }
     if (connector) return connector->local_address();
@@ -372,36 +356,31 @@ Expected<core::SocketAddress> Stream::local_address() const {
 }
 
 Expected<core::SocketAddress> Stream::peer_address() const {
-    auto& self = const_cast<Stream&>(*this);
-    const Entered entered(self);
+    const Entered entered(*this);
     if (phase() == Phase::connected || (phase() == Phase::over && !failure_)) return peer_;
     return fail(Status::invalid_device_state, "peer_address: the socket is not connected", {},
                 ENOTCONN);
 }
 
 std::uint64_t Stream::ideal_send_backlog() const {
-    auto& self = const_cast<Stream&>(*this);
-    const Entered entered(self);
+    const Entered entered(*this);
     return engine_ ? engine_->window() : 0;
 }
 
 std::uint64_t Stream::send_backlog() const {
-    auto& self = const_cast<Stream&>(*this);
-    const Entered entered(self);
+    const Entered entered(*this);
     if (!is_live()) return 0;
     return sending_.backlog();
 }
 
 bool Stream::is_short_of_memory() const {
-    auto& self = const_cast<Stream&>(*this);
-    const Entered entered(self);
+    const Entered entered(*this);
     return engine_ && channel_ && engine_->wants_segment() &&
            engine_->segment_count() >= channel_->max_segments();
 }
 
 std::uint64_t Stream::memory_use() const {
-    auto& self = const_cast<Stream&>(*this);
-    const Entered entered(self);
+    const Entered entered(*this);
     if (!channel_) return 0;
     return channel_->staging_size() +
            std::uint64_t{channel_->segment_size()} * engine_->segment_count();

@@ -34,7 +34,9 @@ void Stream::leave() {
         std::shared_ptr<const OnEvent> on_event;
         std::uint32_t events = 0;
         while (true) {
-            if (waiting_.readiness) show_readiness();
+            if (waiting_.readiness) {
+                waiting_.readiness->set(is_readable_now(), is_writable_now());
+            }
             if (waiting_.has_followers()) waiting_.wake(can_lead());
             if (outcomes_.on_event != nullptr && outcomes_.events != 0 &&
                 !std::exchange(outcomes_.is_telling, true)) {
@@ -75,20 +77,8 @@ void Stream::rearm() {
     }
 }
 
-void Stream::handle_signals(std::uint32_t signals) {
+void Stream::handle_signals(std::uint32_t signals) try {
     if (signals == 0 || is_released_) return;
-    guarded([this, signals] { do_handle_signals(signals); });
-}
-
-void Stream::take_completions() {
-    guarded([this] { do_take_completions(); });
-}
-
-void Stream::serve(core::Budget budget) {
-    guarded([this, budget] { do_serve(budget); });
-}
-
-void Stream::do_handle_signals(std::uint32_t signals) {
     // The peer had accepted before it went; the operation that says so is completed a little later.
     if ((signals & kPeerClosed) != 0 && phase() == Phase::connecting && engine_->is_started()) {
         signals |= kEstablished;
@@ -105,19 +95,19 @@ void Stream::do_handle_signals(std::uint32_t signals) {
         if (engine_->is_peer_gone()) {
             release_in_order();
         } else if (!is_releasing_) {
-            break_down({Status::connection_reset,
-                        "the peer is gone: its connection ended before its stream did",
-                        {},
-                        ECONNRESET});
+            break_down(Status::connection_reset,
+                       "the peer is gone: its connection ended before its stream did", ECONNRESET);
         }
     }
     if ((signals & kDisconnected) != 0) release_now();
     if ((signals & kKeepalive) != 0 && is_live()) engine_->request_keepalive();
+} catch (const std::bad_alloc&) {
+    break_without_memory();
 }
 
 // ---- completions ----------------------------------------------------------------------------
 
-void Stream::do_take_completions() {
+void Stream::take_completions() try {
     core::CompletionQueue& cq = channel_->cq();
     std::array<core::Completion, kBatch> batch;
     // Only what is in the ring: a poll that finds nothing would take the connection from the
@@ -133,11 +123,11 @@ void Stream::do_take_completions() {
     }
     // It brings no completion that would say so, and satisfies every arm at once.
     if (is_live() && is_failure(cq.status())) {
-        break_down({Status::connection_aborted,
-                    "the completion queue of the stream broke",
-                    {},
-                    ECONNABORTED});
+        break_down(Status::connection_aborted, "the completion queue of the stream broke",
+                   ECONNABORTED);
     }
+} catch (const std::bad_alloc&) {
+    break_without_memory();
 }
 
 void Stream::handle_completion(const core::Completion& done) {
@@ -147,7 +137,7 @@ void Stream::handle_completion(const core::Completion& done) {
         return;
     }
     if (done.type == core::OperationType::send || done.type == core::OperationType::write) {
-        handle_sent(done);
+        handle_sent();
         return;
     }
     auto word = channel_->take_word(done);
@@ -162,7 +152,7 @@ void Stream::handle_completion(const core::Completion& done) {
     if (engine_->is_peer_shut() && !was_shut) tell(event::kPeerShut);
 }
 
-void Stream::handle_sent(const core::Completion&) {
+void Stream::handle_sent() {
     Sending::Record* const due = sending_.due();
     if (due == nullptr) return;
     // First what may find no memory: what breaks the stream then ends what the record still has.
@@ -181,7 +171,7 @@ void Stream::handle_sent(const core::Completion&) {
 
 // ---- what is due ----------------------------------------------------------------------------
 
-void Stream::do_serve(core::Budget budget) {
+void Stream::serve(core::Budget budget) try {
     if (engine_->is_started() && phase() == Phase::connected) {
         if (receiving_.is_shut) receiving_.discard(*engine_);
         receiving_.fill(*engine_, *channel_);
@@ -206,6 +196,8 @@ void Stream::do_serve(core::Budget budget) {
         told_backlog_ = backlog;
         tell(event::kBacklog);
     }
+} catch (const std::bad_alloc&) {
+    break_without_memory();
 }
 
 // More memory for the peer to write to, while what it has is full and not consumed.
@@ -223,10 +215,9 @@ bool Stream::post(Outgoing& out, const std::shared_ptr<Transfer>& transfer, bool
     const Status status = channel_->post(out);
     if (!is_failure(status)) return true;
     break_down(
-        {Status::connection_reset,
-         "the connection ended before the stream did (" + std::string(status_meaning(status)) + ")",
-         {},
-         ECONNRESET});
+        Status::connection_reset,
+        "the connection ended before the stream did (" + std::string(status_meaning(status)) + ")",
+        ECONNRESET);
     return false;
 }
 
@@ -238,10 +229,8 @@ void Stream::post_control() {
         out.has_write = control.has_write;
         out.has_word = control.has_word;
         out.data = control.bytes.data();
-        out.length = control.target.length;
         out.is_inline = true;
-        out.remote_address = control.target.address;
-        out.remote_key = control.target.key;
+        out.target = control.target;
         out.word = control.word;
         const bool is_end = control.has_word && control.word.op == MessageOp::control;
         if (!post(out, nullptr, is_end)) return;
@@ -253,16 +242,11 @@ void Stream::post_staged() {
         const Sending::Piece piece = sending_.next_piece();
         const std::uint32_t most = std::min(piece.length, engine_->sendable());
         if (most == 0) return;
-        const Chunk chunk = engine_->take_chunk(most);
         Outgoing out;
-        out.has_write = true;
+        out.take(engine_->take_chunk(most));
         out.data = piece.data;
-        out.length = chunk.length;
         out.token = channel_->staging_token();
-        out.remote_address = chunk.address;
-        out.remote_key = chunk.key;
-        out.word = chunk.word;
-        sending_.note_posted(chunk.length);
+        sending_.note_posted(out.target.length);
         if (!post(out, nullptr, false)) return;
     }
 }
@@ -272,12 +256,11 @@ void Stream::post_transfers() {
            sending_.has_slots(2)) {
         const std::shared_ptr<Transfer> transfer = sending_.next_transfer();
         Outgoing out;
-        out.has_write = true;
         out.data = transfer->data + transfer->done;
         out.token = transfer->token;
         out.is_inline = transfer->region == nullptr;
         if (!take_target(*transfer, out)) return;
-        transfer->done += out.length;
+        transfer->done += out.target.length;
         const bool is_last = transfer->done == transfer->length;
         if (is_last) sending_.note_transfer_posted();
         if (!post(out, is_last ? transfer : nullptr, false)) return;
@@ -288,28 +271,21 @@ void Stream::post_transfers() {
 bool Stream::take_target(Transfer& transfer, Outgoing& out) {
     const std::uint64_t left = transfer.length - transfer.done;
     if (transfer.offset) {
-        const RemoteRange range = engine_->find_mapping(*transfer.offset + transfer.done);
-        out.length = static_cast<std::uint32_t>(
-            std::min<std::uint64_t>({left, range.length, kLongestWrite}));
-        out.remote_address = range.address;
-        out.remote_key = range.key;
+        out.target = engine_->find_mapping(*transfer.offset + transfer.done);
+        out.target.length = static_cast<std::uint32_t>(
+            std::min<std::uint64_t>({left, out.target.length, kLongestWrite}));
+        out.has_write = true;
         out.has_word = false;
-        if (out.length > 0) return true;
+        if (out.target.length > 0) return true;
         // It was there when the request was made.
-        break_down({Status::connection_aborted,
-                    "the peer replaced a mapping while it was written to",
-                    {},
-                    ECONNABORTED});
+        break_down(Status::connection_aborted,
+                   "the peer replaced a mapping while it was written to", ECONNABORTED);
         return false;
     }
     const auto most =
         static_cast<std::uint32_t>(std::min<std::uint64_t>(left, engine_->sendable()));
     if (most == 0) return false;
-    const Chunk chunk = engine_->take_chunk(most);
-    out.length = chunk.length;
-    out.remote_address = chunk.address;
-    out.remote_key = chunk.key;
-    out.word = chunk.word;
+    out.take(engine_->take_chunk(most));
     return true;
 }
 
@@ -412,8 +388,6 @@ Expected<std::shared_ptr<Readiness>> Stream::descriptor() {
     }
     return waiting_.readiness;
 }
-
-void Stream::show_readiness() { waiting_.readiness->set(is_readable_now(), is_writable_now()); }
 
 void Stream::set_on_event(OnEvent function) {
     const Entered entered(*this);

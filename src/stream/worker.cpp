@@ -86,16 +86,14 @@ void Worker::end(std::chrono::nanoseconds linger) {
     for (const auto& weak : added) {
         if (const auto stream = weak.lock()) stream->close();
     }
-    wait_for_kept(linger);
-    stop();
-}
-
-void Worker::wait_for_kept(std::chrono::nanoseconds timeout) {
-    base::UniqueLock lock(mutex_);
-    const auto until = Clock::now() + timeout;
-    while (!kept_.empty()) {
-        if (let_go_.wait_until(lock.native(), until) == std::cv_status::timeout) return;
+    {
+        base::UniqueLock lock(mutex_);
+        const auto until = Clock::now() + linger;
+        while (!kept_.empty()) {
+            if (let_go_.wait_until(lock.native(), until) == std::cv_status::timeout) break;
+        }
     }
+    stop();
 }
 
 void Worker::stop() {

@@ -6,7 +6,6 @@
 
 #include <chrono>
 #include <condition_variable>
-#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -20,6 +19,15 @@
 #include "core/object.hpp"
 
 namespace ndv::stream {
+
+// What calls `function` with the object, and with the arguments that it is given, unless the object
+// has gone by then.
+template <typename Value, typename Function>
+[[nodiscard]] auto while_alive(Value& object, Function function) {
+    return [weak = object.weak_from_this(), function](auto... given) {
+        if (const auto alive = weak.lock()) function(static_cast<Value&>(*alive), given...);
+    };
+}
 
 class Worker {
 public:
@@ -60,8 +68,6 @@ public:
 
 private:
     void run();
-    // Until none is kept any more, or the time is over.
-    void wait_for_kept(std::chrono::nanoseconds timeout);
 
     const unsigned fork_generation_ = base::fork_generation();
     base::Mutex mutex_;

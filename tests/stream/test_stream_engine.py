@@ -300,12 +300,7 @@ def test_a_keepalive_is_an_empty_write_without_a_message():
 
     engine.request_keepalive()
 
-    assert engine.poll_control() == {
-        "word": None,
-        "target": (0, 0, 0),
-        "bytes": b"",
-        "is_end": False,
-    }
+    assert engine.poll_control() == {"word": None, "target": (0, 0, 0), "bytes": b""}
 
 
 def test_shutting_the_writing_side_sends_shutdown_and_reading_goes_on():

@@ -143,7 +143,6 @@ py::object poll_control(TestEngine& self) {
     out["target"] = control.has_write ? py::object(to_tuple(control.target)) : py::none();
     out["bytes"] = py::bytes(reinterpret_cast<const char*>(control.bytes.data()),
                              control.has_write ? control.target.length : 0);
-    out["is_end"] = control.is_end;
     return out;
 }
 
