@@ -4,11 +4,7 @@
 // No allocation inside the timed part. Order: prepare(), connect, run() on both ends.
 #pragma once
 
-#include <chrono>
-#include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <memory>
 #include <vector>
 
 #include "base/expected.hpp"
@@ -56,9 +52,8 @@ public:
     [[nodiscard]] Expected<void> prepare();
 
     // Blocks until the measurement is over. Fails when the connection does, when nothing moves for
-    // kStallLimit, and when `is_interrupted`, which is asked a few times a second, says so. The
-    // responder's outcome is what it saw.
-    [[nodiscard]] Expected<Outcome> run(const Driver::Interrupt& is_interrupted);
+    // kStallLimit, and when `is_interrupted` says so. The responder's outcome is what it saw.
+    [[nodiscard]] Expected<Outcome> run(const Interrupt& is_interrupted);
 
 private:
     [[nodiscard]] bool initiate_throughput(Outcome& out);

@@ -3,6 +3,7 @@
 #include "bench/driver.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <string>
 #include <utility>
 

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +17,8 @@
 namespace ndv::bench {
 
 using Clock = std::chrono::steady_clock;
+// Asked a few times a second; true ends a loop.
+using Interrupt = std::function<bool()>;
 
 // No completion and no byte for this long is a failure: the peer hangs.
 inline constexpr std::chrono::seconds kStallLimit{10};
@@ -33,8 +34,6 @@ struct Side {
 
 class Driver {
 public:
-    using Interrupt = std::function<bool()>;
-
     Driver(Side side, std::uint32_t signal_every, bool sleeps);
 
     // `may_stall`: the peer works without this end seeing anything of it, and notices a stall.
@@ -51,8 +50,7 @@ public:
     // the caller has something else to watch.
     [[nodiscard]] bool collect(bool may_sleep = true);
 
-    // Initiator requests: how many were posted, and how many surely ended.
-    [[nodiscard]] std::uint64_t posted() const { return posted_; }
+    // Initiator requests that were posted, and have not surely ended.
     [[nodiscard]] std::uint64_t in_flight() const { return posted_ - done_; }
     // Receives with data, and receives without.
     [[nodiscard]] std::uint64_t received() const { return received_; }
@@ -64,7 +62,6 @@ public:
     // Something moved that no completion reports.
     void note_progress() { ++moved_; }
 
-    [[nodiscard]] const core::QueuePair& qp() const { return *side_.qp; }
     [[nodiscard]] const Side& side() const { return side_; }
     [[nodiscard]] const Error& error() const { return error_; }
     bool fail_with(Error error);

@@ -79,7 +79,7 @@ Expected<void> Session::prepare() {
     return {};
 }
 
-Expected<Outcome> Session::run(const Driver::Interrupt& is_interrupted) {
+Expected<Outcome> Session::run(const Interrupt& is_interrupted) {
     const bool is_target =
         plan_.role == Role::responder &&
         (plan_.operation == core::OperationType::read ||

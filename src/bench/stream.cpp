@@ -14,7 +14,7 @@ constexpr std::size_t kSinkSize = 128 * 1024;
 Unexpected interrupted() { return fail(Status::cancelled, "bench: interrupted"); }
 
 Expected<void> send_all(stream::Stream& stream, const std::byte* data, std::size_t size,
-                        const StreamInterrupt& is_interrupted) {
+                        const Interrupt& is_interrupted) {
     std::size_t done = 0;
     while (true) {
         auto sent = stream.send(data + done, size - done, core::Budget::large);
@@ -27,7 +27,7 @@ Expected<void> send_all(stream::Stream& stream, const std::byte* data, std::size
 
 // At least one byte, at most `size`.
 Expected<std::size_t> receive_some(stream::Stream& stream, std::byte* to, std::size_t size,
-                                   const StreamInterrupt& is_interrupted) {
+                                   const Interrupt& is_interrupted) {
     while (true) {
         auto received = stream.receive(to, size, core::Budget::large);
         if (!received) return Unexpected{received.error()};
@@ -40,7 +40,7 @@ Expected<std::size_t> receive_some(stream::Stream& stream, std::byte* to, std::s
 }
 
 Expected<void> receive_all(stream::Stream& stream, std::byte* to, std::size_t size,
-                           const StreamInterrupt& is_interrupted) {
+                           const Interrupt& is_interrupted) {
     std::size_t done = 0;
     while (done < size) {
         auto received = receive_some(stream, to + done, size - done, is_interrupted);
@@ -52,11 +52,10 @@ Expected<void> receive_all(stream::Stream& stream, std::byte* to, std::size_t si
 
 }  // namespace
 
-Expected<StreamClock::duration> stream_source(stream::Stream& stream, std::size_t size,
-                                              std::uint64_t total,
-                                              const StreamInterrupt& is_interrupted) {
+Expected<Clock::duration> stream_source(stream::Stream& stream, std::size_t size,
+                                        std::uint64_t total, const Interrupt& is_interrupted) {
     const std::vector<std::byte> data(size, std::byte{7});
-    const StreamClock::time_point begin = StreamClock::now();
+    const Clock::time_point begin = Clock::now();
     for (std::uint64_t done = 0; done < total; done += size) {
         const auto now = static_cast<std::size_t>(std::min<std::uint64_t>(size, total - done));
         if (auto sent = send_all(stream, data.data(), now, is_interrupted); !sent) {
@@ -67,11 +66,11 @@ Expected<StreamClock::duration> stream_source(stream::Stream& stream, std::size_
     if (auto arrived = receive_all(stream, &answer, 1, is_interrupted); !arrived) {
         return Unexpected{arrived.error()};
     }
-    return StreamClock::now() - begin;
+    return Clock::now() - begin;
 }
 
 Expected<void> stream_sink(stream::Stream& stream, std::uint64_t total,
-                           const StreamInterrupt& is_interrupted) {
+                           const Interrupt& is_interrupted) {
     std::vector<std::byte> data(kSinkSize);
     std::uint64_t done = 0;
     while (done < total) {
@@ -85,27 +84,27 @@ Expected<void> stream_sink(stream::Stream& stream, std::uint64_t total,
     return send_all(stream, &answer, 1, is_interrupted);
 }
 
-Expected<std::vector<StreamClock::duration>> stream_ping(stream::Stream& stream, std::size_t size,
-                                                         std::uint64_t count,
-                                                         const StreamInterrupt& is_interrupted) {
+Expected<std::vector<Clock::duration>> stream_ping(stream::Stream& stream, std::size_t size,
+                                                   std::uint64_t count,
+                                                   const Interrupt& is_interrupted) {
     std::vector<std::byte> data(size, std::byte{7});
-    std::vector<StreamClock::duration> samples;
+    std::vector<Clock::duration> samples;
     samples.reserve(count);
     for (std::uint64_t i = 0; i < count; ++i) {
-        const StreamClock::time_point begin = StreamClock::now();
+        const Clock::time_point begin = Clock::now();
         if (auto sent = send_all(stream, data.data(), size, is_interrupted); !sent) {
             return Unexpected{sent.error()};
         }
         if (auto got = receive_all(stream, data.data(), size, is_interrupted); !got) {
             return Unexpected{got.error()};
         }
-        samples.push_back(StreamClock::now() - begin);
+        samples.push_back(Clock::now() - begin);
     }
     return samples;
 }
 
 Expected<void> stream_echo(stream::Stream& stream, std::size_t size, std::uint64_t count,
-                           const StreamInterrupt& is_interrupted) {
+                           const Interrupt& is_interrupted) {
     std::vector<std::byte> data(size);
     for (std::uint64_t i = 0; i < count; ++i) {
         if (auto got = receive_all(stream, data.data(), size, is_interrupted); !got) return got;

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One end of a benchmark for cli/bench/ends.py: a session of the timed loops in src/bench.
-#include <pybind11/chrono.h>
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <memory>
-#include <optional>
-#include <string>
 #include <utility>
 
 #include "bench/bench.hpp"
@@ -29,22 +25,11 @@ public:
     }
 
     py::dict run() {
-        bool has_raised = false;
-        const bench::Driver::Interrupt is_interrupted = [&has_raised] {
-            const py::gil_scoped_acquire acquired;
-            has_raised = PyErr_CheckSignals() != 0;
-            return has_raised;
+        const auto seconds = [](bench::Clock::duration duration) {
+            return std::chrono::duration<double>(duration).count();
         };
-        auto outcome = without_gil([&] { return session_.run(is_interrupted); });
-        if (has_raised) throw py::error_already_set();
-        return to_dict(value_or_raise(std::move(outcome)));
-    }
-
-private:
-    static double seconds(bench::Clock::duration duration) {
-        return std::chrono::duration<double>(duration).count();
-    }
-    static py::dict to_dict(const bench::Outcome& outcome) {
+        const bench::Outcome outcome = value_or_raise(run_interruptibly(
+            [this](const auto& is_interrupted) { return session_.run(is_interrupted); }));
         py::dict out;
         out["operations"] = outcome.operations;
         out["elapsed"] = seconds(outcome.elapsed);
@@ -54,6 +39,7 @@ private:
         return out;
     }
 
+private:
     bench::Session session_;
 };
 

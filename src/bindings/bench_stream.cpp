@@ -4,8 +4,6 @@
 #include <pybind11/stl.h>
 
 #include <chrono>
-#include <optional>
-#include <utility>
 #include <vector>
 
 #include "bench/stream.hpp"
@@ -16,23 +14,15 @@
 namespace ndv::bindings {
 namespace {
 
-double seconds(bench::StreamClock::duration duration) {
+double seconds(bench::Clock::duration duration) {
     return std::chrono::duration<double>(duration).count();
 }
 
-// Runs a loop without the GIL; Ctrl-C ends it.
 template <typename Loop>
 auto run(const Stream& self, Loop loop) {
     const auto native = self.share();
-    bool has_raised = false;
-    const bench::StreamInterrupt is_interrupted = [&has_raised] {
-        const py::gil_scoped_acquire acquired;
-        has_raised = PyErr_CheckSignals() != 0;
-        return has_raised;
-    };
-    auto outcome = without_gil([&] { return loop(*native, is_interrupted); });
-    if (has_raised) throw py::error_already_set();
-    return outcome;
+    return run_interruptibly(
+        [&](const auto& is_interrupted) { return loop(*native, is_interrupted); });
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -88,6 +89,21 @@ template <typename Attempt>
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
         if (deadline.is_over()) return false;
     }
+}
+
+// Calls `loop` without the GIL. It is given what to ask a few times a second: true ends it, and the
+// exception of the signal handler that said so leaves as py::error_already_set.
+template <typename Loop>
+[[nodiscard]] auto run_interruptibly(Loop loop) {
+    bool has_raised = false;
+    const std::function<bool()> is_interrupted = [&has_raised] {
+        const py::gil_scoped_acquire acquired;
+        has_raised = PyErr_CheckSignals() != 0;
+        return has_raised;
+    };
+    auto outcome = without_gil([&] { return loop(is_interrupted); });
+    if (has_raised) throw py::error_already_set();
+    return outcome;
 }
 
 }  // namespace ndv::bindings
