@@ -20,8 +20,8 @@ namespace {
 
 constinit Parameters<2> receive_parameters{"receive", 1, 0, {"segments", "context"}};
 
-PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [given, context_object] = parse(receive_parameters, args, count, keywords);
+PyObject* receive(PyObject* self, const Arguments<2>& arguments) {
+    const auto [given, context_object] = arguments;
     auto& handle = usable<SharedReceiveQueue>(self);
     SegmentList segments(handle, core::OperationType::receive, false);
     if (given != nullptr) segments.add_all(given);
@@ -86,9 +86,7 @@ void bind_shared_receive_queue(py::module_& module, py::class_<ProtectionDomain>
             }
             return "<SharedReceiveQueue depth " + std::to_string(self.get().depth()) + ">";
         });
-    receive_parameters.intern();
-    static PyMethodDef definition = method<receive>("receive");
-    attach(cls, definition);
+    attach<receive, receive_parameters>(cls);
 
     domain.def(
         "create_srq",

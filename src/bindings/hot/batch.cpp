@@ -124,8 +124,8 @@ Error explain_row(const core::QueuePair& qp, const RequestRow& row, Status statu
     }
 }
 
-PyObject* post_many(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [given] = parse(post_many_parameters, args, count, keywords);
+PyObject* post_many(PyObject* self, const Arguments<1>& arguments) {
+    const auto [given] = arguments;
     auto& handle = usable<QueuePair>(self);
     const Rows<const RequestRow> rows("post_many", given, row_dtype,
                                       "requests must be an array of ndverbs.request_dtype", false);
@@ -151,11 +151,7 @@ PyObject* post_many(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
 
 }  // namespace
 
-void attach_hot_batch_calls(const py::handle& cls) {
-    post_many_parameters.intern();
-    static PyMethodDef definition = method<post_many>("post_many");
-    attach(cls, definition);
-}
+void attach_hot_batch_calls(const py::handle& cls) { attach<post_many, post_many_parameters>(cls); }
 
 void bind_batch(py::module_& module) {
     py::object dtype = dtype_of(kColumns, sizeof(RequestRow));

@@ -2,8 +2,6 @@
 // QueuePair.write_with_immediate, fetch_add and compare_swap: METH_FASTCALL, as all that is posted.
 #include <pybind11/pybind11.h>
 
-#include <array>
-
 #include "bindings/hot/method.hpp"
 #include "bindings/module.hpp"
 
@@ -19,10 +17,8 @@ constinit Parameters<5> fetch_add_parameters{
 constinit Parameters<6> compare_swap_parameters{
     "compare_swap", 4, 4, {"local", "remote", "expected", "new", "context", "flags"}};
 
-PyObject* write_with_immediate(PyObject* self, PyObject* const* args, Py_ssize_t count,
-                               PyObject* keywords) {
-    const auto [segments, remote, immediate, context, flags] =
-        parse(write_with_immediate_parameters, args, count, keywords);
+PyObject* write_with_immediate(PyObject* self, const Arguments<5>& arguments) {
+    const auto [segments, remote, immediate, context, flags] = arguments;
     core::WorkRequest request;
     request.type = OperationType::write;
     request.has_immediate = true;
@@ -30,19 +26,16 @@ PyObject* write_with_immediate(PyObject* self, PyObject* const* args, Py_ssize_t
     return post_request(self, request, {segments, remote, context, flags});
 }
 
-PyObject* fetch_add(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [local, remote, value, context, flags] =
-        parse(fetch_add_parameters, args, count, keywords);
+PyObject* fetch_add(PyObject* self, const Arguments<5>& arguments) {
+    const auto [local, remote, value, context, flags] = arguments;
     core::WorkRequest request;
     request.type = OperationType::fetch_add;
     request.operand = to_word64(value, "value");
     return post_request(self, request, {local, remote, context, flags});
 }
 
-PyObject* compare_swap(PyObject* self, PyObject* const* args, Py_ssize_t count,
-                       PyObject* keywords) {
-    const auto [local, remote, expected, replacement, context, flags] =
-        parse(compare_swap_parameters, args, count, keywords);
+PyObject* compare_swap(PyObject* self, const Arguments<6>& arguments) {
+    const auto [local, remote, expected, replacement, context, flags] = arguments;
     core::WorkRequest request;
     request.type = OperationType::compare_swap;
     request.compare = to_word64(expected, "expected");
@@ -53,15 +46,9 @@ PyObject* compare_swap(PyObject* self, PyObject* const* args, Py_ssize_t count,
 }  // namespace
 
 void attach_hot_extension_calls(const py::handle& cls) {
-    write_with_immediate_parameters.intern();
-    fetch_add_parameters.intern();
-    compare_swap_parameters.intern();
-    static std::array definitions = {
-        method<write_with_immediate>("write_with_immediate"),
-        method<fetch_add>("fetch_add"),
-        method<compare_swap>("compare_swap"),
-    };
-    for (PyMethodDef& definition : definitions) attach(cls, definition);
+    attach<write_with_immediate, write_with_immediate_parameters>(cls);
+    attach<fetch_add, fetch_add_parameters>(cls);
+    attach<compare_swap, compare_swap_parameters>(cls);
 }
 
 }  // namespace ndv::bindings

@@ -3,10 +3,8 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -117,14 +115,19 @@ std::uint64_t base_address(QueuePair& handle, const core::FastRegisterRequest& r
     return value_or_raise(page) + request.first_byte_offset;
 }
 
-PyObject* fast_register(PyObject* self, PyObject* const* args, Py_ssize_t count,
-                        PyObject* keywords) {
-    const auto [region, given, offset, length, base, context, flags] =
-        parse(fast_register_parameters, args, count, keywords);
+// The end of the three calls. Arguments that are Python objects may have closed the queue pair.
+template <auto kPost, typename Request>
+PyObject* post_mapped(QueuePair& handle, Request& request, PyObject* flags, PyObject* context) {
+    if (flags != nullptr) request.flags = to_unsigned32(flags, "flags");
+    static_cast<void>(handle.get());
+    return post<kPost>(handle, request, context);
+}
+
+PyObject* fast_register(PyObject* self, const Arguments<7>& arguments) {
+    const auto [region, given, offset, length, base, context, flags] = arguments;
     auto& handle = usable<QueuePair>(self);
     const Pages pages(given);
     core::FastRegisterRequest request;
-    if (flags != nullptr) request.flags = to_unsigned32(flags, "flags");
     const core::LogicalAddressMapping* const mapping = pages.mapping();
     request.pages = pages.get();
     request.first_byte_offset = given_or(offset, "first_byte_offset",
@@ -140,16 +143,13 @@ PyObject* fast_register(PyObject* self, PyObject* const* args, Py_ssize_t count,
                                                               : to_unsigned64(base, "base_address");
     const auto native = handle_of<FastRegisterMemoryRegion>(region, "region").share();
     request.region = native.get();
-    static_cast<void>(handle.get());
-    return post<&core::QueuePair::fast_register>(handle, request, context);
+    return post_mapped<&core::QueuePair::fast_register>(handle, request, flags, context);
 }
 
-PyObject* bind(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [window, region, address, nbytes, context, flags] =
-        parse(bind_parameters, args, count, keywords);
+PyObject* bind(PyObject* self, const Arguments<6>& arguments) {
+    const auto [window, region, address, nbytes, context, flags] = arguments;
     auto& handle = usable<QueuePair>(self);
     core::BindRequest request;
-    if (flags != nullptr) request.flags = to_unsigned32(flags, "flags");
     const auto& base = handle_of<MemoryRegion>(region, "region");
     request.region = base.share();
     const std::uint64_t begin = request.region->address();
@@ -159,15 +159,13 @@ PyObject* bind(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
     request.length = given_or(nbytes, "nbytes", skipped < size ? size - skipped : 1);
     const auto native = handle_of<MemoryWindow>(window, "window").share();
     request.window = native.get();
-    static_cast<void>(handle.get());
-    return post<&core::QueuePair::bind>(handle, request, context);
+    return post_mapped<&core::QueuePair::bind>(handle, request, flags, context);
 }
 
-PyObject* invalidate(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [object, context, flags] = parse(invalidate_parameters, args, count, keywords);
+PyObject* invalidate(PyObject* self, const Arguments<3>& arguments) {
+    const auto [object, context, flags] = arguments;
     auto& handle = usable<QueuePair>(self);
     core::InvalidateRequest request;
-    if (flags != nullptr) request.flags = to_unsigned32(flags, "flags");
     std::shared_ptr<core::FastRegisterMemoryRegion> region;
     std::shared_ptr<core::MemoryWindow> window;
     if (is_a<MemoryWindow>(object)) {
@@ -180,22 +178,15 @@ PyObject* invalidate(PyObject* self, PyObject* const* args, Py_ssize_t count, Py
     }
     request.region = region.get();
     request.window = window.get();
-    static_cast<void>(handle.get());
-    return post<&core::QueuePair::invalidate>(handle, request, context);
+    return post_mapped<&core::QueuePair::invalidate>(handle, request, flags, context);
 }
 
 }  // namespace
 
 void attach_hot_mapping_calls(const py::handle& cls) {
-    fast_register_parameters.intern();
-    bind_parameters.intern();
-    invalidate_parameters.intern();
-    static std::array definitions = {
-        method<fast_register>("fast_register"),
-        method<bind>("bind"),
-        method<invalidate>("invalidate"),
-    };
-    for (PyMethodDef& definition : definitions) attach(cls, definition);
+    attach<fast_register, fast_register_parameters>(cls);
+    attach<bind, bind_parameters>(cls);
+    attach<invalidate, invalidate_parameters>(cls);
 }
 
 }  // namespace ndv::bindings

@@ -70,13 +70,11 @@ struct Given {
 // The rest of a posting call whose own arguments are in `request` already. In queue_pair.cpp.
 PyObject* post_request(PyObject* self, core::WorkRequest request, const Given& given);
 
-using Call = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*);
-
 // What the interpreter calls: no C++ exception gets past it.
-template <Call kCall>
+template <auto kCall, auto& kParameters>
 PyObject* entry(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
     try {
-        return kCall(self, args, count, keywords);
+        return kCall(self, parse(kParameters, args, count, keywords));
     } catch (py::error_already_set& error) {
         error.restore();
     } catch (const py::builtin_exception& error) {
@@ -89,19 +87,19 @@ PyObject* entry(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObjec
     return nullptr;
 }
 
-// document() adds its page.
-template <Call kCall>
-PyMethodDef method(const char* name) {
-    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<kCall>)),
-            METH_FASTCALL | METH_KEYWORDS, nullptr};
-}
-
-// Descriptors keep pointers to the definitions.
-inline void attach(const py::handle& cls, PyMethodDef& definition) {
+// Makes it a method of the class; document() adds its page.
+template <auto kCall, auto& kParameters>
+void attach(const py::handle& cls) {
+    kParameters.intern();
+    // The descriptor keeps a pointer to it.
+    static PyMethodDef definition{
+        kParameters.function,
+        reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<kCall, kParameters>)),
+        METH_FASTCALL | METH_KEYWORDS, nullptr};
     const auto descriptor = py::reinterpret_steal<py::object>(
         PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(cls.ptr()), &definition));
     if (!descriptor) throw py::error_already_set();
-    cls.attr(definition.ml_name) = descriptor;
+    cls.attr(kParameters.function) = descriptor;
 }
 
 }  // namespace ndv::bindings

@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <memory>
 #include <new>
-#include <string>
 
 #include "bindings/completion_queue.hpp"
 #include "bindings/hot/method.hpp"
@@ -52,37 +51,35 @@ PyObject* post_request(PyObject* self, core::WorkRequest request, const Given& g
 
 namespace {
 
-PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [segments, context, flags] = parse(send_parameters, args, count, keywords);
+PyObject* send(PyObject* self, const Arguments<3>& arguments) {
+    const auto [segments, context, flags] = arguments;
     return post_request(self, {}, {segments, nullptr, context, flags});
 }
 
-PyObject* send_and_invalidate(PyObject* self, PyObject* const* args, Py_ssize_t count,
-                              PyObject* keywords) {
-    const auto [segments, token, context, flags] =
-        parse(send_and_invalidate_parameters, args, count, keywords);
+PyObject* send_and_invalidate(PyObject* self, const Arguments<4>& arguments) {
+    const auto [segments, token, context, flags] = arguments;
     core::WorkRequest request;
     request.invalidates = true;
     request.remote_token = to_unsigned32(token, "remote_token");
     return post_request(self, request, {segments, nullptr, context, flags});
 }
 
-PyObject* read(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [segments, remote, context, flags] = parse(read_parameters, args, count, keywords);
+PyObject* read(PyObject* self, const Arguments<4>& arguments) {
+    const auto [segments, remote, context, flags] = arguments;
     core::WorkRequest request;
     request.type = OperationType::read;
     return post_request(self, request, {segments, remote, context, flags});
 }
 
-PyObject* write(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [segments, remote, context, flags] = parse(write_parameters, args, count, keywords);
+PyObject* write(PyObject* self, const Arguments<4>& arguments) {
+    const auto [segments, remote, context, flags] = arguments;
     core::WorkRequest request;
     request.type = OperationType::write;
     return post_request(self, request, {segments, remote, context, flags});
 }
 
-PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [given, context_object] = parse(receive_parameters, args, count, keywords);
+PyObject* receive(PyObject* self, const Arguments<2>& arguments) {
+    const auto [given, context_object] = arguments;
     auto& handle = usable<QueuePair>(self);
     SegmentList segments(handle, OperationType::receive, false);
     if (given != nullptr) segments.add_all(given);
@@ -152,8 +149,8 @@ void append_results(const py::list& list, Taken& taken, std::size_t count) {
     if (has_failed) throw py::error_already_set();
 }
 
-PyObject* poll(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [given] = parse(poll_parameters, args, count, keywords);
+PyObject* poll(PyObject* self, const Arguments<1>& arguments) {
+    const auto [given] = arguments;
     auto& handle = usable<CompletionQueue>(self);
     std::uint64_t limit = given == nullptr ? 32 : to_unsigned64(given, "limit");
     py::list results;
@@ -169,8 +166,8 @@ PyObject* poll(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
     return results.release().ptr();
 }
 
-PyObject* poll_into(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [given] = parse(poll_into_parameters, args, count, keywords);
+PyObject* poll_into(PyObject* self, const Arguments<1>& arguments) {
+    const auto [given] = arguments;
     auto& handle = usable<CompletionQueue>(self);
     const Rows<ResultRow> rows("poll_into", given, result_dtype(),
                                "results must be an array of ndverbs.result_dtype", true);
@@ -187,29 +184,17 @@ PyObject* poll_into(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
 
 }  // namespace
 
-// Descriptors keep pointers to the definitions.
 void attach_hot_queue_pair_calls(const py::handle& cls) {
-    send_parameters.intern();
-    send_and_invalidate_parameters.intern();
-    receive_parameters.intern();
-    read_parameters.intern();
-    write_parameters.intern();
-    static std::array definitions = {
-        method<send>("send"),       method<send_and_invalidate>("send_and_invalidate"),
-        method<receive>("receive"), method<read>("read"),
-        method<write>("write"),
-    };
-    for (PyMethodDef& definition : definitions) attach(cls, definition);
+    attach<send, send_parameters>(cls);
+    attach<send_and_invalidate, send_and_invalidate_parameters>(cls);
+    attach<receive, receive_parameters>(cls);
+    attach<read, read_parameters>(cls);
+    attach<write, write_parameters>(cls);
 }
 
 void attach_hot_completion_queue_calls(const py::handle& cls) {
-    poll_parameters.intern();
-    poll_into_parameters.intern();
-    static std::array definitions = {
-        method<poll>("poll"),
-        method<poll_into>("poll_into"),
-    };
-    for (PyMethodDef& definition : definitions) attach(cls, definition);
+    attach<poll, poll_parameters>(cls);
+    attach<poll_into, poll_into_parameters>(cls);
 }
 
 }  // namespace ndv::bindings

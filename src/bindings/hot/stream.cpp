@@ -4,7 +4,6 @@
 #include <pybind11/pybind11.h>
 #include <sys/socket.h>
 
-#include <array>
 #include <cerrno>
 #include <memory>
 #include <optional>
@@ -117,8 +116,8 @@ std::size_t send_directly(const std::shared_ptr<stream::Stream>& stream, PyObjec
     return static_cast<std::size_t>(transfer->length);
 }
 
-PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [data, flags_object] = parse(send_parameters, args, count, keywords);
+PyObject* send(PyObject* self, const Arguments<2>& arguments) {
+    const auto [data, flags_object] = arguments;
     auto& handle = usable<Stream>(self);
     const int flags = to_flags(flags_object, "send");
     Patience patience(handle, flags, "send");
@@ -137,8 +136,8 @@ PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
     }
 }
 
-PyObject* sendall(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [data, flags_object] = parse(sendall_parameters, args, count, keywords);
+PyObject* sendall(PyObject* self, const Arguments<2>& arguments) {
+    const auto [data, flags_object] = arguments;
     auto& handle = usable<Stream>(self);
     const int flags = to_flags(flags_object, "sendall");
     Patience patience(handle, flags, "sendall");
@@ -185,8 +184,8 @@ std::size_t receive(const std::shared_ptr<stream::Stream>& stream, std::byte* to
     }
 }
 
-PyObject* recv(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [size_object, flags_object] = parse(recv_parameters, args, count, keywords);
+PyObject* recv(PyObject* self, const Arguments<2>& arguments) {
+    const auto [size_object, flags_object] = arguments;
     auto& handle = usable<Stream>(self);
     const std::size_t most = to_size(size_object, "buffersize in recv");
     const int flags = to_flags(flags_object, "recv");
@@ -216,9 +215,8 @@ PyObject* recv(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
     return bytes;
 }
 
-PyObject* recv_into(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    const auto [buffer, size_object, flags_object] =
-        parse(recv_into_parameters, args, count, keywords);
+PyObject* recv_into(PyObject* self, const Arguments<3>& arguments) {
+    const auto [buffer, size_object, flags_object] = arguments;
     auto& handle = usable<Stream>(self);
     Export given;
     given.take_plain("recv_into", buffer, true);
@@ -236,17 +234,10 @@ PyObject* recv_into(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
 }  // namespace
 
 void attach_hot_stream_calls(const py::handle& cls) {
-    send_parameters.intern();
-    sendall_parameters.intern();
-    recv_parameters.intern();
-    recv_into_parameters.intern();
-    static std::array definitions = {
-        method<send>("send"),
-        method<sendall>("sendall"),
-        method<recv>("recv"),
-        method<recv_into>("recv_into"),
-    };
-    for (PyMethodDef& definition : definitions) attach(cls, definition);
+    attach<send, send_parameters>(cls);
+    attach<sendall, sendall_parameters>(cls);
+    attach<recv, recv_parameters>(cls);
+    attach<recv_into, recv_into_parameters>(cls);
 }
 
 }  // namespace ndv::bindings

@@ -2,6 +2,7 @@
 // The cold half of argument parsing.
 #include "bindings/python/arguments.hpp"
 
+#include <cstdarg>
 #include <limits>
 #include <string>
 
@@ -25,24 +26,11 @@ namespace {
 
 }  // namespace
 
-void raise_too_many(const char* function, std::size_t most, Py_ssize_t count) {
-    PyErr_Format(PyExc_TypeError, "%s() takes at most %zu positional arguments (%zd given)",
-                 function, most, count);
-    throw py::error_already_set();
-}
-
-void raise_missing(const char* function, const char* name) {
-    PyErr_Format(PyExc_TypeError, "%s() missing required argument: '%s'", function, name);
-    throw py::error_already_set();
-}
-
-void raise_given_twice(const char* function, const char* name) {
-    PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument '%s'", function, name);
-    throw py::error_already_set();
-}
-
-void raise_unexpected(const char* function, PyObject* name) {
-    PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", function, name);
+void raise_type_error(const char* format, ...) {
+    std::va_list given;
+    va_start(given, format);
+    PyErr_FormatV(PyExc_TypeError, format, given);
+    va_end(given);
     throw py::error_already_set();
 }
 

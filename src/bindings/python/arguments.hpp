@@ -33,20 +33,21 @@ struct Parameters {
     }
 };
 
-// What is wrong with a call, as Python itself says it.
-[[noreturn]] void raise_too_many(const char* function, std::size_t most, Py_ssize_t count);
-[[noreturn]] void raise_missing(const char* function, const char* name);
-[[noreturn]] void raise_given_twice(const char* function, const char* name);
-[[noreturn]] void raise_unexpected(const char* function, PyObject* name);
+// A TypeError with what is wrong with a call; the format is PyErr_Format's.
+[[noreturn]] void raise_type_error(const char* format, ...);
 
-// Borrowed references; null for what was not given.
+// Borrowed references in the order of the parameters; null for what was not given.
 template <std::size_t kCount>
-std::array<PyObject*, kCount> parse(const Parameters<kCount>& parameters, PyObject* const* args,
-                                    Py_ssize_t count, PyObject* keywords) {
-    std::array<PyObject*, kCount> out{};
+using Arguments = std::array<PyObject*, kCount>;
+
+template <std::size_t kCount>
+Arguments<kCount> parse(const Parameters<kCount>& parameters, PyObject* const* args,
+                        Py_ssize_t count, PyObject* keywords) {
+    Arguments<kCount> out{};
     const auto given = static_cast<std::size_t>(count);
     if (given > parameters.positional) {
-        raise_too_many(parameters.function, parameters.positional, count);
+        raise_type_error("%s() takes at most %zu positional arguments (%zd given)",
+                         parameters.function, parameters.positional, count);
     }
     for (std::size_t i = 0; i < given; ++i) out[i] = args[i];
     const Py_ssize_t keyword_count = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
@@ -59,12 +60,21 @@ std::array<PyObject*, kCount> parse(const Parameters<kCount>& parameters, PyObje
             at = 0;
             while (at < kCount && PyUnicode_Compare(parameters.interned[at], keyword) != 0) ++at;
         }
-        if (at == kCount) raise_unexpected(parameters.function, keyword);
-        if (out[at] != nullptr) raise_given_twice(parameters.function, parameters.names[at]);
+        if (at == kCount) {
+            raise_type_error("%s() got an unexpected keyword argument '%U'", parameters.function,
+                             keyword);
+        }
+        if (out[at] != nullptr) {
+            raise_type_error("%s() got multiple values for argument '%s'", parameters.function,
+                             parameters.names[at]);
+        }
         out[at] = args[count + k];
     }
     for (std::size_t i = 0; i < parameters.required; ++i) {
-        if (out[i] == nullptr) raise_missing(parameters.function, parameters.names[i]);
+        if (out[i] == nullptr) {
+            raise_type_error("%s() missing required argument: '%s'", parameters.function,
+                             parameters.names[i]);
+        }
     }
     return out;
 }
