@@ -2,8 +2,6 @@
 // Result, its detail sentence, and result_dtype.
 #include "bindings/result.hpp"
 
-#include <structmember.h>
-
 #include <array>
 #include <cstddef>
 #include <iterator>
@@ -27,14 +25,13 @@ constexpr Column kColumns[] = {
 #undef NDV_X
 };
 
-// What a row has no room for is no column, as flags are no field.
+// What a row has no room for is no column, as flags are no field. document() adds the pages.
 constexpr std::size_t kDetail = 7;
 constinit std::array<PyStructSequence_Field, std::size(kColumns) + 1> fields = [] {
     std::array<PyStructSequence_Field, std::size(kColumns) + 1> out{};  // the last one ends them
-#define NDV_X(type, name, index, sentence, ...) out[index] = {#name, sentence};
+#define NDV_X(type, name, index, ...) out[index] = {#name, nullptr};
     NDV_RESULT_LIST(NDV_X)
-    NDV_X(, detail, kDetail,
-          "what the device, the peer or the system reported, why it was cancelled, or None")
+    NDV_X(, detail, kDetail)
 #undef NDV_X
     return out;
 }();
@@ -61,8 +58,7 @@ PyObject* make_result(const core::Completion& done) {
     PyObject* const request_context = contexts->give_back(done.context, done.context_is_object);
     PyObject* const result = PyStructSequence_New(result_type);
     if (result != nullptr && request_context != nullptr) {
-#define NDV_X(type, name, index, sentence, object, number) \
-    PyStructSequence_SET_ITEM(result, index, object);
+#define NDV_X(type, name, index, object, number) PyStructSequence_SET_ITEM(result, index, object);
         NDV_RESULT_LIST(NDV_X)
 #undef NDV_X
         PyStructSequence_SET_ITEM(result, kDetail, detail_object(done.detail));
@@ -80,7 +76,7 @@ PyObject* make_result(const core::Completion& done) {
 void fill_row(const core::Completion& done, ResultRow& row) {
     Contexts* const contexts = contexts_of(done);
     const bool was_object = done.context_is_object && done.context != 0;
-#define NDV_X(type, name, index, sentence, object, number) row.name = number;
+#define NDV_X(type, name, index, object, number) row.name = number;
     NDV_RESULT_LIST(NDV_X)
 #undef NDV_X
     row.flags = (done.is_solicited ? kRowSolicited : 0) |
@@ -110,7 +106,7 @@ py::object dtype_of(std::span<const Column> columns, std::size_t row_size) {
 }
 
 void bind_result(py::module_& module) {
-    PyStructSequence_Desc description{"ndverbs._native.Result", "One completion.", fields.data(),
+    PyStructSequence_Desc description{"ndverbs._native.Result", nullptr, fields.data(),
                                       static_cast<int>(fields.size()) - 1};
     result_type = PyStructSequence_NewType(&description);
     if (result_type == nullptr) throw py::error_already_set();

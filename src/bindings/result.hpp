@@ -14,24 +14,24 @@ namespace ndv::bindings {
 
 namespace py = pybind11;
 
-// X(type, name, index, sentence, object, number): a field of Result, where it has this index, and
-// of its rows, which have this order. `object` makes what Result has, a new reference, out of
-// `done`, `contexts` and the `request_context` that was given back; `number` is what a row has.
-#define NDV_RESULT_LIST(X)                                                                      \
-    X(std::uint32_t, status, 0, "how the request ended, a Status", status_member(done.status),  \
-      static_cast<std::uint32_t>(done.status))                                                  \
-    X(std::uint32_t, type, 4, "what ended, an OperationType", operation_type_member(done.type), \
-      static_cast<std::uint32_t>(done.type))                                                    \
-    X(std::uint64_t, bytes_transferred, 1, "bytes received; 0 for other operations",            \
-      PyLong_FromUnsignedLong(done.bytes_transferred), done.bytes_transferred)                  \
-    X(std::uint64_t, qp_context, 2, "the context of the queue pair",                            \
-      Py_NewRef(contexts->queue_pair_context()), contexts->queue_pair_number())                 \
-    X(std::uint64_t, request_context, 3, "the context of the request", request_context,         \
-      done.context_is_object ? 0 : done.context)                                                \
-    X(std::uint64_t, immediate, 6, "the immediate value that came along, or None",              \
-      immediate_object(done), done.has_immediate ? done.immediate : 0)                          \
-    X(std::uint32_t, invalidated_token, 5, "the token that the peer invalidated, or 0",         \
-      PyLong_FromUnsignedLong(done.invalidated_token), done.invalidated_token)
+// X(type, name, index, object, number): a field of Result, where it has this index, and of its
+// rows, which have this order. `object` makes what Result has, a new reference, out of `done`,
+// `contexts` and the `request_context` that was given back; `number` is what a row has.
+#define NDV_RESULT_LIST(X)                                                                  \
+    X(std::uint32_t, status, 0, status_member(done.status),                                 \
+      static_cast<std::uint32_t>(done.status))                                              \
+    X(std::uint32_t, type, 4, operation_type_member(done.type),                             \
+      static_cast<std::uint32_t>(done.type))                                                \
+    X(std::uint64_t, bytes_transferred, 1, PyLong_FromUnsignedLong(done.bytes_transferred), \
+      done.bytes_transferred)                                                               \
+    X(std::uint64_t, qp_context, 2, Py_NewRef(contexts->queue_pair_context()),              \
+      contexts->queue_pair_number())                                                        \
+    X(std::uint64_t, request_context, 3, request_context,                                   \
+      done.context_is_object ? 0 : done.context)                                            \
+    X(std::uint64_t, immediate, 6, immediate_object(done),                                  \
+      done.has_immediate ? done.immediate : 0)                                              \
+    X(std::uint32_t, invalidated_token, 5, PyLong_FromUnsignedLong(done.invalidated_token), \
+      done.invalidated_token)
 
 // One row of result_dtype (NDK_RESULT_EX without holes).
 struct ResultRow {
