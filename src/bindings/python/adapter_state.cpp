@@ -60,22 +60,6 @@ void raise_unusable(const char* noun, const AdapterState& adapter, bool is_forei
         adapter.is_closed() && noun != std::string_view("adapter") ? "its adapter was closed" : "");
 }
 
-void ClosedGate::open() {
-    const base::Lock lock(mutex_);
-    is_open_ = true;
-    changed_.notify_all();
-}
-
-void ClosedGate::wait() {
-    base::UniqueLock lock(mutex_);
-    while (!is_open_) changed_.wait(lock.native());
-}
-
-bool ClosedGate::is_open() {
-    const base::Lock lock(mutex_);
-    return is_open_;
-}
-
 std::shared_ptr<AdapterState> AdapterState::make(std::shared_ptr<core::Adapter> native) {
     auto state = std::make_shared<AdapterState>(std::move(native));
     std::erase_if(opened(), [](const Opened& entry) {

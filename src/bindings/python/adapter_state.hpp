@@ -6,14 +6,13 @@
 #include <pybind11/pybind11.h>
 #include <sys/types.h>
 
-#include <condition_variable>
+#include <atomic>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <unordered_set>
 #include <vector>
 
-#include "base/mutex.hpp"
 #include "bindings/python/callbacks.hpp"
 #include "core/adapter.hpp"
 #include "stream/worker.hpp"
@@ -23,14 +22,15 @@ namespace ndv::bindings {
 // Opened once, when an adapter is closed; waited for without the GIL.
 class ClosedGate {
 public:
-    void open();
-    void wait();
-    [[nodiscard]] bool is_open();
+    void open() {
+        is_open_.store(true, std::memory_order_release);  // pairs with wait() and is_open()
+        is_open_.notify_all();
+    }
+    void wait() const { is_open_.wait(false, std::memory_order_acquire); }
+    [[nodiscard]] bool is_open() const { return is_open_.load(std::memory_order_acquire); }
 
 private:
-    base::Mutex mutex_;
-    std::condition_variable changed_;
-    bool is_open_ NDV_GUARDED_BY(mutex_) = false;
+    std::atomic<bool> is_open_{false};
 };
 
 // What a Python object lets go of when its adapter has been closed, so that nothing native remains

@@ -58,14 +58,8 @@ bool CallbackLoop::is_this_thread() const {
 bool CallbackLoop::is_any_on_this_thread() { return is_callback_thread; }
 
 void CallbackLoop::set_running(bool is_running) {
-    const base::Lock lock(mutex_);
-    is_running_ = is_running;
-    ended_.notify_all();
-}
-
-void CallbackLoop::wait_until_ended() {
-    base::UniqueLock lock(mutex_);
-    while (is_running_) ended_.wait(lock.native());
+    is_running_.store(is_running, std::memory_order_release);  // pairs with wait_until_ended()
+    is_running_.notify_all();
 }
 
 void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter, unsigned attempt) {
@@ -105,21 +99,12 @@ void CallbackLoop::run(std::shared_ptr<core::Adapter> adapter, unsigned attempt)
     if (then_) std::exchange(then_, nullptr)();
 }
 
-namespace {
-
-void report(const py::object& function, PyObject* result) noexcept {
+void call_and_report(const py::object& function, const py::object& argument) noexcept {
+    if (!function) return;
+    PyObject* const result = argument ? PyObject_CallOneArg(function.ptr(), argument.ptr())
+                                      : PyObject_CallNoArgs(function.ptr());
     if (result == nullptr) PyErr_WriteUnraisable(function.ptr());
     Py_XDECREF(result);
-}
-
-}  // namespace
-
-void call_and_report(const py::object& function) noexcept {
-    if (function) report(function, PyObject_CallNoArgs(function.ptr()));
-}
-
-void call_and_report(const py::object& function, const py::object& argument) noexcept {
-    if (function) report(function, PyObject_CallOneArg(function.ptr(), argument.ptr()));
 }
 
 void report_exception(const char* where) noexcept {

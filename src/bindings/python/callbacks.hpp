@@ -6,14 +6,12 @@
 #include <pybind11/pybind11.h>
 
 #include <atomic>
-#include <condition_variable>
 #include <functional>
 #include <memory>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "base/mutex.hpp"
 #include "base/shortage.hpp"
 #include "bindings/python/deferred.hpp"
 #include "core/adapter.hpp"
@@ -31,7 +29,7 @@ public:
     [[nodiscard]] static bool is_any_on_this_thread();
     // Without the GIL, after CallbackQueue::stop(): returns when the thread will touch nothing
     // of the adapter any more.
-    void wait_until_ended();
+    void wait_until_ended() const { is_running_.wait(true, std::memory_order_acquire); }
     // On the callback thread, for the adapter whose last reference went in a task: the thread
     // closes it when the task is done, and calls `then` at its end.
     void close_after_task(std::function<void()> then) { then_ = std::move(then); }
@@ -41,19 +39,18 @@ private:
     void set_running(bool is_running);
 
     // Guarded by the GIL.
-    bool has_begun_ = false;       // one thread is in run(); others end at once
-    unsigned attempts_ = 0;        // to start it
-    std::vector<unsigned> hopes_;  // those whose thread may still come
-    std::function<void()> then_;   // the thread's own
-    std::atomic<std::thread::id> thread_{};
-    base::Mutex mutex_;
-    std::condition_variable ended_;
-    bool is_running_ NDV_GUARDED_BY(mutex_) = false;
+    bool has_begun_ = false;                 // one thread is in run(); others end at once
+    unsigned attempts_ = 0;                  // to start it
+    std::vector<unsigned> hopes_;            // those whose thread may still come
+    std::function<void()> then_;             // the thread's own
+    std::atomic<std::thread::id> thread_{};  // relaxed: a thread looks for itself alone
+    // release: what the thread did before it ended comes before wait_until_ended(), which acquires.
+    std::atomic<bool> is_running_{false};
 };
 
 // Queues `task` for the adapter's callback thread, where it runs with the GIL; from any thread.
 // Nothing happens when the adapter is gone. Where there is no memory it waits for some, because
-// nobody would tell what is lost here.
+// no later call makes up for a task that is lost here.
 template <typename Task>
 void queue_callback(const std::weak_ptr<core::Adapter>& adapter, const Task& task) {
     if (const auto alive = adapter.lock()) {
@@ -61,10 +58,22 @@ void queue_callback(const std::weak_ptr<core::Adapter>& adapter, const Task& tas
     }
 }
 
-// Calls `function`, unless it is null, with the GIL held; an exception goes to sys.unraisablehook.
-void call_and_report(const py::object& function) noexcept;
-void call_and_report(const py::object& function, const py::object& argument) noexcept;
+// Calls `function`, unless it is null, with the argument, unless it is null; with the GIL held. An
+// exception goes to sys.unraisablehook.
+void call_and_report(const py::object& function, const py::object& argument = {}) noexcept;
 // The exception that is being handled, to sys.unraisablehook.
 void report_exception(const char* where) noexcept;
+
+// What queues a call of `function` with the object that `convert` makes, on the callback thread, of
+// what it was called with itself.
+template <typename Convert>
+[[nodiscard]] auto queued(std::weak_ptr<core::Adapter> adapter,
+                          std::shared_ptr<SharedObject> function, Convert convert) {
+    return [adapter = std::move(adapter), function = std::move(function), convert](auto... given) {
+        queue_callback(adapter, [function, convert, given...] {
+            call_and_report(function->get(), convert(given...));
+        });
+    };
+}
 
 }  // namespace ndv::bindings

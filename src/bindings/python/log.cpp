@@ -3,9 +3,11 @@
 // are RuntimeWarnings, too. Sentences wait for the next call that holds the GIL.
 #include "base/log.hpp"
 
-#include <mutex>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "base/mutex.hpp"
 #include "bindings/module.hpp"
 #include "bindings/python/deferred.hpp"
 
@@ -22,7 +24,7 @@ struct Line {
 class Lines final : Deferred {
 public:
     void add(Line line) {
-        const std::lock_guard lock(mutex_);
+        const base::Lock lock(mutex_);
         lines_.push_back(std::move(line));
         if (lines_.size() == 1) defer(*this);
     }
@@ -31,7 +33,7 @@ private:
     void run() noexcept override {
         std::vector<Line> lines;
         {
-            const std::lock_guard lock(mutex_);
+            const base::Lock lock(mutex_);
             lines.swap(lines_);
         }
         for (const Line& line : lines) {
@@ -54,8 +56,8 @@ private:
         }
     }
 
-    std::mutex mutex_;
-    std::vector<Line> lines_;
+    base::Mutex mutex_;
+    std::vector<Line> lines_ NDV_GUARDED_BY(mutex_);
 };
 
 void write(base::LogLevel level, const char* room, std::string sentence) {
