@@ -26,6 +26,12 @@ namespace {
 // The Python object Adapter; the state is shared with everything made from it.
 struct Adapter {
     std::shared_ptr<AdapterState> state;
+
+    [[nodiscard]] const std::shared_ptr<AdapterState>& adapter() const { return state; }
+    [[nodiscard]] core::Adapter& get() const { return *state->get(); }
+    [[nodiscard]] bool is_usable() const { return !is_closed() && !state->is_foreign(); }
+    [[nodiscard]] bool is_closed() const { return state->is_closed(); }
+    void close() { state->close(); }
 };
 
 // "auto" is none.
@@ -81,17 +87,40 @@ std::vector<FindingRow> diagnose() {
     return all;
 }
 
+// X(name): what an AdapterInfo has in Python as it is.
+#define NDV_ADAPTER_INFO_LIST(X) \
+    X(name)                      \
+    X(provider)                  \
+    X(vendor_id)                 \
+    X(device_id)                 \
+    X(max_registration_size)     \
+    X(max_window_size)           \
+    X(frmr_page_count)           \
+    X(max_initiator_request_sge) \
+    X(max_receive_request_sge)   \
+    X(max_read_request_sge)      \
+    X(max_transfer_length)       \
+    X(max_inline_data_size)      \
+    X(max_inbound_read_limit)    \
+    X(max_outbound_read_limit)   \
+    X(max_receive_queue_depth)   \
+    X(max_initiator_queue_depth) \
+    X(max_srq_depth)             \
+    X(max_cq_depth)              \
+    X(large_request_threshold)   \
+    X(max_caller_data)           \
+    X(max_callee_data)           \
+    X(adapter_flags)             \
+    X(rdma_technology)           \
+    X(addresses)
+
 // All of an AdapterInfo, for comparison and pickling.
 template <typename Info>
-auto fields(Info& i) {
-    return std::tie(i.name, i.provider, i.version_major, i.version_minor, i.vendor_id, i.device_id,
-                    i.max_registration_size, i.max_window_size, i.frmr_page_count,
-                    i.max_initiator_request_sge, i.max_receive_request_sge, i.max_read_request_sge,
-                    i.max_transfer_length, i.max_inline_data_size, i.max_inbound_read_limit,
-                    i.max_outbound_read_limit, i.max_receive_queue_depth,
-                    i.max_initiator_queue_depth, i.max_srq_depth, i.max_cq_depth,
-                    i.large_request_threshold, i.max_caller_data, i.max_callee_data,
-                    i.adapter_flags, i.rdma_technology, i.features, i.extensions, i.addresses);
+auto fields(Info& info) {
+#define NDV_X(name) info.name,
+    return std::tie(NDV_ADAPTER_INFO_LIST(NDV_X) info.version_major, info.version_minor,
+                    info.features, info.extensions);
+#undef NDV_X
 }
 
 template <typename... T>
@@ -101,34 +130,14 @@ std::tuple<T...> values(const std::tuple<T&...>& references) {
 
 void bind_info(py::module_& module) {
     using core::AdapterInfo;
-    py::class_<AdapterInfo>(module, "AdapterInfo", py::is_final())
-        .def_readonly("name", &AdapterInfo::name)
-        .def_readonly("provider", &AdapterInfo::provider)
-        .def_property_readonly("version",
-                               [](const AdapterInfo& self) {
-                                   return std::pair(self.version_major, self.version_minor);
-                               })
-        .def_readonly("vendor_id", &AdapterInfo::vendor_id)
-        .def_readonly("device_id", &AdapterInfo::device_id)
-        .def_readonly("max_registration_size", &AdapterInfo::max_registration_size)
-        .def_readonly("max_window_size", &AdapterInfo::max_window_size)
-        .def_readonly("frmr_page_count", &AdapterInfo::frmr_page_count)
-        .def_readonly("max_initiator_request_sge", &AdapterInfo::max_initiator_request_sge)
-        .def_readonly("max_receive_request_sge", &AdapterInfo::max_receive_request_sge)
-        .def_readonly("max_read_request_sge", &AdapterInfo::max_read_request_sge)
-        .def_readonly("max_transfer_length", &AdapterInfo::max_transfer_length)
-        .def_readonly("max_inline_data_size", &AdapterInfo::max_inline_data_size)
-        .def_readonly("max_inbound_read_limit", &AdapterInfo::max_inbound_read_limit)
-        .def_readonly("max_outbound_read_limit", &AdapterInfo::max_outbound_read_limit)
-        .def_readonly("max_receive_queue_depth", &AdapterInfo::max_receive_queue_depth)
-        .def_readonly("max_initiator_queue_depth", &AdapterInfo::max_initiator_queue_depth)
-        .def_readonly("max_srq_depth", &AdapterInfo::max_srq_depth)
-        .def_readonly("max_cq_depth", &AdapterInfo::max_cq_depth)
-        .def_readonly("large_request_threshold", &AdapterInfo::large_request_threshold)
-        .def_readonly("max_caller_data", &AdapterInfo::max_caller_data)
-        .def_readonly("max_callee_data", &AdapterInfo::max_callee_data)
-        .def_readonly("adapter_flags", &AdapterInfo::adapter_flags)
-        .def_readonly("rdma_technology", &AdapterInfo::rdma_technology)
+    py::class_<AdapterInfo> cls(module, "AdapterInfo", py::is_final());
+#define NDV_X(name) cls.def_readonly(#name, &AdapterInfo::name);
+    NDV_ADAPTER_INFO_LIST(NDV_X)
+#undef NDV_X
+    cls.def_property_readonly("version",
+                              [](const AdapterInfo& self) {
+                                  return std::pair(self.version_major, self.version_minor);
+                              })
         .def_property_readonly(
             "features",
             [](const AdapterInfo& self) { return py::frozenset(py::cast(self.features)); })
@@ -142,14 +151,12 @@ void bind_info(py::module_& module) {
                                    }
                                    return py::frozenset(names);
                                })
-        .def_readonly("addresses", &AdapterInfo::addresses)
-        .def("__eq__",
-             [](const AdapterInfo& self, const py::object& other) -> py::object {
-                 if (!py::isinstance<AdapterInfo>(other)) {
-                     return py::reinterpret_borrow<py::object>(Py_NotImplemented);
-                 }
-                 return py::bool_(fields(self) == fields(other.cast<const AdapterInfo&>()));
-             })
+        .def(
+            "__eq__",
+            [](const AdapterInfo& self, const AdapterInfo& other) {
+                return fields(self) == fields(other);
+            },
+            py::is_operator())
         .def("__hash__", [](const AdapterInfo& self) { return py::hash(py::str(self.name)); })
         .def(py::pickle([](const AdapterInfo& self) { return py::make_tuple(fields(self)); },
                         [](const py::tuple& state) {
@@ -188,14 +195,14 @@ void bind_creation(py::class_<Adapter>& cls) {
             py::arg("on_notify") = py::none())
         .def("create_connector",
              [](const Adapter& self) {
-                 return std::make_unique<Connector>(
-                     value_or_raise(self.state->get()->create_connector()), self.state);
+                 return std::make_unique<Connector>(value_or_raise(self.get().create_connector()),
+                                                    self.state);
              })
         .def(
             "create_listener",
             [](const Adapter& self, const py::object& on_connect) {
-                return std::make_unique<Listener>(
-                    value_or_raise(self.state->get()->create_listener()), self.state, on_connect);
+                return std::make_unique<Listener>(value_or_raise(self.get().create_listener()),
+                                                  self.state, on_connect);
             },
             py::arg("on_connect") = py::none())
         .def(
@@ -212,8 +219,7 @@ void bind_creation(py::class_<Adapter>& cls) {
         .def(
             "query_extension",
             [](const Adapter& self, const std::string& name) {
-                return call_names(
-                    *value_or_raise(core::find_extension(self.state->get()->info(), name)));
+                return call_names(*value_or_raise(core::find_extension(self.get().info(), name)));
             },
             py::arg("name"))
         .def(
@@ -234,6 +240,7 @@ void bind_adapter(py::module_& module) {
     module.def("_diagnose", diagnose);
 
     py::class_<Adapter> cls(module, "Adapter", py::is_final());
+    bind_handle(cls);
     cls.def_static(
            "open",
            [](const std::optional<std::string>& name, double keepalive, const py::object& capture,
@@ -242,36 +249,14 @@ void bind_adapter(py::module_& module) {
            },
            py::arg("name") = py::none(), py::kw_only(), py::arg("keepalive") = 30.0,
            py::arg("capture") = py::none(), py::arg("crc") = "auto")
-        .def("close", [](const Adapter& self) { self.state->close(); })
         .def("_allow_drop", [](const Adapter& self) { self.state->allow_drop(); })
-        .def_property_readonly("closed",
-                               [](const Adapter& self) { return self.state->is_closed(); })
         .def("_is_callback_thread",
              [](const Adapter& self) { return self.state->is_callback_thread(); })
-        .def_property_readonly(
-            "raw_handle", [](const Adapter& self) { return raw_handle_of(*self.state->get()); })
-        .def("__enter__",
-             [](py::object self) {
-                 static_cast<void>(self.cast<Adapter&>().state->get());
-                 return self;
-             })
-        .def(
-            "__exit__",
-            [](const Adapter& self, const py::object&, const py::object&, const py::object&) {
-                self.state->close();
-            },
-            py::arg("kind"), py::arg("error"), py::arg("trace"), py::pos_only())
-        .def_property_readonly("info",
-                               [](const Adapter& self) { return self.state->get()->info(); })
-        .def("stats",
-             [](const Adapter& self) {
-                 return without_gil([adapter = self.state->get()] { return adapter->stats(); });
-             })
-        .def("__repr__", [](const Adapter& self) -> std::string {
-            if (self.state->is_foreign()) return "<Adapter of another process>";
-            if (self.state->is_closed()) return "<Adapter closed>";
-            return "<Adapter " + self.state->get()->info().name + ">";
+        .def_property_readonly("info", native_call<Adapter>(&core::Adapter::info))
+        .def("stats", [](const Adapter& self) {
+            return without_gil([adapter = self.state->get()] { return adapter->stats(); });
         });
+    bind_repr(cls, [](const Adapter& self) { return self.get().info().name; });
     bind_creation(cls);
     cls.def(
            "_create_stream",

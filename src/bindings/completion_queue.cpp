@@ -2,7 +2,6 @@
 // Arming, waiting and the descriptor of completion queues.
 #include "bindings/completion_queue.hpp"
 
-#include <pybind11/native_enum.h>
 #include <pybind11/stl.h>
 #include <unistd.h>
 
@@ -20,7 +19,7 @@
 namespace ndv::bindings {
 namespace {
 
-// Ends the sleep of whoever watches the descriptor, or a duplicate, of a queue that closes.
+// Ends the sleep of a thread that watches the descriptor, or a duplicate, of a queue that closes.
 void signal_descriptor(core::CompletionQueue& queue) {
     const auto descriptor = queue.descriptor();
     const std::uint64_t one = 1;
@@ -125,8 +124,10 @@ void bind_completion_queue(py::module_& module) {
     py::class_<CompletionQueue> cls(module, "CompletionQueue", py::is_final(),
                                     collected<CompletionQueue>());
     bind_handle(cls);
-    cls.def_property_readonly("depth",
-                              [](const CompletionQueue& self) { return self.get().depth(); })
+    bind_repr(cls, [](const CompletionQueue& self) {
+        return "depth " + std::to_string(self.get().depth());
+    });
+    cls.def_property_readonly("depth", native_call<CompletionQueue>(&core::CompletionQueue::depth))
         .def(
             "arm",
             [](const CompletionQueue& self, core::Notify kind) {
@@ -136,22 +137,13 @@ void bind_completion_queue(py::module_& module) {
             py::arg("kind") = core::Notify::any)
         .def("wait", wait, py::arg("timeout") = py::none())
         .def("resize", &CompletionQueue::resize, py::arg("depth"))
-        .def(
-            "control_interrupt_moderation",
-            [](const CompletionQueue& self, std::uint32_t interval_us, std::uint32_t count) {
-                check_or_raise(self.get().control_interrupt_moderation(interval_us, count));
-            },
-            py::arg("interval_us"), py::arg("count"))
+        .def("control_interrupt_moderation",
+             native_call<CompletionQueue>(&core::CompletionQueue::control_interrupt_moderation),
+             py::arg("interval_us"), py::arg("count"))
         .def("fileno", &CompletionQueue::fileno)
-        .def("_is_ready",
-             [](const CompletionQueue& self) {
-                 const core::CompletionQueue& queue = self.get();
-                 return !queue.is_empty() || is_failure(queue.status());
-             })
-        .def("__repr__", [](const CompletionQueue& self) -> std::string {
-            if (!self.is_usable())
-                return std::string("<CompletionQueue ") + self.unusable_text() + ">";
-            return "<CompletionQueue depth " + std::to_string(self.peek()->depth()) + ">";
+        .def("_is_ready", [](const CompletionQueue& self) {
+            const core::CompletionQueue& queue = self.get();
+            return !queue.is_empty() || is_failure(queue.status());
         });
     attach_hot_completion_queue_calls(cls);
 }

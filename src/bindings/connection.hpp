@@ -4,11 +4,9 @@
 
 #include <pybind11/pybind11.h>
 
-#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -77,5 +75,14 @@ public:
 
 // "host:port", "[v6]:port" or (host, port) as ndverbs._address resolves it.
 [[nodiscard]] core::SocketAddress resolve_address(const py::object& address);
+// Where a connection begins: None, an address, or a SharedEndpoint.
+void set_source(core::ConnectParameters& parameters, const py::object& source);
+// (host, port); ("", 0) of an address that is not known.
+[[nodiscard]] py::tuple to_pair(const core::SocketAddress& address);
+// The property of an object that may have such an address.
+template <typename Value, auto kAddress>
+[[nodiscard]] py::tuple address_of(const Value& self) {
+    return to_pair(value_or_raise((self.get().*kAddress)()));
+}
 
 }  // namespace ndv::bindings

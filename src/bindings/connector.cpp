@@ -3,7 +3,6 @@
 // then a wait that abandons what it interrupts.
 #include <pybind11/stl.h>
 
-#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -32,8 +31,7 @@ std::optional<double> with_grace(std::optional<double> timeout) {
 template <typename Start>
 std::unique_ptr<Operation> begin(const Connector& self, Start start) {
     const auto native = self.share();
-    auto pending = value_or_raise(without_gil([&] { return start(*native); }));
-    return std::make_unique<Operation>(std::move(pending), self.adapter(),
+    return std::make_unique<Operation>(value_or_raise(self.call_without_gil(start)), self.adapter(),
                                        [connector = std::weak_ptr(native)] {
                                            if (const auto alive = connector.lock())
                                                alive->abandon();
@@ -45,9 +43,7 @@ core::Connector::OnDisconnect on_disconnect(Connector& self, const py::object& f
     if (function.is_none()) return {};
     const auto shared = SharedObject::function(function, "on_disconnect");
     self.set_calls({shared});
-    return [adapter = self.adapter()->with_callbacks(), shared] {
-        queue_callback(adapter, [shared] { call_and_report(shared->get()); });
-    };
+    return queued(self.adapter()->with_callbacks(), shared, [] { return py::object(); });
 }
 
 std::shared_ptr<core::QueuePair> queue_pair_of(const Connector& self, const QueuePair& qp) {
@@ -74,22 +70,17 @@ std::unique_ptr<Operation> start_disconnect(const Connector& self, std::optional
 }
 
 void reject(const Connector& self, const py::object& private_data) {
-    const auto native = self.share();
     auto data = to_bytes(private_data, "private_data");
-    check_or_raise(without_gil([&] { return native->reject(std::move(data)); }));
+    check_or_raise(
+        self.call_without_gil([&](auto& native) { return native.reject(std::move(data)); }));
 }
 
-py::tuple to_pair(const core::SocketAddress& address) {
-    return py::make_tuple(address.host(), address.port());
-}
-
-std::string repr(const Connector& self) {
-    if (!self.is_usable()) return std::string("<Connector ") + self.unusable_text() + ">";
-    const core::Connector& native = *self.peek();
-    std::string text = std::string("<Connector ") + core::connector_state_name(native.state());
+std::string describe(const Connector& self) {
+    const core::Connector& native = self.get();
+    std::string text = core::connector_state_name(native.state());
     if (auto address = native.local_address()) text += " local " + address->text();
     if (auto address = native.peer_address()) text += " peer " + address->text();
-    return text + ">";
+    return text;
 }
 
 // What takes the operation that was begun: a blocking call waits for it, a coroutine gets it.
@@ -113,13 +104,10 @@ void def_connect(py::class_<Connector>& cls, const char* name, const char* from,
                      std::uint32_t outbound_read_limit, const py::object& private_data,
                      std::optional<double> timeout, std::optional<bool> crc, bool peer_to_peer) {
             core::ConnectParameters parameters;
-            if (py::isinstance<SharedEndpoint>(local)) {
-                parameters.endpoint = local.cast<const SharedEndpoint&>().share();
-            } else if (std::string_view(from) == "endpoint") {
+            if (std::string_view(from) == "endpoint" && !py::isinstance<SharedEndpoint>(local)) {
                 throw py::type_error("endpoint must be a SharedEndpoint");
-            } else if (!local.is_none()) {
-                parameters.local = resolve_address(local);
             }
+            set_source(parameters, local);
             parameters.peer = resolve_address(peer);
             parameters.inbound_read_limit = inbound_read_limit;
             parameters.outbound_read_limit = outbound_read_limit;
@@ -200,7 +188,55 @@ auto fields(const core::ConnectionData& data) {
     return std::tie(data.inbound_read_limit, data.outbound_read_limit, data.private_data);
 }
 
+py::bytes private_data_of(const core::ConnectionData& data) {
+    return {reinterpret_cast<const char*>(data.private_data.data()), data.private_data.size()};
+}
+
+// What makes it again.
+py::tuple state_of(const core::ConnectionData& data) {
+    return py::make_tuple(data.inbound_read_limit, data.outbound_read_limit, private_data_of(data));
+}
+
+void bind_data(py::module_& module) {
+    using core::ConnectionData;
+    py::class_<ConnectionData>(module, "ConnectionData", py::is_final())
+        .def_readonly("inbound_read_limit", &ConnectionData::inbound_read_limit)
+        .def_readonly("outbound_read_limit", &ConnectionData::outbound_read_limit)
+        .def_property_readonly("private_data", private_data_of)
+        .def(
+            "__eq__",
+            [](const ConnectionData& self, const ConnectionData& other) {
+                return fields(self) == fields(other);
+            },
+            py::is_operator())
+        .def("__hash__", [](const ConnectionData& self) { return py::hash(state_of(self)); })
+        .def(py::pickle(&state_of,
+                        [](const py::tuple& state) {
+                            return ConnectionData{state[0].cast<std::uint32_t>(),
+                                                  state[1].cast<std::uint32_t>(),
+                                                  to_bytes(state[2], "private_data")};
+                        }))
+        .def("__repr__", [](const ConnectionData& self) {
+            return "ConnectionData(inbound_read_limit=" + std::to_string(self.inbound_read_limit) +
+                   ", outbound_read_limit=" + std::to_string(self.outbound_read_limit) + ", " +
+                   std::to_string(self.private_data.size()) + " bytes of private data)";
+        });
+}
+
 }  // namespace
+
+py::tuple to_pair(const core::SocketAddress& address) {
+    if (address.length == 0) return py::make_tuple("", 0);
+    return py::make_tuple(address.host(), address.port());
+}
+
+void set_source(core::ConnectParameters& parameters, const py::object& source) {
+    if (py::isinstance<SharedEndpoint>(source)) {
+        parameters.endpoint = source.cast<const SharedEndpoint&>().share();
+    } else if (!source.is_none()) {
+        parameters.local = resolve_address(source);
+    }
+}
 
 core::SocketAddress resolve_address(const py::object& address) {
     // Resolving names may block; socket.getaddrinfo gives the GIL up itself.
@@ -210,75 +246,28 @@ core::SocketAddress resolve_address(const py::object& address) {
 }
 
 void bind_connector(py::module_& module) {
-    py::class_<core::ConnectionData>(module, "ConnectionData", py::is_final())
-        .def_readonly("inbound_read_limit", &core::ConnectionData::inbound_read_limit)
-        .def_readonly("outbound_read_limit", &core::ConnectionData::outbound_read_limit)
-        .def_property_readonly("private_data",
-                               [](const core::ConnectionData& self) {
-                                   return py::bytes(
-                                       reinterpret_cast<const char*>(self.private_data.data()),
-                                       self.private_data.size());
-                               })
-        .def(
-            "__eq__",
-            [](const core::ConnectionData& self, const py::object& other) -> py::object {
-                if (!py::isinstance<core::ConnectionData>(other)) {
-                    return py::reinterpret_borrow<py::object>(Py_NotImplemented);
-                }
-                return py::bool_(fields(self) == fields(other.cast<const core::ConnectionData&>()));
-            })
-        .def("__hash__",
-             [](const py::object& self) {
-                 return py::hash(py::make_tuple(self.attr("inbound_read_limit"),
-                                                self.attr("outbound_read_limit"),
-                                                self.attr("private_data")));
-             })
-        .def(py::pickle(
-            [](const py::object& self) {
-                return py::make_tuple(self.attr("inbound_read_limit"),
-                                      self.attr("outbound_read_limit"), self.attr("private_data"));
-            },
-            [](const py::tuple& state) {
-                return core::ConnectionData{state[0].cast<std::uint32_t>(),
-                                            state[1].cast<std::uint32_t>(),
-                                            to_bytes(state[2], "private_data")};
-            }))
-        .def("__repr__", [](const core::ConnectionData& self) {
-            return "ConnectionData(inbound_read_limit=" + std::to_string(self.inbound_read_limit) +
-                   ", outbound_read_limit=" + std::to_string(self.outbound_read_limit) + ", " +
-                   std::to_string(self.private_data.size()) + " bytes of private data)";
-        });
+    bind_data(module);
 
     py::class_<SharedEndpoint> endpoint(module, "SharedEndpoint", py::is_final());
     bind_handle(endpoint);
-    endpoint
-        .def_property_readonly(
-            "local_address",
-            [](const SharedEndpoint& self) { return to_pair(self.get().local_address()); })
-        .def("__repr__", [](const SharedEndpoint& self) -> std::string {
-            if (!self.is_usable())
-                return std::string("<SharedEndpoint ") + self.unusable_text() + ">";
-            return "<SharedEndpoint " + self.get().local_address().text() + ">";
-        });
+    bind_repr(endpoint,
+              [](const SharedEndpoint& self) { return self.get().local_address().text(); });
+    endpoint.def_property_readonly("local_address", [](const SharedEndpoint& self) {
+        return to_pair(self.get().local_address());
+    });
 
     py::class_<Connector> cls(module, "Connector", py::is_final(), collected<Connector>());
     bind_handle(cls);
+    bind_repr(cls, describe);
     bind_calls(cls);
-    cls.def_property_readonly(
-           "connection_data",
-           [](const Connector& self) { return value_or_raise(self.get().data()); })
+    cls.def_property_readonly("connection_data", native_call<Connector>(&core::Connector::data))
         .def_property_readonly("local_address",
-                               [](const Connector& self) {
-                                   return to_pair(value_or_raise(self.get().local_address()));
-                               })
+                               address_of<Connector, &core::Connector::local_address>)
         .def_property_readonly("peer_address",
-                               [](const Connector& self) {
-                                   return to_pair(value_or_raise(self.get().peer_address()));
-                               })
-        .def_property_readonly(
-            "state",
-            [](const Connector& self) { return core::connector_state_name(self.get().state()); })
-        .def("__repr__", repr);
+                               address_of<Connector, &core::Connector::peer_address>)
+        .def_property_readonly("state", [](const Connector& self) {
+            return core::connector_state_name(self.get().state());
+        });
 }
 
 }  // namespace ndv::bindings

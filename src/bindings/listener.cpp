@@ -3,7 +3,6 @@
 #include <pybind11/stl.h>
 
 #include <optional>
-#include <string>
 #include <utility>
 
 #include "bindings/connection.hpp"
@@ -73,12 +72,17 @@ std::unique_ptr<Operation> Listener::wait_for_arrival() const {
 void bind_listener(py::module_& module) {
     py::class_<Listener> cls(module, "Listener", py::is_final(), collected<Listener>());
     bind_handle(cls);
+    bind_repr(cls, [](const Listener& self) {
+        auto address = self.get().local_address();
+        return address ? "at " + address->text() : "not listening";
+    });
     cls.def(
            "listen",
            [](const Listener& self, const py::object& address) {
-               const auto native = self.share();
+               static_cast<void>(self.get());  // before a name is looked up
                const core::SocketAddress resolved = resolve_address(address);
-               check_or_raise(without_gil([&] { return native->listen(resolved); }));
+               check_or_raise(
+                   self.call_without_gil([&](auto& native) { return native.listen(resolved); }));
            },
            py::arg("address"))
         .def(
@@ -95,20 +99,10 @@ void bind_listener(py::module_& module) {
             py::arg("timeout") = py::none())
         .def("_take", [](const Listener& self) { return self.take(0.0); })
         .def("_wait_for_arrival", &Listener::wait_for_arrival)
-        .def(
-            "control_connect_events",
-            [](const Listener& self, bool pause) { self.get().control_connect_events(pause); },
-            py::arg("pause"))
+        .def("control_connect_events",
+             native_call<Listener>(&core::Listener::control_connect_events), py::arg("pause"))
         .def_property_readonly("local_address",
-                               [](const Listener& self) {
-                                   const auto address = value_or_raise(self.get().local_address());
-                                   return py::make_tuple(address.host(), address.port());
-                               })
-        .def("__repr__", [](const Listener& self) -> std::string {
-            if (!self.is_usable()) return std::string("<Listener ") + self.unusable_text() + ">";
-            auto address = self.peek()->local_address();
-            return "<Listener " + (address ? "at " + address->text() : "not listening") + ">";
-        });
+                               address_of<Listener, &core::Listener::local_address>);
 }
 
 }  // namespace ndv::bindings

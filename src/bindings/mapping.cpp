@@ -49,52 +49,38 @@ py::object remote(const Handle& self) {
 core::Segment segment(const FastRegisterMemoryRegion& self, std::uint64_t offset,
                       std::optional<std::uint64_t> nbytes) {
     const core::Mapped what = mapped(self);
-    const std::uint64_t length = nbytes.value_or(offset <= what.size ? what.size - offset : 0);
-    if (offset > what.size || length > what.size - offset) {
-        raise(Status::invalid_parameter,
-              "segment: " + std::to_string(length) + " bytes at offset " + std::to_string(offset) +
-                  " do not lie inside the region of " + std::to_string(what.size) + " bytes");
-    }
-    return {what.address + offset, length, what.tokens.local};
+    return part_of({what.address, what.size, what.tokens.local}, offset, nbytes);
 }
 
 void bind_lam(py::module_& module) {
     py::class_<LogicalAddressMapping> cls(module, "LogicalAddressMapping", py::is_final(),
                                           collected<LogicalAddressMapping>());
     bind_handle(cls);
+    bind_repr(cls, [](const LogicalAddressMapping& self) {
+        return "of " + std::to_string(self.get().pages().size()) + " pages";
+    });
+    using Native = core::LogicalAddressMapping;
     cls.def("release", &LogicalAddressMapping::close)
         .def_property_readonly("pages", page_array)
-        .def_property_readonly(
-            "first_byte_offset",
-            [](const LogicalAddressMapping& self) { return self.get().first_byte_offset(); })
-        .def_property_readonly("nbytes",
-                               [](const LogicalAddressMapping& self) { return self.get().size(); })
-        .def_property_readonly("array", &LogicalAddressMapping::array)
-        .def("__repr__", [](const LogicalAddressMapping& self) -> std::string {
-            if (!self.is_usable()) {
-                return std::string("<LogicalAddressMapping ") + self.unusable_text() + ">";
-            }
-            return "<LogicalAddressMapping of " + std::to_string(self.get().pages().size()) +
-                   " pages>";
-        });
+        .def_property_readonly("first_byte_offset",
+                               native_call<LogicalAddressMapping>(&Native::first_byte_offset))
+        .def_property_readonly("nbytes", native_call<LogicalAddressMapping>(&Native::size))
+        .def_property_readonly("array", &LogicalAddressMapping::array);
 }
 
 template <typename Class>
-void bind_mapped(Class& cls, const char* name) {
+void bind_mapped(Class& cls) {
     using Value = typename Class::type;
     bind_handle(cls);
+    bind_repr(cls, [](const Value& self) {
+        const std::uint64_t size = self.get().mapped().size;
+        return size == 0 ? "that names no memory yet" : "of " + std::to_string(size) + " bytes";
+    });
     cls.def_property_readonly("remote_token",
                               [](const Value& self) { return self.get().mapped().tokens.remote; })
         .def_property_readonly("address", [](const Value& self) { return mapped(self).address; })
         .def_property_readonly("nbytes", [](const Value& self) { return mapped(self).size; })
-        .def("remote", remote<Value>)
-        .def("__repr__", [name](const Value& self) -> std::string {
-            const std::string begin = std::string("<") + name + " ";
-            if (!self.is_usable()) return begin + self.unusable_text() + ">";
-            const core::Mapped what = self.get().mapped();
-            if (what.size == 0) return begin + "that names no memory yet>";
-            return begin + "of " + std::to_string(what.size) + " bytes>";
-        });
+        .def("remote", remote<Value>);
 }
 
 }  // namespace
@@ -102,25 +88,24 @@ void bind_mapped(Class& cls, const char* name) {
 void bind_mapping(py::module_& module, py::class_<ProtectionDomain>& domain) {
     bind_lam(module);
     py::class_<FastRegisterMemoryRegion> region(module, "FastRegisterMemoryRegion", py::is_final());
-    bind_mapped(region, "FastRegisterMemoryRegion");
+    bind_mapped(region);
     region
         .def_property_readonly(
             "local_token",
             [](const FastRegisterMemoryRegion& self) { return self.get().mapped().tokens.local; })
-        .def_property_readonly(
-            "max_pages",
-            [](const FastRegisterMemoryRegion& self) { return self.get().max_pages(); })
+        .def_property_readonly("max_pages", native_call<FastRegisterMemoryRegion>(
+                                                &core::FastRegisterMemoryRegion::max_pages))
         .def("segment", segment, py::arg("offset") = 0, py::arg("nbytes") = py::none());
     py::class_<MemoryWindow> window(module, "MemoryWindow", py::is_final());
-    bind_mapped(window, "MemoryWindow");
+    bind_mapped(window);
 
     domain
         .def(
             "create_fast_register_mr",
             [](const ProtectionDomain& self, std::uint32_t max_pages, bool remote_access) {
                 return std::make_unique<FastRegisterMemoryRegion>(
-                    value_or_raise(without_gil([native = self.share(), max_pages, remote_access] {
-                        return native->create_fast_register_mr(max_pages, remote_access);
+                    value_or_raise(self.call_without_gil([=](auto& native) {
+                        return native.create_fast_register_mr(max_pages, remote_access);
                     })),
                     self.adapter());
             },
@@ -129,12 +114,11 @@ void bind_mapping(py::module_& module, py::class_<ProtectionDomain>& domain) {
              [](const ProtectionDomain& self) {
                  return std::make_unique<MemoryWindow>(
                      value_or_raise(
-                         without_gil([native = self.share()] { return native->create_mw(); })),
+                         self.call_without_gil([](auto& native) { return native.create_mw(); })),
                      self.adapter());
              })
-        .def_property_readonly("privileged_token", [](const ProtectionDomain& self) {
-            return value_or_raise(self.get().privileged_token());
-        });
+        .def_property_readonly("privileged_token", native_call<ProtectionDomain>(
+                                                       &core::ProtectionDomain::privileged_token));
 }
 
 std::unique_ptr<LogicalAddressMapping> build_lam(const std::shared_ptr<AdapterState>& adapter,

@@ -6,7 +6,6 @@
 #include <pybind11/pybind11.h>
 
 #include <memory>
-#include <optional>
 #include <utility>
 
 #include "bindings/python/buffer.hpp"
@@ -15,7 +14,7 @@
 
 namespace ndv::bindings {
 
-// Closing waits for who steps a connection right now, as for all three.
+// Closing waits for the stepper of a connection, as for all three.
 class LogicalAddressMapping final : public Handle<core::LogicalAddressMapping, CloseWaits::yes> {
 public:
     LogicalAddressMapping(std::shared_ptr<core::LogicalAddressMapping> native,

@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "bindings/enums.hpp"
@@ -33,6 +34,18 @@ py::object make_remote_buffer(std::uint64_t address, std::uint32_t token, std::u
                               const py::object& dtype, const py::object& shape,
                               std::uint32_t rights) {
     return remote_buffer()(address, token, nbytes, dtype, shape, access_member(rights));
+}
+
+core::Segment part_of(const core::Segment& whole, std::uint64_t offset,
+                      std::optional<std::uint64_t> nbytes) {
+    const std::uint64_t size = whole.length;
+    const std::uint64_t length = nbytes.value_or(offset <= size ? size - offset : 0);
+    if (offset > size || length > size - offset) {
+        raise(Status::invalid_parameter,
+              "segment: " + std::to_string(length) + " bytes at offset " + std::to_string(offset) +
+                  " do not lie inside the region of " + std::to_string(size) + " bytes");
+    }
+    return {whole.address + offset, length, whole.token};
 }
 
 void MemoryRegion::register_array(const py::object& array, std::uint32_t rights) {
@@ -78,21 +91,6 @@ core::Segment MemoryRegion::whole() const {
     return segment_;
 }
 
-core::Segment MemoryRegion::segment(std::uint64_t offset,
-                                    std::optional<std::uint64_t> nbytes) const {
-    core::Segment part = whole();
-    const std::uint64_t size = part.length;
-    const std::uint64_t length = nbytes.value_or(offset <= size ? size - offset : 0);
-    if (offset > size || length > size - offset) {
-        raise(Status::invalid_parameter,
-              "segment: " + std::to_string(length) + " bytes at offset " + std::to_string(offset) +
-                  " do not lie inside the region of " + std::to_string(size) + " bytes");
-    }
-    part.address += offset;
-    part.length = length;
-    return part;
-}
-
 py::object MemoryRegion::remote() const {
     const core::Segment all = whole();
     const core::Tokens tokens = get().tokens();
@@ -114,7 +112,13 @@ py::object MemoryRegion::array() const {
     return array_;
 }
 
-void bind_memory(py::module_& module) {
+namespace {
+
+std::tuple<std::uint64_t, std::uint64_t, std::uint32_t> fields(const core::Segment& segment) {
+    return {segment.address, segment.length, segment.token};
+}
+
+void bind_segment(py::module_& module) {
     py::class_<core::Segment>(module, "Segment", py::is_final())
         .def(py::init([](std::uint64_t address, std::uint64_t length, std::uint32_t token) {
                  return core::Segment{address, length, token};
@@ -123,34 +127,33 @@ void bind_memory(py::module_& module) {
         .def_readonly("address", &core::Segment::address)
         .def_readonly("length", &core::Segment::length)
         .def_readonly("token", &core::Segment::token)
-        .def("__eq__",
-             [](const core::Segment& self, const py::object& other) -> py::object {
-                 if (!py::isinstance<core::Segment>(other)) {
-                     return py::reinterpret_borrow<py::object>(Py_NotImplemented);
-                 }
-                 const auto& that = other.cast<const core::Segment&>();
-                 return py::bool_(self.address == that.address && self.length == that.length &&
-                                  self.token == that.token);
-             })
-        .def("__hash__",
-             [](const core::Segment& self) {
-                 return py::hash(py::make_tuple(self.address, self.length, self.token));
-             })
+        .def(
+            "__eq__",
+            [](const core::Segment& self, const core::Segment& other) {
+                return fields(self) == fields(other);
+            },
+            py::is_operator())
+        .def("__hash__", [](const core::Segment& self) { return py::hash(py::cast(fields(self))); })
         .def("__reduce__",
              [](const py::object& self) {
-                 const auto& segment = self.cast<const core::Segment&>();
-                 return py::make_tuple(
-                     py::type::of(self),
-                     py::make_tuple(segment.address, segment.length, segment.token));
+                 return py::make_tuple(py::type::of(self),
+                                       fields(self.cast<const core::Segment&>()));
              })
         .def("__repr__", [](const core::Segment& segment) {
             return py::str("Segment(address={:#x}, length={})")
                 .format(segment.address, segment.length);
         });
+}
 
+void bind_region(py::module_& module) {
     py::class_<MemoryRegion> region(module, "MemoryRegion", py::is_final(),
                                     collected<MemoryRegion>());
     bind_handle(region);
+    bind_repr(region, [](const MemoryRegion& self) -> std::string {
+        if (!self.is_registered()) return "not registered";
+        return "of " + std::to_string(self.whole().length) + " bytes, " +
+               access_member(self.get().rights()).attr("name").cast<std::string>();
+    });
     region.def("register", &MemoryRegion::register_array, py::arg("array"), py::arg("access"))
         .def("deregister", &MemoryRegion::deregister)
         .def_property_readonly("local_token",
@@ -170,19 +173,26 @@ void bind_memory(py::module_& module) {
                                    return access_member(self.get().rights());
                                })
         .def_property_readonly("array", &MemoryRegion::array)
-        .def("segment", &MemoryRegion::segment, py::arg("offset") = 0,
-             py::arg("nbytes") = py::none())
-        .def("remote", &MemoryRegion::remote)
-        .def("__repr__", [](const MemoryRegion& self) -> std::string {
-            if (!self.is_usable())
-                return std::string("<MemoryRegion ") + self.unusable_text() + ">";
-            if (!self.is_registered()) return "<MemoryRegion not registered>";
-            return "<MemoryRegion of " + std::to_string(self.whole().length) + " bytes, " +
-                   access_member(self.get().rights()).attr("name").cast<std::string>() + ">";
-        });
+        .def(
+            "segment",
+            [](const MemoryRegion& self, std::uint64_t offset,
+               std::optional<std::uint64_t> nbytes) {
+                return part_of(self.whole(), offset, nbytes);
+            },
+            py::arg("offset") = 0, py::arg("nbytes") = py::none())
+        .def("remote", &MemoryRegion::remote);
+}
 
+}  // namespace
+
+void bind_memory(py::module_& module) {
+    bind_segment(module);
+    bind_region(module);
     py::class_<ProtectionDomain> domain(module, "ProtectionDomain", py::is_final());
     bind_handle(domain);
+    bind_repr(domain, [](const ProtectionDomain& self) {
+        return "of adapter " + self.adapter()->get()->info().name;
+    });
     const auto create_mr = [](const ProtectionDomain& self) {
         return std::make_unique<MemoryRegion>(value_or_raise(self.get().create_mr()),
                                               self.adapter());
@@ -200,11 +210,6 @@ void bind_memory(py::module_& module) {
     bind_mapping(module, domain);
     bind_shared_receive_queue(module, domain);
     bind_create_qp(domain);
-    domain.def("__repr__", [](const ProtectionDomain& self) -> std::string {
-        if (!self.is_usable())
-            return std::string("<ProtectionDomain ") + self.unusable_text() + ">";
-        return "<ProtectionDomain of adapter " + self.adapter()->get()->info().name + ">";
-    });
 }
 
 }  // namespace ndv::bindings

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <memory>
+#include <optional>
 
 #include "bindings/python/buffer.hpp"
 #include "bindings/python/handle.hpp"
@@ -17,6 +18,10 @@ namespace ndv::bindings {
                                             std::uint64_t nbytes, const py::object& dtype,
                                             const py::object& shape, std::uint32_t rights);
 
+// `nbytes`, by default the rest, of a segment from the offset on; raises when they lie outside.
+[[nodiscard]] core::Segment part_of(const core::Segment& whole, std::uint64_t offset,
+                                    std::optional<std::uint64_t> nbytes);
+
 class ProtectionDomain final : public Handle<core::ProtectionDomain> {
 public:
     ProtectionDomain(std::shared_ptr<core::ProtectionDomain> native,
@@ -24,7 +29,7 @@ public:
         : Handle("protection domain", std::move(native), std::move(adapter)) {}
 };
 
-// deregister() and close() wait for who steps a connection right now.
+// deregister() and close() wait for the stepper of a connection.
 class MemoryRegion final : public Handle<core::MemoryRegion, CloseWaits::yes> {
 public:
     MemoryRegion(std::shared_ptr<core::MemoryRegion> native, std::shared_ptr<AdapterState> adapter)
@@ -41,8 +46,6 @@ public:
 
     // The whole region; raises when nothing is registered.
     [[nodiscard]] core::Segment whole() const;
-    [[nodiscard]] core::Segment segment(std::uint64_t offset,
-                                        std::optional<std::uint64_t> nbytes) const;
     [[nodiscard]] py::object remote() const;
     [[nodiscard]] py::object array() const;
     [[nodiscard]] bool is_registered() const { return segment_.token != 0; }

@@ -97,11 +97,15 @@ void bind_create_qp(py::class_<ProtectionDomain>& domain) {
 void bind_queue_pair(py::module_& module) {
     py::class_<QueuePair> cls(module, "QueuePair", py::is_final(), collected<QueuePair>());
     bind_handle(cls);
+    bind_repr(cls, [](const QueuePair& self) {
+        const core::QueuePair& native = self.get();
+        return std::string(state_name(native.state())) + ", initiator depth " +
+               std::to_string(native.limits().initiator_queue_depth) + ", receive depth " +
+               std::to_string(native.limits().receive_queue_depth);
+    });
     cls.def("flush",
             [](const QueuePair& self) {
-                const auto native = self.share();
-                const Released released;
-                native->flush();
+                self.call_without_gil([](auto& native) { native.flush(); });
             })
         .def(
             "query_extension",
@@ -110,15 +114,8 @@ void bind_queue_pair(py::module_& module) {
                     *value_or_raise(core::find_extension(self.get().pd()->info(), name)));
             },
             py::arg("name"))
-        .def_property_readonly("state",
-                               [](const QueuePair& self) { return state_name(self.get().state()); })
-        .def("__repr__", [](const QueuePair& self) -> std::string {
-            if (!self.is_usable()) return std::string("<QueuePair ") + self.unusable_text() + ">";
-            const core::QueuePair& native = *self.peek();
-            return std::string("<QueuePair ") + state_name(native.state()) + ", initiator depth " +
-                   std::to_string(native.limits().initiator_queue_depth) + ", receive depth " +
-                   std::to_string(native.limits().receive_queue_depth) + ">";
-        });
+        .def_property_readonly(
+            "state", [](const QueuePair& self) { return state_name(self.get().state()); });
     attach_hot_queue_pair_calls(cls);
     attach_hot_mapping_calls(cls);
     attach_hot_batch_calls(cls);

@@ -2,8 +2,6 @@
 // Creation of shared receive queues, posting to them, and their threshold.
 #include "bindings/shared_receive_queue.hpp"
 
-#include <array>
-#include <optional>
 #include <string>
 
 #include "bindings/completion_queue.hpp"
@@ -46,12 +44,9 @@ std::unique_ptr<SharedReceiveQueue> create_srq(const ProtectionDomain& domain,
     if (!on_notify.is_none()) {
         const auto function = SharedObject::function(on_notify, "on_notify");
         called = function;
-        tell = [callbacks = domain.adapter()->with_callbacks(), function](Status status) {
-            queue_callback(callbacks, [function, status] {
-                call_and_report(function->get(),
-                                py::reinterpret_steal<py::object>(status_member(status)));
-            });
-        };
+        tell = queued(domain.adapter()->with_callbacks(), function, [](Status status) {
+            return py::reinterpret_steal<py::object>(status_member(status));
+        });
     }
     ContextsHold contexts{py::none()};
     auto made = std::make_unique<SharedReceiveQueue>(
@@ -68,6 +63,10 @@ void bind_shared_receive_queue(py::module_& module, py::class_<ProtectionDomain>
     py::class_<SharedReceiveQueue> cls(module, "SharedReceiveQueue", py::is_final(),
                                        collected<SharedReceiveQueue>());
     bind_handle(cls);
+    bind_repr(cls, [](const SharedReceiveQueue& self) {
+        return "depth " + std::to_string(self.get().depth());
+    });
+    using Native = core::SharedReceiveQueue;
     cls.def(
            "modify",
            [](const SharedReceiveQueue& self, std::uint32_t depth, std::uint32_t threshold) {
@@ -76,16 +75,8 @@ void bind_shared_receive_queue(py::module_& module, py::class_<ProtectionDomain>
                for (const auto& queue : native->fed()) warn_of_overrun(*queue);
            },
            py::kw_only(), py::arg("depth") = 0, py::arg("notify_threshold") = 0)
-        .def_property_readonly("depth",
-                               [](const SharedReceiveQueue& self) { return self.get().depth(); })
-        .def_property_readonly("max_sge",
-                               [](const SharedReceiveQueue& self) { return self.get().max_sge(); })
-        .def("__repr__", [](const SharedReceiveQueue& self) -> std::string {
-            if (!self.is_usable()) {
-                return std::string("<SharedReceiveQueue ") + self.unusable_text() + ">";
-            }
-            return "<SharedReceiveQueue depth " + std::to_string(self.get().depth()) + ">";
-        });
+        .def_property_readonly("depth", native_call<SharedReceiveQueue>(&Native::depth))
+        .def_property_readonly("max_sge", native_call<SharedReceiveQueue>(&Native::max_sge));
     attach<receive, receive_parameters>(cls);
 
     domain.def(

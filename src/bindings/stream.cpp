@@ -4,7 +4,6 @@
 
 #include <pybind11/stl.h>
 
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -15,11 +14,6 @@
 
 namespace ndv::bindings {
 namespace {
-
-py::tuple to_pair(const core::SocketAddress& address) {
-    if (address.length == 0) return py::make_tuple("", 0);
-    return py::make_tuple(address.host(), address.port());
-}
 
 const char* phase_name(stream::Phase phase) {
     switch (phase) {
@@ -40,66 +34,51 @@ const char* phase_name(stream::Phase phase) {
 void start_connect(const Stream& self, const py::object& local, const py::object& peer,
                    std::optional<double> timeout) {
     core::ConnectParameters parameters;
-    if (py::isinstance<SharedEndpoint>(local)) {
-        parameters.endpoint = local.cast<const SharedEndpoint&>().share();
-    } else if (!local.is_none()) {
-        parameters.local = resolve_address(local);
-    }
+    set_source(parameters, local);
     parameters.peer = resolve_address(peer);
     parameters.timeout = timeout_duration(timeout);
-    const auto native = self.share();
-    check_or_raise(without_gil([&] { return native->start_connect(std::move(parameters)); }));
+    check_or_raise(self.call_without_gil(
+        [&](auto& native) { return native.start_connect(std::move(parameters)); }));
 }
 
-template <typename Call>
-bool wait(const Stream& self, std::optional<double> timeout, Call call) {
-    const auto native = self.share();
-    return wait_in_slices(Deadline(timeout), [&](auto slice) { return call(*native, slice); });
+// A call that waits for a stream.
+auto waits(bool (stream::Stream::*call)(std::chrono::nanoseconds)) {
+    return [call](const Stream& self, std::optional<double> timeout) {
+        const auto native = self.share();
+        return wait_in_slices(Deadline(timeout),
+                              [&](auto slice) { return (*native.*call)(slice); });
+    };
 }
 
 void raise_failure(const Stream& self) {
     if (const auto failure = self.get().failure()) raise(*failure);
 }
 
-std::unique_ptr<StreamTransfer> submit(const Stream& self, const py::object& buffer, bool is_send,
-                                       bool is_all, bool is_drain) {
-    const auto native = self.share();
-    std::shared_ptr<stream::Transfer> transfer =
-        is_drain ? std::make_shared<stream::Transfer>()
-                 : transfer_for(buffer.ptr(), !is_send, is_send ? "send" : "receive");
-    transfer->is_all = is_all;
-    transfer->is_drain = is_drain;
-    check_or_raise(without_gil([&] {
-        return is_send ? native->submit_send(transfer) : native->submit_receive(transfer);
-    }));
-    return std::make_unique<StreamTransfer>(
-        StreamTransfer{native, std::move(transfer), self.adapter()});
+std::unique_ptr<StreamTransfer> submit_send(const Stream& self, const py::object& buffer) {
+    static_cast<void>(self.get());
+    return submit(self, &stream::Stream::submit_send, transfer_for(buffer.ptr(), false, "send"));
 }
 
-std::unique_ptr<Operation> operation_of(const std::shared_ptr<core::Operation>& native,
-                                        const std::shared_ptr<AdapterState>& adapter,
-                                        std::function<void()> abandon) {
-    return std::make_unique<Operation>(native, adapter, std::move(abandon));
+std::unique_ptr<StreamTransfer> submit_receive(const Stream& self, const py::object& buffer,
+                                               bool is_all, bool is_drain) {
+    static_cast<void>(self.get());
+    std::shared_ptr<stream::Transfer> transfer = is_drain
+                                                     ? std::make_shared<stream::Transfer>()
+                                                     : transfer_for(buffer.ptr(), true, "receive");
+    transfer->is_all = is_all;
+    transfer->is_drain = is_drain;
+    return submit(self, &stream::Stream::submit_receive, std::move(transfer));
 }
 
 std::unique_ptr<Operation> start_disconnect(const Stream& self) {
-    const auto native = self.share();
-    auto started = value_or_raise(without_gil([&] { return native->start_disconnect(); }));
-    return operation_of(started, self.adapter(), [] {});
+    return std::make_unique<Operation>(value_or_raise(self.call_without_gil(
+                                           [](auto& native) { return native.start_disconnect(); })),
+                                       self.adapter(), [] {});
 }
 
-std::unique_ptr<StreamView> take(const Stream& self, std::uint32_t most) {
-    const auto native = self.share();
-    const stream::View view = value_or_raise(native->take(most));
+std::unique_ptr<StreamView> view_of(const Stream& self, const stream::View& view, bool is_taken) {
     if (view.length == 0) return nullptr;
-    return std::make_unique<StreamView>(native, view, self.adapter(), true);
-}
-
-std::unique_ptr<StreamView> look(const Stream& self, std::uint32_t most) {
-    const auto native = self.share();
-    const stream::View view = native->look(most);
-    if (view.length == 0) return nullptr;
-    return std::make_unique<StreamView>(native, view, self.adapter(), false);
+    return std::make_unique<StreamView>(self.peek(), view, self.adapter(), is_taken);
 }
 
 // Runs on the callback thread; None takes it off.
@@ -111,18 +90,15 @@ void set_event_callback(Stream& self, const py::object& function) {
     }
     const auto shared = SharedObject::make(function);
     self.set_calls({shared});
-    native->set_on_event(
-        [callbacks = self.adapter()->with_callbacks(), shared](std::uint32_t events) {
-            queue_callback(callbacks,
-                           [shared, events] { call_and_report(shared->get(), py::int_(events)); });
-        });
+    native->set_on_event(queued(self.adapter()->with_callbacks(), shared,
+                                [](std::uint32_t events) { return py::int_(events); }));
 }
 
 // On the callback thread, as an event without a bit.
-void call_soon(const std::shared_ptr<AdapterState>& adapter, const py::object& function) {
-    queue_callback(adapter->with_callbacks(), [shared = SharedObject::make(function)] {
-        call_and_report(shared->get(), py::int_(0));
-    });
+template <typename Socket>
+void call_soon(const Socket& self, const py::object& function) {
+    queued(self.adapter()->with_callbacks(), SharedObject::make(function),
+           [] { return py::int_(0); })();
 }
 
 void bind_views(py::module_& module) {
@@ -145,7 +121,7 @@ void bind_views(py::module_& module) {
         .def_property_readonly(
             "operation",
             [](const StreamTransfer& self) {
-                return operation_of(
+                return std::make_unique<Operation>(
                     self.transfer->operation, self.adapter,
                     [stream = self.stream, transfer = self.transfer] { stream->cancel(transfer); });
             })
@@ -166,79 +142,109 @@ void bind_views(py::module_& module) {
         });
 }
 
-void bind_waits(py::class_<Stream>& cls) {
-    using Native = stream::Stream;
-    cls.def(
-           "wait_connected",
-           [](const Stream& self, std::optional<double> timeout) {
-               return wait(self, timeout,
-                           [](Native& native, auto slice) { return native.wait_connected(slice); });
-           },
-           py::arg("timeout"))
-        .def(
-            "wait_readable",
-            [](const Stream& self, std::optional<double> timeout) {
-                return wait(self, timeout,
-                            [](Native& native, auto slice) { return native.wait_readable(slice); });
-            },
+using Native = stream::Stream;
+
+void bind_life(py::class_<Stream>& cls) {
+    cls.def("_start_connect", start_connect, py::arg("local").none(true), py::arg("peer"),
             py::arg("timeout"))
+        .def("wait_connected", waits(&Native::wait_connected), py::arg("timeout"))
         .def(
-            "wait_writable",
-            [](const Stream& self, std::optional<double> timeout) {
-                return wait(self, timeout,
-                            [](Native& native, auto slice) { return native.wait_writable(slice); });
+            "shutdown",
+            [](const Stream& self, int how) {
+                check_or_raise(self.call_without_gil([how](auto& native) {
+                    return native.shutdown(how == 0   ? stream::How::read
+                                           : how == 1 ? stream::How::write
+                                                      : stream::How::both);
+                }));
             },
-            py::arg("timeout"));
+            py::arg("how"))
+        .def("_start_disconnect", start_disconnect)
+        .def(
+            "abort",
+            [](const Stream& self) { self.call_without_gil([](auto& native) { native.abort(); }); })
+        .def("fileno", &Stream::descriptor)
+        .def("set_event_callback", set_event_callback, py::arg("function").none(true))
+        .def("_call_soon", call_soon<Stream>, py::arg("function"))
+        .def("set_options", native_call<Stream>(&Native::set_options), py::arg("options"))
+        .def("set_keepalive", native_call<Stream>(&Native::set_keepalive), py::arg("interval"))
+        .def("set_aborts_on_close", native_call<Stream>(&Native::set_aborts_on_close),
+             py::arg("aborts"));
+}
+
+void bind_data(py::class_<Stream>& cls) {
+    cls.def("wait_readable", waits(&Native::wait_readable), py::arg("timeout"))
+        .def("wait_writable", waits(&Native::wait_writable), py::arg("timeout"))
+        .def_readwrite("timeout", &Stream::timeout)
+        .def("submit_send", submit_send, py::arg("buffer"))
+        .def("submit_receive", submit_receive, py::arg("buffer"), py::kw_only(),
+             py::arg("is_all") = false, py::arg("is_drain") = false)
+        .def(
+            "take",
+            [](const Stream& self, std::uint32_t most) {
+                return view_of(self, value_or_raise(self.get().take(most)), true);
+            },
+            py::arg("most"))
+        .def(
+            "look",
+            [](const Stream& self, std::uint32_t most) {
+                return view_of(self, self.get().look(most), false);
+            },
+            py::arg("most"));
+}
+
+void bind_state(py::class_<Stream>& cls) {
+    cls.def("raise_failure", raise_failure)
+        .def_property_readonly("phase",
+                               [](const Stream& self) { return phase_name(self.get().phase()); })
+        .def_property_readonly("error",
+                               [](const Stream& self) {
+                                   const auto failure = self.get().failure();
+                                   return failure ? failure->os_error : 0;
+                               })
+        .def_property_readonly("readable", native_call<Stream>(&Native::readable))
+        .def_property_readonly("is_peer_shut", native_call<Stream>(&Native::is_peer_shut))
+        .def_property_readonly("local_address", address_of<Stream, &Native::local_address>)
+        .def_property_readonly("peer_address", address_of<Stream, &Native::peer_address>)
+        .def_property_readonly("ideal_send_backlog",
+                               native_call<Stream>(&Native::ideal_send_backlog))
+        .def_property_readonly("send_backlog", native_call<Stream>(&Native::send_backlog))
+        .def_property_readonly("is_short_of_memory",
+                               native_call<Stream>(&Native::is_short_of_memory))
+        .def_property_readonly("inspect_id", native_call<Stream>(&Native::inspect_id))
+        .def_property_readonly("memory_use", native_call<Stream>(&Native::memory_use));
 }
 
 void bind_listener_class(py::module_& module) {
     py::class_<StreamListener> cls(module, "StreamListener", py::is_final(),
                                    collected<StreamListener>());
     bind_handle(cls);
+    using NativeListener = stream::StreamListener;
     cls.def(
            "accept",
            [](StreamListener& self, std::optional<double> timeout) -> std::unique_ptr<Stream> {
                self.hush();
                const auto native = self.share();
-               std::optional<Expected<std::shared_ptr<stream::Stream>>> taken;
+               Expected<std::shared_ptr<stream::Stream>> taken = std::shared_ptr<stream::Stream>();
                static_cast<void>(wait_in_slices(Deadline(timeout), [&](auto slice) {
                    taken = native->accept(slice);
-                   return !*taken || **taken != nullptr;
+                   return !taken || *taken != nullptr;
                }));
-               auto stream = value_or_raise(std::move(*taken));
+               auto stream = value_or_raise(std::move(taken));
                if (stream == nullptr) return nullptr;
                self.adapter()->streams()->add(stream);
                return std::make_unique<Stream>(std::move(stream), self.adapter());
            },
            py::arg("timeout"))
-        .def(
-            "_call_soon",
-            [](const StreamListener& self, const py::object& function) {
-                call_soon(self.adapter(), function);
-            },
-            py::arg("function"))
+        .def("_call_soon", call_soon<StreamListener>, py::arg("function"))
         .def("fileno", &StreamListener::descriptor)
-        .def(
-            "inspect_complete",
-            [](const StreamListener& self, std::uint64_t id, bool accepts) {
-                self.get().inspect_complete(id, accepts);
-            },
-            py::arg("id"), py::arg("accepts"))
-        .def(
-            "set_options",
-            [](const StreamListener& self, const stream::StreamOptions& options) {
-                self.get().set_options(options);
-            },
-            py::arg("options"))
-        .def(
-            "set_backlog",
-            [](const StreamListener& self, std::uint32_t backlog) {
-                self.get().set_backlog(backlog);
-            },
-            py::arg("backlog"))
-        .def_property_readonly("local_address", [](const StreamListener& self) {
-            return to_pair(value_or_raise(self.get().local_address()));
-        });
+        .def("inspect_complete", native_call<StreamListener>(&NativeListener::inspect_complete),
+             py::arg("id"), py::arg("accepts"))
+        .def("set_options", native_call<StreamListener>(&NativeListener::set_options),
+             py::arg("options"))
+        .def("set_backlog", native_call<StreamListener>(&NativeListener::set_backlog),
+             py::arg("backlog"))
+        .def_property_readonly("local_address",
+                               address_of<StreamListener, &NativeListener::local_address>);
 }
 
 void bind_options(py::module_& module) {
@@ -274,6 +280,14 @@ std::shared_ptr<stream::Transfer> transfer_for(PyObject* object, bool is_written
     return transfer;
 }
 
+std::unique_ptr<StreamTransfer> submit(const Stream& self, Submit call,
+                                       std::shared_ptr<stream::Transfer> transfer) {
+    const auto native = self.share();
+    check_or_raise(without_gil([&] { return (*native.*call)(transfer); }));
+    return std::make_unique<StreamTransfer>(
+        StreamTransfer{native, std::move(transfer), self.adapter()});
+}
+
 std::unique_ptr<Stream> create_stream(const std::shared_ptr<AdapterState>& adapter,
                                       const stream::StreamOptions& options) {
     const std::shared_ptr<stream::Worker>& worker = adapter->streams();
@@ -292,36 +306,22 @@ std::unique_ptr<StreamListener> create_stream_listener(
     const std::shared_ptr<core::Adapter> native = adapter->get();
     auto listener = value_or_raise(without_gil(
         [&] { return stream::StreamListener::create(native, worker, local, options, backlog); }));
+    std::vector<std::weak_ptr<SharedObject>> calls;
+    const auto set = [&](auto& call, const py::object& function, auto convert) {
+        if (function.is_none()) return;
+        auto shared = SharedObject::make(function);
+        calls.push_back(shared);
+        call = queued(adapter->with_callbacks(), std::move(shared), convert);
+    };
     stream::StreamListener::OnInspect inspect;
     stream::StreamListener::OnAbort abort;
     stream::StreamListener::OnReady ready;
-    std::vector<std::weak_ptr<SharedObject>> calls;
-    const auto share = [&calls](const py::object& function) {
-        auto shared = SharedObject::make(function);
-        calls.push_back(shared);
-        return shared;
-    };
-    if (!on_inspect.is_none()) {
-        inspect = [callbacks = adapter->with_callbacks(), shared = share(on_inspect)](
-                      std::uint64_t id, const core::SocketAddress& near,
-                      const core::SocketAddress& peer) {
-            queue_callback(callbacks, [shared, id, near, peer] {
-                call_and_report(shared->get(), py::make_tuple(id, to_pair(near), to_pair(peer)));
-            });
-        };
-    }
-    if (!on_abort.is_none()) {
-        abort = [callbacks = adapter->with_callbacks(),
-                 shared = share(on_abort)](std::uint64_t id) {
-            queue_callback(callbacks,
-                           [shared, id] { call_and_report(shared->get(), py::int_(id)); });
-        };
-    }
-    if (!on_ready.is_none()) {
-        ready = [callbacks = adapter->with_callbacks(), shared = share(on_ready)] {
-            queue_callback(callbacks, [shared] { call_and_report(shared->get()); });
-        };
-    }
+    set(inspect, on_inspect,
+        [](std::uint64_t id, const core::SocketAddress& near, const core::SocketAddress& peer) {
+            return py::make_tuple(id, to_pair(near), to_pair(peer));
+        });
+    set(abort, on_abort, [](std::uint64_t id) { return py::int_(id); });
+    set(ready, on_ready, [] { return py::object(); });
     listener->start(std::move(inspect), std::move(abort), std::move(ready));
     auto handle = std::make_unique<StreamListener>(std::move(listener), adapter);
     handle->set_calls(std::move(calls));
@@ -333,96 +333,10 @@ void bind_stream(py::module_& module) {
     bind_views(module);
     py::class_<Stream> cls(module, "Stream", py::is_final(), collected<Stream>());
     bind_handle(cls);
-    bind_waits(cls);
-    cls.def("_start_connect", start_connect, py::arg("local").none(true), py::arg("peer"),
-            py::arg("timeout"))
-        .def(
-            "shutdown",
-            [](const Stream& self, int how) {
-                const auto native = self.share();
-                check_or_raise(without_gil([&] {
-                    return native->shutdown(how == 0   ? stream::How::read
-                                            : how == 1 ? stream::How::write
-                                                       : stream::How::both);
-                }));
-            },
-            py::arg("how"))
-        .def("_start_disconnect", start_disconnect)
-        .def("abort",
-             [](const Stream& self) {
-                 const auto native = self.share();
-                 const Released released;
-                 native->abort();
-             })
-        .def(
-            "submit_send",
-            [](const Stream& self, const py::object& buffer) {
-                return submit(self, buffer, true, false, false);
-            },
-            py::arg("buffer"))
-        .def(
-            "submit_receive",
-            [](const Stream& self, const py::object& buffer, bool is_all, bool is_drain) {
-                return submit(self, buffer, false, is_all, is_drain);
-            },
-            py::arg("buffer"), py::kw_only(), py::arg("is_all") = false,
-            py::arg("is_drain") = false)
-        .def("take", take, py::arg("most"))
-        .def("look", look, py::arg("most"))
-        .def("fileno", &Stream::descriptor)
-        .def("set_event_callback", set_event_callback, py::arg("function").none(true))
-        .def(
-            "_call_soon",
-            [](const Stream& self, const py::object& function) {
-                call_soon(self.adapter(), function);
-            },
-            py::arg("function"))
-        .def(
-            "set_options",
-            [](const Stream& self, const stream::StreamOptions& options) {
-                self.get().set_options(options);
-            },
-            py::arg("options"))
-        .def(
-            "set_keepalive",
-            [](const Stream& self, double interval) { self.get().set_keepalive(interval); },
-            py::arg("interval"))
-        .def(
-            "set_aborts_on_close",
-            [](const Stream& self, bool aborts) { self.get().set_aborts_on_close(aborts); },
-            py::arg("aborts"))
-        .def("raise_failure", raise_failure)
-        .def_readwrite("timeout", &Stream::timeout)
-        .def_property_readonly("phase",
-                               [](const Stream& self) { return phase_name(self.get().phase()); })
-        .def_property_readonly("error",
-                               [](const Stream& self) {
-                                   const auto failure = self.get().failure();
-                                   return failure ? failure->os_error : 0;
-                               })
-        .def_property_readonly("readable", [](const Stream& self) { return self.get().readable(); })
-        .def_property_readonly("is_peer_shut",
-                               [](const Stream& self) { return self.get().is_peer_shut(); })
-        .def_property_readonly(
-            "local_address",
-            [](const Stream& self) { return to_pair(value_or_raise(self.get().local_address())); })
-        .def_property_readonly(
-            "peer_address",
-            [](const Stream& self) { return to_pair(value_or_raise(self.get().peer_address())); })
-        .def_property_readonly("ideal_send_backlog",
-                               [](const Stream& self) { return self.get().ideal_send_backlog(); })
-        .def_property_readonly("send_backlog",
-                               [](const Stream& self) { return self.get().send_backlog(); })
-        .def_property_readonly("is_short_of_memory",
-                               [](const Stream& self) { return self.get().is_short_of_memory(); })
-        .def_property_readonly("inspect_id",
-                               [](const Stream& self) { return self.get().inspect_id(); })
-        .def_property_readonly("memory_use",
-                               [](const Stream& self) { return self.get().memory_use(); })
-        .def("__repr__", [](const Stream& self) -> std::string {
-            if (!self.is_usable()) return std::string("<Stream ") + self.unusable_text() + ">";
-            return std::string("<Stream ") + phase_name(self.get().phase()) + ">";
-        });
+    bind_repr(cls, [](const Stream& self) { return phase_name(self.get().phase()); });
+    bind_life(cls);
+    bind_data(cls);
+    bind_state(cls);
     bind_stream_mappings(cls);
     attach_hot_stream_calls(cls);
     bind_bench_stream(cls);

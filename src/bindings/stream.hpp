@@ -17,53 +17,47 @@
 
 namespace ndv::bindings {
 
-// The descriptor of a socket stays until close(): a loop that watches it when the adapter closes
-// sees it readable, and the call that follows says why.
-using Shown = std::shared_ptr<stream::Readiness>;
-template <typename Value>
-[[nodiscard]] int descriptor_of(const Value& handle, Shown& shown) {
-    if (shown == nullptr || handle.adapter()->is_foreign()) {
-        shown = value_or_raise(handle.get().descriptor());
-    }
-    return shown->descriptor();
-}
-
-class Stream final : public Handle<stream::Stream> {
+// A socket that may have a descriptor. That stays until close(): a loop that watches it when the
+// adapter closes sees it readable, and the call that follows says why.
+template <typename Native>
+class SocketHandle : public Handle<Native> {
 public:
-    Stream(std::shared_ptr<stream::Stream> native, std::shared_ptr<AdapterState> adapter)
-        : Handle("socket", std::move(native), std::move(adapter)) {}
+    using Handle<Native>::Handle;
 
     void close() {
-        Handle::close();
+        Handle<Native>::close();
         shown_ = nullptr;
     }
-    [[nodiscard]] int descriptor() { return descriptor_of(*this, shown_); }
+    [[nodiscard]] int descriptor() {
+        if (shown_ == nullptr || this->adapter()->is_foreign()) {
+            shown_ = value_or_raise(this->get().descriptor());
+        }
+        return shown_->descriptor();
+    }
+
+protected:
+    std::shared_ptr<stream::Readiness> shown_;
+};
+
+class Stream final : public SocketHandle<stream::Stream> {
+public:
+    Stream(std::shared_ptr<stream::Stream> native, std::shared_ptr<AdapterState> adapter)
+        : SocketHandle("socket", std::move(native), std::move(adapter)) {}
 
     // Seconds; none: calls wait without a limit; 0: they never wait.
     std::optional<double> timeout;
-
-private:
-    Shown shown_;
 };
 
-class StreamListener final : public Handle<stream::StreamListener> {
+class StreamListener final : public SocketHandle<stream::StreamListener> {
 public:
     StreamListener(std::shared_ptr<stream::StreamListener> native,
                    std::shared_ptr<AdapterState> adapter)
-        : Handle("listening socket", std::move(native), std::move(adapter)) {}
+        : SocketHandle("listening socket", std::move(native), std::move(adapter)) {}
 
-    void close() {
-        Handle::close();
-        shown_ = nullptr;
-    }
-    [[nodiscard]] int descriptor() { return descriptor_of(*this, shown_); }
     // A server in a loop would be told again and again that its adapter has gone: once is enough.
     void hush() {
         if (shown_ && peek() == nullptr) shown_->set(false, true);
     }
-
-private:
-    Shown shown_;
 };
 
 // A request of ndverbs.wsk: a send or receive under way.
@@ -74,7 +68,7 @@ struct StreamTransfer {
 };
 
 // Received bytes in the ring: looked at, until take() or consume() decides; taken ones stay there
-// until release(), or until nobody refers to this.
+// until release(), or until the last reference to this goes.
 class StreamView {
 public:
     StreamView(std::shared_ptr<stream::Stream> stream, const stream::View& view,
@@ -108,6 +102,9 @@ private:
 // The export of a caller's object for as long as a request names its memory.
 [[nodiscard]] std::shared_ptr<stream::Transfer> transfer_for(PyObject* object, bool is_written,
                                                              const char* call);
+using Submit = Expected<void> (stream::Stream::*)(const std::shared_ptr<stream::Transfer>&);
+[[nodiscard]] std::unique_ptr<StreamTransfer> submit(const Stream& self, Submit call,
+                                                     std::shared_ptr<stream::Transfer> transfer);
 
 [[nodiscard]] std::unique_ptr<Stream> create_stream(const std::shared_ptr<AdapterState>& adapter,
                                                     const stream::StreamOptions& options);

@@ -15,26 +15,25 @@ namespace {
 
 std::unique_ptr<StreamTransfer> submit_write(const Stream& self, const py::object& buffer,
                                              std::uint64_t offset) {
-    const auto native = self.share();
+    static_cast<void>(self.get());
     auto transfer = transfer_for(buffer.ptr(), false, "riowrite");
     transfer->offset = offset;
-    check_or_raise(without_gil([&] { return native->submit_send(transfer); }));
-    return std::make_unique<StreamTransfer>(
-        StreamTransfer{native, std::move(transfer), self.adapter()});
+    return submit(self, &stream::Stream::submit_send, std::move(transfer));
 }
 
 std::uint64_t map(const Stream& self, const py::object& buffer,
                   std::optional<std::uint64_t> offset) {
-    const auto native = self.share();
+    static_cast<void>(self.get());
     const auto memory = transfer_for(buffer.ptr(), true, "riomap");
-    return value_or_raise(without_gil([&] { return native->map(memory, offset); }));
+    return value_or_raise(
+        self.call_without_gil([&](auto& native) { return native.map(memory, offset); }));
 }
 
 void unmap(const Stream& self, const py::object& buffer) {
-    const auto native = self.share();
+    static_cast<void>(self.get());
     auto memory = transfer_for(buffer.ptr(), true, "riounmap");
-    check_or_raise(without_gil([&] {
-        auto outcome = native->unmap(memory->data, memory->length);
+    check_or_raise(self.call_without_gil([&](auto& native) {
+        auto outcome = native.unmap(memory->data, memory->length);
         memory = nullptr;  // its export is given back before this returns
         return outcome;
     }));

@@ -84,7 +84,7 @@ bool holds_objects(const py::object& object) {
     return format_has_objects(exported.view().format);
 }
 
-// Whose memory `object` shows; null when it is its own, or nobody knows.
+// Whose memory `object` shows; null when it is its own, or unknown.
 py::object base_of(const py::object& object) {
     if (PyMemoryView_Check(object.ptr()) != 0) return object.attr("obj");
     if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object).base();

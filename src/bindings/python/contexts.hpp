@@ -65,6 +65,7 @@ public:
     void clear() noexcept;
 
     void retire(std::uint64_t context) noexcept override;
+    // relaxed: the caller holds a reference, so the count is above 0 all the while.
     void add_reference() noexcept override { count_.fetch_add(1, std::memory_order_relaxed); }
     void release() noexcept override;
 

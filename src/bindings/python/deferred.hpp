@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <memory>
-#include <utility>
 
 namespace ndv::bindings {
 

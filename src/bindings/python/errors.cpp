@@ -34,8 +34,6 @@ void set_exception(const Error& error, bool is_about_a_buffer) {
 
 void prepare_errors() { static_cast<void>(exception_maker()); }
 
-void set_error(const Error& error) { set_exception(error, false); }
-
 void raise(const Error& error) {
     set_exception(error, false);
     throw py::error_already_set();

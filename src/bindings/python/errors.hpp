@@ -13,9 +13,6 @@ namespace ndv::bindings {
 // Imports what exceptions need, so that they can be raised while the interpreter ends.
 void prepare_errors();
 
-// Sets the Python exception, for functions that return null to Python.
-void set_error(const Error& error);
-
 [[noreturn]] void raise(const Error& error);
 [[noreturn]] void raise(Status status, std::string what, std::string hint = {});
 // BufferError whatever the status: lifetime, contiguity, read-only memory.

@@ -13,6 +13,7 @@
 
 #include "bindings/python/adapter_state.hpp"
 #include "bindings/python/deferred.hpp"
+#include "bindings/python/errors.hpp"
 #include "bindings/python/gil.hpp"
 
 namespace ndv::bindings {
@@ -31,7 +32,7 @@ void leak(std::shared_ptr<T> native) {
 // Raises: ClosedError, or that the object belongs to another process. Cold.
 [[noreturn]] void raise_unusable(const char* noun, const AdapterState& adapter, bool is_foreign);
 
-// Whether close() of a native object may wait, for microseconds, for who steps a connection.
+// Whether close() of a native object may wait, for microseconds, for the stepper of a connection.
 enum class CloseWaits : bool { no, yes };
 
 // Raises NOT_SUPPORTED where there is none. Cold.
@@ -87,10 +88,10 @@ public:
     [[nodiscard]] const std::shared_ptr<Native>& peek() const { return native_; }
     [[nodiscard]] const std::shared_ptr<AdapterState>& adapter() const { return adapter_; }
     [[nodiscard]] const char* noun() const { return noun_; }
-
-    // For reprs, which never raise: why it cannot be used.
-    [[nodiscard]] const char* unusable_text() const {
-        return adapter_->is_foreign() ? "of another process" : "closed";
+    // What `call` returns for the native object, called without the GIL.
+    template <typename Call>
+    auto call_without_gil(Call call) const {
+        return without_gil([&call, native = share()] { return call(*native); });
     }
 
     // Idempotent. In a forked child the native object is left alone for good: its threads are
@@ -151,6 +152,42 @@ template <typename Value>
 [[nodiscard]] Value* value_pointer(PyObject* self) {
     return static_cast<Value*>(
         reinterpret_cast<py::detail::instance*>(self)->simple_value_holder[0]);
+}
+
+// A method or property of a handle that is one of its native object's, whose error is raised.
+template <typename Value, typename... Given, typename Call>
+[[nodiscard]] auto passed_on(Call call) {
+    return [call](const Value& self, Given... given) {
+        const auto pass = [&] { return (self.get().*call)(std::forward<Given>(given)...); };
+        if constexpr (requires { check_or_raise(pass()); }) {
+            check_or_raise(pass());
+        } else if constexpr (requires { value_or_raise(pass()); }) {
+            return value_or_raise(pass());
+        } else {
+            return pass();
+        }
+    };
+}
+template <typename Value, typename Result, typename Native, typename... Given>
+[[nodiscard]] auto native_call(Result (Native::*call)(Given...)) {
+    return passed_on<Value, Given...>(call);
+}
+template <typename Value, typename Result, typename Native, typename... Given>
+[[nodiscard]] auto native_call(Result (Native::*call)(Given...) const) {
+    return passed_on<Value, Given...>(call);
+}
+
+// The repr; `describe` says what there is to say of one that can be used.
+template <typename Class, typename Describe>
+void bind_repr(Class& cls, Describe describe) {
+    using Value = typename Class::type;
+    const auto name = cls.attr("__name__").template cast<std::string>();
+    cls.def("__repr__", [name, describe](const Value& self) {
+        const std::string text = self.is_usable()               ? describe(self)
+                                 : self.adapter()->is_foreign() ? "of another process"
+                                                                : "closed";
+        return "<" + name + " " + text + ">";
+    });
 }
 
 // close(), closed and the context manager.
