@@ -89,7 +89,6 @@ public:
 
     [[nodiscard]] const Cause& cause() const { return life_.cause(); }
     [[nodiscard]] bool is_over() const { return life_.is_over(); }
-    [[nodiscard]] bool has_unsent_frame() const { return sender_.has_unsent_frame(); }
     [[nodiscard]] bool is_held() const { return sender_.is_held(); }
     [[nodiscard]] bool is_paused() const { return receiver_.is_paused(); }
     [[nodiscard]] const StreamCounters& counters() const { return life_.counters(); }

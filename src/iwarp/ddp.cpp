@@ -6,8 +6,22 @@
 
 namespace ndv::iwarp {
 
+namespace {
+
 using base::load_be;
 using base::store_be;
+
+// Fields that lie one behind the other.
+template <typename... Fields>
+void load(const std::byte* at, Fields&... fields) {
+    ((fields = load_be<Fields>(at), at += sizeof fields), ...);
+}
+template <typename... Fields>
+void store(std::byte* at, Fields... fields) {
+    ((store_be(at, fields), at += sizeof fields), ...);
+}
+
+}  // namespace
 
 Control Control::parse(std::span<const std::byte, kSize> bytes) {
     const auto ddp = std::to_integer<unsigned>(bytes[2]);
@@ -33,93 +47,69 @@ void Control::emit(std::span<std::byte, kSize> bytes) const {
 TaggedHeader TaggedHeader::parse(std::span<const std::byte, kSize> bytes) {
     TaggedHeader out;
     out.control = Control::parse(bytes.first<Control::kSize>());
-    out.stag = load_be<std::uint32_t>(bytes.data() + 4);
-    out.to = load_be<std::uint64_t>(bytes.data() + 8);
+    load(bytes.data() + Control::kSize, out.stag, out.to);
     return out;
 }
 
 void TaggedHeader::emit(std::span<std::byte, kSize> bytes) const {
     control.emit(bytes.first<Control::kSize>());
-    store_be(bytes.data() + 4, stag);
-    store_be(bytes.data() + 8, to);
+    store(bytes.data() + Control::kSize, stag, to);
 }
 
 UntaggedHeader UntaggedHeader::parse(std::span<const std::byte, kSize> bytes) {
     UntaggedHeader out;
     out.control = Control::parse(bytes.first<Control::kSize>());
-    out.invalidate_stag = load_be<std::uint32_t>(bytes.data() + 4);
-    out.queue_number = load_be<std::uint32_t>(bytes.data() + 8);
-    out.msn = load_be<std::uint32_t>(bytes.data() + 12);
-    out.mo = load_be<std::uint32_t>(bytes.data() + 16);
+    load(bytes.data() + Control::kSize, out.invalidate_stag, out.queue_number, out.msn, out.mo);
     return out;
 }
 
 void UntaggedHeader::emit(std::span<std::byte, kSize> bytes) const {
     control.emit(bytes.first<Control::kSize>());
-    store_be(bytes.data() + 4, invalidate_stag);
-    store_be(bytes.data() + 8, queue_number);
-    store_be(bytes.data() + 12, msn);
-    store_be(bytes.data() + 16, mo);
+    store(bytes.data() + Control::kSize, invalidate_stag, queue_number, msn, mo);
 }
 
 ReadRequestBody ReadRequestBody::parse(std::span<const std::byte, kSize> bytes) {
     ReadRequestBody out;
-    out.sink_stag = load_be<std::uint32_t>(bytes.data());
-    out.sink_to = load_be<std::uint64_t>(bytes.data() + 4);
-    out.size = load_be<std::uint32_t>(bytes.data() + 12);
-    out.source_stag = load_be<std::uint32_t>(bytes.data() + 16);
-    out.source_to = load_be<std::uint64_t>(bytes.data() + 20);
+    load(bytes.data(), out.sink_stag, out.sink_to, out.size, out.source_stag, out.source_to);
     return out;
 }
 
 void ReadRequestBody::emit(std::span<std::byte, kSize> bytes) const {
-    store_be(bytes.data(), sink_stag);
-    store_be(bytes.data() + 4, sink_to);
-    store_be(bytes.data() + 12, size);
-    store_be(bytes.data() + 16, source_stag);
-    store_be(bytes.data() + 20, source_to);
+    store(bytes.data(), sink_stag, sink_to, size, source_stag, source_to);
 }
 
 ImmediateBody ImmediateBody::parse(std::span<const std::byte, kSize> bytes) {
-    return {load_be<std::uint32_t>(bytes.data()), load_be<std::uint32_t>(bytes.data() + 4)};
+    ImmediateBody out;
+    load(bytes.data(), out.value, out.rest);
+    return out;
 }
 
 void ImmediateBody::emit(std::span<std::byte, kSize> bytes) const {
-    store_be(bytes.data(), value);
-    store_be(bytes.data() + 4, rest);
+    store(bytes.data(), value, rest);
 }
 
 AtomicRequestBody AtomicRequestBody::parse(std::span<const std::byte, kSize> bytes) {
     AtomicRequestBody out;
-    out.operation = static_cast<std::uint8_t>(load_be<std::uint32_t>(bytes.data()) & 0x0FU);
-    out.request_id = load_be<std::uint32_t>(bytes.data() + 4);
-    out.stag = load_be<std::uint32_t>(bytes.data() + 8);
-    out.to = load_be<std::uint64_t>(bytes.data() + 12);
-    out.operand = load_be<std::uint64_t>(bytes.data() + 20);
-    out.operand_mask = load_be<std::uint64_t>(bytes.data() + 28);
-    out.compare = load_be<std::uint64_t>(bytes.data() + 36);
-    out.compare_mask = load_be<std::uint64_t>(bytes.data() + 44);
+    std::uint32_t word = 0;  // whose other bits are reserved
+    load(bytes.data(), word, out.request_id, out.stag, out.to, out.operand, out.operand_mask,
+         out.compare, out.compare_mask);
+    out.operation = static_cast<std::uint8_t>(word & 0x0FU);
     return out;
 }
 
 void AtomicRequestBody::emit(std::span<std::byte, kSize> bytes) const {
-    store_be(bytes.data(), static_cast<std::uint32_t>(operation & 0x0FU));
-    store_be(bytes.data() + 4, request_id);
-    store_be(bytes.data() + 8, stag);
-    store_be(bytes.data() + 12, to);
-    store_be(bytes.data() + 20, operand);
-    store_be(bytes.data() + 28, operand_mask);
-    store_be(bytes.data() + 36, compare);
-    store_be(bytes.data() + 44, compare_mask);
+    store(bytes.data(), static_cast<std::uint32_t>(operation & 0x0FU), request_id, stag, to,
+          operand, operand_mask, compare, compare_mask);
 }
 
 AtomicResponseBody AtomicResponseBody::parse(std::span<const std::byte, kSize> bytes) {
-    return {load_be<std::uint32_t>(bytes.data()), load_be<std::uint64_t>(bytes.data() + 4)};
+    AtomicResponseBody out;
+    load(bytes.data(), out.request_id, out.value);
+    return out;
 }
 
 void AtomicResponseBody::emit(std::span<std::byte, kSize> bytes) const {
-    store_be(bytes.data(), request_id);
-    store_be(bytes.data() + 4, value);
+    store(bytes.data(), request_id, value);
 }
 
 }  // namespace ndv::iwarp

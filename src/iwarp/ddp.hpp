@@ -13,8 +13,7 @@ namespace ndv::iwarp {
 
 inline constexpr std::size_t kLengthSize = 2;  // ULPDU_Length
 inline constexpr std::size_t kCrcSize = 4;
-inline constexpr std::size_t kMaxUlpdu = 0xFFFF;  // receivers take any 16-bit length
-// 2 + 65535 + pad + CRC.
+// 2 + 65535 + pad + CRC: receivers take any 16-bit length.
 inline constexpr std::size_t kMaxFpdu = 65544;
 inline constexpr std::uint32_t kTagged = 0xFFFFFFFF;  // in place of a queue number
 inline constexpr std::uint32_t kQueueSend = 0;        // DDP queue numbers, RFC 5040 section 5.1
@@ -157,17 +156,19 @@ enum class Opcode : std::uint8_t {
 
 struct OpcodeRow {
     bool is_known = false;
-    bool is_tagged = false;
+    std::uint32_t queue = kTagged;
     bool invalidates = false;
     bool solicits = false;
     std::size_t header_size = 0;  // from ULPDU_Length to the payload
+
+    [[nodiscard]] constexpr bool is_tagged() const { return queue == kTagged; }
 };
 
 // By the four bits of the wire.
 inline constexpr std::array<OpcodeRow, 16> kOpcodes = [] {
     std::array<OpcodeRow, 16> out;
 #define NDV_X(name, value, begin, end, queue, body, invalidates, solicits) \
-    out[value] = {true, (queue) == kTagged, invalidates, solicits,         \
+    out[value] = {true, queue, invalidates, solicits,                      \
                   ((queue) == kTagged ? TaggedHeader::kSize : UntaggedHeader::kSize) + (body)};
     NDV_OPCODE_LIST(NDV_X)
 #undef NDV_X
@@ -183,7 +184,7 @@ inline constexpr std::array<OpcodeRow, 16> kOpcodes = [] {
                                            bool last) {
     Control out;
     out.ulpdu_length = static_cast<std::uint16_t>(header - kLengthSize + payload);
-    out.tagged = row_of(opcode).is_tagged;
+    out.tagged = row_of(opcode).is_tagged();
     out.last = last;
     out.opcode = static_cast<std::uint8_t>(opcode);
     return out;

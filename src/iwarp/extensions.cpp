@@ -54,25 +54,18 @@ bool is_operation(std::uint8_t raw) {
 // A Write, and a second message behind it.
 void Sender::build_write_immediate(Frame& out) {
     if (!immediate_is_next_) return build_write(out);
-    constexpr std::size_t kHeader = UntaggedHeader::kSize + ImmediateBody::kSize;
     const SendRequest& request = send_queue_[request_next_];
-    const std::span<std::byte> bytes(out.bytes);
-    put_header(bytes, request.solicits ? Opcode::immediate_solicited : Opcode::immediate, kHeader,
-               kQueueSend, send_msn_++);
+    const Opcode opcode = request.solicits ? Opcode::immediate_solicited : Opcode::immediate;
     const ImmediateBody body{static_cast<std::uint32_t>(request.operand), 0};
-    body.emit(bytes.subspan<UntaggedHeader::kSize, ImmediateBody::kSize>());
     out.is_last = true;
     immediate_is_next_ = false;
     extension_sent_ = true;
-    finish_request(out, kHeader, 0);
+    finish_request(out, put_message(out.bytes, opcode, send_msn_++, body), 0);
 }
 
 void Sender::build_atomic_request(Frame& out) {
-    constexpr std::size_t kHeader = UntaggedHeader::kSize + AtomicRequestBody::kSize;
     SendRequest& request = send_queue_[request_next_];
     request.sink_stag = next_sink_stag();
-    const std::span<std::byte> bytes(out.bytes);
-    put_header(bytes, Opcode::atomic_request, kHeader, kQueueReadRequest, read_msn_++);
     AtomicRequestBody body;
     const bool is_swap = request.kind == RequestKind::compare_swap;
     body.operation = static_cast<std::uint8_t>(is_swap ? AtomicOperation::compare_swap
@@ -85,11 +78,10 @@ void Sender::build_atomic_request(Frame& out) {
     body.operand_mask = is_swap ? kAllBits : 0;
     body.compare = is_swap ? request.compare : 0;
     body.compare_mask = kAllBits;
-    body.emit(bytes.subspan<UntaggedHeader::kSize, AtomicRequestBody::kSize>());
     reads_.push(request_next_);
     extension_sent_ = true;
     out.is_last = true;
-    finish_request(out, kHeader, 0);
+    finish_request(out, put_message(out.bytes, Opcode::atomic_request, read_msn_++, body), 0);
 }
 
 AccessResult Sender::run_atomic(const AtomicRequestBody& request, std::uint64_t& value,
@@ -111,7 +103,6 @@ AccessResult Sender::run_atomic(const AtomicRequestBody& request, std::uint64_t&
 
 // False: refused; a Terminate takes the frame's place.
 bool Sender::build_atomic_response() {
-    constexpr std::size_t kHeader = UntaggedHeader::kSize + AtomicResponseBody::kSize;
     const Job& job = jobs_.next();
     AtomicResponseBody body;
     body.request_id = job.atomic.request_id;
@@ -120,20 +111,14 @@ bool Sender::build_atomic_response() {
     if (result != AccessResult::granted || !is_aligned) {
         // The culprit is the Atomic Request, whose header may be overwritten by now.
         Culprit culprit;
-        culprit.control = put_header(culprit.bytes, Opcode::atomic_request,
-                                     UntaggedHeader::kSize + AtomicRequestBody::kSize,
-                                     kQueueReadRequest, job.msn);
+        culprit.control = put_header(culprit.bytes, Opcode::atomic_request, job.msn,
+                                     row_of(Opcode::atomic_request).header_size);
         life_.fail(is_aligned ? read_error(result) : error::kStreamCatastrophic, &culprit);
         return terminate_pending_;
     }
-    Frame& out = frame(frame_tail_);
-    begin_frame(out, FrameSource::response, jobs_.next_position());
-    const std::span<std::byte> bytes(out.bytes);
-    put_header(bytes, Opcode::atomic_response, kHeader, kQueueAtomicResponse, atomic_msn_++);
-    body.emit(bytes.subspan<UntaggedHeader::kSize, AtomicResponseBody::kSize>());
+    Frame& out = begin_frame(FrameSource::response, jobs_.next_position());
     out.is_last = true;
-    add_payload(out, kHeader, {}, 0, 0);
-    finish_frame(out);
+    finish_frame(out, put_message(out.bytes, Opcode::atomic_response, atomic_msn_++, body));
     message_open_ = false;
     jobs_.note_built();
     return true;

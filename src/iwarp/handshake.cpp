@@ -40,13 +40,10 @@ Handshake Handshake::initiator(const HandshakeOffer& offer) {
     enhanced.rtr_read = offer.peer_to_peer && offer.ord > 0;
     enhanced.rtr_write = offer.peer_to_peer;
     if (!handshake.emit(header, header.enhanced ? &enhanced : nullptr, offer.private_data)) {
-        handshake.outcome_ = Outcome::bad_frame;  // the caller checks lengths before
-        handshake.phase_ = Phase::over;
+        handshake.end(Outcome::bad_frame);  // the caller checks lengths before
     }
     return handshake;
 }
-
-Handshake Handshake::responder() { return Handshake{}; }
 
 std::span<const std::byte> Handshake::poll_transmit() const {
     if (phase_ != Phase::sending) return {};
@@ -78,11 +75,7 @@ std::span<const std::byte> Handshake::private_data() const {
 void Handshake::handle_sent(std::size_t size) {
     position_ = static_cast<std::uint16_t>(position_ + size);
     if (position_ < frame_size_) return;
-    if (outcome_when_sent_ != Outcome::pending) {
-        outcome_ = outcome_when_sent_;
-        phase_ = Phase::over;
-        return;
-    }
+    if (outcome_when_sent_ != Outcome::pending) return end(outcome_when_sent_);
     position_ = 0;
     frame_size_ = MpaHeader::kSize;
     phase_ = Phase::receiving_header;
@@ -94,9 +87,7 @@ void Handshake::handle_received(std::size_t size) {
     const auto received = std::span<const std::byte>(frame_).first(position_);
     // A stranger with another protocol is known by its first bytes: it may say no more than them.
     if (phase_ == Phase::receiving_header && !MpaHeader::may_begin(expected, received)) {
-        outcome_ = Outcome::bad_frame;
-        phase_ = Phase::over;
-        return;
+        return end(Outcome::bad_frame);
     }
     if (position_ < frame_size_) return;
     if (phase_ == Phase::receiving_header) {
@@ -119,14 +110,10 @@ void Handshake::handle_header() {
     const bool is_short =
         header_.enhanced && !header_.reject && header_.private_data_length < MpaEnhanced::kSize;
     if (parsed != MpaParse::ok || header_.kind != expected || is_short) {
-        outcome_ = Outcome::bad_frame;
-        phase_ = Phase::over;
-        return;
+        return end(Outcome::bad_frame);
     }
     if (header_.revision > (is_initiator_ ? offer_.revision : kHighestRevision)) {
-        outcome_ = Outcome::bad_revision;
-        phase_ = Phase::over;
-        return;
+        return end(Outcome::bad_revision);
     }
     frame_size_ = static_cast<std::uint16_t>(MpaHeader::kSize + header_.private_data_length);
     phase_ = Phase::receiving_data;
@@ -134,8 +121,7 @@ void Handshake::handle_header() {
 
 void Handshake::handle_request() {
     if (header_.enhanced && header_.private_data_length < MpaEnhanced::kSize) {
-        outcome_ = Outcome::bad_frame;  // R in a request hid the short frame from handle_header()
-        phase_ = Phase::over;
+        end(Outcome::bad_frame);  // R in a request hid the short frame from handle_header()
         return;
     }
     peer_ = MpaEnhanced{};
@@ -154,18 +140,10 @@ void Handshake::handle_request() {
 }
 
 void Handshake::handle_reply() {
-    phase_ = Phase::over;
-    if (header_.reject) {
-        outcome_ = Outcome::refused;
-        return;
-    }
-    if (header_.markers) {
-        outcome_ = Outcome::markers_refused;
-        return;
-    }
+    if (header_.reject) return end(Outcome::refused);
+    if (header_.markers) return end(Outcome::markers_refused);
     if (offer_.revision >= 2 && (header_.revision < 2 || !header_.enhanced)) {
-        outcome_ = Outcome::bad_revision;  // RFC 6581 section 6: the answer to S carries S
-        return;
+        return end(Outcome::bad_revision);  // RFC 6581 section 6: the answer to S carries S
     }
     agreement_ = {offer_.crc || header_.crc,
                   RtrKind::none,
@@ -177,8 +155,7 @@ void Handshake::handle_reply() {
         peer_ = MpaEnhanced::parse(
             std::span<const std::byte>(frame_).subspan<MpaHeader::kSize, MpaEnhanced::kSize>());
         if (peer_.ord != MpaEnhanced::kNoNegotiation && peer_.ord > offer_.ird) {
-            fail_with_terminate(Outcome::insufficient_ird, error::kLlpInsufficientIrd);
-            return;
+            return fail_with_terminate(Outcome::insufficient_ird, error::kLlpInsufficientIrd);
         }
         agreement_.ird = effective(offer_.ird, peer_.ord);
         agreement_.ord = effective(offer_.ord, peer_.ird);
@@ -188,12 +165,11 @@ void Handshake::handle_reply() {
             } else if (peer_.rtr_write) {
                 agreement_.rtr = RtrKind::write;
             } else {
-                fail_with_terminate(Outcome::no_common_rtr, error::kLlpNoRtr);
-                return;
+                return fail_with_terminate(Outcome::no_common_rtr, error::kLlpNoRtr);
             }
         }
     }
-    outcome_ = Outcome::agreed;
+    end(Outcome::agreed);
 }
 
 // The stream is open as far as MPA goes, so the reason travels as a Terminate (RFC 6581 section 8).
@@ -203,11 +179,7 @@ void Handshake::fail_with_terminate(Outcome outcome, const ErrorCode& code) {
     const std::size_t size = body.emit(
         std::span<std::byte>(frame_).subspan<UntaggedHeader::kSize, TerminateBody::kMaxSize>());
     UntaggedHeader header;
-    header.control = {
-        .ulpdu_length = static_cast<std::uint16_t>(UntaggedHeader::kSize - kLengthSize + size),
-        .tagged = false,
-        .last = true,
-        .opcode = static_cast<std::uint8_t>(Opcode::terminate)};
+    header.control = control_of(Opcode::terminate, UntaggedHeader::kSize + size, 0, true);
     header.queue_number = kQueueTerminate;
     header.msn = 1;
     header.emit(std::span<std::byte>(frame_).first<UntaggedHeader::kSize>());

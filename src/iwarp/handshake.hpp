@@ -53,14 +53,14 @@ public:
     };
 
     [[nodiscard]] static Handshake initiator(const HandshakeOffer& offer);
-    [[nodiscard]] static Handshake responder();
+    [[nodiscard]] static Handshake responder() { return Handshake{}; }
 
     // Outputs.
     [[nodiscard]] std::span<const std::byte> poll_transmit() const;
     [[nodiscard]] std::span<std::byte> poll_receive();
     [[nodiscard]] Outcome outcome() const { return outcome_; }
     [[nodiscard]] const Agreement& agreement() const { return agreement_; }
-    // Initiator: the peer was told why we end the attempt.
+    // Initiator: a Terminate has told the peer why we end the attempt.
     [[nodiscard]] bool has_sent_terminate() const {
         return outcome_ == Outcome::insufficient_ird || outcome_ == Outcome::no_common_rtr;
     }
@@ -84,6 +84,10 @@ private:
     void handle_header();
     void handle_request();
     void handle_reply();
+    void end(Outcome outcome) {
+        outcome_ = outcome;
+        phase_ = Phase::over;
+    }
     void fail_with_terminate(Outcome outcome, const ErrorCode& code);
     [[nodiscard]] bool emit(const MpaHeader& header, const MpaEnhanced* enhanced,
                             std::span<const std::byte> private_data);

@@ -16,7 +16,7 @@ void Life::fail(const ErrorCode& code, const Culprit* culprit, BuiltFrames built
     terminate.error = code;
     if (culprit != nullptr) {
         const std::size_t size =
-            row_of(culprit->opcode()).is_tagged ? TaggedHeader::kSize : UntaggedHeader::kSize;
+            row_of(culprit->opcode()).is_tagged() ? TaggedHeader::kSize : UntaggedHeader::kSize;
         terminate.has_segment_length = true;
         terminate.segment_length = culprit->control.ulpdu_length;
         terminate.ddp_header_size = static_cast<std::uint8_t>(size - kLengthSize);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Messages on their way out: which one comes next, its frames, and what a peer's Terminate means.
 #include <algorithm>
-#include <cstring>
 
 #include "iwarp/sender.hpp"
 
@@ -48,10 +47,7 @@ bool Sender::can_start_request() {
     if (request_next_ == send_queue_.cursor.published()) return false;
     const SendRequest& request = send_queue_[request_next_];
     if (request.is_fenced && reads_.count() > 0) return false;
-    if (is_answered(request.kind)) {
-        return reads_.count() < life_.config().ord && !reads_.is_full();
-    }
-    return true;
+    return !is_answered(request.kind) || (reads_.count() < life_.config().ord && !reads_.is_full());
 }
 
 // An atomic changes memory: not while a response to an earlier read is still to be read from it.
@@ -113,25 +109,17 @@ void Sender::build_rtr() {
         build_empty_write();
         return;
     }
-    constexpr std::size_t kHeader = UntaggedHeader::kSize + ReadRequestBody::kSize;
-    Frame& out = frame(frame_tail_);
-    out = Frame{};
-    const std::span<std::byte> bytes(out.bytes);
-    put_header(bytes, Opcode::read_request, kHeader, kQueueReadRequest, read_msn_++);
-    ReadRequestBody{}.emit(bytes.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
+    Frame& out = begin_frame(FrameSource::control);
     reads_.has_opening = true;
-    add_payload(out, kHeader, {}, 0, 0);
-    finish_frame(out);
+    finish_frame(out, put_message(out.bytes, Opcode::read_request, read_msn_++, ReadRequestBody{}));
 }
 
 void Sender::build_empty_write() {
-    Frame& out = frame(frame_tail_);
-    out = Frame{};
+    Frame& out = begin_frame(FrameSource::control);
     TaggedHeader header;
     header.control = control_of(Opcode::write, TaggedHeader::kSize, 0, true);
     header.emit(std::span(out.bytes).first<TaggedHeader::kSize>());
-    add_payload(out, TaggedHeader::kSize, {}, 0, 0);
-    finish_frame(out);
+    finish_frame(out, TaggedHeader::kSize);
 }
 
 // Between two messages: a Write in the middle of another is an error.
@@ -141,38 +129,37 @@ bool Sender::must_wake_peer() const {
 
 void Sender::build_terminate() {
     terminate_pending_ = false;
-    Frame& out = frame(frame_tail_);
-    out = Frame{};
+    Frame& out = begin_frame(FrameSource::control);
     std::span<std::byte> bytes(out.bytes);
     const std::size_t size =
         UntaggedHeader::kSize +
         terminate_.emit(bytes.subspan<UntaggedHeader::kSize, TerminateBody::kMaxSize>());
-    put_header(bytes, Opcode::terminate, size, kQueueTerminate, 1);
+    put_header(bytes, Opcode::terminate, 1, size);
     out.is_terminate = true;
-    add_payload(out, size, {}, 0, 0);
-    finish_frame(out);
+    finish_frame(out, size);
 }
 
-Control Sender::put_header(std::span<std::byte> to, Opcode opcode, std::size_t size,
-                           std::uint32_t queue, std::uint32_t msn) {
+Control Sender::put_header(std::span<std::byte> to, Opcode opcode, std::uint32_t msn,
+                           std::size_t size) {
     UntaggedHeader header;
     header.control = control_of(opcode, size, 0, true);
-    header.queue_number = queue;
+    header.queue_number = row_of(opcode).queue;
     header.msn = msn;
     header.emit(to.first<UntaggedHeader::kSize>());
     return header.control;
 }
 
-void Sender::begin_frame(Frame& out, FrameSource source, std::uint32_t position) {
+Sender::Frame& Sender::begin_frame(FrameSource source, std::uint32_t position) {
+    Frame& out = frame(frame_tail_);
     out.source = source;
     out.position = position;
-    out.is_terminate = false;
+    out.is_last = out.is_terminate = false;
     out.pin = Pin{};
+    return out;
 }
 
 void Sender::build_request_frame() {
-    Frame& out = frame(frame_tail_);
-    begin_frame(out, FrameSource::request, request_next_);
+    Frame& out = begin_frame(FrameSource::request, request_next_);
     switch (send_queue_[request_next_].kind) {
 #define NDV_X(name, build, ...) \
     case RequestKind::name:     \
@@ -183,21 +170,17 @@ void Sender::build_request_frame() {
 }
 
 void Sender::build_read(Frame& out) {
-    constexpr std::size_t kHeader = UntaggedHeader::kSize + ReadRequestBody::kSize;
     SendRequest& request = send_queue_[request_next_];
-    const std::span<std::byte> bytes(out.bytes);
     request.sink_stag = next_sink_stag();
     request.received = 0;
-    put_header(bytes, Opcode::read_request, kHeader, kQueueReadRequest, read_msn_++);
     ReadRequestBody body;
     body.sink_stag = request.sink_stag;
     body.size = request.length;
     body.source_stag = request.remote_token;
     body.source_to = request.remote_address;
-    body.emit(bytes.subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
     reads_.push(request_next_);
     out.is_last = true;
-    finish_request(out, kHeader, 0);
+    finish_request(out, put_message(out.bytes, Opcode::read_request, read_msn_++, body), 0);
 }
 
 void Sender::build_write(Frame& out) {
@@ -232,8 +215,7 @@ void Sender::build_send(Frame& out) {
 }
 
 void Sender::finish_request(Frame& out, std::size_t header, std::uint32_t payload) {
-    add_payload(out, header, send_queue_.segments(request_next_), message_offset_, payload);
-    finish_frame(out);
+    finish_frame(out, header, payload, send_queue_.segments(request_next_), message_offset_);
     message_offset_ += payload;
     if (out.is_last) {
         message_open_ = false;
@@ -245,8 +227,7 @@ void Sender::finish_request(Frame& out, std::size_t header, std::uint32_t payloa
 bool Sender::build_response_frame() {
     Job& job = jobs_.next();
     if (job.is_atomic) return build_atomic_response();
-    Frame& out = frame(frame_tail_);
-    begin_frame(out, FrameSource::response, jobs_.next_position());
+    Frame& out = begin_frame(FrameSource::response, jobs_.next_position());
     const std::uint32_t size =
         std::min(job.body.size - job.built, segment_limit(max_fpdu_, TaggedHeader::kSize));
     Pin pin;
@@ -266,8 +247,7 @@ bool Sender::build_response_frame() {
     header.stag = job.body.sink_stag;
     header.to = job.body.sink_to + job.built;
     header.emit(std::span<std::byte>(out.bytes).first<TaggedHeader::kSize>());
-    add_payload(out, TaggedHeader::kSize, {}, 0, size, &pin);
-    finish_frame(out);
+    finish_frame(out, TaggedHeader::kSize, size, {}, 0, &pin);
     out.payload_offset = job.built;
     out.pin = pin;
     if (out.payload_size == 0) {
@@ -286,14 +266,12 @@ bool Sender::build_response_frame() {
 // The culprit is the Read Request, advanced by the `done` bytes that went out already.
 void Sender::fail_read(const Job& job, std::uint32_t done, AccessResult result) {
     Culprit culprit;
-    culprit.control =
-        put_header(culprit.bytes, Opcode::read_request,
-                   UntaggedHeader::kSize + ReadRequestBody::kSize, kQueueReadRequest, job.msn);
     ReadRequestBody body = job.body;
     body.sink_to += done;
     body.source_to += done;
     body.size -= done;
-    body.emit(std::span(culprit.bytes).subspan<UntaggedHeader::kSize, ReadRequestBody::kSize>());
+    const std::size_t size = put_message(culprit.bytes, Opcode::read_request, job.msn, body);
+    culprit.control = control_of(Opcode::read_request, size, 0, true);
     life_.fail(read_error(result), &culprit);
 }
 

@@ -3,7 +3,6 @@
 // only; who sends what when is handshake.hpp.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>

@@ -166,7 +166,7 @@ std::size_t Receiver::take_header() {
         return 0;
     }
     const OpcodeRow& row = kOpcodes[fpdu_.control.opcode];
-    if (!row.is_known || fpdu_.control.tagged != row.is_tagged) {
+    if (!row.is_known || fpdu_.control.tagged != row.is_tagged()) {
         life_.fail(error::kUnexpectedOpcode);
         return 0;
     }
@@ -289,7 +289,7 @@ bool Receiver::begin_send(std::span<const std::byte> bytes) {
             return refuse(error::kUntaggedTooLong);
         }
     }
-    untagged_ = {true, fpdu_.opcode(), 0, 0, header.mo, header.invalidate_stag};
+    untagged_ = {true, fpdu_.opcode(), 0, 0, header.mo, header.invalidate_stag, is_rtr};
     return true;
 }
 
@@ -427,13 +427,10 @@ void Receiver::end_request() {
 }
 
 void Receiver::end_send() {
-    const bool is_rtr = life_.config().rtr == RtrKind::send && !life_.config().is_initiator &&
-                        expected_send_msn_ == 1 && untagged_.offset == 0 &&
-                        life_.counters().fpdus_in == 1;
     untagged_.is_active = false;
     written_ = 0;
     ++expected_send_msn_;
-    if (is_rtr) return;
+    if (untagged_.is_rtr) return;
     ReceiveRequest& receive = receive_queue_[receive_next_];
     receive.received = untagged_.offset;
     receive.is_solicited = row_of(fpdu_.opcode()).solicits;

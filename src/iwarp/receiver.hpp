@@ -66,6 +66,7 @@ private:
         std::uint64_t to = 0;      // tagged: where the next segment must continue
         std::uint32_t offset = 0;  // untagged: where the next segment must continue
         std::uint32_t invalidate_stag = 0;
+        bool is_rtr = false;  // untagged: opens the stream, and takes no receive
     };
 
     void process();

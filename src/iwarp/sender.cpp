@@ -206,8 +206,11 @@ void Sender::add_payload(Frame& out, std::size_t header, std::span<const PostedS
     }
 }
 
-// Pad and CRC; the frame joins the queue.
-void Sender::finish_frame(Frame& out) {
+// Payload, pad and CRC; the frame joins the queue.
+void Sender::finish_frame(Frame& out, std::size_t header, std::uint32_t size,
+                          std::span<const PostedSegment> segments, std::uint32_t offset,
+                          const Pin* pin) {
+    add_payload(out, header, segments, offset, size, pin);
     const std::size_t pad = pad_size(out.head_size + out.payload_size - kLengthSize);
     std::byte* const tail = out.payload_size == 0 ? out.head + out.head_size : out.tail.data();
     std::memset(tail, 0, pad + kCrcSize);

@@ -35,7 +35,6 @@ public:
     void handle_sent(std::size_t size);
     [[nodiscard]] bool wants_write();
     [[nodiscard]] bool has_large_backlog(std::size_t threshold);
-    [[nodiscard]] bool has_unsent_frame() const { return frame_head_ != frame_tail_; }
     [[nodiscard]] bool is_held() const { return is_held_; }
     void release_hold() { is_held_ = false; }
     void set_max_fpdu(std::uint32_t bytes) { max_fpdu_ = bytes; }
@@ -107,10 +106,19 @@ private:
     void build_atomic_request(Frame& out);
     void build_nothing(Frame&) {}  // execute_local_request() took it
     void finish_request(Frame& out, std::size_t header, std::uint32_t payload);
-    void begin_frame(Frame& out, FrameSource source, std::uint32_t position);
+    Frame& begin_frame(FrameSource source, std::uint32_t position = 0);
     // The header of an untagged message of one FPDU, of `size` bytes with its body.
-    static Control put_header(std::span<std::byte> to, Opcode opcode, std::size_t size,
-                              std::uint32_t queue, std::uint32_t msn);
+    static Control put_header(std::span<std::byte> to, Opcode opcode, std::uint32_t msn,
+                              std::size_t size);
+    // With the body that its opcode has; returns their size.
+    template <typename Body>
+    static std::size_t put_message(std::span<std::byte> to, Opcode opcode, std::uint32_t msn,
+                                   const Body& body) {
+        const std::size_t size = row_of(opcode).header_size;
+        put_header(to, opcode, msn, size);
+        body.emit(to.subspan<UntaggedHeader::kSize, Body::kSize>());
+        return size;
+    }
     [[nodiscard]] bool has_response();
     [[nodiscard]] bool build_response_frame();
     [[nodiscard]] bool build_atomic_response();
@@ -118,8 +126,11 @@ private:
                                           bool& is_aligned);
     void fail_read(const Job& job, std::uint32_t done, AccessResult result);
     void add_payload(Frame& out, std::size_t header, std::span<const PostedSegment> segments,
-                     std::uint32_t offset, std::uint32_t size, const Pin* pin = nullptr);
-    void finish_frame(Frame& out);
+                     std::uint32_t offset, std::uint32_t size, const Pin* pin);
+    // Payload is of a request's segments or of pinned memory.
+    void finish_frame(Frame& out, std::size_t header, std::uint32_t size = 0,
+                      std::span<const PostedSegment> segments = {}, std::uint32_t offset = 0,
+                      const Pin* pin = nullptr);
     [[nodiscard]] bool has_frame_room() const;
     void note_frame_sent(Frame& sent);
     void unpin(Frame& out);

@@ -53,7 +53,6 @@ inline constexpr ErrorCode kUntaggedVersion{1, 2, 0x06};
 inline constexpr ErrorCode kLlpClosed{2, 0, 0x01};
 inline constexpr ErrorCode kLlpCrc{2, 0, 0x02};
 inline constexpr ErrorCode kLlpLength{2, 0, 0x03};
-inline constexpr ErrorCode kLlpBadFrame{2, 0, 0x04};
 inline constexpr ErrorCode kLlpInsufficientIrd{2, 0, 0x06};
 inline constexpr ErrorCode kLlpNoRtr{2, 0, 0x07};
 }  // namespace error

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The queues between whoever posts and whoever steps: requests in posting order with their
-// segments and inline bytes, allocated once. The poster fills a slot and publishes it; from then
-// on it is the engine's until it retires.
+// The queues between the thread that posts and the one that steps: requests in posting order with
+// their segments and inline bytes, allocated once. The poster fills a slot and publishes it; from
+// then on it is the engine's until it retires.
 #pragma once
 
 #include <sys/uio.h>
@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <span>
 
