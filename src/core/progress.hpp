@@ -50,10 +50,10 @@ public:
 
     [[nodiscard]] std::uint64_t id() const { return id_; }
     // On the progress thread.
-    virtual void on_ready() = 0;
-    virtual void on_deadline() = 0;
+    virtual void on_ready() {}
+    virtual void on_deadline() {}
     // The events to be armed for; 0: errors and hang-up only. Any thread.
-    [[nodiscard]] virtual std::uint32_t wanted() const = 0;
+    [[nodiscard]] virtual std::uint32_t wanted() const { return 0; }
     [[nodiscard]] virtual Lease lease(Time) const { return Lease::none; }
 
 private:

@@ -15,26 +15,6 @@
 #include "providers/soft/protection_domain.hpp"
 
 namespace ndv::soft {
-namespace {
-
-// A kernel may have no IPv6, or have it switched off.
-bool has_ipv6_loopback() {
-    const base::Descriptor socket(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in6 address{};
-    address.sin6_family = AF_INET6;
-    address.sin6_addr = IN6ADDR_LOOPBACK_INIT;
-    return socket &&
-           ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
-}
-
-core::AdapterInfo soft_info() {
-    core::AdapterInfo info = soft_limits();
-    info.addresses = {"127.0.0.1"};
-    if (has_ipv6_loopback()) info.addresses.emplace_back("::1");
-    return info;
-}
-
-}  // namespace
 
 core::AdapterInfo soft_limits() {
     core::AdapterInfo info;
@@ -84,79 +64,106 @@ std::unique_ptr<Link> AdapterParts::make_link(base::Descriptor socket) const {
     return capture ? captured(std::move(link), capture) : std::move(link);
 }
 
-Adapter::Adapter(std::shared_ptr<AdapterParts> parts)
-    : parts_(std::move(parts)), info_(soft_info()) {
-    if (parts_->address) {
-        info_.name.append(":").append(parts_->address->host());
-        info_.addresses = {parts_->address->host()};
+namespace {
+
+// A kernel may have no IPv6, or have it switched off.
+bool has_ipv6_loopback() {
+    const base::Descriptor socket(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in6 address{};
+    address.sin6_family = AF_INET6;
+    address.sin6_addr = IN6ADDR_LOOPBACK_INIT;
+    return socket &&
+           ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+}
+
+core::AdapterInfo soft_info() {
+    core::AdapterInfo info = soft_limits();
+    info.addresses = {"127.0.0.1"};
+    if (has_ipv6_loopback()) info.addresses.emplace_back("::1");
+    return info;
+}
+
+class Adapter final : public core::Adapter {
+public:
+    explicit Adapter(std::shared_ptr<AdapterParts> parts)
+        : parts_(std::move(parts)), info_(soft_info()) {
+        if (parts_->address) {
+            info_.name.append(":").append(parts_->address->host());
+            info_.addresses = {parts_->address->host()};
+        }
     }
-}
-
-Adapter::~Adapter() {
-    if (!is_foreign()) close();
-}
-
-void Adapter::stop() { parts_->progress->stop(); }
-
-std::map<std::string, std::uint64_t> Adapter::stats() const {
-    std::map<std::string, std::uint64_t> all = parts_->counters.read();
-    all["starting_connection"] = parts_->starting_connections.load(std::memory_order_relaxed);
-    all["lingering_connection"] = parts_->progress->lingering();
-    all["rdma_in_octets"] = parts_->totals->bytes_in.load(std::memory_order_relaxed);
-    all["rdma_out_octets"] = parts_->totals->bytes_out.load(std::memory_order_relaxed);
-    all["rdma_in_frames"] = parts_->totals->fpdus_in.load(std::memory_order_relaxed);
-    all["rdma_out_frames"] = parts_->totals->fpdus_out.load(std::memory_order_relaxed);
-    if (parts_->capture) all["capture_lost_packets"] = parts_->capture->lost();
-    return all;
-}
-
-Expected<std::shared_ptr<core::ProtectionDomain>> Adapter::do_create_pd() {
-    return make_protection_domain(parts_, std::static_pointer_cast<Adapter>(shared_from_this()));
-}
-
-Expected<std::shared_ptr<core::CompletionQueue>> Adapter::do_create_cq(std::uint32_t depth) {
-    auto made = CompletionQueue::create(depth, parts_->progress);
-    if (!made) return Unexpected{made.error()};
-    return std::shared_ptr<core::CompletionQueue>(std::move(*made));
-}
-
-Expected<std::shared_ptr<core::Connector>> Adapter::do_create_connector() {
-    return std::shared_ptr<core::Connector>(std::make_shared<Connector>(parts_));
-}
-
-Expected<std::shared_ptr<core::Listener>> Adapter::do_create_listener() {
-    return std::shared_ptr<core::Listener>(
-        std::make_shared<Listener>(parts_, std::static_pointer_cast<Adapter>(shared_from_this())));
-}
-
-Expected<std::shared_ptr<core::SharedEndpoint>> Adapter::do_create_shared_endpoint(
-    const core::SocketAddress& address) {
-    auto socket = bound_socket(address, "create_shared_endpoint");
-    if (!socket) return Unexpected{socket.error()};
-    auto claim = parts_->claims.take(local_address_of(socket->get()));
-    if (!claim) {
-        return fail(Status::sharing_violation,
-                    "create_shared_endpoint " + address.text() + ": the address is taken",
-                    "choose another port, or 0");
+    ~Adapter() override {
+        if (!is_foreign()) close();
     }
-    return std::shared_ptr<core::SharedEndpoint>(
-        std::make_shared<SharedEndpoint>(std::move(*socket), std::move(claim)));
-}
 
-Expected<std::shared_ptr<core::LogicalAddressMapping>> Adapter::do_build_lam(
-    core::BufferHold* hold) {
-    return LogicalAddressMapping::build(parts_->table, hold);
-}
+    [[nodiscard]] const core::AdapterInfo& info() const override { return info_; }
 
-Expected<std::uint64_t> Adapter::address_of(std::uint64_t logical_page) const {
-    const std::byte* const page = find_logical_page(*parts_->table, logical_page);
-    if (page == nullptr) {
-        return fail(Status::access_violation,
-                    "fast_register: the first page is of no mapping that is built",
-                    "use pages of a LogicalAddressMapping");
+    [[nodiscard]] std::map<std::string, std::uint64_t> stats() const override {
+        std::map<std::string, std::uint64_t> all = parts_->counters.read();
+        // relaxed, all of them: numbers to look at, which order nothing.
+        all["starting_connection"] = parts_->starting_connections.load(std::memory_order_relaxed);
+        all["lingering_connection"] = parts_->progress->lingering();
+        all["rdma_in_octets"] = parts_->totals->bytes_in.load(std::memory_order_relaxed);
+        all["rdma_out_octets"] = parts_->totals->bytes_out.load(std::memory_order_relaxed);
+        all["rdma_in_frames"] = parts_->totals->fpdus_in.load(std::memory_order_relaxed);
+        all["rdma_out_frames"] = parts_->totals->fpdus_out.load(std::memory_order_relaxed);
+        if (parts_->capture) all["capture_lost_packets"] = parts_->capture->lost();
+        return all;
     }
-    return reinterpret_cast<std::uint64_t>(page);
-}
+
+    [[nodiscard]] Expected<std::uint64_t> address_of(std::uint64_t logical_page) const override {
+        const std::byte* const page = find_logical_page(*parts_->table, logical_page);
+        if (page == nullptr) {
+            return fail(Status::access_violation,
+                        "fast_register: the first page is of no mapping that is built",
+                        "use pages of a LogicalAddressMapping");
+        }
+        return reinterpret_cast<std::uint64_t>(page);
+    }
+
+private:
+    Expected<std::shared_ptr<core::ProtectionDomain>> do_create_pd() override {
+        return make_protection_domain(parts_, self());
+    }
+    Expected<std::shared_ptr<core::CompletionQueue>> do_create_cq(std::uint32_t depth) override {
+        auto made = CompletionQueue::create(depth, parts_->progress);
+        if (!made) return Unexpected{made.error()};
+        return std::shared_ptr<core::CompletionQueue>(std::move(*made));
+    }
+    Expected<std::shared_ptr<core::Connector>> do_create_connector() override {
+        return std::shared_ptr<core::Connector>(std::make_shared<Connector>(parts_));
+    }
+    Expected<std::shared_ptr<core::Listener>> do_create_listener() override {
+        return std::shared_ptr<core::Listener>(std::make_shared<Listener>(parts_, self()));
+    }
+    Expected<std::shared_ptr<core::SharedEndpoint>> do_create_shared_endpoint(
+        const core::SocketAddress& address) override {
+        auto socket = bound_socket(address, "create_shared_endpoint");
+        if (!socket) return Unexpected{socket.error()};
+        auto claim = parts_->claims.take(local_address_of(socket->get()));
+        if (!claim) {
+            return fail(Status::sharing_violation,
+                        "create_shared_endpoint " + address.text() + ": the address is taken",
+                        "choose another port, or 0");
+        }
+        return std::shared_ptr<core::SharedEndpoint>(
+            std::make_shared<SharedEndpoint>(std::move(*socket), std::move(claim)));
+    }
+    Expected<std::shared_ptr<core::LogicalAddressMapping>> do_build_lam(
+        core::BufferHold* hold) override {
+        return make_lam(parts_->table, hold);
+    }
+    void stop() override { parts_->progress->stop(); }
+
+    [[nodiscard]] std::shared_ptr<core::Adapter> self() {
+        return std::static_pointer_cast<core::Adapter>(shared_from_this());
+    }
+
+    const std::shared_ptr<AdapterParts> parts_;
+    core::AdapterInfo info_;  // constant once made
+};
+
+}  // namespace
 
 std::vector<core::AdapterInfo> SoftProvider::adapters() const { return {soft_info()}; }
 

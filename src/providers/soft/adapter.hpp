@@ -4,9 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
-#include <map>
 #include <memory>
-#include <string>
 
 #include "core/provider.hpp"
 #include "providers/soft/capture.hpp"
@@ -32,37 +30,13 @@ struct AdapterParts {
     std::optional<core::SocketAddress> address;  // "soft:192.0.2.1": only this one
     LocalBuffers local_buffers;
     std::uint64_t seed = 0;
-    std::atomic<std::uint64_t> next_domain{1};
+    std::atomic<std::uint64_t> next_domain{1};  // relaxed: numbers, nothing else depends on them
     core::ConnectionCounters counters;
-    std::atomic<std::uint64_t> starting_connections{0};  // strangers whose request is not whole
+    // Strangers whose request is not whole. relaxed: as ConnectionCounters, a number to look at.
+    std::atomic<std::uint64_t> starting_connections{0};
     core::Claims claims;
 
     [[nodiscard]] std::unique_ptr<Link> make_link(base::Descriptor socket) const;
-};
-
-class Adapter final : public core::Adapter {
-public:
-    explicit Adapter(std::shared_ptr<AdapterParts> parts);
-    ~Adapter() override;
-
-    [[nodiscard]] const core::AdapterInfo& info() const override { return info_; }
-    [[nodiscard]] std::map<std::string, std::uint64_t> stats() const override;
-    [[nodiscard]] Expected<std::uint64_t> address_of(std::uint64_t logical_page) const override;
-
-private:
-    [[nodiscard]] Expected<std::shared_ptr<core::ProtectionDomain>> do_create_pd() override;
-    [[nodiscard]] Expected<std::shared_ptr<core::CompletionQueue>> do_create_cq(
-        std::uint32_t depth) override;
-    [[nodiscard]] Expected<std::shared_ptr<core::Connector>> do_create_connector() override;
-    [[nodiscard]] Expected<std::shared_ptr<core::Listener>> do_create_listener() override;
-    [[nodiscard]] Expected<std::shared_ptr<core::SharedEndpoint>> do_create_shared_endpoint(
-        const core::SocketAddress& address) override;
-    [[nodiscard]] Expected<std::shared_ptr<core::LogicalAddressMapping>> do_build_lam(
-        core::BufferHold* hold) override;
-    void stop() override;
-
-    const std::shared_ptr<AdapterParts> parts_;
-    core::AdapterInfo info_;  // constant once made
 };
 
 class SoftProvider final : public core::Provider {

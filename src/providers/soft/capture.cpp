@@ -254,6 +254,7 @@ void Capture::write(const std::byte* packet, std::size_t size) {
         static_cast<std::uint32_t>(us / 1'000'000), static_cast<std::uint32_t>(us % 1'000'000),
         static_cast<std::uint32_t>(size), static_cast<std::uint32_t>(size)};
     const base::Lock lock(mutex_);
+    // relaxed, as below: see lost().
     if (lost_.load(std::memory_order_relaxed) == 0) {
         const long end = std::ftell(file_);
         const int error = std::fwrite(header.data(), sizeof header, 1, file_) == 1 &&

@@ -33,7 +33,7 @@ public:
     // One IP packet with its time; the file is flushed so that a reader may follow. When the file
     // takes no more it ends with the last whole packet, for good, and the log says so once.
     void write(const std::byte* packet, std::size_t size);
-    // Packets that are not in the file.
+    // Packets that are not in the file. relaxed: written under the mutex, which write() has.
     [[nodiscard]] std::uint64_t lost() const { return lost_.load(std::memory_order_relaxed); }
 
 private:

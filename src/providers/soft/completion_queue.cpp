@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <new>
 #include <string>
 #include <utility>
 
@@ -29,22 +28,6 @@ constexpr Time kLongestStep = std::chrono::milliseconds(10);
 constexpr std::uint32_t kPollsBeforeSleep = 8;
 
 }  // namespace
-
-// A moderated notification that waits for its time, on the progress thread.
-class NotifyTimer final : public Member {
-public:
-    explicit NotifyTimer(std::weak_ptr<core::Object> queue) : queue_(std::move(queue)) {}
-    void on_ready() override {}
-    void on_deadline() override {
-        if (const auto queue = std::static_pointer_cast<CompletionQueue>(queue_.lock())) {
-            queue->notify_if_due();
-        }
-    }
-    [[nodiscard]] std::uint32_t wanted() const override { return 0; }
-
-private:
-    const std::weak_ptr<core::Object> queue_;
-};
 
 Expected<std::shared_ptr<CompletionQueue>> CompletionQueue::create(
     std::uint32_t depth, std::shared_ptr<Progress> progress) {
@@ -101,6 +84,7 @@ void CompletionQueue::detach(const QueuePair& qp, int fd) {
 }
 
 Lease CompletionQueue::lease(Time at) const {
+    // acquire: pairs with do_wait(). relaxed: see its declaration.
     if (holders_.load(std::memory_order_acquire) > 0) return Lease::held;
     return lease_until_.load(std::memory_order_relaxed) > at.count() ? Lease::fresh : Lease::none;
 }
@@ -124,18 +108,20 @@ bool CompletionQueue::is_polled(Time at) {
 // Without a lease the progress thread hears at once of what comes while the caller sleeps.
 bool CompletionQueue::takes_lease() {
     if (!is_awaited()) return true;
+    // relaxed: see its declaration.
     return polls_since_arm_.fetch_add(1, std::memory_order_relaxed) >= kPollsBeforeSleep;
 }
 
 void CompletionQueue::end_lease() {
+    // relaxed: lease_dropped() publishes them.
     polls_since_arm_.store(0, std::memory_order_relaxed);
-    // relaxed: lease_dropped() publishes it.
     lease_until_.store(0, std::memory_order_relaxed);
     progress_->lease_dropped();
 }
 
 bool CompletionQueue::do_progress(core::Budget budget) {
     if (takes_lease()) {
+        // relaxed: see its declaration.
         lease_until_.store((now() + kLeaseTime).count(), std::memory_order_relaxed);
     }
     bool has_several = false;
@@ -189,6 +175,7 @@ void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
     struct Hold {
         CompletionQueue& queue;
         ~Hold() {
+            // acq_rel, as below: pairs with lease(). relaxed: lease_ended() publishes it.
             queue.lease_until_.store((now() + kLeaseTime).count(), std::memory_order_relaxed);
             queue.holders_.fetch_sub(1, std::memory_order_acq_rel);
             queue.progress_->lease_ended();
@@ -218,16 +205,8 @@ Expected<void> CompletionQueue::do_resize(std::uint32_t depth) {
 }
 
 void CompletionQueue::set_notify_timer(std::chrono::nanoseconds delay) {
-    try {
-        std::shared_ptr<NotifyTimer> timer;
-        {
-            const base::Lock lock(mutex_);
-            if (!timer_) timer_ = std::make_shared<NotifyTimer>(weak_from_this());
-            timer = timer_;
-        }
-        progress_->set_deadline(timer, now() + delay);
-    } catch (const std::bad_alloc&) {
-        notify_if_due();  // without its timer at once, which is never too late
+    if (const auto self = std::static_pointer_cast<CompletionQueue>(weak_from_this().lock())) {
+        progress_->set_deadline(self, now() + delay);
     }
 }
 

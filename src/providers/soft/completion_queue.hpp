@@ -15,10 +15,9 @@
 
 namespace ndv::soft {
 
-class NotifyTimer;
 class QueuePair;
 
-class CompletionQueue final : public core::CompletionQueue {
+class CompletionQueue final : public core::CompletionQueue, public Member {
 public:
     [[nodiscard]] static Expected<std::shared_ptr<CompletionQueue>> create(
         std::uint32_t depth, std::shared_ptr<Progress> progress);
@@ -31,13 +30,16 @@ public:
     void modify(const QueuePair& qp, int fd, std::uint32_t events);
     void detach(const QueuePair& qp, int fd);
 
-    [[nodiscard]] Lease lease(Time at) const;
+    [[nodiscard]] Lease lease(Time at) const override;
     // A program waits for the arm, and may be asleep.
     [[nodiscard]] bool is_awaited() const;
     // A program polls it, and so looks at its connections again soon. Asked by the progress thread.
     [[nodiscard]] bool is_polled(Time at);
     void end_lease() override;
     [[nodiscard]] const std::shared_ptr<Progress>& progress() const { return progress_; }
+
+    // Member: a moderated notification is due.
+    void on_deadline() override { notify_if_due(); }
 
 private:
     [[nodiscard]] bool do_progress(core::Budget budget) override;
@@ -46,7 +48,6 @@ private:
     [[nodiscard]] Expected<void> do_resize(std::uint32_t depth) override;
     [[nodiscard]] bool has_notify_timer() const override { return true; }
     void set_notify_timer(std::chrono::nanoseconds delay) override;
-    friend class NotifyTimer;
     [[nodiscard]] bool takes_lease();
     // Steps the only connection for a moment; true: the queue holds something now.
     [[nodiscard]] bool spin_on_only_member();
@@ -59,8 +60,9 @@ private:
     const base::Descriptor epoll_;
     const base::Descriptor wake_;  // eventfd: another thread pushed while we slept
     mutable base::Mutex mutex_;
-    std::shared_ptr<NotifyTimer> timer_ NDV_GUARDED_BY(mutex_);  // made on first use
     std::unordered_map<std::uint64_t, std::weak_ptr<QueuePair>> members_ NDV_GUARDED_BY(mutex_);
+    // relaxed, both: a late look costs a moment of leasing, and lease_ended() or lease_dropped()
+    // publishes an end.
     std::atomic<std::int64_t> lease_until_{0};       // ns of the steady clock
     std::atomic<std::uint32_t> polls_since_arm_{0};  // that found the ring empty
     Time polled_at_ = Time::min() / 2;               // the progress thread's

@@ -7,7 +7,6 @@
 
 #include <cstddef>
 #include <limits>
-#include <memory>
 
 #include "base/descriptor.hpp"
 #include "base/live.hpp"

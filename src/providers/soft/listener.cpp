@@ -2,7 +2,6 @@
 // Accepting TCP connections and their MPA requests.
 #include "providers/soft/listener.hpp"
 
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -51,6 +50,7 @@ public:
           link_(std::move(link)),
           descriptor_(link_->descriptor()),
           handshake_(iwarp::Handshake::responder()) {
+        // relaxed, as below: see its declaration.
         parts_->starting_connections.fetch_add(1, std::memory_order_relaxed);
     }
     ~Incoming() override { parts_->starting_connections.fetch_sub(1, std::memory_order_relaxed); }
@@ -74,7 +74,7 @@ public:
     // On the progress thread, like everything that touches link_.
     void leave() {
         if (!link_) return;
-        parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);
+        parts_->counters.connect_failures.fetch_add(1, std::memory_order_relaxed);  // a number
         parts_->progress->remove(*this, descriptor());
         parts_->progress->clear_deadline(*this);
         link_.reset();
@@ -150,6 +150,7 @@ Expected<core::Listener::Bound> Listener::do_listen(const core::SocketAddress& a
     return Bound{local_address_of(socket_.get()), std::move(claim)};
 }
 
+// acquire: pairs with on_ready() and on_deadline(), which arm afterwards.
 std::uint32_t Listener::wanted() const {
     return is_out_of_descriptors_.load(std::memory_order_acquire) ? 0U : std::uint32_t{EPOLLIN};
 }
@@ -163,7 +164,7 @@ void Listener::on_ready() {
             if (!socket_ || is_shut_) return;
             fd = ::accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
             os_error = errno;
-            // Linux looks for a free descriptor first, and then whether anybody waits.
+            // Linux looks for a free descriptor first, and then for a connection.
             pollfd waiting{socket_.get(), POLLIN, 0};
             if (fd < 0 && ::poll(&waiting, 1, 0) == 0) return;
         }
@@ -174,9 +175,10 @@ void Listener::on_ready() {
         if (status_of(os_error) != Status::insufficient_resources) break;
         if (make_room()) continue;
         // The queue stays readable: a short pause instead of a busy loop.
-        is_out_of_descriptors_.store(true, std::memory_order_release);
+        is_out_of_descriptors_.store(true, std::memory_order_release);  // pairs with wanted()
         break;
     }
+    // relaxed: this thread's own.
     if (is_out_of_descriptors_.load(std::memory_order_relaxed)) {
         parts_->progress->set_deadline(std::static_pointer_cast<Listener>(shared_from_this()),
                                        now() + kOutOfDescriptors);
@@ -199,7 +201,7 @@ bool Listener::make_room() {
 
 void Listener::on_deadline() {
     const base::Lock lock(mutex_);
-    is_out_of_descriptors_.store(false, std::memory_order_release);
+    is_out_of_descriptors_.store(false, std::memory_order_release);  // pairs with wanted()
     if (socket_) parts_->progress->arm(*this);
 }
 
@@ -215,7 +217,7 @@ void Listener::begin_start_up(base::Descriptor socket) {
     {
         const base::Lock lock(mutex_);
         if (!socket_) return;  // closed meanwhile
-        // The one that has been silent the longest makes room: a flood of them keeps nobody out.
+        // The one that has been silent the longest makes room: a flood of them keeps no peer out.
         if (incoming_.size() >= part_of_descriptors(kPart, kMaxIncoming))
             oldest = incoming_.begin()->second;
         incoming_[incoming->id()] = incoming;

@@ -5,10 +5,8 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
-#include <optional>
 
 #include "base/mutex.hpp"
 #include "core/listener.hpp"

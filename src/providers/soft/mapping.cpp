@@ -70,7 +70,7 @@ Status Mapping::begin(std::uint64_t queue_pair) {
 }
 
 void Mapping::end() {
-    owner_->live_token_.store(0, std::memory_order_release);
+    owner_->live_token_.store(0, std::memory_order_release);  // pairs with begin()
     release();
 }
 
@@ -241,51 +241,73 @@ void Mappable::close() {
 
 // ---- logical addresses ----------------------------------------------------------------------
 
-Expected<std::shared_ptr<core::LogicalAddressMapping>> LogicalAddressMapping::build(
-    std::shared_ptr<MemoryTable> table, core::BufferHold* hold) {
+namespace {
+
+class LogicalAddressMapping final : public core::LogicalAddressMapping {
+public:
+    LogicalAddressMapping(std::shared_ptr<MemoryTable> table, core::BufferHold* hold)
+        : table_(std::move(table)),
+          hold_(hold),
+          size_(hold->size()),
+          first_byte_offset_(static_cast<std::uint32_t>(
+              reinterpret_cast<std::uint64_t>(hold->data()) % core::page_size())) {}
+    ~LogicalAddressMapping() override {
+        if (!is_foreign()) close();
+    }
+    // The entries; false: the table is full.
+    [[nodiscard]] bool fill() {
+        const std::uint64_t page = core::page_size();
+        const std::uint64_t lead = first_byte_offset_;
+        const std::uint64_t end = lead + size_;  // counted from the first page
+        pages_.reserve((end + page - 1) / page);
+        for (std::uint64_t begin = 0; begin < end; begin += kLamEntrySize) {
+            const std::uint64_t first = begin == 0 ? lead : 0;
+            const std::uint64_t covered = std::min(end - begin, kLamEntrySize);
+            EntryContent content;
+            content.kind = EntryKind::lam;
+            content.hold = hold_;
+            content.data = hold_->data() + (begin + first - lead);
+            content.address = first;
+            content.size = covered - first;
+            const std::uint32_t token = table_->add(content);
+            if (token == 0) return false;
+            tokens_.push_back(token);
+            for (std::uint64_t at = 0; at < covered; at += page) {
+                pages_.push_back((static_cast<std::uint64_t>(token) << 32U) | at);
+            }
+        }
+        return true;
+    }
+
+    [[nodiscard]] std::span<const std::uint64_t> pages() const override { return pages_; }
+    [[nodiscard]] std::uint32_t first_byte_offset() const override { return first_byte_offset_; }
+    [[nodiscard]] std::uint64_t size() const override { return size_; }
+
+private:
+    void do_close() override {
+        for (const std::uint32_t token : tokens_) table_->remove(token);
+        hold_->release();
+    }
+
+    const std::shared_ptr<MemoryTable> table_;
+    core::BufferHold* const hold_;  // until it is closed
+    const std::uint64_t size_;
+    const std::uint32_t first_byte_offset_;
+    std::vector<std::uint32_t> tokens_;
+    std::vector<std::uint64_t> pages_;
+};
+
+}  // namespace
+
+Expected<std::shared_ptr<core::LogicalAddressMapping>> make_lam(std::shared_ptr<MemoryTable> table,
+                                                                core::BufferHold* hold) {
     auto made = std::make_shared<LogicalAddressMapping>(std::move(table), hold);
-    const std::uint64_t page = core::page_size();
-    const std::uint64_t lead = made->first_byte_offset();
-    const std::uint64_t end = lead + hold->size();  // counted from the first page
-    made->pages_.reserve((end + page - 1) / page);
-    for (std::uint64_t begin = 0; begin < end; begin += kLamEntrySize) {
-        const std::uint64_t first = begin == 0 ? lead : 0;
-        const std::uint64_t covered = std::min(end - begin, kLamEntrySize);
-        EntryContent content;
-        content.kind = EntryKind::lam;
-        content.hold = hold;
-        content.data = hold->data() + (begin + first - lead);
-        content.address = first;
-        content.size = covered - first;
-        const std::uint32_t token = made->table_->add(content);
-        if (token == 0) {
-            return fail(Status::insufficient_resources,
-                        "build_lam: the adapter's table of regions is full",
-                        "close regions and mappings that are no longer used");
-        }
-        made->tokens_.push_back(token);
-        for (std::uint64_t at = 0; at < covered; at += page) {
-            made->pages_.push_back((static_cast<std::uint64_t>(token) << 32U) | at);
-        }
+    if (!made->fill()) {
+        return fail(Status::insufficient_resources,
+                    "build_lam: the adapter's table of regions is full",
+                    "close regions and mappings that are no longer used");
     }
     return std::shared_ptr<core::LogicalAddressMapping>(std::move(made));
-}
-
-LogicalAddressMapping::LogicalAddressMapping(std::shared_ptr<MemoryTable> table,
-                                             core::BufferHold* hold)
-    : table_(std::move(table)),
-      hold_(hold),
-      size_(hold->size()),
-      first_byte_offset_(static_cast<std::uint32_t>(reinterpret_cast<std::uint64_t>(hold->data()) %
-                                                    core::page_size())) {}
-
-LogicalAddressMapping::~LogicalAddressMapping() {
-    if (!is_foreign()) close();
-}
-
-void LogicalAddressMapping::do_close() {
-    for (const std::uint32_t token : tokens_) table_->remove(token);
-    hold_->release();
 }
 
 LogicalRange find_logical(MemoryTable& table, std::uint64_t address, std::uint64_t length) {

@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "base/mutex.hpp"
@@ -23,7 +22,6 @@ class Mappable;
 class Mapping final : public core::BufferHold {
 public:
     Mapping() : BufferHold(nullptr, 0, true) {}
-    ~Mapping() override = default;
 
     // The stepper, in queue order. INVALID_DEVICE_REQUEST: the last one has not ended.
     [[nodiscard]] Status begin(std::uint64_t queue_pair);
@@ -96,30 +94,10 @@ using FastRegisterMemoryRegion = core::MappableFront<core::FastRegisterMemoryReg
 using MemoryWindow = core::MappableFront<core::MemoryWindow, Mappable>;
 
 // A logical address is the token of an entry, and the offset from the first page of what the entry
-// covers: at most 4 GiB, so a longer buffer has several entries.
-class LogicalAddressMapping final : public core::LogicalAddressMapping {
-public:
-    // Takes the reference over, also when it fails.
-    [[nodiscard]] static Expected<std::shared_ptr<core::LogicalAddressMapping>> build(
-        std::shared_ptr<MemoryTable> table, core::BufferHold* hold);
-    LogicalAddressMapping(std::shared_ptr<MemoryTable> table, core::BufferHold* hold);
-    ~LogicalAddressMapping() override;
-
-    [[nodiscard]] std::span<const std::uint64_t> pages() const override { return pages_; }
-    [[nodiscard]] std::uint32_t first_byte_offset() const override { return first_byte_offset_; }
-    [[nodiscard]] std::uint64_t size() const override { return size_; }
-
-private:
-    void do_close() override;
-
-    const std::shared_ptr<MemoryTable> table_;
-    core::BufferHold* const hold_;  // until it is closed
-    const std::uint64_t size_;
-    const std::uint32_t first_byte_offset_;
-    std::vector<std::uint32_t> tokens_;
-    std::vector<std::uint64_t> pages_;
-};
-
+// covers: at most 4 GiB, so a longer buffer has several entries. Takes the reference over, also
+// when it fails.
+[[nodiscard]] Expected<std::shared_ptr<core::LogicalAddressMapping>> make_lam(
+    std::shared_ptr<MemoryTable> table, core::BufferHold* hold);
 // The part of a mapped buffer at logical addresses; null when the range is not in one.
 struct LogicalRange {
     std::byte* data = nullptr;

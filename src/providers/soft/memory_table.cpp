@@ -78,11 +78,12 @@ std::uint32_t TokenPermutation::number(std::uint32_t token) const {
 MemoryTable::MemoryTable() : permutation_(TokenPermutation::random()) {}
 
 MemoryTable::~MemoryTable() {
+    // relaxed: no other thread has the table any more.
     for (auto& chunk : chunks_) delete[] chunk.load(std::memory_order_relaxed);
 }
 
 MemoryTable::Entry* MemoryTable::entry(std::uint32_t slot) const {
-    // acquire: pairs with the release in add(): the entries are constructed.
+    // acquire: pairs with the release in take_slot(): the entries are constructed.
     Entry* chunk = chunks_[slot / kChunk].load(std::memory_order_acquire);
     return chunk == nullptr ? nullptr : chunk + slot % kChunk;
 }
@@ -92,6 +93,7 @@ bool MemoryTable::take_slot(TokenSource& source) {
     if (used_ < kSlots && free_.size() < kRest) {
         source.slot = used_++;
         generations_.push_back(0);
+        // release: pairs with entry().
         if (entry(source.slot) == nullptr) {
             chunks_[source.slot / kChunk].store(new Entry[kChunk], std::memory_order_release);
         }
@@ -137,6 +139,7 @@ bool MemoryTable::deactivate(std::uint32_t token, EntryContent& ended) {
     const std::uint32_t number = permutation_.number(token);
     Entry* gone = entry(number % kSlots);
     if (gone == nullptr) return false;
+    // acq_rel: pairs with activate() and pin(). relaxed: the exchange looks again.
     std::uint64_t word = gone->word.load(std::memory_order_relaxed);
     do {
         if ((word & ~kPinMask) != live_word(number >> kSlotBits)) return false;
@@ -165,7 +168,7 @@ MemoryTable::Entry* MemoryTable::pin(std::uint32_t token) {
     const std::uint32_t number = permutation_.number(token);
     Entry* found = entry(number % kSlots);
     if (found == nullptr) return nullptr;
-    // acquire: pairs with the release in add().
+    // acquire: pairs with the release in activate().
     const std::uint64_t word = found->word.fetch_add(1, std::memory_order_acquire);
     if ((word & ~kPinMask) == live_word(number >> kSlotBits)) return found;
     unpin(found);
@@ -173,7 +176,7 @@ MemoryTable::Entry* MemoryTable::pin(std::uint32_t token) {
 }
 
 void MemoryTable::unpin(Entry* entry) {
-    entry->word.fetch_sub(1, std::memory_order_release);  // pairs with remove()
+    entry->word.fetch_sub(1, std::memory_order_release);  // pairs with deactivate()
 }
 
 iwarp::AccessResult DomainMemory::pin(std::uint32_t stag, std::uint64_t to, std::uint32_t length,

@@ -66,7 +66,8 @@ public:
         const Status status = memory_.acquire_local(segment, rights, out);
         if (status == Status::success) [[likely]]
             return status;
-        // The privileged token names nothing in the table, so that no peer can use it.
+        // The privileged token names nothing in the table, so that no peer can use it. acquire:
+        // pairs with do_privileged_token().
         if (segment.token == 0 ||
             segment.token != privileged_token_.load(std::memory_order_acquire)) {
             return status;
@@ -107,6 +108,7 @@ private:
 
     Expected<std::uint32_t> do_privileged_token() override {
         const base::Lock lock(privileged_mutex_);
+        // relaxed: written under this mutex alone.
         std::uint32_t token = privileged_token_.load(std::memory_order_relaxed);
         if (token != 0) return token;
         token = parts_->table->next_token(privileged_);
@@ -114,7 +116,7 @@ private:
             return fail(Status::insufficient_resources,
                         "privileged_token: the adapter's table of regions is full");
         }
-        privileged_token_.store(token, std::memory_order_release);
+        privileged_token_.store(token, std::memory_order_release);  // pairs with acquire_local()
         return token;
     }
 
@@ -148,7 +150,7 @@ private:
     const std::uint64_t domain_;
     DomainMemory memory_;
     base::Mutex privileged_mutex_;
-    TokenSource privileged_;  // guarded by privileged_mutex_
+    TokenSource privileged_ NDV_GUARDED_BY(privileged_mutex_);
     std::atomic<std::uint32_t> privileged_token_{0};
 };
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Posting to a soft queue pair: a slot of a queue is filled and published. No lock, no allocation.
 // There is a slot: core lets no more requests be outstanding than there are.
-#include <algorithm>
 
 #include "providers/soft/mapping.hpp"
 #include "providers/soft/queue_pair.hpp"
@@ -18,14 +17,6 @@ iwarp::RequestKind kind_of(const core::WorkRequest& request) {
     NDV_REQUEST_LIST(NDV_X)
 #undef NDV_X
     return iwarp::RequestKind::send;  // core posts no other
-}
-
-void store_segments(std::span<iwarp::PostedSegment> to,
-                    std::span<const core::LocalBuffer> buffers) {
-    for (std::size_t i = 0; i < buffers.size(); ++i) {
-        to[i] = {buffers[i].data, buffers[i].length, buffers[i].hold, buffers[i].pages,
-                 buffers[i].offset};
-    }
 }
 
 }  // namespace
@@ -63,7 +54,7 @@ Status QueuePair::do_post(const core::WorkRequest& request,
         send_queue_.segment_storage(position)[0] = {to, length, nullptr, nullptr, 0};
     } else {
         slot.segment_count = static_cast<std::uint16_t>(buffers.size());
-        store_segments(send_queue_.segment_storage(position), buffers);
+        store_segments(send_queue_.segment_storage(position).data(), buffers);
     }
     send_queue_.cursor.publish();
     return Status::success;
@@ -73,13 +64,8 @@ Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
                                   std::span<const core::LocalBuffer> buffers,
                                   std::uint32_t length) {
     const std::uint32_t position = receive_queue_.cursor.tail_position();
-    iwarp::ReceiveRequest& slot = receive_queue_[position];
-    slot = iwarp::ReceiveRequest{};
-    slot.context = request.context;
-    slot.context_is_object = request.context_is_object;
-    slot.length = length;
-    slot.segment_count = static_cast<std::uint16_t>(buffers.size());
-    store_segments(receive_queue_.segment_storage(position), buffers);
+    store_receive(receive_queue_[position], receive_queue_.segment_storage(position).data(),
+                  request, buffers, length);
     receive_queue_.cursor.publish();
     // A Send may be waiting for it, or the queue pair is flushed and it ends at once.
     // acq_rel, pairs with the stepper's exchange, and modifies the word so that one of the two

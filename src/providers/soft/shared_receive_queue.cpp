@@ -23,10 +23,10 @@ SharedReceiveQueue::~SharedReceiveQueue() {
     if (is_foreign()) return;
     const base::Lock lock(mutex_);
     for (std::uint32_t i = 0; i < ring_.count; ++i) {
-        const std::size_t at = (ring_.head + i) % ring_.slots.size();
-        const Slot& slot = ring_.slots[at];
+        const std::size_t at = ring_.slot_of(i);
+        const iwarp::ReceiveRequest& slot = ring_.slots[at];
         for (std::uint16_t s = 0; s < slot.segment_count; ++s) {
-            static_cast<core::BufferHold*>(ring_.segments[at * max_sge() + s].owner)->release();
+            static_cast<core::BufferHold*>(ring_.segments_of(at)[s].owner)->release();
         }
         if (slot.context_is_object) contexts()->retire(slot.context);
         receives().end();
@@ -40,15 +40,8 @@ Status SharedReceiveQueue::do_receive(const core::ReceiveRequest& request,
     {
         const base::Lock lock(mutex_);
         if (ring_.count == ring_.slots.size()) return Status::no_more_entries;
-        const std::size_t at = (ring_.head + ring_.count) % ring_.slots.size();
-        ring_.slots[at] = {request.context, length, static_cast<std::uint16_t>(buffers.size()),
-                           request.context_is_object};
-        for (std::size_t i = 0; i < buffers.size(); ++i) {
-            const core::LocalBuffer& from = buffers[i];
-            ring_.segments[at * max_sge() + i] = {from.data, from.length, from.hold, from.pages,
-                                                  from.offset};
-        }
-        ++ring_.count;
+        const std::size_t at = ring_.slot_of(ring_.count++);
+        store_receive(ring_.slots[at], ring_.segments_of(at), request, buffers, length);
         waiting.swap(waiting_);
     }
     // Each of them, though one of the steps finds no memory.
@@ -65,18 +58,11 @@ bool SharedReceiveQueue::take(iwarp::ReceiveQueue& into) {
         const base::Lock lock(mutex_);
         if (ring_.count == 0) return false;
         const std::uint32_t position = into.cursor.tail_position();
-        const Slot& slot = ring_.slots[ring_.head];
-        iwarp::ReceiveRequest& request = into[position];
-        request = iwarp::ReceiveRequest{};
-        request.context = slot.context;
-        request.context_is_object = slot.context_is_object;
-        request.length = slot.length;
-        request.segment_count = slot.segment_count;
-        const auto from = ring_.segments.begin() +
-                          static_cast<std::ptrdiff_t>(ring_.head) * static_cast<int>(max_sge());
-        std::copy_n(from, slot.segment_count, into.segment_storage(position).begin());
+        const iwarp::ReceiveRequest& slot = into[position] = ring_.slots[ring_.head];
+        std::copy_n(ring_.segments_of(ring_.head), slot.segment_count,
+                    into.segment_storage(position).begin());
         into.cursor.publish();
-        ring_.head = static_cast<std::uint32_t>((ring_.head + 1) % ring_.slots.size());
+        ring_.head = ring_.slot_of(1);
         --ring_.count;
         if (is_armed_ && ring_.count < threshold_) {
             is_armed_ = false;
@@ -148,11 +134,10 @@ Expected<void> SharedReceiveQueue::do_modify(std::uint32_t depth, std::uint32_t 
         if (depth != 0 && depth != ring_.slots.size()) {
             Ring made(depth, max_sge());
             for (; made.count < ring_.count; ++made.count) {
-                const std::size_t at = (ring_.head + made.count) % ring_.slots.size();
+                const std::size_t at = ring_.slot_of(made.count);
                 made.slots[made.count] = ring_.slots[at];
-                for (std::size_t i = 0; i < ring_.slots[at].segment_count; ++i) {
-                    made.segments[made.count * max_sge() + i] = ring_.segments[at * max_sge() + i];
-                }
+                std::copy_n(ring_.segments_of(at), ring_.slots[at].segment_count,
+                            made.segments_of(made.count));
             }
             ring_ = std::move(made);
         }

@@ -6,7 +6,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -19,6 +18,24 @@
 namespace ndv::soft {
 
 class QueuePair;
+
+inline void store_segments(iwarp::PostedSegment* to, std::span<const core::LocalBuffer> buffers) {
+    for (const core::LocalBuffer& from : buffers) {
+        *to++ = {from.data, from.length, from.hold, from.pages, from.offset};
+    }
+}
+
+// Into a slot of a receive queue, own or shared.
+inline void store_receive(iwarp::ReceiveRequest& slot, iwarp::PostedSegment* segments,
+                          const core::ReceiveRequest& request,
+                          std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
+    slot = iwarp::ReceiveRequest{};
+    slot.context = request.context;
+    slot.context_is_object = request.context_is_object;
+    slot.length = length;
+    slot.segment_count = static_cast<std::uint16_t>(buffers.size());
+    store_segments(segments, buffers);
+}
 
 class SharedReceiveQueue final : public core::SharedReceiveQueue {
 public:
@@ -42,19 +59,21 @@ public:
     [[nodiscard]] bool wait_for_receive(const std::shared_ptr<QueuePair>& qp);
 
 private:
-    struct Slot {
-        std::uint64_t context = 0;
-        std::uint32_t length = 0;
-        std::uint16_t segment_count = 0;
-        bool context_is_object = false;
-    };
     // A ring of slots with their segments.
     struct Ring {
         Ring(std::uint32_t depth, std::uint32_t max_sge)
-            : slots(depth), segments(static_cast<std::size_t>(depth) * max_sge) {}
-        std::vector<Slot> slots;
+            : width(max_sge), slots(depth), segments(static_cast<std::size_t>(depth) * max_sge) {}
+        // The slot of the nth receive, counted from the oldest.
+        [[nodiscard]] std::size_t slot_of(std::uint32_t n) const {
+            return (head + n) % slots.size();
+        }
+        [[nodiscard]] iwarp::PostedSegment* segments_of(std::size_t slot) {
+            return segments.data() + slot * width;
+        }
+        std::size_t width;
+        std::vector<iwarp::ReceiveRequest> slots;
         std::vector<iwarp::PostedSegment> segments;
-        std::uint32_t head = 0;
+        std::size_t head = 0;
         std::uint32_t count = 0;
     };
 
