@@ -26,6 +26,22 @@ namespace ndv::core {
 
 enum class QueuePairState : std::uint8_t { idle, connected, error };
 
+// What a queue pair reports to its connector: in a step or on the progress thread, without locks.
+class QueuePairObserver {
+public:
+    QueuePairObserver() = default;
+    QueuePairObserver(const QueuePairObserver&) = delete;
+    QueuePairObserver& operator=(const QueuePairObserver&) = delete;
+    virtual ~QueuePairObserver() = default;
+
+    virtual void on_heard() = 0;    // passive: the peer's first message came, or none is due
+    virtual void on_drained() = 0;  // disconnect: what was posted has ended
+    // The peer's end in order. True: the program has been notified, so posted receives stay.
+    [[nodiscard]] virtual bool on_peer_closed() { return false; }
+    // It has failed, with errno where the system gave one, or this side has flushed or closed it.
+    virtual void on_over(bool is_failure, int os_error) = 0;
+};
+
 class QueuePair : public Object, base::Live<base::LiveKind::queue_pair> {
 public:
     QueuePair(std::shared_ptr<ProtectionDomain> pd, std::shared_ptr<CompletionQueue> receive_cq,

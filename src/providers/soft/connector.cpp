@@ -381,20 +381,19 @@ bool Connector::on_peer_closed() {
     return is_heard;
 }
 
-void Connector::on_over(const iwarp::Cause& cause) {
+void Connector::on_over(bool is_failure, int os_error) {
     Aftermath after;
     {
         const base::Lock lock(mutex_);
         const core::Detail why = qp_ ? qp_->cause() : core::Detail::of(core::End::closed);
-        const bool is_failure =
-            cause.source != iwarp::Cause::Source::none || why.is(core::End::overrun);
-        core::Input input = is_failure ? core::Input::broken : core::Input::flushed;
+        core::Input input =
+            is_failure || why.is(core::End::overrun) ? core::Input::broken : core::Input::flushed;
         if (why.is(core::End::closed)) {
             input = core::Input::queue_pair_closed;
         } else if (state_ == State::completing) {
             input = why.is(core::End::flushed) ? core::Input::flushed : core::Input::gave_up;
         }
-        apply(input, after, {}, cause.os_error);
+        apply(input, after, {}, os_error);
     }
     after.run();
 }

@@ -18,7 +18,7 @@
 
 namespace ndv::soft {
 
-class Connector final : public core::Connector, public StreamObserver {
+class Connector final : public core::Connector, public core::QueuePairObserver {
 public:
     explicit Connector(std::shared_ptr<AdapterParts> parts);
     // Passive: a request was received on `link`.
@@ -35,11 +35,11 @@ public:
         return wanted_.load(std::memory_order_acquire);  // pairs with watch_for()
     }
 
-    // StreamObserver.
-    void on_established() override { handle(core::Input::established); }
-    [[nodiscard]] bool on_peer_closed() override;
+    // QueuePairObserver.
+    void on_heard() override { handle(core::Input::established); }
     void on_drained() override { note_drained(); }
-    void on_over(const iwarp::Cause& cause) override;
+    [[nodiscard]] bool on_peer_closed() override;
+    void on_over(bool is_failure, int os_error) override;
 
 private:
     using State = core::ConnectorState;

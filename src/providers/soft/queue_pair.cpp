@@ -68,9 +68,9 @@ QueuePair::~QueuePair() {
 }
 
 Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::ConnectionConfig& config,
-                                 std::weak_ptr<StreamObserver> observer) {
+                                 std::weak_ptr<core::QueuePairObserver> observer) {
     const int fd = link->descriptor();
-    outbound_read_limit_.store(config.ord, std::memory_order_relaxed);
+    outbound_read_limit_.store(config.ord, std::memory_order_relaxed);  // see its declaration
     {
         const base::Lock lock(attach_mutex_);
         attachment_ =
@@ -307,7 +307,7 @@ void QueuePair::handle_events() {
         connection_->release_hold();
     }
     if (has_begun) has_begun_ = true;
-    if (has_begun && observer) observer->on_established();
+    if (has_begun && observer) observer->on_heard();
     if (events.peer_closed) note_cause(core::Detail::of(core::End::peer_closed));
     if (events.peer_closed && !events.over) {
         // The program has no handler for the disconnect: then completions must show it.
@@ -335,11 +335,12 @@ void QueuePair::check_hold(Time at) {
     hold_until_.reset();
     connection_->release_hold();
     has_begun_ = true;
-    if (const auto observer = observer_.lock()) observer->on_established();
+    if (const auto observer = observer_.lock()) observer->on_heard();
 }
 
 // A message that waits for a receive of the shared queue asks for one that stands still elsewhere.
 void QueuePair::check_relief(Time at) {
+    // relaxed: see its declaration.
     held_since_.store(connection_->held_since().value_or(Time{}).count(),
                       std::memory_order_relaxed);
     if (!connection_->is_paused()) {
@@ -351,7 +352,7 @@ void QueuePair::check_relief(Time at) {
 }
 
 std::optional<Time> QueuePair::held_since() const {
-    const Time since{held_since_.load(std::memory_order_relaxed)};
+    const Time since{held_since_.load(std::memory_order_relaxed)};  // see its declaration
     return since == Time{} ? std::nullopt : std::optional(since);
 }
 

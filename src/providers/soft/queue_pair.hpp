@@ -21,21 +21,6 @@
 
 namespace ndv::soft {
 
-// What a queue pair tells its connector; called while stepping, without locks.
-class StreamObserver {
-public:
-    StreamObserver() = default;
-    StreamObserver(const StreamObserver&) = delete;
-    StreamObserver& operator=(const StreamObserver&) = delete;
-    virtual ~StreamObserver() = default;
-
-    virtual void on_established() = 0;  // passive: the initiator's first message, or silence
-    // Graceful end from the peer. True: the program has been notified, so posted receives stay.
-    [[nodiscard]] virtual bool on_peer_closed() = 0;
-    virtual void on_drained() = 0;  // disconnect: our FIN is out
-    virtual void on_over(const iwarp::Cause& cause) = 0;
-};
-
 struct StreamTotals {
     std::atomic<std::uint64_t> fpdus_in{0};
     std::atomic<std::uint64_t> fpdus_out{0};
@@ -71,7 +56,7 @@ public:
     // Hands over the stream after its start-up.
     [[nodiscard]] Expected<void> attach(std::unique_ptr<Link> link,
                                         const iwarp::ConnectionConfig& config,
-                                        std::weak_ptr<StreamObserver> observer);
+                                        std::weak_ptr<core::QueuePairObserver> observer);
     // Everything posted goes out, then FIN; on_drained() follows.
     void disconnect() override;
     void end(core::End why) override;
@@ -164,7 +149,7 @@ private:
     struct Attachment {
         std::unique_ptr<Link> link;
         iwarp::ConnectionConfig config;
-        std::weak_ptr<StreamObserver> observer;
+        std::weak_ptr<core::QueuePairObserver> observer;
     };
     base::Mutex attach_mutex_;
     std::unique_ptr<Attachment> attachment_ NDV_GUARDED_BY(attach_mutex_);
@@ -173,7 +158,7 @@ private:
     bool is_flushed_ = false;
     std::unique_ptr<Link> link_;
     std::unique_ptr<iwarp::Connection> connection_;
-    std::weak_ptr<StreamObserver> observer_;
+    std::weak_ptr<core::QueuePairObserver> observer_;
     bool ends_records_ = false;       // small segments: start each batch at a segment boundary
     bool steps_again_ = false;        // something came while the step was ending
     bool has_no_memory_ = false;      // an allocation failed in a step, which is half done

@@ -148,9 +148,8 @@ void QueuePair::end_without_memory() {
     progress_->remove(*this, fd);
     link_.reset();
     is_flushed_ = true;
-    const iwarp::Cause cause{iwarp::Cause::Source::system, {}, ENOMEM};
-    note_cause(detail_of(cause));
-    if (const auto observer = observer_.lock()) observer->on_over(cause);
+    note_cause(detail_of({iwarp::Cause::Source::system, {}, ENOMEM}));
+    if (const auto observer = observer_.lock()) observer->on_over(true, ENOMEM);
 }
 
 // The stream is over: the socket lingers without us, the queue pair stays for its completions.
@@ -179,7 +178,9 @@ void QueuePair::end_stream() {
     hold_until_.reset();
     relief_at_.reset();
     if (std::exchange(deadline_, std::nullopt)) progress_->clear_deadline(*this);
-    if (const auto observer = observer_.lock()) observer->on_over(cause);
+    if (const auto observer = observer_.lock()) {
+        observer->on_over(cause.source != iwarp::Cause::Source::none, cause.os_error);
+    }
 }
 
 }  // namespace ndv::soft

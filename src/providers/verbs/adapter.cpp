@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <system_error>
 #include <utility>
 
@@ -19,80 +20,84 @@
 
 namespace ndv::verbs {
 
-Adapter::Adapter(std::shared_ptr<AdapterParts> parts) : parts_(std::move(parts)) {}
+namespace {
 
-Adapter::~Adapter() {
-    if (!is_foreign()) close();
-}
+class Adapter final : public core::Adapter {
+public:
+    explicit Adapter(std::shared_ptr<AdapterParts> parts) : parts_(std::move(parts)) {}
+    ~Adapter() override {
+        if (!is_foreign()) close();
+    }
 
-// The worker first: destroying an rdma_cm_id waits until the progress thread has acknowledged its
-// events.
-void Adapter::stop() {
-    parts_->worker->stop();
-    parts_->progress->stop();
-}
+    [[nodiscard]] const core::AdapterInfo& info() const override { return parts_->device->info(); }
+    [[nodiscard]] std::uintptr_t raw_handle() const override {
+        return reinterpret_cast<std::uintptr_t>(parts_->device->get());
+    }
 
-std::map<std::string, std::uint64_t> Adapter::stats() const {
-    std::map<std::string, std::uint64_t> all = parts_->counters.read();
-    // What the device counts, of all its users, by the kernel's names.
-    const std::string port = "/sys/class/infiniband/" + parts_->device->name() + "/ports/" +
-                             std::to_string(parts_->device->port());
-    for (const char* const folder : {"/counters", "/hw_counters"}) {
-        std::error_code error;
-        for (const auto& entry : std::filesystem::directory_iterator(port + folder, error)) {
-            std::uint64_t value = 0;
-            if (std::ifstream(entry.path()) >> value) {
-                all["device_" + entry.path().filename().string()] = value;
+    [[nodiscard]] std::map<std::string, std::uint64_t> stats() const override {
+        std::map<std::string, std::uint64_t> all = parts_->counters.read();
+        // What the device counts, of all its users, by the kernel's names.
+        const std::string port = "/sys/class/infiniband/" + parts_->device->name() + "/ports/" +
+                                 std::to_string(parts_->device->port());
+        for (const char* const folder : {"/counters", "/hw_counters"}) {
+            std::error_code error;
+            for (const auto& entry : std::filesystem::directory_iterator(port + folder, error)) {
+                std::uint64_t value = 0;
+                if (std::ifstream(entry.path()) >> value) {
+                    all["device_" + entry.path().filename().string()] = value;
+                }
             }
         }
+        return all;
     }
-    return all;
-}
 
-Expected<std::shared_ptr<core::ProtectionDomain>> Adapter::do_create_pd() {
-    auto made = ProtectionDomain::create(parts_, weak_from_this_adapter());
-    if (!made) return Unexpected{made.error()};
-    return std::shared_ptr<core::ProtectionDomain>(std::move(*made));
-}
-
-Expected<std::shared_ptr<core::CompletionQueue>> Adapter::do_create_cq(std::uint32_t depth) {
-    auto made = CompletionQueue::create(depth, parts_);
-    if (!made) return Unexpected{made.error()};
-    return std::shared_ptr<core::CompletionQueue>(std::move(*made));
-}
-
-Expected<std::shared_ptr<core::Connector>> Adapter::do_create_connector() {
-    return std::shared_ptr<core::Connector>(std::make_shared<Connector>(parts_));
-}
-
-Expected<std::shared_ptr<core::Listener>> Adapter::do_create_listener() {
-    return std::shared_ptr<core::Listener>(
-        std::make_shared<Listener>(parts_, weak_from_this_adapter()));
-}
-
-Expected<std::shared_ptr<core::SharedEndpoint>> Adapter::do_create_shared_endpoint(
-    const core::SocketAddress& address) {
-    return SharedEndpoint::create(parts_, address);
-}
-
-Expected<std::shared_ptr<core::LogicalAddressMapping>> Adapter::do_build_lam(
-    core::BufferHold* hold) {
-    return LogicalAddressMapping::build(parts_->lams, hold);
-}
-
-Expected<std::uint64_t> Adapter::address_of(std::uint64_t logical_page) const {
-    const auto memory = parts_->lams->find(logical_page);
-    if (memory == nullptr) {
-        return fail(Status::access_violation,
-                    "fast_register: the first page is of no mapping that is built",
-                    "use pages of a LogicalAddressMapping");
+    [[nodiscard]] Expected<std::uint64_t> address_of(std::uint64_t logical_page) const override {
+        const auto memory = parts_->lams->find(logical_page);
+        if (memory == nullptr) {
+            return fail(Status::access_violation,
+                        "fast_register: the first page is of no mapping that is built",
+                        "use pages of a LogicalAddressMapping");
+        }
+        return memory->page_address(logical_page);
     }
-    return memory->page_address(logical_page);
-}
 
-std::weak_ptr<core::Adapter> Adapter::weak_from_this_adapter() {
-    return std::static_pointer_cast<Adapter>(shared_from_this());
-}
+private:
+    Expected<std::shared_ptr<core::ProtectionDomain>> do_create_pd() override {
+        return make_protection_domain(parts_, self());
+    }
+    Expected<std::shared_ptr<core::CompletionQueue>> do_create_cq(std::uint32_t depth) override {
+        return CompletionQueue::create(depth, parts_);
+    }
+    Expected<std::shared_ptr<core::Connector>> do_create_connector() override {
+        return std::shared_ptr<core::Connector>(std::make_shared<Connector>(parts_));
+    }
+    Expected<std::shared_ptr<core::Listener>> do_create_listener() override {
+        return std::shared_ptr<core::Listener>(std::make_shared<Listener>(parts_, self()));
+    }
+    Expected<std::shared_ptr<core::SharedEndpoint>> do_create_shared_endpoint(
+        const core::SocketAddress& address) override {
+        return SharedEndpoint::create(parts_, address);
+    }
+    Expected<std::shared_ptr<core::LogicalAddressMapping>> do_build_lam(
+        core::BufferHold* hold) override {
+        return make_lam(parts_->lams, hold);
+    }
+
+    // The worker first: destroying an rdma_cm_id waits until the progress thread has acknowledged
+    // its events.
+    void stop() override {
+        parts_->worker->stop();
+        parts_->progress->stop();
+    }
+
+    [[nodiscard]] std::shared_ptr<core::Adapter> self() {
+        return std::static_pointer_cast<core::Adapter>(shared_from_this());
+    }
+
+    const std::shared_ptr<AdapterParts> parts_;
+};
+
+}  // namespace
 
 std::string VerbsProvider::find_device(const std::optional<core::SocketAddress>& peer) const {
     if (!load()) return {};

@@ -25,44 +25,22 @@ Expected<void> AsyncEvents::start(core::Progress& progress) {
     return progress.add(shared_from_this(), fd);
 }
 
-void AsyncEvents::watch(const ibv_qp* qp, std::weak_ptr<QueuePair> owner) {
+void AsyncEvents::watch(const void* handle, std::weak_ptr<core::Object> owner) {
     const base::Lock lock(mutex_);
-    queue_pairs_[qp] = std::move(owner);
-}
-
-void AsyncEvents::watch(const ibv_cq* cq, std::weak_ptr<CompletionQueue> owner) {
-    const base::Lock lock(mutex_);
-    queues_[cq] = std::move(owner);
-}
-
-void AsyncEvents::watch(const ibv_srq* srq, std::weak_ptr<SharedReceiveQueue> owner) {
-    const base::Lock lock(mutex_);
-    shared_queues_[srq] = std::move(owner);
+    owners_[handle] = std::move(owner);
 }
 
 void AsyncEvents::forget(const void* handle) {
     const base::Lock lock(mutex_);
-    queue_pairs_.erase(handle);
-    queues_.erase(handle);
-    shared_queues_.erase(handle);
+    owners_.erase(handle);
 }
 
-std::shared_ptr<QueuePair> AsyncEvents::find(const ibv_qp* qp) {
+template <typename Owner>
+std::shared_ptr<Owner> AsyncEvents::find(const void* handle) {
     const base::Lock lock(mutex_);
-    const auto found = queue_pairs_.find(qp);
-    return found == queue_pairs_.end() ? nullptr : found->second.lock();
-}
-
-std::shared_ptr<CompletionQueue> AsyncEvents::find(const ibv_cq* cq) {
-    const base::Lock lock(mutex_);
-    const auto found = queues_.find(cq);
-    return found == queues_.end() ? nullptr : found->second.lock();
-}
-
-std::shared_ptr<SharedReceiveQueue> AsyncEvents::find(const ibv_srq* srq) {
-    const base::Lock lock(mutex_);
-    const auto found = shared_queues_.find(srq);
-    return found == shared_queues_.end() ? nullptr : found->second.lock();
+    const auto found = owners_.find(handle);
+    if (found == owners_.end()) return nullptr;
+    return std::static_pointer_cast<Owner>(found->second.lock());
 }
 
 std::uint32_t AsyncEvents::wanted() const { return EPOLLIN; }
@@ -79,32 +57,36 @@ void AsyncEvents::on_ready() {
 void AsyncEvents::dispatch(const ibv_async_event& event) {
     switch (event.event_type) {
         case IBV_EVENT_CQ_ERR:
-            if (const auto queue = find(event.element.cq)) queue->break_down();
+            if (const auto queue = find<CompletionQueue>(event.element.cq)) queue->break_down();
             break;
         case IBV_EVENT_QP_FATAL:
         case IBV_EVENT_QP_REQ_ERR:
         case IBV_EVENT_QP_ACCESS_ERR:
         case IBV_EVENT_PATH_MIG_ERR:
-            if (const auto qp = find(event.element.qp)) qp->break_down();
+            if (const auto qp = find<QueuePair>(event.element.qp)) qp->break_down();
             break;
         case IBV_EVENT_COMM_EST:
-            if (const auto qp = find(event.element.qp)) qp->hear_peer();
+            if (const auto qp = find<QueuePair>(event.element.qp)) qp->hear_peer();
             break;
         case IBV_EVENT_SRQ_LIMIT_REACHED:
-            if (const auto queue = find(event.element.srq)) queue->handle_limit();
+            if (const auto queue = find<SharedReceiveQueue>(event.element.srq)) {
+                queue->handle_limit();
+            }
             break;
         case IBV_EVENT_SRQ_ERR:
-            if (const auto queue = find(event.element.srq)) queue->break_down();
+            if (const auto queue = find<SharedReceiveQueue>(event.element.srq)) {
+                queue->break_down();
+            }
             break;
         case IBV_EVENT_DEVICE_FATAL: {
-            std::vector<std::shared_ptr<QueuePair>> all;
+            std::vector<std::shared_ptr<core::Object>> all;
             {
                 const base::Lock lock(mutex_);
-                for (const auto& [handle, owner] : queue_pairs_) {
-                    if (auto qp = owner.lock()) all.push_back(std::move(qp));
-                }
+                for (const auto& [handle, owner] : owners_) all.push_back(owner.lock());
             }
-            for (const auto& qp : all) qp->break_down();
+            for (const auto& one : all) {
+                if (auto* const qp = dynamic_cast<QueuePair*>(one.get())) qp->break_down();
+            }
             break;
         }
         case IBV_EVENT_SQ_DRAINED:

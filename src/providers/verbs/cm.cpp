@@ -27,44 +27,28 @@ core::SocketAddress address_of(const sockaddr* raw) {
     return out;
 }
 
+template <auto kDestroy>
+struct Destroy {
+    template <typename T>
+    void operator()(T* handle) const {
+        kDestroy(handle);
+    }
+};
+
 // An event channel whose descriptor blocks, and ids of it without an observer.
-class LoneChannel {
-public:
-    LoneChannel() : channel_(rdma_create_event_channel()) {}
-    LoneChannel(const LoneChannel&) = delete;
-    LoneChannel& operator=(const LoneChannel&) = delete;
-    ~LoneChannel() {
-        if (channel_ != nullptr) rdma_destroy_event_channel(channel_);
-    }
-    explicit operator bool() const { return channel_ != nullptr; }
-    [[nodiscard]] rdma_event_channel* get() const { return channel_; }
+using LoneChannel = std::unique_ptr<rdma_event_channel, Destroy<rdma_destroy_event_channel>>;
+using LoneId = std::unique_ptr<rdma_cm_id, Destroy<rdma_destroy_id>>;
 
-private:
-    rdma_event_channel* const channel_;
-};
+LoneId lone_id(const LoneChannel& channel) {
+    rdma_cm_id* id = nullptr;
+    if (!channel || rdma_create_id(channel.get(), &id, nullptr, RDMA_PS_TCP) != 0) id = nullptr;
+    return LoneId(id);
+}
 
-class LoneId {
-public:
-    explicit LoneId(const LoneChannel& channel) {
-        if (!channel || rdma_create_id(channel.get(), &id_, nullptr, RDMA_PS_TCP) != 0) {
-            id_ = nullptr;
-        }
-    }
-    LoneId(const LoneId&) = delete;
-    LoneId& operator=(const LoneId&) = delete;
-    ~LoneId() {
-        if (id_ != nullptr) rdma_destroy_id(id_);
-    }
-    explicit operator bool() const { return id_ != nullptr; }
-    [[nodiscard]] rdma_cm_id* get() const { return id_; }
-    // That rdma_cm has chosen; empty: none.
-    [[nodiscard]] std::string device() const {
-        return id_->verbs == nullptr ? "" : ibv_get_device_name(id_->verbs->device);
-    }
-
-private:
-    rdma_cm_id* id_ = nullptr;
-};
+// That rdma_cm has chosen; empty: none.
+std::string device_of(const LoneId& id) {
+    return id->verbs == nullptr ? "" : ibv_get_device_name(id->verbs->device);
+}
 
 bool is_for_peers(const sockaddr& address) {
     if (address.sa_family == AF_INET) {
@@ -79,8 +63,8 @@ bool is_for_peers(const sockaddr& address) {
 }  // namespace
 
 std::string device_towards(const core::SocketAddress& peer) {
-    const LoneChannel channel;
-    const LoneId id(channel);
+    const LoneChannel channel(rdma_create_event_channel());
+    const LoneId id = lone_id(channel);
     core::SocketAddress target = peer;
     rdma_cm_event* event = nullptr;
     if (!id || rdma_resolve_addr(id.get(), nullptr, target.raw(), kResolveTime_ms) != 0 ||
@@ -89,13 +73,13 @@ std::string device_towards(const core::SocketAddress& peer) {
     }
     const bool is_resolved = event->event == RDMA_CM_EVENT_ADDR_RESOLVED;
     rdma_ack_cm_event(event);
-    return is_resolved ? id.device() : "";
+    return is_resolved ? device_of(id) : "";
 }
 
 std::vector<std::string> AddressBook::of(const std::string& device) {
     if (!known_) {
         known_.emplace();
-        const LoneChannel channel;
+        const LoneChannel channel(rdma_create_event_channel());
         ifaddrs* all = nullptr;
         if (!channel || ::getifaddrs(&all) != 0) return {};
         for (const ifaddrs* one = all; one != nullptr; one = one->ifa_next) {
@@ -104,9 +88,9 @@ std::vector<std::string> AddressBook::of(const std::string& device) {
                 continue;
             }
             core::SocketAddress address = address_of(one->ifa_addr);
-            const LoneId id(channel);
-            if (id && rdma_bind_addr(id.get(), address.raw()) == 0 && !id.device().empty()) {
-                (*known_)[id.device()].push_back(address.host());
+            const LoneId id = lone_id(channel);
+            if (id && rdma_bind_addr(id.get(), address.raw()) == 0 && !device_of(id).empty()) {
+                (*known_)[device_of(id)].push_back(address.host());
             }
         }
         ::freeifaddrs(all);
@@ -179,17 +163,15 @@ void CmChannel::dispatch(const rdma_cm_event& event) {
     if (observer) observer->on_cm_event(event, std::move(incoming));
 }
 
-Expected<std::shared_ptr<CmId>> CmId::create(const std::shared_ptr<CmChannel>& channel,
-                                             const std::shared_ptr<Worker>& worker,
-                                             const std::shared_ptr<Device>& device,
+Expected<std::shared_ptr<CmId>> CmId::create(const AdapterParts& parts,
                                              std::weak_ptr<CmObserver> observer) {
     // It will destroy the id: the progress thread cannot, while it hands out events.
-    if (auto started = worker->start(); !started) return Unexpected{started.error()};
+    if (auto started = parts.worker->start(); !started) return Unexpected{started.error()};
     rdma_cm_id* id = nullptr;
-    if (rdma_create_id(channel->get(), &id, nullptr, RDMA_PS_TCP) != 0) {
+    if (rdma_create_id(parts.channel->get(), &id, nullptr, RDMA_PS_TCP) != 0) {
         return verb_failed("rdma_create_id", errno);
     }
-    auto made = std::make_shared<CmId>(id, channel, worker, device);
+    auto made = std::make_shared<CmId>(id, parts.channel, parts.worker, parts.device);
     made->set_observer(std::move(observer));
     return made;
 }

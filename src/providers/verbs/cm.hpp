@@ -68,7 +68,6 @@ public:
 
     // Member.
     void on_ready() override;
-    void on_deadline() override {}
     [[nodiscard]] std::uint32_t wanted() const override;
 
 private:
@@ -82,9 +81,8 @@ private:
 
 class CmId {
 public:
-    [[nodiscard]] static Expected<std::shared_ptr<CmId>> create(
-        const std::shared_ptr<CmChannel>& channel, const std::shared_ptr<Worker>& worker,
-        const std::shared_ptr<Device>& device, std::weak_ptr<CmObserver> observer);
+    [[nodiscard]] static Expected<std::shared_ptr<CmId>> create(const AdapterParts& parts,
+                                                                std::weak_ptr<CmObserver> observer);
     // Takes over an id of a CONNECT_REQUEST.
     CmId(rdma_cm_id* id, std::shared_ptr<CmChannel> channel, std::shared_ptr<Worker> worker,
          std::shared_ptr<Device> device);

@@ -12,7 +12,6 @@
 #include <cerrno>
 #include <cstdlib>
 #include <mutex>
-#include <new>
 #include <utility>
 
 #include "providers/verbs/async_events.hpp"
@@ -68,7 +67,7 @@ bool HardwareQueue::take_events() {
     return has_any;
 }
 
-Expected<std::shared_ptr<CompletionQueue>> CompletionQueue::create(
+Expected<std::shared_ptr<core::CompletionQueue>> CompletionQueue::create(
     std::uint32_t depth, std::shared_ptr<AdapterParts> parts) {
     const std::uint32_t entries = std::min(depth + kHeadroom, parts->device->max_cq_entries());
     auto hardware = HardwareQueue::create(parts->device, entries);
@@ -82,7 +81,7 @@ Expected<std::shared_ptr<CompletionQueue>> CompletionQueue::create(
     auto made = std::make_shared<CompletionQueue>(depth, std::move(parts), std::move(*hardware),
                                                   entries, std::move(wake));
     made->parts_->async_events->watch(handle, made);
-    return made;
+    return std::shared_ptr<core::CompletionQueue>(std::move(made));
 }
 
 CompletionQueue::CompletionQueue(std::uint32_t depth, std::shared_ptr<AdapterParts> parts,
@@ -97,32 +96,25 @@ CompletionQueue::CompletionQueue(std::uint32_t depth, std::shared_ptr<AdapterPar
 CompletionQueue::~CompletionQueue() {
     if (is_foreign()) return;
     parts_->async_events->forget(hardware_->get());
-    if (is_member_.load(std::memory_order_acquire)) {
+    if (is_member_.load(std::memory_order_acquire)) {  // pairs with do_arm()
         parts_->progress->remove(*this, hardware_->descriptor());
     }
 }
 
-void CompletionQueue::add(std::uint32_t serial, QueuePair& qp) {
+void CompletionQueue::add(const HardwareQueuePair& hardware, QueuePair& qp,
+                          const std::shared_ptr<SharedReceiveQueue>& srq) {
     const base::Lock lock(mutex_);
-    owners_[serial] = &qp;
-}
-
-void CompletionQueue::remove(std::uint32_t serial) {
-    const base::Lock lock(mutex_);
-    owners_.erase(serial);
-}
-
-void CompletionQueue::add_shared(std::uint32_t qp_number, QueuePair& qp,
-                                 const std::shared_ptr<SharedReceiveQueue>& srq) {
-    const base::Lock lock(mutex_);
+    owners_[hardware.serial()] = &qp;
+    if (!srq) return;
     std::erase_if(shared_queues_, [](const auto& one) { return one.second.expired(); });
-    sharers_[qp_number] = &qp;
+    sharers_[hardware.number()] = &qp;
     shared_queues_[srq->serial()] = srq;
 }
 
-void CompletionQueue::remove_shared(std::uint32_t qp_number) {
+void CompletionQueue::remove(const HardwareQueuePair& hardware) {
     const base::Lock lock(mutex_);
-    sharers_.erase(qp_number);
+    owners_.erase(hardware.serial());
+    if (hardware.has_shared_queue()) sharers_.erase(hardware.number());
 }
 
 void CompletionQueue::handle_shared(const WorkId& id, const ibv_wc& done) {
@@ -185,6 +177,7 @@ std::size_t CompletionQueue::harvest_locked() {
 }
 
 bool CompletionQueue::make_room(std::uint32_t count) {
+    // relaxed: see their declaration.
     const std::uint32_t entries = entries_.load(std::memory_order_relaxed);
     if (outstanding_.load(std::memory_order_relaxed) + count < entries) return true;
     static_cast<void>(harvest());
@@ -196,7 +189,10 @@ void CompletionQueue::break_down() {
     tell_owed();
 }
 
-void CompletionQueue::request_interrupt(bool is_solicited_only) {
+void CompletionQueue::request_interrupt(core::Notify kind) {
+    // Rather one notification too many than one that is lost.
+    const bool is_solicited_only =
+        kind == core::Notify::solicited && parts_->device->quirks().has_solicited_interrupts;
     static_cast<void>(ibv_req_notify_cq(hardware_->get(), is_solicited_only ? 1 : 0));
 }
 
@@ -205,12 +201,13 @@ void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
     struct Waiter {
         CompletionQueue& queue;
         ~Waiter() {
+            // acq_rel: pairs with lease().
             queue.waiters_.fetch_sub(1, std::memory_order_acq_rel);
             // What the interrupt was asked for last, the sleeper has used up.
             queue.parts_->progress->lease_ended();
         }
     };
-    waiters_.fetch_add(1, std::memory_order_acq_rel);
+    waiters_.fetch_add(1, std::memory_order_acq_rel);  // pairs with lease()
     const Waiter waiter{*this};
     sleep_until(now() + timeout);
 }
@@ -221,7 +218,7 @@ void CompletionQueue::sleep_until(Time until) {
         if (!is_empty() || is_failure(status())) return;
         if (spin([this] { static_cast<void>(harvest()); })) return;
         const Sleeper sleeper(*this);
-        request_interrupt(false);
+        request_interrupt(core::Notify::any);
         // What came before the request raises no interrupt.
         static_cast<void>(harvest());
         if (!is_empty() || is_failure(status())) return;
@@ -244,6 +241,7 @@ void CompletionQueue::sleep_until(Time until) {
 
 void CompletionQueue::do_arm(core::Notify kind) {
     if (kind == core::Notify::errors) return;
+    // acq_rel: of several threads that arm one adds; the destructor sees it.
     if (!is_member_.exchange(true, std::memory_order_acq_rel)) {
         const auto self = std::static_pointer_cast<CompletionQueue>(shared_from_this());
         if (!parts_->progress->add(self, hardware_->descriptor())) {
@@ -251,15 +249,9 @@ void CompletionQueue::do_arm(core::Notify kind) {
             return;
         }
     }
-    request_interrupt_for(kind);
+    request_interrupt(kind);
     static_cast<void>(harvest());
     parts_->progress->arm(*this);
-}
-
-void CompletionQueue::request_interrupt_for(core::Notify kind) {
-    // Rather one notification too many than one that is lost.
-    request_interrupt(kind == core::Notify::solicited &&
-                      parts_->device->quirks().has_solicited_interrupts);
 }
 
 void CompletionQueue::on_ready() {
@@ -269,7 +261,7 @@ void CompletionQueue::on_ready() {
     // An arm for anything is open still when only silent successes came.
     const auto open = armed();
     if (!open || *open == core::Notify::errors) return;
-    request_interrupt_for(*open);
+    request_interrupt(*open);
     static_cast<void>(harvest());
 }
 
@@ -289,6 +281,7 @@ Expected<void> CompletionQueue::do_resize(std::uint32_t depth) {
                                                    std::to_string(info.max_cq_depth));
     }
     const std::uint32_t wanted = std::min(depth + kHeadroom, parts_->device->max_cq_entries());
+    // relaxed: see its declaration.
     if (wanted <= entries_.load(std::memory_order_relaxed)) return {};
     const int failed = std::abs(ibv_resize_cq(hardware_->get(), static_cast<int>(wanted)));
     if (failed != 0) return verb_failed("resize: ibv_resize_cq", failed);
@@ -298,11 +291,7 @@ Expected<void> CompletionQueue::do_resize(std::uint32_t depth) {
 
 void CompletionQueue::set_notify_timer(std::chrono::nanoseconds delay) {
     if (const auto self = std::static_pointer_cast<CompletionQueue>(weak_from_this().lock())) {
-        try {
-            parts_->progress->set_deadline(self, now() + delay);
-        } catch (const std::bad_alloc&) {
-            notify_if_due();  // without its timer at once, which is never too late
-        }
+        parts_->progress->set_deadline(self, now() + delay);
     }
 }
 

@@ -5,12 +5,10 @@
 
 #include <infiniband/verbs.h>
 
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <unordered_map>
 
 #include "base/descriptor.hpp"
@@ -20,6 +18,7 @@
 
 namespace ndv::verbs {
 
+class HardwareQueuePair;
 class QueuePair;
 class SharedReceiveQueue;
 
@@ -65,7 +64,7 @@ private:
 
 class CompletionQueue final : public core::CompletionQueue, public Member {
 public:
-    [[nodiscard]] static Expected<std::shared_ptr<CompletionQueue>> create(
+    [[nodiscard]] static Expected<std::shared_ptr<core::CompletionQueue>> create(
         std::uint32_t depth, std::shared_ptr<AdapterParts> parts);
     CompletionQueue(std::uint32_t depth, std::shared_ptr<AdapterParts> parts,
                     std::shared_ptr<HardwareQueue> hardware, std::uint32_t entries,
@@ -79,13 +78,11 @@ public:
     }
     [[nodiscard]] const std::shared_ptr<AdapterParts>& parts() const { return parts_; }
 
-    // Completions with this serial are `qp`'s, until remove().
-    void add(std::uint32_t serial, QueuePair& qp);
-    void remove(std::uint32_t serial);
-    // Receives that it takes from the shared queue are `qp`'s; until it is removed.
-    void add_shared(std::uint32_t qp_number, QueuePair& qp,
-                    const std::shared_ptr<SharedReceiveQueue>& srq);
-    void remove_shared(std::uint32_t qp_number);
+    // Its completions are `qp`'s until remove(), and so are those of receives that it takes from
+    // the shared queue, if there is one.
+    void add(const HardwareQueuePair& hardware, QueuePair& qp,
+             const std::shared_ptr<SharedReceiveQueue>& srq);
+    void remove(const HardwareQueuePair& hardware);
 
     // Moves hardware completions into the ring; returns how many there were. Any thread.
     std::size_t harvest();
@@ -97,7 +94,8 @@ public:
     }
     // After the harvest mutex was let go: notifies of what was pushed under it.
     void tell_owed() {
-        // acq_rel: one of the threads that come here notifies.
+        // acq_rel: one of the threads that come here notifies. relaxed, as in on_satisfied(): the
+        // harvest mutex orders them.
         if (owes_telling_.load(std::memory_order_relaxed) &&
             owes_telling_.exchange(false, std::memory_order_acq_rel)) {
             tell();
@@ -105,6 +103,7 @@ public:
     }
     // Before posting: false when the hardware queue might overflow.
     [[nodiscard]] bool make_room(std::uint32_t count);
+    // relaxed: see its declaration.
     void note_posted() { outstanding_.fetch_add(1, std::memory_order_relaxed); }
     void note_ended(std::uint32_t count) {
         outstanding_.fetch_sub(count, std::memory_order_relaxed);
@@ -117,6 +116,7 @@ public:
     void on_deadline() override { notify_if_due(); }
     [[nodiscard]] std::uint32_t wanted() const override;
     [[nodiscard]] core::Lease lease(Time) const override {
+        // acquire: pairs with do_wait().
         return waiters_.load(std::memory_order_acquire) > 0 ? core::Lease::held : core::Lease::none;
     }
 
@@ -132,15 +132,18 @@ private:
     [[nodiscard]] bool has_notify_timer() const override { return true; }
     void set_notify_timer(std::chrono::nanoseconds delay) override;
     void wake() noexcept override;
-    void on_satisfied() override { owes_telling_.store(true, std::memory_order_relaxed); }
-    void request_interrupt(bool is_solicited_only);
-    void request_interrupt_for(core::Notify kind);
+    void on_satisfied() override {
+        owes_telling_.store(true, std::memory_order_relaxed);  // see tell_owed()
+    }
+    void request_interrupt(core::Notify kind);
     std::size_t harvest_locked() NDV_REQUIRES(mutex_);
     void handle_shared(const WorkId& id, const ibv_wc& done) NDV_REQUIRES(mutex_);
 
     const std::shared_ptr<AdapterParts> parts_;
     const std::shared_ptr<HardwareQueue> hardware_;
+    // relaxed: numbers that are compared; nothing else depends on them.
     std::atomic<std::uint32_t> entries_;  // of the hardware queue
+    std::atomic<std::uint32_t> outstanding_{0};
     const base::Descriptor wake_;
     base::Mutex mutex_;
     std::unordered_map<std::uint32_t, QueuePair*> owners_ NDV_GUARDED_BY(mutex_);
@@ -148,7 +151,6 @@ private:
     std::unordered_map<std::uint32_t, std::weak_ptr<SharedReceiveQueue>> shared_queues_
         NDV_GUARDED_BY(mutex_);
     std::atomic<bool> owes_telling_{false};
-    std::atomic<std::uint32_t> outstanding_{0};
     std::atomic<int> waiters_{0};         // threads that sleep for the interrupt
     std::atomic<bool> is_member_{false};  // of the progress thread's set
 };

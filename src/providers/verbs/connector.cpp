@@ -4,23 +4,16 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
-#include <new>
 #include <string>
 #include <utility>
 
 namespace ndv::verbs {
 namespace {
 
-// rdma_connect(3). Lost packets: seven times, as everybody has it. A peer without a posted receive:
+// rdma_connect(3). Lost packets: seven times, as usual. A peer without a posted receive:
 // without end, because it is a pause and not a failure, and the peer can always disconnect.
 constexpr std::uint8_t kRetries = 7;
 constexpr std::uint8_t kRnrRetries = 7;
-
-std::vector<std::byte> copy_of(const void* data, std::size_t size) {
-    const auto* const bytes = static_cast<const std::byte*>(data);
-    return data == nullptr ? std::vector<std::byte>() : std::vector<std::byte>(bytes, bytes + size);
-}
 
 rdma_conn_param parameters_of(const core::ConnectParameters& wanted, const HardwareQueuePair& qp) {
     rdma_conn_param out{};
@@ -51,7 +44,7 @@ Connector::Connector(std::shared_ptr<AdapterParts> parts, std::shared_ptr<CmId> 
     data_ = core::ConnectionData{
         std::min<std::uint32_t>(asked.responder_resources, info.max_inbound_read_limit),
         std::min<std::uint32_t>(asked.initiator_depth, info.max_outbound_read_limit),
-        copy_of(asked.private_data, asked.private_data_len)};
+        private_data_of(asked)};
     local_ = id_->local_address();
     peer_ = id_->peer_address();
 }
@@ -77,8 +70,7 @@ Expected<void> Connector::do_connect(const core::ConnectParameters& parameters) 
 
 Expected<void> Connector::begin_resolving() {
     const core::ConnectParameters& parameters = parameters_;
-    auto made = CmId::create(parts_->channel, parts_->worker, parts_->device,
-                             std::static_pointer_cast<Connector>(shared_from_this()));
+    auto made = CmId::create(*parts_, std::static_pointer_cast<Connector>(shared_from_this()));
     if (!made) return Unexpected{made.error()};
     id_ = *made;
     if (parameters.endpoint) {
@@ -102,14 +94,14 @@ Expected<void> Connector::begin_resolving() {
     return {};
 }
 
-Expected<void> Connector::bind_to(const core::SharedEndpoint& endpoint) {
-    const auto* const mine = dynamic_cast<const SharedEndpoint*>(&endpoint);
+Expected<void> Connector::bind_to(core::SharedEndpoint& endpoint) {
+    auto* const mine = dynamic_cast<SharedEndpoint*>(&endpoint);
     if (mine == nullptr || mine->parts() != parts_ || mine->is_closed()) {
         return fail(mine != nullptr && mine->is_closed() ? Status::file_forced_closed
                                                          : Status::invalid_parameter,
                     "connect: the shared endpoint is closed, or of another adapter");
     }
-    held_address_ = EndpointUse::begin(mine->share(), peer_->text());
+    held_address_ = mine->use(peer_->text());
     if (!held_address_) {
         return fail(Status::address_already_exists,
                     "connect to " + peer_->text() + ": another connector has connected from " +

@@ -3,9 +3,7 @@
 // differ between InfiniBand and RoCE on one side and iWARP on the other (docs/design.md, "verbs").
 #pragma once
 
-#include <cstdint>
 #include <memory>
-#include <optional>
 
 #include "base/mutex.hpp"
 #include "core/connector.hpp"
@@ -14,7 +12,14 @@
 
 namespace ndv::verbs {
 
-class Connector final : public core::Connector, public CmObserver, public QueuePairObserver {
+// What comes from rdma_cm as private data: its connector's own copy.
+[[nodiscard]] inline std::vector<std::byte> private_data_of(const rdma_conn_param& from) {
+    const auto* const bytes = static_cast<const std::byte*>(from.private_data);
+    if (bytes == nullptr) return {};
+    return {bytes, bytes + from.private_data_len};
+}
+
+class Connector final : public core::Connector, public CmObserver, public core::QueuePairObserver {
 public:
     explicit Connector(std::shared_ptr<AdapterParts> parts);
     // Passive: a request has come.
@@ -26,10 +31,9 @@ public:
 
     void on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId> incoming) override;
     // QueuePairObserver.
-    void on_drained() override { note_drained(); }
-    void on_broken() override { handle(core::Input::broken); }
-    void on_flushed() override;
     void on_heard() override;
+    void on_drained() override { note_drained(); }
+    void on_over(bool is_failure, int os_error) override;
 
 private:
     using State = core::ConnectorState;
@@ -50,7 +54,7 @@ private:
         return static_cast<QueuePair&>(*qp_);
     }
     [[nodiscard]] Expected<void> begin_resolving() NDV_REQUIRES(mutex_);
-    [[nodiscard]] Expected<void> bind_to(const core::SharedEndpoint& endpoint) NDV_REQUIRES(mutex_);
+    [[nodiscard]] Expected<void> bind_to(core::SharedEndpoint& endpoint) NDV_REQUIRES(mutex_);
     [[nodiscard]] Expected<void> choose_route() NDV_REQUIRES(mutex_);
     [[nodiscard]] Expected<void> ask_peer() NDV_REQUIRES(mutex_);
     [[nodiscard]] bool ask_again() NDV_REQUIRES(mutex_);

@@ -73,7 +73,6 @@ void Connector::on_cm_event(const rdma_cm_event& event, std::shared_ptr<CmId>) {
 
 // The peer has accepted: NDK's Connect is done.
 void Connector::handle_answer(const rdma_conn_param& answer, Aftermath& after) {
-    const auto* const bytes = static_cast<const std::byte*>(answer.private_data);
     // InfiniBand's answer states what the peer allows, the kernel's iWARP stack what became of
     // ours.
     const bool is_iwarp = parts_->device->is_iwarp();
@@ -81,8 +80,7 @@ void Connector::handle_answer(const rdma_conn_param& answer, Aftermath& after) {
     const std::uint32_t outbound = is_iwarp ? answer.responder_resources : answer.initiator_depth;
     data_ = core::ConnectionData{std::min(parameters_.inbound_read_limit, inbound),
                                  std::min(parameters_.outbound_read_limit, outbound),
-                                 {}};
-    if (bytes != nullptr) data_->private_data.assign(bytes, bytes + answer.private_data_len);
+                                 private_data_of(answer)};
     queue_pair().attach(std::static_pointer_cast<Connector>(shared_from_this()),
                         data_->outbound_read_limit);
     apply(Input::answered, after);
@@ -106,11 +104,7 @@ void Connector::handle_refusal(const rdma_cm_event& event, Aftermath& after) {
     if (event.event == RDMA_CM_EVENT_REJECTED) {
         os_error = ECONNREFUSED;  // siw says ECONNRESET, InfiniBand has reasons of its own
         // The peer's data stays readable; a refusal by the system has none.
-        const auto* const bytes = static_cast<const std::byte*>(event.param.conn.private_data);
-        data_ = core::ConnectionData{};
-        if (bytes != nullptr) {
-            data_->private_data.assign(bytes, bytes + event.param.conn.private_data_len);
-        }
+        data_ = core::ConnectionData{0, 0, private_data_of(event.param.conn)};
         apply(Input::failed, after,
               fail(Status::connection_refused, "connect: " + peer + " rejected the request",
                    "is the listener running? connection_data holds the peer's private data, if it "
@@ -146,7 +140,7 @@ void Connector::handle_removal(Aftermath& after) {
     }
     if (state_ == State::connected) {
         queue_pair().note_peer_left();
-        // This side's own close, which is not told.
+        // This side's own close, which is not reported.
         if (queue_pair().cause().is(core::End::closed)) apply(Input::queue_pair_closed, after);
     }
     // Of an operation under way: there is one in `disconnecting` and `completing` alone.
@@ -180,13 +174,16 @@ void Connector::handle_disconnected(Aftermath& after) {
     has_peer_left_ = true;
 }
 
-void Connector::on_flushed() {
+void Connector::on_over(bool is_failure, int) {
     Aftermath after;
     {
         const base::Lock lock(mutex_);
-        // A flush is told, this side's own close is not.
+        // A flush is reported to the program, this side's own close is not.
         const bool is_flush = qp_ && qp_->cause().is(core::End::flushed);
-        apply(is_flush ? Input::flushed : Input::queue_pair_closed, after);
+        apply(is_failure ? Input::broken
+              : is_flush ? Input::flushed
+                         : Input::queue_pair_closed,
+              after);
     }
     after.run();
 }

@@ -7,13 +7,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <fstream>
 #include <string>
 #include <system_error>
 #include <vector>
 
 #include "base/descriptor.hpp"
 #include "providers/verbs/adapter.hpp"
+#include "providers/verbs/device.hpp"
 #include "providers/verbs/loader.hpp"
 
 namespace ndv::verbs {

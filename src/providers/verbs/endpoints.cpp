@@ -26,7 +26,7 @@ Expected<BoundAddress> bind_address(const std::shared_ptr<AdapterParts>& parts,
         out.claim = parts->claims.take(address);
         if (!out.claim) return is_taken(text, 0);
     }
-    auto made = CmId::create(parts->channel, parts->worker, parts->device, std::move(observer));
+    auto made = CmId::create(*parts, std::move(observer));
     if (!made) return Unexpected{made.error()};
     out.id = *made;
     rdma_cm_id* const id = out.id->get();
@@ -60,24 +60,19 @@ Expected<BoundAddress> bind_address(const std::shared_ptr<AdapterParts>& parts,
     return out;
 }
 
-bool EndpointShare::add(const std::string& peer) {
-    const base::Lock lock(mutex_);
-    return peers_.insert(peer).second;
+std::shared_ptr<void> SharedEndpoint::use(const std::string& peer) {
+    {
+        const base::Lock lock(mutex_);
+        if (!peers_.insert(peer).second) return nullptr;
+    }
+    const auto self = std::static_pointer_cast<SharedEndpoint>(shared_from_this());
+    return {this, [self, peer](void*) { self->leave(peer); }};
 }
 
-void EndpointShare::remove(const std::string& peer) {
+void SharedEndpoint::leave(const std::string& peer) {
     const base::Lock lock(mutex_);
     peers_.erase(peer);
 }
-
-std::shared_ptr<EndpointUse> EndpointUse::begin(std::shared_ptr<EndpointShare> share,
-                                                const std::string& peer) {
-    if (!share->add(peer)) return nullptr;
-    return std::make_shared<EndpointUse>(std::move(share), peer);
-}
-
-EndpointUse::EndpointUse(std::shared_ptr<EndpointShare> share, std::string peer)
-    : share_(std::move(share)), peer_(std::move(peer)) {}
 
 Expected<std::shared_ptr<core::SharedEndpoint>> SharedEndpoint::create(
     const std::shared_ptr<AdapterParts>& parts, const core::SocketAddress& address) {
@@ -90,8 +85,8 @@ Expected<std::shared_ptr<core::SharedEndpoint>> SharedEndpoint::create(
                         sizeof on) != 0) {
         return verb_failed("create_shared_endpoint: sharing the address", errno);
     }
-    return std::shared_ptr<core::SharedEndpoint>(std::make_shared<SharedEndpoint>(
-        parts, std::make_shared<EndpointShare>(std::move(*bound))));
+    return std::shared_ptr<core::SharedEndpoint>(
+        std::make_shared<SharedEndpoint>(parts, std::move(*bound)));
 }
 
 }  // namespace ndv::verbs

@@ -17,6 +17,7 @@ bool contains(const LocalMemory::Region& region, const core::Segment& segment) {
 
 Status LocalMemory::acquire(const core::Segment& segment, std::uint32_t rights,
                             core::LocalBuffer& out) {
+    // acquire: pairs with privileged_token().
     if (segment.token != 0 && segment.token == privileged_.load(std::memory_order_acquire)) {
         return acquire_logical(segment, rights, out);
     }
@@ -59,6 +60,7 @@ Status LocalMemory::acquire_logical(const core::Segment& segment, std::uint32_t 
 
 bool LocalMemory::add(std::uint32_t token, const Region& region) {
     const base::Lock lock(mutex_);
+    // relaxed: under the mutex that it is written under, as below.
     return token != privileged_.load(std::memory_order_relaxed) &&
            regions_.try_emplace(token, region).second;
 }
@@ -67,6 +69,7 @@ std::uint32_t LocalMemory::unused_number() {
     std::uint32_t number = 0;
     do {
         number = lams_->next_number();
+        // relaxed: as in add().
     } while (regions_.contains(number) || number == privileged_.load(std::memory_order_relaxed));
     return number;
 }
@@ -85,6 +88,7 @@ void LocalMemory::remove(std::uint32_t token) {
 
 std::uint32_t LocalMemory::privileged_token() {
     const base::Lock lock(mutex_);
+    // release: pairs with acquire(). relaxed: as in add().
     if (privileged_.load(std::memory_order_relaxed) == 0) {
         privileged_.store(unused_number(), std::memory_order_release);
     }
@@ -111,7 +115,7 @@ void LocalMemory::invalidated_by_peer(std::uint32_t token) {
         mapping = found->second;
         mapping->add_reference();
     }
-    mapping->invalidated_by_peer();
+    mapping->owner().invalidated_by_peer(*mapping);
     mapping->release();
 }
 

@@ -63,6 +63,7 @@ private:
     base::Mutex mutex_;
     std::unordered_map<std::uint32_t, Region> regions_ NDV_GUARDED_BY(mutex_);
     std::unordered_map<std::uint32_t, Mapping*> remote_ NDV_GUARDED_BY(mutex_);
+    // Written under the mutex, once.
     std::atomic<std::uint32_t> privileged_{0};
 };
 

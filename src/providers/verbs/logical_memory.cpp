@@ -2,7 +2,6 @@
 // Building mappings, and registering what they map.
 #include "providers/verbs/logical_memory.hpp"
 
-#include <algorithm>
 #include <cerrno>
 #include <string>
 #include <utility>
@@ -122,8 +121,41 @@ std::shared_ptr<LogicalMemory> LamTable::find(std::uint64_t logical) const {
     return found == mappings_.end() ? nullptr : found->second;
 }
 
-Expected<std::shared_ptr<core::LogicalAddressMapping>> LogicalAddressMapping::build(
-    std::shared_ptr<LamTable> table, core::BufferHold* hold) {
+namespace {
+
+class LogicalAddressMapping final : public core::LogicalAddressMapping {
+public:
+    LogicalAddressMapping(std::shared_ptr<LamTable> table, std::uint64_t first_page,
+                          const LogicalMemory& memory)
+        : table_(std::move(table)),
+          size_(memory.hold().size()),
+          first_byte_offset_(static_cast<std::uint32_t>(memory.lead())) {
+        const std::uint64_t page = core::page_size();
+        const std::uint64_t end = memory.lead() + size_;
+        pages_.reserve((end + page - 1) / page);
+        for (std::uint64_t at = 0; at < end; at += page) pages_.push_back(first_page | at);
+    }
+    ~LogicalAddressMapping() override {
+        if (!is_foreign()) close();
+    }
+
+    [[nodiscard]] std::span<const std::uint64_t> pages() const override { return pages_; }
+    [[nodiscard]] std::uint32_t first_byte_offset() const override { return first_byte_offset_; }
+    [[nodiscard]] std::uint64_t size() const override { return size_; }
+
+private:
+    void do_close() override { table_->remove(pages_.front()); }
+
+    const std::shared_ptr<LamTable> table_;
+    const std::uint64_t size_;
+    const std::uint32_t first_byte_offset_;
+    std::vector<std::uint64_t> pages_;
+};
+
+}  // namespace
+
+Expected<std::shared_ptr<core::LogicalAddressMapping>> make_lam(std::shared_ptr<LamTable> table,
+                                                                core::BufferHold* hold) {
     const auto memory = std::make_shared<LogicalMemory>(hold);
     if (hold->size() + memory->lead() > kOffsetMask) {
         return fail(Status::implementation_limit,
@@ -139,21 +171,6 @@ Expected<std::shared_ptr<core::LogicalAddressMapping>> LogicalAddressMapping::bu
     }
     return std::shared_ptr<core::LogicalAddressMapping>(
         std::make_shared<LogicalAddressMapping>(std::move(table), first_page, *memory));
-}
-
-LogicalAddressMapping::LogicalAddressMapping(std::shared_ptr<LamTable> table,
-                                             std::uint64_t first_page, const LogicalMemory& memory)
-    : table_(std::move(table)),
-      size_(memory.hold().size()),
-      first_byte_offset_(static_cast<std::uint32_t>(memory.lead())) {
-    const std::uint64_t page = core::page_size();
-    const std::uint64_t end = memory.lead() + size_;
-    pages_.reserve((end + page - 1) / page);
-    for (std::uint64_t at = 0; at < end; at += page) pages_.push_back(first_page | at);
-}
-
-LogicalAddressMapping::~LogicalAddressMapping() {
-    if (!is_foreign()) close();
 }
 
 }  // namespace ndv::verbs

@@ -10,7 +10,6 @@
 #include <map>
 #include <memory>
 #include <unordered_map>
-#include <vector>
 
 #include "base/mutex.hpp"
 #include "core/mapping.hpp"
@@ -85,6 +84,7 @@ public:
     void remove(std::uint64_t first_page);
     [[nodiscard]] std::shared_ptr<LogicalMemory> find(std::uint64_t logical) const;
     // For local tokens that are no device's: another one for each, in all domains of the adapter.
+    // relaxed: nothing else depends on it.
     [[nodiscard]] std::uint32_t next_number() {
         return kFirstNumber + (numbers_.fetch_add(1, std::memory_order_relaxed) & ~kFirstNumber);
     }
@@ -100,26 +100,8 @@ private:
     std::uint64_t next_ NDV_GUARDED_BY(mutex_) = 1;
 };
 
-class LogicalAddressMapping final : public core::LogicalAddressMapping {
-public:
-    // Takes the reference over, also when it fails.
-    [[nodiscard]] static Expected<std::shared_ptr<core::LogicalAddressMapping>> build(
-        std::shared_ptr<LamTable> table, core::BufferHold* hold);
-    LogicalAddressMapping(std::shared_ptr<LamTable> table, std::uint64_t first_page,
-                          const LogicalMemory& memory);
-    ~LogicalAddressMapping() override;
-
-    [[nodiscard]] std::span<const std::uint64_t> pages() const override { return pages_; }
-    [[nodiscard]] std::uint32_t first_byte_offset() const override { return first_byte_offset_; }
-    [[nodiscard]] std::uint64_t size() const override { return size_; }
-
-private:
-    void do_close() override { table_->remove(pages_.front()); }
-
-    const std::shared_ptr<LamTable> table_;
-    const std::uint64_t size_;
-    const std::uint32_t first_byte_offset_;
-    std::vector<std::uint64_t> pages_;
-};
+// Takes the reference over, also when it fails.
+[[nodiscard]] Expected<std::shared_ptr<core::LogicalAddressMapping>> make_lam(
+    std::shared_ptr<LamTable> table, core::BufferHold* hold);
 
 }  // namespace ndv::verbs

@@ -14,13 +14,13 @@
 namespace ndv::verbs {
 namespace {
 
-unsigned window_access(std::uint32_t rights) {
-    unsigned access = 0;
-    if ((rights & core::access::kRemoteRead) != 0) access |= IBV_ACCESS_REMOTE_READ;
-    if ((rights & core::access::kRemoteWriteBit) != 0) access |= IBV_ACCESS_REMOTE_WRITE;
-    if ((rights & core::access::kRemoteAtomicBit) != 0) access |= IBV_ACCESS_REMOTE_ATOMIC;
-    return access;
-}
+// A reference that is let go of without the mutex: made before the lock.
+struct Gone {
+    Mapping* mapping = nullptr;
+    ~Gone() {
+        if (mapping != nullptr) mapping->release();
+    }
+};
 
 }  // namespace
 
@@ -39,8 +39,6 @@ void Window::end() {
 Mapping::Mapping(std::shared_ptr<Mappable> owner, std::shared_ptr<Window> window, std::byte* data,
                  std::uint64_t size)
     : BufferHold(data, size, true), owner_(std::move(owner)), window_(std::move(window)) {}
-
-void Mapping::invalidated_by_peer() { owner_->invalidated_by_peer(*this); }
 
 void Mapping::give_back() noexcept {
     if (alias_ != nullptr) alias_->release();
@@ -135,8 +133,7 @@ Status Mappable::bindable(Mapping*& mapping) {
     return target == nullptr ? Status::insufficient_resources : Status::access_violation;
 }
 
-Status Mappable::post(const core::FastRegisterRequest& request, std::uint32_t queue_pair,
-                      const Submit& submit) {
+Status Mappable::post(const core::FastRegisterRequest& request, const Submit& submit) {
     const base::Lock lock(mutex_);
     if (!prepare_window()) return Status::insufficient_resources;
     const std::uint32_t rights = core::rights_of_flags(request.flags);
@@ -155,26 +152,24 @@ Status Mappable::post(const core::FastRegisterRequest& request, std::uint32_t qu
     local.rights = rights;
     local.key = (is_own ? mapping->base_ : mapping->alias_)->get()->lkey;
     mapping->mapped_.tokens.local = memory_->add(local);
-    return fill(*mapping, mapping->target_->get(), queue_pair, submit);
+    return fill(*mapping, mapping->target_->get(), submit);
 }
 
-Status Mappable::post(const core::BindRequest& request, std::uint32_t queue_pair,
-                      const Submit& submit) {
-    auto* const region = dynamic_cast<MemoryRegion*>(request.region.get());
-    if (region == nullptr) return Status::invalid_parameter;
+Status Mappable::post(const core::BindRequest& request, const Submit& submit) {
+    auto& region = static_cast<MemoryRegion&>(*request.region);
     const base::Lock lock(mutex_);
     if (!prepare_window()) return Status::insufficient_resources;
     // From here on it stays registered.
-    if (!region->add_window()) return Status::invalid_device_request;
+    if (!region.add_window()) return Status::invalid_device_request;
     auto* const mapping = new Mapping(shared_from_this(), window_, nullptr, request.length);
     mapping->region_ = request.region;
-    if (!region->is_bindable()) {
+    if (!region.is_bindable()) {
         mapping->release();
         return Status::access_violation;
     }
-    ibv_mr* target = region->handle();
+    ibv_mr* target = region.handle();
     if (!memory_->domain()->device()->quirks().bounds_windows) {
-        core::BufferHold* const hold = region->share_hold();
+        core::BufferHold* const hold = region.share_hold();
         mapping->alias_ = DeviceRegion::create(memory_->domain(), *hold,
                                                reinterpret_cast<std::byte*>(request.address),
                                                request.length, request.address);
@@ -187,17 +182,14 @@ Status Mappable::post(const core::BindRequest& request, std::uint32_t queue_pair
     }
     const std::uint32_t rights = core::rights_of_flags(request.flags);
     mapping->mapped_ = {request.address, request.length, rights, {}};
-    return fill(*mapping, target, queue_pair, submit);
+    return fill(*mapping, target, submit);
 }
 
-Status Mappable::fill(Mapping& mapping, ibv_mr* target, std::uint32_t queue_pair,
-                      const Submit& submit) {
+Status Mappable::fill(Mapping& mapping, ibv_mr* target, const Submit& submit) {
     const std::uint32_t rights = mapping.mapped_.rights;
     ibv_mw* const mw = window_->get();
     mapping.key_ = ibv_inc_rkey(mw->rkey);
     if ((rights & core::access::kRemote) != 0) mapping.mapped_.tokens.remote = mapping.key_;
-    mapping.queue_pair_ = queue_pair;
-    mapping.is_in_tables_ = true;
     memory_->add_remote(mapping.key_, mapping);
     ibv_send_wr wr{};
     wr.opcode = IBV_WR_BIND_MW;
@@ -206,7 +198,7 @@ Status Mappable::fill(Mapping& mapping, ibv_mr* target, std::uint32_t queue_pair
     wr.bind_mw.bind_info.mr = target;
     wr.bind_mw.bind_info.addr = mapping.mapped_.address;
     wr.bind_mw.bind_info.length = mapping.mapped_.size;
-    wr.bind_mw.bind_info.mw_access_flags = window_access(rights);
+    wr.bind_mw.bind_info.mw_access_flags = remote_access(rights);
     const Status status = submit(wr, &mapping, Effect::fill);
     if (status != Status::success) {
         end(mapping);
@@ -252,8 +244,8 @@ core::Mapped Mappable::mapped() const {
 // ---- ends -----------------------------------------------------------------------------------
 
 void Mappable::end(Mapping& mapping) {
-    mapping.is_ended_ = true;
-    if (!std::exchange(mapping.is_in_tables_, false)) return;
+    mapping.is_guarded();
+    if (std::exchange(mapping.is_ended_, true)) return;
     memory_->remove_remote(mapping.key_, mapping);
     if (mapping.mapped_.tokens.local != 0) memory_->remove(mapping.mapped_.tokens.local);
 }
@@ -270,61 +262,49 @@ Mapping* Mappable::empty() {
 }
 
 void Mappable::finish(Mapping& mapping, Effect effect, bool is_success) {
-    Mapping* gone = nullptr;
-    {
-        const base::Lock lock(mutex_);
-        if (effect == Effect::fill && is_success && !mapping.is_ended_) {
-            mapping.add_reference();
-            gone = std::exchange(valid_, &mapping);
-            // The device would have refused, had a peer not emptied it before.
-            if (gone != nullptr) end(*gone);
-        } else if (effect == Effect::fill && !is_success) {
-            // The connection is over, and it is unknown what the device has done before its end.
-            mapping.window_->end();
-            end(mapping);
-            if (mapping.window_ == window_) gone = empty();
-        } else if (effect == Effect::empty && is_success) {
-            end(mapping);
-            if (valid_ == &mapping) gone = std::exchange(valid_, nullptr);
-        } else if (effect == Effect::empty && valid_ == &mapping && last_ == nullptr) {
-            last_ = &mapping;  // as valid as before
-        }
+    Gone gone;
+    const base::Lock lock(mutex_);
+    mapping.is_guarded();
+    if (effect == Effect::fill && is_success && !mapping.is_ended_) {
+        mapping.add_reference();
+        gone.mapping = std::exchange(valid_, &mapping);
+        // The device would have refused, had a peer not emptied it before.
+        if (gone.mapping != nullptr) end(*gone.mapping);
+    } else if (effect == Effect::fill && !is_success) {
+        // The connection is over, and it is unknown what the device has done before its end.
+        mapping.window_->end();
+        end(mapping);
+        if (mapping.window_ == window_) gone.mapping = empty();
+    } else if (effect == Effect::empty && is_success) {
+        end(mapping);
+        if (valid_ == &mapping) gone.mapping = std::exchange(valid_, nullptr);
+    } else if (effect == Effect::empty && valid_ == &mapping && last_ == nullptr) {
+        last_ = &mapping;  // as valid as before
     }
-    if (gone != nullptr) gone->release();
 }
 
 void Mappable::invalidated_by_peer(Mapping& mapping) {
-    Mapping* gone = nullptr;
-    {
-        const base::Lock lock(mutex_);
-        end(mapping);
-        if (last_ == &mapping) last_ = nullptr;
-        if (valid_ == &mapping) gone = std::exchange(valid_, nullptr);
-    }
-    if (gone != nullptr) gone->release();
+    Gone gone;
+    const base::Lock lock(mutex_);
+    end(mapping);
+    if (last_ == &mapping) last_ = nullptr;
+    if (valid_ == &mapping) gone.mapping = std::exchange(valid_, nullptr);
 }
 
 void Mappable::leave(std::uint32_t queue_pair) {
-    Mapping* gone = nullptr;
-    {
-        const base::Lock lock(mutex_);
-        const auto is_its = [queue_pair](const Mapping* mapping) {
-            return mapping != nullptr && mapping->queue_pair_ == queue_pair;
-        };
-        if (!is_its(valid_) && !is_its(last_)) return;
-        gone = empty();
-    }
-    if (gone != nullptr) gone->release();
+    Gone gone;
+    const base::Lock lock(mutex_);
+    const auto is_its = [queue_pair](const Mapping* mapping) {
+        return mapping != nullptr && mapping->queue_pair_ == queue_pair;
+    };
+    if (is_its(valid_) || is_its(last_)) gone.mapping = empty();
 }
 
 void Mappable::close() {
-    Mapping* gone = nullptr;
-    {
-        const base::Lock lock(mutex_);
-        mapped_ = core::Mapped{};
-        gone = empty();
-    }
-    if (gone != nullptr) gone->release();
+    Gone gone;
+    const base::Lock lock(mutex_);
+    mapped_ = core::Mapped{};
+    gone.mapping = empty();
 }
 
 }  // namespace ndv::verbs

@@ -7,11 +7,9 @@
 
 #include <infiniband/verbs.h>
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 
 #include "base/mutex.hpp"
 #include "core/mapping.hpp"
@@ -20,7 +18,7 @@
 namespace ndv::verbs {
 
 class DeviceRegion;
-class Mappable;
+class Mapping;
 
 // One ibv_mw. Its key changes with every bind, in eight of its bits.
 class Window {
@@ -49,37 +47,6 @@ private:
     unsigned binds_ = 0;
 };
 
-// One posted fast_register or bind. Counted: by its request, by its owner while it is valid, and by
-// every request that names its local token.
-class Mapping final : public core::BufferHold {
-public:
-    Mapping(std::shared_ptr<Mappable> owner, std::shared_ptr<Window> window, std::byte* data,
-            std::uint64_t size);
-    ~Mapping() override = default;
-
-    [[nodiscard]] Mappable& owner() const { return *owner_; }
-    void invalidated_by_peer();
-
-private:
-    friend class Mappable;
-    void give_back() noexcept override;
-
-    const std::shared_ptr<Mappable> owner_;
-    const std::shared_ptr<Window> window_;
-    std::uint32_t key_ = 0;         // the device's, with which peers name it
-    std::uint32_t queue_pair_ = 0;  // the only one whose peer reaches it
-    core::Mapped mapped_;
-    // One reference each: pages that follow each other, as registered for all; the same, or others,
-    // as registered for this mapping.
-    DeviceRegion* base_ = nullptr;
-    DeviceRegion* alias_ = nullptr;
-    const DeviceRegion* target_ = nullptr;        // which of the two a fast_register is over
-    std::shared_ptr<core::MemoryRegion> region_;  // bind: counted there
-    // Guarded by the owner's mutex.
-    bool is_in_tables_ = false;
-    bool is_ended_ = false;  // by the peer, or by close(), maybe before its completion was seen
-};
-
 // What a posted request does when its turn comes.
 enum class Effect : std::uint8_t { none, fill, empty };
 
@@ -95,10 +62,11 @@ public:
     // the mutex held: keys must change in the order of posting.
     using Submit = std::function<Status(ibv_send_wr&, Mapping*, Effect)>;
 
-    [[nodiscard]] Status post(const core::FastRegisterRequest& request, std::uint32_t queue_pair,
-                              const Submit& submit);
-    [[nodiscard]] Status post(const core::BindRequest& request, std::uint32_t queue_pair,
-                              const Submit& submit);
+    [[nodiscard]] Status post(const core::FastRegisterRequest& request, const Submit& submit);
+    [[nodiscard]] Status post(const core::BindRequest& request, const Submit& submit);
+    [[nodiscard]] Status post(const core::InvalidateRequest&, const Submit& submit) {
+        return post_invalidate(submit);
+    }
     // `only`: it must be this one that is valid by then.
     [[nodiscard]] Status post_invalidate(const Submit& submit, const Mapping* only = nullptr);
     [[nodiscard]] core::Mapped mapped() const;
@@ -115,12 +83,13 @@ public:
     [[nodiscard]] bool has_window();
 
 private:
+    friend class Mapping;
     [[nodiscard]] Status add_pages(const core::FastRegisterRequest& request, std::uint32_t rights,
                                    Mapping*& out) NDV_REQUIRES(mutex_);
     [[nodiscard]] bool prepare_window() NDV_REQUIRES(mutex_);
     [[nodiscard]] static Status bindable(Mapping*& mapping);
-    [[nodiscard]] Status fill(Mapping& mapping, ibv_mr* target, std::uint32_t queue_pair,
-                              const Submit& submit) NDV_REQUIRES(mutex_);
+    [[nodiscard]] Status fill(Mapping& mapping, ibv_mr* target, const Submit& submit)
+        NDV_REQUIRES(mutex_);
     // Its tokens are dead.
     void end(Mapping& mapping) NDV_REQUIRES(mutex_);
     // Nothing reaches memory through it any more; returns what the caller releases.
@@ -133,6 +102,38 @@ private:
     // What is valid when everything posted so far has been executed; null: nothing.
     Mapping* last_ NDV_GUARDED_BY(mutex_) = nullptr;
     core::Mapped mapped_ NDV_GUARDED_BY(mutex_);
+};
+
+// One posted fast_register or bind. Counted: by its request, by its owner while it is valid, and by
+// every request that names its local token.
+class Mapping final : public core::BufferHold {
+public:
+    Mapping(std::shared_ptr<Mappable> owner, std::shared_ptr<Window> window, std::byte* data,
+            std::uint64_t size);
+
+    [[nodiscard]] Mappable& owner() const { return *owner_; }
+    // Called by the owner's Submit.
+    void bind_to(std::uint32_t queue_pair) { queue_pair_ = queue_pair; }
+
+private:
+    friend class Mappable;
+    // For the compiler: the caller is the owner, and has its mutex.
+    void is_guarded() const NDV_THREAD_ATTRIBUTE(assert_capability(owner_->mutex_)) {}
+    void give_back() noexcept override;
+
+    const std::shared_ptr<Mappable> owner_;
+    const std::shared_ptr<Window> window_;
+    std::uint32_t key_ = 0;         // the device's, with which peers name it
+    std::uint32_t queue_pair_ = 0;  // the only one whose peer reaches it
+    core::Mapped mapped_;
+    // One reference each: pages that follow each other, as registered for all; the same, or others,
+    // as registered for this mapping.
+    DeviceRegion* base_ = nullptr;
+    DeviceRegion* alias_ = nullptr;
+    const DeviceRegion* target_ = nullptr;        // which of the two a fast_register is over
+    std::shared_ptr<core::MemoryRegion> region_;  // bind: counted there
+    // By the peer, or by close(), maybe before its completion was seen.
+    bool is_ended_ NDV_GUARDED_BY(owner_->mutex_) = false;
 };
 
 using FastRegisterMemoryRegion = core::MappableFront<core::FastRegisterMemoryRegion, Mappable>;

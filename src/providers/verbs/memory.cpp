@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "providers/verbs/async_events.hpp"
 #include "providers/verbs/logical_memory.hpp"
 #include "providers/verbs/mapping.hpp"
 #include "providers/verbs/queue_pair.hpp"
@@ -16,11 +17,8 @@ namespace ndv::verbs {
 namespace {
 
 int access_of(std::uint32_t rights, bool is_iwarp) {
-    unsigned access = 0;
+    unsigned access = remote_access(rights);
     if ((rights & core::access::kLocalWrite) != 0) access |= IBV_ACCESS_LOCAL_WRITE;
-    if ((rights & core::access::kRemoteRead) != 0) access |= IBV_ACCESS_REMOTE_READ;
-    if ((rights & core::access::kRemoteWriteBit) != 0) access |= IBV_ACCESS_REMOTE_WRITE;
-    if ((rights & core::access::kRemoteAtomicBit) != 0) access |= IBV_ACCESS_REMOTE_ATOMIC;
     // iWARP places a response to a Read through a token that peers may write through.
     if (is_iwarp && (rights & core::access::kRdmaReadSink) != 0) {
         access |= IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
@@ -29,6 +27,14 @@ int access_of(std::uint32_t rights, bool is_iwarp) {
 }
 
 }  // namespace
+
+unsigned remote_access(std::uint32_t rights) {
+    unsigned access = 0;
+    if ((rights & core::access::kRemoteRead) != 0) access |= IBV_ACCESS_REMOTE_READ;
+    if ((rights & core::access::kRemoteWriteBit) != 0) access |= IBV_ACCESS_REMOTE_WRITE;
+    if ((rights & core::access::kRemoteAtomicBit) != 0) access |= IBV_ACCESS_REMOTE_ATOMIC;
+    return access;
+}
 
 MemoryRegion::MemoryRegion(std::shared_ptr<core::ProtectionDomain> pd,
                            std::shared_ptr<LocalMemory> memory)
@@ -73,84 +79,110 @@ void MemoryRegion::do_deregister(const core::Tokens& tokens) {
     ibv_dereg_mr(std::exchange(mr_, nullptr));
 }
 
-Expected<std::shared_ptr<ProtectionDomain>> ProtectionDomain::create(
+namespace {
+
+class ProtectionDomain final : public core::ProtectionDomain {
+public:
+    ProtectionDomain(std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter,
+                     std::shared_ptr<LocalMemory> memory)
+        : core::ProtectionDomain(std::move(adapter)),
+          parts_(std::move(parts)),
+          memory_(std::move(memory)) {}
+
+    [[nodiscard]] const core::AdapterInfo& info() const override { return parts_->device->info(); }
+    [[nodiscard]] std::uintptr_t raw_handle() const override {
+        return reinterpret_cast<std::uintptr_t>(memory_->domain()->get());
+    }
+    [[nodiscard]] bool waits_for_device() const override { return true; }
+    [[nodiscard]] Status acquire_local(const core::Segment& segment, std::uint32_t rights,
+                                       core::LocalBuffer& out) override {
+        return memory_->acquire(segment, rights, out);
+    }
+
+private:
+    Expected<std::shared_ptr<core::MemoryRegion>> do_create_mr() override {
+        return {std::make_shared<MemoryRegion>(self(), memory_)};
+    }
+
+    Expected<std::shared_ptr<core::FastRegisterMemoryRegion>> do_create_fast_register_mr(
+        std::uint32_t max_pages, bool remote_access) override {
+        if (!has("create_fast_register_mr")) {
+            return core::ProtectionDomain::do_create_fast_register_mr(max_pages, remote_access);
+        }
+        // 256 MiB in pages of 4 KiB, like soft.
+        constexpr std::uint32_t kMostPages = 65536;
+        if (max_pages > kMostPages) {
+            return fail(Status::implementation_limit,
+                        "create_fast_register_mr: " + std::to_string(max_pages) +
+                            " pages; this adapter takes up to " + std::to_string(kMostPages),
+                        "use several regions");
+        }
+        auto mappable = std::make_shared<Mappable>(memory_);
+        if (!mappable->has_window()) {
+            return verb_failed("create_fast_register_mr: ibv_alloc_mw", errno);
+        }
+        return {std::make_shared<FastRegisterMemoryRegion>(self(), std::move(mappable), max_pages,
+                                                           remote_access)};
+    }
+
+    Expected<std::shared_ptr<core::MemoryWindow>> do_create_mw() override {
+        if (!has("create_mw")) return core::ProtectionDomain::do_create_mw();
+        auto mappable = std::make_shared<Mappable>(memory_);
+        if (!mappable->has_window()) return verb_failed("create_mw: ibv_alloc_mw", errno);
+        return {std::make_shared<MemoryWindow>(self(), std::move(mappable))};
+    }
+
+    Expected<std::uint32_t> do_privileged_token() override { return memory_->privileged_token(); }
+
+    Expected<std::shared_ptr<core::SharedReceiveQueue>> do_create_srq(
+        const core::SharedReceiveQueueLimits& limits, core::RequestContexts* contexts,
+        std::function<void(Status)> on_notify) override {
+        auto hardware = std::make_shared<HardwareSharedQueue>(parts_, memory_->domain());
+        if (auto created = hardware->create(limits.depth, limits.max_sge); !created) {
+            return Unexpected{created.error()};
+        }
+        auto made = std::make_shared<SharedReceiveQueue>(self(), parts_, hardware, limits, contexts,
+                                                         std::move(on_notify));
+        parts_->async_events->watch(hardware->get(), made);
+        return {std::move(made)};
+    }
+
+    Expected<std::shared_ptr<core::QueuePair>> do_create_qp(
+        std::shared_ptr<core::CompletionQueue> receive_cq,
+        std::shared_ptr<core::CompletionQueue> initiator_cq,
+        std::shared_ptr<core::SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
+        core::RequestContexts* contexts) override {
+        auto receive = std::dynamic_pointer_cast<CompletionQueue>(std::move(receive_cq));
+        auto initiator = std::dynamic_pointer_cast<CompletionQueue>(std::move(initiator_cq));
+        if (!receive || !initiator || receive->parts() != parts_ || initiator->parts() != parts_) {
+            return fail(Status::invalid_parameter,
+                        "create_qp: a completion queue belongs to another adapter");
+        }
+        auto made = std::make_shared<QueuePair>(
+            self(), memory_, std::move(receive), std::move(initiator),
+            std::static_pointer_cast<SharedReceiveQueue>(std::move(srq)), limits, contexts);
+        if (auto taken = made->take_hardware(); !taken) return Unexpected{taken.error()};
+        return {std::move(made)};
+    }
+
+    [[nodiscard]] bool has(const char* feature) const {
+        return std::ranges::count(info().features, std::string(feature)) != 0;
+    }
+
+    const std::shared_ptr<AdapterParts> parts_;
+    const std::shared_ptr<LocalMemory> memory_;
+};
+
+}  // namespace
+
+Expected<std::shared_ptr<core::ProtectionDomain>> make_protection_domain(
     std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter) {
     ibv_pd* const pd = ibv_alloc_pd(parts->device->get());
     if (pd == nullptr) return verb_failed("create_pd: ibv_alloc_pd", errno);
     auto memory = std::make_shared<LocalMemory>(std::make_shared<OwnedDomain>(parts->device, pd),
                                                 parts->lams);
-    return std::make_shared<ProtectionDomain>(std::move(parts), std::move(adapter),
-                                              std::move(memory));
-}
-
-ProtectionDomain::ProtectionDomain(std::shared_ptr<AdapterParts> parts,
-                                   std::weak_ptr<core::Adapter> adapter,
-                                   std::shared_ptr<LocalMemory> memory)
-    : core::ProtectionDomain(std::move(adapter)),
-      parts_(std::move(parts)),
-      memory_(std::move(memory)) {}
-
-bool ProtectionDomain::has(const char* feature) const {
-    return std::ranges::count(info().features, std::string(feature)) != 0;
-}
-
-Expected<std::shared_ptr<core::MemoryRegion>> ProtectionDomain::do_create_mr() {
-    return {std::make_shared<MemoryRegion>(self(), memory_)};
-}
-
-Expected<std::shared_ptr<core::FastRegisterMemoryRegion>>
-ProtectionDomain::do_create_fast_register_mr(std::uint32_t max_pages, bool remote_access) {
-    if (!has("create_fast_register_mr")) {
-        return core::ProtectionDomain::do_create_fast_register_mr(max_pages, remote_access);
-    }
-    // 256 MiB in pages of 4 KiB, like soft.
-    constexpr std::uint32_t kMostPages = 65536;
-    if (max_pages > kMostPages) {
-        return fail(Status::implementation_limit,
-                    "create_fast_register_mr: " + std::to_string(max_pages) +
-                        " pages; this adapter takes up to " + std::to_string(kMostPages),
-                    "use several regions");
-    }
-    auto mappable = std::make_shared<Mappable>(memory_);
-    if (!mappable->has_window()) {
-        return verb_failed("create_fast_register_mr: ibv_alloc_mw", errno);
-    }
-    return {std::make_shared<FastRegisterMemoryRegion>(self(), std::move(mappable), max_pages,
-                                                       remote_access)};
-}
-
-Expected<std::shared_ptr<core::MemoryWindow>> ProtectionDomain::do_create_mw() {
-    if (!has("create_mw")) return core::ProtectionDomain::do_create_mw();
-    auto mappable = std::make_shared<Mappable>(memory_);
-    if (!mappable->has_window()) return verb_failed("create_mw: ibv_alloc_mw", errno);
-    return {std::make_shared<MemoryWindow>(self(), std::move(mappable))};
-}
-
-Expected<std::shared_ptr<core::SharedReceiveQueue>> ProtectionDomain::do_create_srq(
-    const core::SharedReceiveQueueLimits& limits, core::RequestContexts* contexts,
-    std::function<void(Status)> on_notify) {
-    auto made = SharedReceiveQueue::create(self(), parts_, memory_->domain(), limits, contexts,
-                                           std::move(on_notify));
-    if (!made) return Unexpected{made.error()};
-    return {std::move(*made)};
-}
-
-Expected<std::shared_ptr<core::QueuePair>> ProtectionDomain::do_create_qp(
-    std::shared_ptr<core::CompletionQueue> receive_cq,
-    std::shared_ptr<core::CompletionQueue> initiator_cq,
-    std::shared_ptr<core::SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
-    core::RequestContexts* contexts) {
-    auto receive = std::dynamic_pointer_cast<CompletionQueue>(std::move(receive_cq));
-    auto initiator = std::dynamic_pointer_cast<CompletionQueue>(std::move(initiator_cq));
-    if (!receive || !initiator || receive->parts() != parts_ || initiator->parts() != parts_) {
-        return fail(Status::invalid_parameter,
-                    "create_qp: a completion queue belongs to another adapter");
-    }
-    auto made = QueuePair::create(self(), memory_, std::move(receive), std::move(initiator),
-                                  std::static_pointer_cast<SharedReceiveQueue>(std::move(srq)),
-                                  limits, contexts);
-    if (!made) return Unexpected{made.error()};
-    return {std::move(*made)};
+    return std::shared_ptr<core::ProtectionDomain>(std::make_shared<ProtectionDomain>(
+        std::move(parts), std::move(adapter), std::move(memory)));
 }
 
 }  // namespace ndv::verbs

@@ -10,6 +10,9 @@
 
 namespace ndv::verbs {
 
+// The device's bits for what a peer may do.
+[[nodiscard]] unsigned remote_access(std::uint32_t rights);
+
 class MemoryRegion final : public core::MemoryRegion {
 public:
     MemoryRegion(std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<LocalMemory> memory);
@@ -34,43 +37,7 @@ private:
     bool is_bindable_ = false;
 };
 
-class ProtectionDomain final : public core::ProtectionDomain {
-public:
-    [[nodiscard]] static Expected<std::shared_ptr<ProtectionDomain>> create(
-        std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter);
-    ProtectionDomain(std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter,
-                     std::shared_ptr<LocalMemory> memory);
-
-    [[nodiscard]] const core::AdapterInfo& info() const override { return parts_->device->info(); }
-    [[nodiscard]] std::uintptr_t raw_handle() const override {
-        return reinterpret_cast<std::uintptr_t>(memory_->domain()->get());
-    }
-    [[nodiscard]] bool waits_for_device() const override { return true; }
-    [[nodiscard]] Status acquire_local(const core::Segment& segment, std::uint32_t rights,
-                                       core::LocalBuffer& out) override {
-        return memory_->acquire(segment, rights, out);
-    }
-
-private:
-    [[nodiscard]] Expected<std::shared_ptr<core::MemoryRegion>> do_create_mr() override;
-    [[nodiscard]] Expected<std::shared_ptr<core::FastRegisterMemoryRegion>>
-    do_create_fast_register_mr(std::uint32_t max_pages, bool remote_access) override;
-    [[nodiscard]] Expected<std::shared_ptr<core::MemoryWindow>> do_create_mw() override;
-    [[nodiscard]] Expected<std::uint32_t> do_privileged_token() override {
-        return memory_->privileged_token();
-    }
-    [[nodiscard]] Expected<std::shared_ptr<core::SharedReceiveQueue>> do_create_srq(
-        const core::SharedReceiveQueueLimits& limits, core::RequestContexts* contexts,
-        std::function<void(Status)> on_notify) override;
-    [[nodiscard]] Expected<std::shared_ptr<core::QueuePair>> do_create_qp(
-        std::shared_ptr<core::CompletionQueue> receive_cq,
-        std::shared_ptr<core::CompletionQueue> initiator_cq,
-        std::shared_ptr<core::SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
-        core::RequestContexts* contexts) override;
-    [[nodiscard]] bool has(const char* feature) const;
-
-    const std::shared_ptr<AdapterParts> parts_;
-    const std::shared_ptr<LocalMemory> memory_;
-};
+[[nodiscard]] Expected<std::shared_ptr<core::ProtectionDomain>> make_protection_domain(
+    std::shared_ptr<AdapterParts> parts, std::weak_ptr<core::Adapter> adapter);
 
 }  // namespace ndv::verbs

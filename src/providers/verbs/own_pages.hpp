@@ -7,42 +7,45 @@
 #include <sys/mman.h>
 
 #include <cstddef>
+#include <memory>
 #include <utility>
+
+#include "providers/verbs/device.hpp"
 
 namespace ndv::verbs {
 
 class OwnPages {
 public:
-    OwnPages() = default;
-    // Zeroes; empty, with errno, when there is no memory.
-    explicit OwnPages(std::size_t size) {
-        void* const made =
-            ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (made == MAP_FAILED) return;
-        data_ = static_cast<std::byte*>(made);
-        size_ = size;
-    }
+    explicit OwnPages(std::shared_ptr<OwnedDomain> domain) : domain_(std::move(domain)) {}
     OwnPages(const OwnPages&) = delete;
     OwnPages& operator=(const OwnPages&) = delete;
-    OwnPages(OwnPages&& other) noexcept { swap(other); }
-    OwnPages& operator=(OwnPages&& other) noexcept {
-        swap(other);
-        return *this;
-    }
     ~OwnPages() {
+        if (region_ != nullptr && !domain_->device()->is_foreign()) ibv_dereg_mr(region_);
         if (data_ != nullptr) ::munmap(data_, size_);
     }
-
-    [[nodiscard]] std::byte* data() const { return data_; }
-    [[nodiscard]] std::size_t size() const { return size_; }
-    explicit operator bool() const { return data_ != nullptr; }
-
-private:
-    void swap(OwnPages& other) noexcept {
-        std::swap(data_, other.data_);
-        std::swap(size_, other.size_);
+    // Zeroes. Both: false, with errno, when there is no memory.
+    [[nodiscard]] bool map(std::size_t size) {
+        void* const made =
+            ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (made == MAP_FAILED) return false;
+        data_ = static_cast<std::byte*>(made);
+        size_ = size;
+        return true;
+    }
+    [[nodiscard]] bool register_all() {
+        // In parentheses: the function itself, not the header's macro.
+        region_ = (ibv_reg_mr)(domain_->get(), data_, size_, IBV_ACCESS_LOCAL_WRITE);
+        return region_ != nullptr;
     }
 
+    [[nodiscard]] const OwnedDomain& domain() const { return *domain_; }
+    [[nodiscard]] std::byte* data() const { return data_; }
+    // The device's; 0: it is not registered.
+    [[nodiscard]] std::uint32_t key() const { return region_ == nullptr ? 0 : region_->lkey; }
+
+private:
+    const std::shared_ptr<OwnedDomain> domain_;
+    ibv_mr* region_ = nullptr;
     std::byte* data_ = nullptr;
     std::size_t size_ = 0;
 };

@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <optional>
 
 #include "core/adapter.hpp"
 #include "core/endpoints.hpp"
@@ -33,7 +32,10 @@ struct AdapterParts {
     core::ConnectionCounters counters;
     core::Claims claims;
     std::shared_ptr<LamTable> lams;
-    // Names one hardware queue pair in its wr_ids, never reused.
+    // Names one hardware queue in its wr_ids, never reused. relaxed: nothing else depends on it.
+    [[nodiscard]] std::uint32_t take_serial() {
+        return next_serial.fetch_add(1, std::memory_order_relaxed);
+    }
     std::atomic<std::uint32_t> next_serial{1};
 };
 

@@ -22,27 +22,6 @@ namespace {
 // Common devices take so much inline.
 constexpr std::array<std::uint32_t, 4> kInlineSizes = {512, 220, 64, 0};
 
-// What a hardware queue pair leaves to be destroyed, on the worker thread.
-struct Remains {
-    std::shared_ptr<OwnedDomain> domain;
-    std::shared_ptr<HardwareQueue> receive_queue;
-    std::shared_ptr<HardwareQueue> initiator_queue;
-    std::shared_ptr<HardwareSharedQueue> shared_queue;
-    ibv_qp* qp = nullptr;
-    ibv_mr* region = nullptr;
-    OwnPages staging;
-    std::vector<core::BufferHold*> kept;
-
-    Remains() = default;
-    Remains(const Remains&) = delete;
-    Remains& operator=(const Remains&) = delete;
-    ~Remains() {
-        if (qp != nullptr) ibv_destroy_qp(qp);
-        if (region != nullptr) ibv_dereg_mr(region);
-        for (core::BufferHold* const hold : kept) hold->release();
-    }
-};
-
 }  // namespace
 
 HardwareQueuePair::HardwareQueuePair(std::shared_ptr<AdapterParts> parts,
@@ -51,25 +30,25 @@ HardwareQueuePair::HardwareQueuePair(std::shared_ptr<AdapterParts> parts,
                                      std::shared_ptr<HardwareQueue> initiator_queue,
                                      std::shared_ptr<HardwareSharedQueue> shared_queue)
     : parts_(std::move(parts)),
-      domain_(std::move(domain)),
       receive_queue_(std::move(receive_queue)),
       initiator_queue_(std::move(initiator_queue)),
       shared_queue_(std::move(shared_queue)),
-      serial_(parts_->next_serial.fetch_add(1, std::memory_order_relaxed)) {}
+      serial_(parts_->take_serial()),
+      staging_(std::move(domain)) {}
 
 HardwareQueuePair::~HardwareQueuePair() {
     if (parts_->device->is_foreign()) return;
-    if (!is_destroyed()) parts_->async_events->forget(qp_);
-    const auto remains = std::make_shared<Remains>();
-    remains->domain = domain_;
-    remains->receive_queue = receive_queue_;
-    remains->initiator_queue = initiator_queue_;
-    remains->shared_queue = shared_queue_;
-    remains->qp = is_destroyed() ? nullptr : qp_;
-    remains->region = region_;
-    remains->staging = std::move(staging_);
-    remains->kept = std::move(kept_);
-    parts_->worker->run([remains] {});
+    if (qp_ != nullptr && !is_destroyed()) ibv_destroy_qp(qp_);
+    for (core::BufferHold* const hold : kept_) hold->release();
+}
+
+void HardwareQueuePair::end(HardwareQueuePair* gone) {
+    if (gone->parts_->device->is_foreign()) {
+        delete gone;
+        return;
+    }
+    if (!gone->is_destroyed()) gone->parts_->async_events->forget(gone->qp_);
+    gone->parts_->worker->run([gone] { delete gone; });
 }
 
 Expected<void> HardwareQueuePair::create(const core::QueuePairLimits& limits) {
@@ -87,7 +66,7 @@ Expected<void> HardwareQueuePair::create(const core::QueuePairLimits& limits) {
         if (size > limits.inline_size && size != 0) continue;
         ibv_qp_init_attr asked = wanted;
         asked.cap.max_inline_data = size;
-        qp_ = ibv_create_qp(domain_->get(), &asked);
+        qp_ = ibv_create_qp(staging_.domain().get(), &asked);
         // Some drivers say no to more than they can, others grant less.
         inline_size_ = std::min(size, asked.cap.max_inline_data);
         if (qp_ != nullptr) break;
@@ -95,13 +74,13 @@ Expected<void> HardwareQueuePair::create(const core::QueuePairLimits& limits) {
     if (qp_ == nullptr) return verb_failed("create_qp: ibv_create_qp", errno);
     number_ = qp_->qp_num;
     stride_ = std::max(1U, limits.inline_size);
-    staging_ = OwnPages(stride_ * std::bit_ceil(std::max(1U, limits.initiator_queue_depth)));
-    if (!staging_) return verb_failed("create_qp: memory for inline data", errno);
-    if (inline_size_ < limits.inline_size || !parts_->device->quirks().takes_empty_receives) {
-        // In parentheses: the function itself, not the header's macro.
-        region_ =
-            (ibv_reg_mr)(domain_->get(), staging_.data(), staging_.size(), IBV_ACCESS_LOCAL_WRITE);
-        if (region_ == nullptr) return verb_failed("create_qp: registering inline memory", errno);
+    if (!staging_.map(stride_ * std::bit_ceil(std::max(1U, limits.initiator_queue_depth)))) {
+        return verb_failed("create_qp: memory for inline data", errno);
+    }
+    const bool is_used =
+        inline_size_ < limits.inline_size || !parts_->device->quirks().takes_empty_receives;
+    if (is_used && !staging_.register_all()) {
+        return verb_failed("create_qp: registering inline memory", errno);
     }
     // Receives can be posted from INIT on; rdma_cm brings the rest when there is a connection.
     ibv_qp_attr attributes{};
@@ -130,24 +109,6 @@ void HardwareQueuePair::destroy(std::shared_ptr<HardwareQueuePair> self,
     });
 }
 
-Expected<std::shared_ptr<QueuePair>> QueuePair::create(
-    std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<LocalMemory> memory,
-    std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
-    std::shared_ptr<SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
-    core::RequestContexts* contexts) {
-    if (srq) srq->attach(receive_cq);
-    auto made =
-        std::make_shared<QueuePair>(std::move(pd), std::move(memory), std::move(receive_cq),
-                                    std::move(initiator_cq), std::move(srq), limits, contexts);
-    made->self_ = made;
-    auto hardware = made->make_hardware();
-    if (!hardware) return Unexpected{hardware.error()};
-    made->hardware_ = std::move(*hardware);
-    made->add_to_queues(*made->hardware_);
-    made->parts_->async_events->watch(made->hardware_->get(), made);
-    return made;
-}
-
 QueuePair::QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
                      std::shared_ptr<LocalMemory> memory,
                      std::shared_ptr<CompletionQueue> receive_cq,
@@ -166,13 +127,16 @@ QueuePair::QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
                                 core::adapter_flag::kRdmaReadLocalInvalidate) != 0),
       initiated_(limits.initiator_queue_depth, std::max(1U, limits.max_initiator_sge)),
       receives_(limits.receive_queue_depth, std::max(1U, limits.max_receive_sge)) {
-    if (shared_) set_srq(shared_);
+    if (!shared_) return;
+    shared_->attach(receive_cq);
+    set_srq(shared_);
 }
 
 QueuePair::~QueuePair() {
     if (is_foreign() || !hardware_) return;
     note_cause(core::Detail::of(core::End::closed));
-    remove_from_queues(*hardware_);
+    receive_queue_.remove(*hardware_);
+    initiator_queue_.remove(*hardware_);
     // What was posted still ends; its buffers stay until the device has let go of them.
     for (const bool is_receive : {false, true}) {
         ShadowQueue& posted = queue(is_receive);
@@ -191,24 +155,31 @@ QueuePair::~QueuePair() {
     receive_queue_.tell_owed();
 }
 
-void QueuePair::add_to_queues(const HardwareQueuePair& hardware) {
-    receive_queue_.add(hardware.serial(), *this);
-    initiator_queue_.add(hardware.serial(), *this);
-    if (shared_) receive_queue_.add_shared(hardware.number(), *this, shared_);
-}
-
-void QueuePair::remove_from_queues(const HardwareQueuePair& hardware) {
-    receive_queue_.remove(hardware.serial());
-    initiator_queue_.remove(hardware.serial());
-    if (shared_) receive_queue_.remove_shared(hardware.number());
-}
-
-Expected<std::shared_ptr<HardwareQueuePair>> QueuePair::make_hardware() {
-    auto made = std::make_shared<HardwareQueuePair>(
-        parts_, memory_->domain(), receive_queue_.hardware(), initiator_queue_.hardware(),
-        shared_ ? shared_->hardware() : nullptr);
-    if (auto created = made->create(limits()); !created) return Unexpected{created.error()};
-    return made;
+Expected<void> QueuePair::take_hardware() {
+    const std::shared_ptr<HardwareQueuePair> fresh(
+        new HardwareQueuePair(parts_, memory_->domain(), receive_queue_.hardware(),
+                              initiator_queue_.hardware(), shared_ ? shared_->hardware() : nullptr),
+        &HardwareQueuePair::end);
+    if (auto created = fresh->create(limits()); !created) return created;
+    const std::shared_ptr<HardwareQueuePair> old = hardware();
+    for (CompletionQueue* const queue : {&receive_queue_, &initiator_queue_}) {
+        if (old) queue->remove(*old);
+        queue->add(*fresh, *this, shared_);
+    }
+    const auto self = std::static_pointer_cast<QueuePair>(shared_from_this());
+    if (self_.expired()) self_ = self;
+    Expected<void> taken;
+    with_all_locked([&]() NDV_REQUIRES(initiator_mutex_, receive_mutex_) {
+        hardware_ = fresh;
+        for (std::uint32_t position = receives_.cursor.head_position();
+             position != receives_.cursor.published(); ++position) {
+            if (taken && post_receive_to_hardware(position) != 0) {
+                taken = fail(Status::no_more_entries, "the device did not take a receive again");
+            }
+        }
+    });
+    parts_->async_events->watch(fresh->get(), self);
+    return taken;
 }
 
 std::shared_ptr<HardwareQueuePair> QueuePair::hardware() const {
@@ -224,10 +195,7 @@ void QueuePair::handle_completion(const WorkId& id, const ibv_wc& done) {
     const bool is_flush = this->is_flush(done);
     // An attempt to connect that fails takes iWARP's receives along. They are posted again, unless
     // the queue pair ends, and then they end with it.
-    if (is_flush && id.is_receive && state() == core::QueuePairState::idle &&
-        !is_flushed_.load(std::memory_order_acquire)) {
-        return;
-    }
+    if (is_flush && id.is_receive && state() == core::QueuePairState::idle && !is_flushed()) return;
     note_end(done, is_flush);
     if (!id.is_receive && ahead > 0 && done.status == IBV_WC_SUCCESS &&
         !parts_->device->quirks().completes_in_order) {
@@ -261,14 +229,14 @@ void QueuePair::handle_shared_receive(const WorkId& id, const ibv_wc& done) {
 bool QueuePair::is_flush(const ibv_wc& done) const {
     if (done.status == IBV_WC_WR_FLUSH_ERR) return true;
     // Kernel siw has another word, too, for requests that a flush ends.
-    return done.status == IBV_WC_LOC_QP_OP_ERR && is_flushed_.load(std::memory_order_acquire);
+    return done.status == IBV_WC_LOC_QP_OP_ERR && is_flushed();
 }
 
 // A thread that polls the completion finds the queue pair in error.
 void QueuePair::note_end(const ibv_wc& done, bool is_flush) {
     if (done.status == IBV_WC_SUCCESS) return;
     if (is_flush) {
-        if (is_flushed_.load(std::memory_order_acquire)) return;
+        if (is_flushed()) return;
         note_cause(core::Detail::of(core::End::lost));
         set_state(core::QueuePairState::error);
         request_tick(kEnd);
@@ -328,12 +296,13 @@ void QueuePair::end_head(bool is_receive, core::Completion done) {
         slot.mapping->owner().finish(*slot.mapping, slot.effect, is_success);
         slot.mapping->release();
     }
+    // relaxed: see its declaration.
     if (slot.is_silent) silent_.fetch_sub(1, std::memory_order_relaxed);
     // The slot is free before the completion shows. The request stays outstanding until it is
     // polled, and the thread that polls it may post at once.
     posted.cursor.retire();
     cq(is_receive).note_ended(1);
-    ended_.fetch_add(1, std::memory_order_relaxed);
+    ended_.fetch_add(1, std::memory_order_relaxed);  // see its declaration
     if (slot.has_second) {
         posted[position + 1].is_told = !is_success;
         if (is_success) return;  // the second part reports

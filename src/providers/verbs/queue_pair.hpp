@@ -26,23 +26,11 @@
 
 namespace ndv::verbs {
 
-// What a queue pair reports to its connector; on the progress thread, without locks.
-class QueuePairObserver {
-public:
-    QueuePairObserver() = default;
-    QueuePairObserver(const QueuePairObserver&) = delete;
-    QueuePairObserver& operator=(const QueuePairObserver&) = delete;
-    virtual ~QueuePairObserver() = default;
-
-    virtual void on_drained() = 0;  // disconnect: no request of ours is under way any more
-    virtual void on_broken() = 0;   // a request failed: the connection is over
-    virtual void on_flushed() = 0;  // this side has flushed or closed it
-    virtual void on_heard() = 0;    // the peer's first message came, maybe before its last word
-};
-
 // One ibv_qp and the memory that its inline data leaves from; destroyed on the worker thread.
 class HardwareQueuePair {
 public:
+    // The deleter of its owners.
+    static void end(HardwareQueuePair* gone);
     HardwareQueuePair(std::shared_ptr<AdapterParts> parts, std::shared_ptr<OwnedDomain> domain,
                       std::shared_ptr<HardwareQueue> receive_queue,
                       std::shared_ptr<HardwareQueue> initiator_queue,
@@ -63,30 +51,27 @@ public:
         return staging_.data() + slot * stride_;
     }
     // 0 where the device takes all inline data by itself, and so looks at no key.
-    [[nodiscard]] std::uint32_t staging_key() const {
-        return region_ == nullptr ? 0 : region_->lkey;
-    }
+    [[nodiscard]] std::uint32_t staging_key() const { return staging_.key(); }
     // A buffer that a request of this queue pair named: given back when the device cannot touch it.
     void keep(core::BufferHold* hold) { kept_.push_back(hold); }
     // The device did not stop it, so it goes before its time. get() is of no use after leave(),
     // which is true once; is_destroyed() follows some time after destroy(), by the worker thread,
     // which lets go of `user` then.
+    // acq_rel, acquire: of the threads that call leave() the first one destroys.
     [[nodiscard]] bool leave() { return !is_leaving_.exchange(true, std::memory_order_acq_rel); }
     [[nodiscard]] bool is_leaving() const { return is_leaving_.load(std::memory_order_acquire); }
     void destroy(std::shared_ptr<HardwareQueuePair> self, std::shared_ptr<core::Object> user);
     [[nodiscard]] bool is_destroyed() const {
-        return is_destroyed_.load(std::memory_order_acquire);
+        return is_destroyed_.load(std::memory_order_acquire);  // pairs with destroy()
     }
 
 private:
     const std::shared_ptr<AdapterParts> parts_;
-    const std::shared_ptr<OwnedDomain> domain_;
     const std::shared_ptr<HardwareQueue> receive_queue_;
     const std::shared_ptr<HardwareQueue> initiator_queue_;
     const std::shared_ptr<HardwareSharedQueue> shared_queue_;  // null: none
     const std::uint32_t serial_;
     ibv_qp* qp_ = nullptr;
-    ibv_mr* region_ = nullptr;
     std::uint32_t inline_size_ = 0;
     std::uint32_t number_ = 0;
     std::size_t stride_ = 0;
@@ -98,17 +83,15 @@ private:
 
 class QueuePair final : public core::QueuePair, public Member {
 public:
-    [[nodiscard]] static Expected<std::shared_ptr<QueuePair>> create(
-        std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<LocalMemory> memory,
-        std::shared_ptr<CompletionQueue> receive_cq, std::shared_ptr<CompletionQueue> initiator_cq,
-        std::shared_ptr<SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
-        core::RequestContexts* contexts);
     QueuePair(std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<LocalMemory> memory,
               std::shared_ptr<CompletionQueue> receive_cq,
               std::shared_ptr<CompletionQueue> initiator_cq,
               std::shared_ptr<SharedReceiveQueue> srq, const core::QueuePairLimits& limits,
               core::RequestContexts* contexts);
     ~QueuePair() override;
+    // Makes the hardware queue pair, or another one in its place that takes over the receives that
+    // are posted.
+    [[nodiscard]] Expected<void> take_hardware();
 
     // From the connector.
     [[nodiscard]] std::shared_ptr<HardwareQueuePair> hardware() const;
@@ -121,7 +104,7 @@ public:
     // INIT, RTR, RTS, as rdma_cm wants them, but with the read limits that the two sides agreed on.
     [[nodiscard]] Expected<void> make_ready(const char* call, rdma_cm_id* id,
                                             const core::ConnectionData& agreed);
-    void attach(std::weak_ptr<QueuePairObserver> observer, std::uint32_t outbound_read_limit);
+    void attach(std::weak_ptr<core::QueuePairObserver> observer, std::uint32_t outbound_read_limit);
     // No new requests; on_drained() follows when those posted have ended.
     void disconnect() override;
     // Asks the device; false where it does not know.
@@ -130,7 +113,7 @@ public:
     void break_down() { request_tick(kBroken); }
     void hear_peer();
     // The peer has disconnected: requests that it does not answer any more will be given up.
-    void note_peer_left() { has_peer_left_.store(true, std::memory_order_release); }
+    void note_peer_left() { has_peer_left_.store(true, std::memory_order_release); }  // supervise()
 
     // Under the harvest mutex of the queue that `done` comes from.
     void handle_completion(const WorkId& id, const ibv_wc& done);
@@ -141,9 +124,7 @@ public:
     void end(core::End why) override;
 
     // Member: what has to be done away from the caller's thread.
-    void on_ready() override {}
     void on_deadline() override;
-    [[nodiscard]] std::uint32_t wanted() const override { return 0; }
 
 private:
     static constexpr unsigned kBroken = 1;  // reasons for a tick
@@ -166,29 +147,27 @@ private:
 
     // Places for so many requests; false: the queue is full.
     [[nodiscard]] bool has_places(std::uint32_t count);
-    [[nodiscard]] Status post_mapping(const core::MappingRequest& request, core::OperationType type,
-                                      const std::shared_ptr<Mappable>& about,
-                                      const std::function<Status(const Mappable::Submit&)>& post);
+    template <typename Request>
+    [[nodiscard]] Status post_mapping(const Request& request, core::OperationType type,
+                                      const std::shared_ptr<Mappable>& about);
     [[nodiscard]] Status post_reading_invalidate(const core::WorkRequest& request,
                                                  std::span<const core::LocalBuffer> buffers);
-    // Under the initiator mutex: publishes the next slot, and begins the request that goes with it.
+    // Publishes the next slot, and begins the request that goes with it.
     template <typename Request>
     Shadow& fill_slot(const Request& request, core::OperationType type,
-                      std::span<const core::LocalBuffer> buffers, ibv_send_wr& wr);
+                      std::span<const core::LocalBuffer> buffers, ibv_send_wr& wr)
+        NDV_REQUIRES(initiator_mutex_);
     void describe(const core::WorkRequest& request, ibv_send_wr& wr) const;
     // The last slots go to the device; they are taken back when it refuses.
-    [[nodiscard]] Status submit(ibv_send_wr& wr, std::uint32_t count);
-    void add_to_queues(const HardwareQueuePair& hardware);
-    void remove_from_queues(const HardwareQueuePair& hardware);
+    [[nodiscard]] Status submit(ibv_send_wr& wr, std::uint32_t count)
+        NDV_REQUIRES(initiator_mutex_);
 
-    [[nodiscard]] Expected<std::shared_ptr<HardwareQueuePair>> make_hardware();
     // After a failed attempt: takes a new ibv_qp on iWARP, and elsewhere when make_ready() had
     // begun.
     void renew() override;
-    void replace_hardware();
-    [[nodiscard]] int post_receive_to_hardware(std::uint32_t position);
+    [[nodiscard]] int post_receive_to_hardware(std::uint32_t position) NDV_REQUIRES(receive_mutex_);
     void stage_inline(std::span<const core::LocalBuffer> buffers, std::uint32_t position,
-                      std::uint32_t length, ibv_send_wr& wr);
+                      std::uint32_t length, ibv_send_wr& wr) NDV_REQUIRES(initiator_mutex_);
     // What a completion means for the queue pair, and for the request.
     [[nodiscard]] bool is_flush(const ibv_wc& done) const;
     void note_end(const ibv_wc& done, bool is_flush);
@@ -216,7 +195,9 @@ private:
         return is_receive ? receive_queue_ : initiator_queue_;
     }
     void harvest();
-    [[nodiscard]] std::shared_ptr<QueuePairObserver> observer();
+    [[nodiscard]] std::shared_ptr<core::QueuePairObserver> observer();
+    // acquire: pairs with end().
+    [[nodiscard]] bool is_flushed() const { return is_flushed_.load(std::memory_order_acquire); }
 
     const std::shared_ptr<AdapterParts> parts_;
     const std::shared_ptr<LocalMemory> memory_;
@@ -229,29 +210,35 @@ private:
     // Guard the producer's side and the hardware queue against a flush or a renewal meanwhile.
     base::Mutex initiator_mutex_;
     mutable base::Mutex receive_mutex_;
-    // Written with both mutexes held.
-    std::shared_ptr<HardwareQueuePair> hardware_;
-    // Whose windows may be bound to the hardware queue pair: guarded by the initiator mutex. They
-    // must let go of it first.
-    std::unordered_map<const Mappable*, std::weak_ptr<Mappable>> bound_;
-    base::Pruning pruning_;
+    // Written with both mutexes held: either is enough to read it.
+    std::shared_ptr<HardwareQueuePair> hardware_ NDV_GUARDED_BY(receive_mutex_);
+    [[nodiscard]] HardwareQueuePair& initiator_hardware() const NDV_REQUIRES(initiator_mutex_)
+        NDV_THREAD_ATTRIBUTE(no_thread_safety_analysis) {
+        return *hardware_;
+    }
+    // Whose windows may be bound to the hardware queue pair. They must let go of it first.
+    std::unordered_map<const Mappable*, std::weak_ptr<Mappable>> bound_
+        NDV_GUARDED_BY(initiator_mutex_);
+    base::Pruning pruning_ NDV_GUARDED_BY(initiator_mutex_);
     // Consumers: under the harvest mutex of the queue.
     ShadowQueue initiated_;
     ShadowQueue receives_;
     bool has_failed_request_ = false;  // of the initiator queue
 
-    std::atomic<bool> is_spent_{false};      // the ibv_qp has left INIT
+    bool is_over_ NDV_GUARDED_BY(receive_mutex_) = false;  // what is posted now ends at once
     std::atomic<bool> is_unstopped_{false};  // the device did not take the ibv_qp to ERR
     std::atomic<bool> is_flushed_{false};    // nothing reaches the hardware any more
     std::atomic<bool> has_peer_left_{false};
-    std::atomic<bool> is_over_{false};        // what is posted now ends at once
     std::atomic<bool> is_supervised_{false};  // a deadline looks after requests under way
     std::atomic<unsigned> reasons_{0};
+    // relaxed: set by the connector, whose mutex orders its calls, and those that it lets follow.
+    std::atomic<bool> is_spent_{false};  // the ibv_qp has left INIT
     std::atomic<std::uint32_t> outbound_read_limit_{0};
+    // relaxed: numbers that other threads compare; nothing else depends on them.
     std::atomic<std::uint32_t> silent_{0};  // requests under way that may end in silence
     std::atomic<std::uint64_t> ended_{0};   // requests so far: progress of a flush
     base::Mutex observer_mutex_;
-    std::weak_ptr<QueuePairObserver> observer_ NDV_GUARDED_BY(observer_mutex_);
+    std::weak_ptr<core::QueuePairObserver> observer_ NDV_GUARDED_BY(observer_mutex_);
 
     // The progress thread's own.
     std::uint64_t ended_before_ = 0;

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "base/shortage.hpp"
-#include "providers/verbs/async_events.hpp"
 #include "providers/verbs/queue_pair.hpp"
 
 namespace ndv::verbs {
@@ -57,7 +56,7 @@ void QueuePair::harvest() {
     if (&receive_queue_ != &initiator_queue_) static_cast<void>(initiator_queue_.harvest());
 }
 
-std::shared_ptr<QueuePairObserver> QueuePair::observer() {
+std::shared_ptr<core::QueuePairObserver> QueuePair::observer() {
     const base::Lock lock(observer_mutex_);
     return observer_.lock();
 }
@@ -69,7 +68,7 @@ void QueuePair::hear_peer() {
 Expected<void> QueuePair::make_ready(const char* call, rdma_cm_id* id,
                                      const core::ConnectionData& agreed) {
     const std::shared_ptr<HardwareQueuePair> mine = hardware();
-    is_spent_.store(true, std::memory_order_relaxed);
+    is_spent_.store(true, std::memory_order_relaxed);  // see its declaration
     for (const ibv_qp_state state : {IBV_QPS_INIT, IBV_QPS_RTR, IBV_QPS_RTS}) {
         ibv_qp_attr attributes{};
         attributes.qp_state = state;
@@ -97,8 +96,9 @@ Expected<void> QueuePair::make_ready(const char* call, rdma_cm_id* id,
     return {};
 }
 
-void QueuePair::attach(std::weak_ptr<QueuePairObserver> observer,
+void QueuePair::attach(std::weak_ptr<core::QueuePairObserver> observer,
                        std::uint32_t outbound_read_limit) {
+    // relaxed: see its declaration.
     outbound_read_limit_.store(outbound_read_limit, std::memory_order_relaxed);
     const base::Lock lock(observer_mutex_);
     observer_ = std::move(observer);
@@ -109,32 +109,10 @@ void QueuePair::renew() {
         const base::Lock lock(observer_mutex_);
         observer_.reset();
     }
+    // relaxed: see its declaration.
     const bool is_dead =
         is_spent_.exchange(false, std::memory_order_relaxed) || parts_->device->is_iwarp();
-    if (is_dead && !is_flushed_.load(std::memory_order_acquire)) replace_hardware();
-}
-
-// Another ibv_qp takes the place of one that an attempt has used up, and its receives.
-void QueuePair::replace_hardware() {
-    auto fresh = make_hardware();
-    if (!fresh) {
-        end(core::End::lost);
-        return;
-    }
-    const std::shared_ptr<HardwareQueuePair> old = hardware();
-    remove_from_queues(*old);
-    add_to_queues(**fresh);
-    parts_->async_events->watch((*fresh)->get(),
-                                std::static_pointer_cast<QueuePair>(shared_from_this()));
-    bool is_lost = false;
-    with_all_locked([&] {
-        hardware_ = *fresh;
-        for (std::uint32_t position = receives_.cursor.head_position();
-             position != receives_.cursor.published(); ++position) {
-            is_lost = is_lost || post_receive_to_hardware(position) != 0;
-        }
-    });
-    if (is_lost) end(core::End::lost);
+    if (is_dead && !is_flushed() && !take_hardware()) end(core::End::lost);
 }
 
 bool QueuePair::is_hardware_in_error() const {
@@ -174,11 +152,12 @@ void QueuePair::end(core::End why) {
         // No post is under way, and none reaches the hardware from here on.
         const base::Lock initiator_lock(initiator_mutex_);
         const base::Lock receive_lock(receive_mutex_);
+        // acq_rel: pairs with is_flushed().
         if (is_flushed_.exchange(true, std::memory_order_acq_rel)) return;
         ibv_qp_attr attributes{};
         attributes.qp_state = IBV_QPS_ERR;
         if (ibv_modify_qp(hardware_->get(), &attributes, IBV_QP_STATE) != 0) {
-            is_unstopped_.store(true, std::memory_order_release);
+            is_unstopped_.store(true, std::memory_order_release);  // advance_flush(), do_close()
         }
         if (!initiated_.is_empty()) {
             // Some drivers look at what was posted before the transition when one more comes.
@@ -194,19 +173,18 @@ void QueuePair::end(core::End why) {
 }
 
 void QueuePair::request_tick(unsigned reasons) {
-    reasons_.fetch_or(reasons, std::memory_order_acq_rel);
+    reasons_.fetch_or(reasons, std::memory_order_acq_rel);  // pairs with on_deadline()
     // When the last reference has gone, the destructor ends what is left.
     parts_->progress->set_deadline(*this, self_, now());
 }
 
 void QueuePair::on_deadline() {
+    // acq_rel: pairs with request_tick().
     const unsigned reasons = reasons_.exchange(0, std::memory_order_acq_rel);
     if ((reasons & (kBroken | kEnd)) != 0) end(core::End::lost);
-    if ((reasons & kBroken) != 0) {
-        if (const auto told = observer()) told->on_broken();
-    }
-    if ((reasons & kTell) != 0) {
-        if (const auto told = observer()) told->on_flushed();
+    for (const unsigned over : {kBroken, kTell}) {
+        const auto told = (reasons & over) != 0 ? observer() : nullptr;
+        if (told) told->on_over(over == kBroken, 0);
     }
     if ((reasons & (kFlush | kDrain)) != 0) {
         is_flushing_ = is_flushing_ || (reasons & kFlush) != 0;
@@ -220,7 +198,7 @@ void QueuePair::on_deadline() {
         set_deadline(tick_);
         tick_ = std::min(2 * tick_, kLongestTick);
     } else if (is_supervised_.load(std::memory_order_relaxed)) {
-        supervise();
+        supervise();  // relaxed: only this thread ends it
     }
 }
 
@@ -230,6 +208,7 @@ void QueuePair::set_deadline(Time delay) {
 
 void QueuePair::supervise() {
     initiator_queue_.try_harvest();
+    // relaxed: see its declaration. acquire: pairs with note_peer_left().
     const std::uint64_t ended = ended_.load(std::memory_order_relaxed);
     if (std::exchange(ended_before_, ended) != ended ||
         !has_peer_left_.load(std::memory_order_acquire)) {
@@ -238,7 +217,8 @@ void QueuePair::supervise() {
         request_tick(kBroken);
         return;
     }
-    // acq_rel: pairs with the one that posts; it sees the end of supervision, or we its request.
+    // acq_rel: pairs with begin_supervision(), by a thread that posts: it sees the end of
+    // supervision, or we its request. relaxed: what follows is this thread's.
     if (initiated_.is_empty()) is_supervised_.exchange(false, std::memory_order_acq_rel);
     if (!initiated_.is_empty()) {
         is_supervised_.store(true, std::memory_order_relaxed);
@@ -247,19 +227,20 @@ void QueuePair::supervise() {
 }
 
 void QueuePair::begin_supervision() {
+    // acq_rel: pairs with supervise().
     if (!is_supervised_.exchange(true, std::memory_order_acq_rel)) set_deadline(kSupervision);
 }
 
 void QueuePair::advance_drain() {
     static_cast<void>(initiator_queue_.harvest());
-    if (!initiated_.is_empty() && !is_flushed_.load(std::memory_order_acquire)) return;
+    if (!initiated_.is_empty() && !is_flushed()) return;
     is_draining_ = false;
     if (const auto told = observer()) told->on_drained();
 }
 
 void QueuePair::advance_flush() {
     harvest();
-    const std::uint64_t ended = ended_.load(std::memory_order_relaxed);
+    const std::uint64_t ended = ended_.load(std::memory_order_relaxed);  // see its declaration
     const Time at = now();
     if (std::exchange(ended_before_, ended) != ended) silent_since_ = at;
     const bool is_done = initiated_.is_empty() && receives_.is_empty();
@@ -270,9 +251,9 @@ void QueuePair::advance_flush() {
     // learns that the memory is its own again.
     if (!is_done && is_unstopped && !destroy_hardware()) return;
     is_flushing_ = false;
-    with_all_locked([this] {
+    with_all_locked([this]() NDV_REQUIRES(receive_mutex_) {
         cancel_rest();
-        is_over_.store(true, std::memory_order_relaxed);
+        is_over_ = true;
     });
 }
 

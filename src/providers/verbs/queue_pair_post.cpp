@@ -2,10 +2,8 @@
 // Posting to the hardware queue pair.
 #include <endian.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <utility>
 
 #include "providers/verbs/queue_pair.hpp"
 
@@ -50,6 +48,7 @@ constexpr std::uint32_t kNoKey = 0xFF;
 Status QueuePair::do_post(const core::WorkRequest& request,
                           std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
     if (request.invalidates && !can_invalidate_) return Status::not_supported;
+    // relaxed: see its declaration.
     if (core::is_answered(request.type) &&
         outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
         return Status::invalid_device_request;
@@ -59,7 +58,7 @@ Status QueuePair::do_post(const core::WorkRequest& request,
     }
     if (!has_places(1)) return Status::no_more_entries;
     const base::Lock lock(initiator_mutex_);
-    if (is_flushed_.load(std::memory_order_relaxed)) return Status::connection_invalid;
+    if (is_flushed()) return Status::connection_invalid;
     ibv_send_wr wr{};
     const std::uint32_t position = initiated_.cursor.tail_position();
     const bool is_inline = (request.flags & core::flag::kInline) != 0;
@@ -78,7 +77,7 @@ bool QueuePair::has_places(std::uint32_t count) {
     };
     if (!has_room()) {
         static_cast<void>(initiator_queue_.harvest());
-    } else if (silent_.load(std::memory_order_relaxed) > 0) {
+    } else if (silent_.load(std::memory_order_relaxed) > 0) {  // see its declaration
         initiator_queue_.try_harvest();
     }
     return has_room() && initiator_queue_.make_room(count);
@@ -93,11 +92,12 @@ Shadow& QueuePair::fill_slot(const Request& request, core::OperationType type,
     slot.context = request.context;
     slot.context_is_object = request.context_is_object;
     slot.is_silent = (request.flags & core::flag::kSilentSuccess) != 0;
-    wr.wr_id = WorkId{hardware_->serial(), false, position}.pack();
+    wr.wr_id = WorkId{initiator_hardware().serial(), false, position}.pack();
     wr.send_flags = send_flags_of(request.flags);
     wr.sg_list = initiated_.pieces(position).data();
     wr.num_sge = slot.piece_count;
     initiator_queue_.note_posted();
+    // relaxed: see its declaration.
     if (slot.is_silent) silent_.fetch_add(1, std::memory_order_relaxed);
     initiated_.cursor.publish();
     return slot;
@@ -127,8 +127,9 @@ void QueuePair::describe(const core::WorkRequest& request, ibv_send_wr& wr) cons
 Status QueuePair::submit(ibv_send_wr& wr, std::uint32_t count) {
     ibv_send_wr* refused = nullptr;
     // Some drivers return errno, others its negative.
-    const int os_error = std::abs(ibv_post_send(hardware_->get(), &wr, &refused));
+    const int os_error = std::abs(ibv_post_send(initiator_hardware().get(), &wr, &refused));
     if (os_error == 0) {
+        // relaxed: a supervision that is about to end looks once more, see supervise().
         if (!is_supervised_.load(std::memory_order_relaxed)) begin_supervision();
         return Status::success;
     }
@@ -141,7 +142,7 @@ Status QueuePair::submit(ibv_send_wr& wr, std::uint32_t count) {
     for (; count > 0; --count) {
         initiated_.cursor.retract();
         if (initiated_[initiated_.cursor.tail_position()].is_silent) {
-            silent_.fetch_sub(1, std::memory_order_relaxed);
+            silent_.fetch_sub(1, std::memory_order_relaxed);  // see its declaration
         }
         initiator_queue_.note_ended(1);
     }
@@ -156,50 +157,46 @@ Status QueuePair::submit(ibv_send_wr& wr, std::uint32_t count) {
 
 // ---- requests about mappings ----------------------------------------------------------------
 
-Status QueuePair::post_mapping(const core::MappingRequest& request, core::OperationType type,
-                               const std::shared_ptr<Mappable>& about,
-                               const std::function<Status(const Mappable::Submit&)>& post) {
+template <typename Request>
+Status QueuePair::post_mapping(const Request& request, core::OperationType type,
+                               const std::shared_ptr<Mappable>& about) {
     if (!has_places(1)) return Status::no_more_entries;
-    // What a peer has invalidated shows in the receives that reported it.
+    // A token that the peer has invalidated shows in the receive that reports it.
     receive_queue_.try_harvest();
     const base::Lock lock(initiator_mutex_);
-    if (is_flushed_.load(std::memory_order_relaxed)) return Status::connection_invalid;
+    if (is_flushed()) return Status::connection_invalid;
     if (type != core::OperationType::invalidate) {
         pruning_.prune(bound_, [](const auto& one) { return one.second.expired(); });
         bound_[about.get()] = about;
     }
-    return post([&](ibv_send_wr& wr, Mapping* mapping, Effect effect) {
-        Shadow& slot = fill_slot(request, type, {}, wr);
-        slot.is_local = true;
-        slot.mapping = mapping;
-        slot.effect = effect;
-        return submit(wr, 1);
-    });
+    const auto post = [&](ibv_send_wr& wr, Mapping* mapping, Effect effect)
+                          NDV_REQUIRES(initiator_mutex_) {
+                              Shadow& slot = fill_slot(request, type, {}, wr);
+                              slot.is_local = true;
+                              slot.mapping = mapping;
+                              slot.effect = effect;
+                              if (effect == Effect::fill)
+                                  mapping->bind_to(initiator_hardware().serial());
+                              return submit(wr, 1);
+                          };
+    return about->post(request, post);
 }
 
 Status QueuePair::do_fast_register(const core::FastRegisterRequest& request) {
-    const auto& about = static_cast<FastRegisterMemoryRegion&>(*request.region).mappable();
-    return post_mapping(request, core::OperationType::fast_register, about,
-                        [&](const Mappable::Submit& submit) {
-                            return about->post(request, hardware_->serial(), submit);
-                        });
+    return post_mapping(request, core::OperationType::fast_register,
+                        static_cast<FastRegisterMemoryRegion&>(*request.region).mappable());
 }
 
 Status QueuePair::do_bind(const core::BindRequest& request) {
-    const auto& about = static_cast<MemoryWindow&>(*request.window).mappable();
-    return post_mapping(request, core::OperationType::bind, about,
-                        [&](const Mappable::Submit& submit) {
-                            return about->post(request, hardware_->serial(), submit);
-                        });
+    return post_mapping(request, core::OperationType::bind,
+                        static_cast<MemoryWindow&>(*request.window).mappable());
 }
 
 Status QueuePair::do_invalidate(const core::InvalidateRequest& request) {
-    const auto& about = request.region != nullptr
+    return post_mapping(request, core::OperationType::invalidate,
+                        request.region != nullptr
                             ? static_cast<FastRegisterMemoryRegion&>(*request.region).mappable()
-                            : static_cast<MemoryWindow&>(*request.window).mappable();
-    return post_mapping(
-        request, core::OperationType::invalidate, about,
-        [&](const Mappable::Submit& submit) { return about->post_invalidate(submit); });
+                            : static_cast<MemoryWindow&>(*request.window).mappable());
 }
 
 // Devices have no such Read for programs: so it is a Read and an invalidation that waits for it,
@@ -209,8 +206,9 @@ Status QueuePair::post_reading_invalidate(const core::WorkRequest& request,
     if (!has_places(2)) return Status::no_more_entries;
     auto* const sink = dynamic_cast<Mapping*>(buffers.front().hold);
     const base::Lock lock(initiator_mutex_);
-    if (is_flushed_.load(std::memory_order_relaxed)) return Status::connection_invalid;
-    const auto post = [&](ibv_send_wr& invalidation, Mapping* mapping, Effect effect) {
+    if (is_flushed()) return Status::connection_invalid;
+    const auto post = [&](ibv_send_wr& invalidation, Mapping* mapping,
+                          Effect effect) NDV_REQUIRES(initiator_mutex_) {
         ibv_send_wr read{};
         if (mapping != nullptr) {
             Shadow& first = fill_slot(request, request.type, buffers, read);
@@ -243,8 +241,10 @@ void QueuePair::stage_inline(std::span<const core::LocalBuffer> buffers, std::ui
     const std::span<ibv_sge> pieces = initiated_.pieces(position);
     wr.num_sge = 0;
     if (length == 0) return;
-    if (length <= hardware_->inline_size()) wr.send_flags |= IBV_SEND_INLINE;
-    if (length <= hardware_->inline_size() && buffers.size() <= pieces.size()) {
+    HardwareQueuePair& hardware = initiator_hardware();
+    const bool is_taken = length <= hardware.inline_size();
+    if (is_taken) wr.send_flags |= IBV_SEND_INLINE;
+    if (is_taken && buffers.size() <= pieces.size()) {
         for (const core::LocalBuffer& buffer : buffers) {
             if (buffer.length == 0) continue;
             pieces[static_cast<std::size_t>(wr.num_sge++)] = {
@@ -252,9 +252,9 @@ void QueuePair::stage_inline(std::span<const core::LocalBuffer> buffers, std::ui
         }
         return;
     }
-    std::byte* const to = hardware_->staging(position & initiated_.cursor.mask());
+    std::byte* const to = hardware.staging(position & initiated_.cursor.mask());
     core::copy(buffers, to);
-    pieces[0] = {reinterpret_cast<std::uint64_t>(to), length, hardware_->staging_key()};
+    pieces[0] = {reinterpret_cast<std::uint64_t>(to), length, hardware.staging_key()};
     wr.num_sge = 1;
 }
 
@@ -272,9 +272,8 @@ Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
         receive_queue_.note_posted();
         receives_.cursor.publish();
         // NDK takes receives at any time; those of a flushed queue pair end CANCELLED.
-        const bool is_flushed = is_flushed_.load(std::memory_order_relaxed);
-        ends_at_once = is_flushed && is_over_.load(std::memory_order_relaxed);
-        if (!is_flushed && post_receive_to_hardware(position) != 0) {
+        ends_at_once = is_over_;
+        if (!is_flushed() && post_receive_to_hardware(position) != 0) {
             receives_.cursor.retract();
             receive_queue_.note_ended(1);
             return Status::no_more_entries;

@@ -36,6 +36,19 @@ struct Shadow {
     Mapping* mapping = nullptr;
 };
 
+// Puts buffers into the list that the device gets, and those that are held for it. The device sees
+// no empty segment: one crashes the kernel that sends it on siw. Returns the length of its list.
+inline std::uint16_t store(std::span<const core::LocalBuffer> buffers, ibv_sge* pieces,
+                           core::BufferHold** holds) {
+    std::uint16_t count = 0;
+    for (const core::LocalBuffer& from : buffers) {
+        *holds++ = from.hold;
+        if (from.length == 0) continue;
+        pieces[count++] = {reinterpret_cast<std::uint64_t>(from.data), from.length, from.key};
+    }
+    return count;
+}
+
 class ShadowQueue {
 public:
     ShadowQueue(std::uint32_t depth, std::uint32_t max_segments)
@@ -58,19 +71,12 @@ public:
     [[nodiscard]] std::span<core::BufferHold*> holds(std::uint32_t position) {
         return {&holds_[first_of(position)], (*this)[position].segment_count};
     }
-    // Fills the next slot; the references that `buffers` carry are its own from now on. The device
-    // sees no empty segment: one crashes the kernel that sends it on siw.
+    // Fills the next slot; the references that `buffers` carry are its own from now on.
     Shadow& fill(std::span<const core::LocalBuffer> buffers) {
         const std::uint32_t position = cursor.tail_position();
         Shadow& slot = (*this)[position] = Shadow{};
         slot.segment_count = static_cast<std::uint16_t>(buffers.size());
-        for (std::size_t i = 0; i < buffers.size(); ++i) {
-            holds(position)[i] = buffers[i].hold;
-            if (buffers[i].length == 0) continue;
-            pieces(position)[slot.piece_count++] = {
-                reinterpret_cast<std::uint64_t>(buffers[i].data), buffers[i].length,
-                buffers[i].key};
-        }
+        slot.piece_count = store(buffers, pieces(position).data(), holds(position).data());
         return slot;
     }
     void release(std::uint32_t position) {

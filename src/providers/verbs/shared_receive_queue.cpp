@@ -11,6 +11,7 @@
 #include "core/mapping.hpp"
 #include "providers/verbs/async_events.hpp"
 #include "providers/verbs/completion_queue.hpp"
+#include "providers/verbs/shadow_queue.hpp"
 
 namespace ndv::verbs {
 namespace {
@@ -22,12 +23,11 @@ constexpr std::uint32_t kLeastRoom = 256;
 }  // namespace
 
 HardwareSharedQueue::~HardwareSharedQueue() {
-    if (domain_->device()->is_foreign()) return;
+    if (parts_->device->is_foreign()) return;
     if (srq_ != nullptr) {
         parts_->async_events->forget(srq_);
         ibv_destroy_srq(srq_);
     }
-    if (region_ != nullptr) ibv_dereg_mr(region_);
     for (core::BufferHold* const hold : kept_) hold->release();
 }
 
@@ -36,18 +36,14 @@ Expected<void> HardwareSharedQueue::create(std::uint32_t depth, std::uint32_t ma
     room_ = std::max(depth, std::min(kLeastRoom, parts_->device->info().max_srq_depth));
     wanted.attr.max_wr = room_;
     wanted.attr.max_sge = std::max(1U, max_sge);
-    srq_ = ibv_create_srq(domain_->get(), &wanted);
+    srq_ = ibv_create_srq(nothing_.domain().get(), &wanted);
     if (srq_ == nullptr) {
         return verb_failed("create_srq: ibv_create_srq of " + std::to_string(depth) + " receives",
                            errno);
     }
     if (parts_->device->quirks().takes_empty_receives) return {};
-    nothing_ = OwnPages(core::page_size());
-    if (!nothing_) return verb_failed("create_srq: memory", errno);
-    // In parentheses: the function itself, not the header's macro.
-    region_ =
-        (ibv_reg_mr)(domain_->get(), nothing_.data(), nothing_.size(), IBV_ACCESS_LOCAL_WRITE);
-    if (region_ == nullptr) return verb_failed("create_srq: registering memory", errno);
+    if (!nothing_.map(core::page_size())) return verb_failed("create_srq: memory", errno);
+    if (!nothing_.register_all()) return verb_failed("create_srq: registering memory", errno);
     return {};
 }
 
@@ -66,26 +62,6 @@ int HardwareSharedQueue::set_limit(std::uint32_t limit) {
     return std::abs(ibv_modify_srq(srq_, &attributes, IBV_SRQ_LIMIT));
 }
 
-ibv_sge HardwareSharedQueue::nothing() const {
-    return {reinterpret_cast<std::uint64_t>(nothing_.data()), 0, region_->lkey};
-}
-
-Expected<std::shared_ptr<SharedReceiveQueue>> SharedReceiveQueue::create(
-    std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<AdapterParts> parts,
-    std::shared_ptr<OwnedDomain> domain, const core::SharedReceiveQueueLimits& limits,
-    core::RequestContexts* contexts, OnNotify on_notify) {
-    auto hardware = std::make_shared<HardwareSharedQueue>(parts, std::move(domain));
-    if (auto created = hardware->create(limits.depth, limits.max_sge); !created) {
-        return Unexpected{created.error()};
-    }
-    const ibv_srq* const handle = hardware->get();
-    auto made =
-        std::make_shared<SharedReceiveQueue>(std::move(pd), std::move(parts), std::move(hardware),
-                                             limits, contexts, std::move(on_notify));
-    made->parts_->async_events->watch(handle, made);
-    return made;
-}
-
 SharedReceiveQueue::SharedReceiveQueue(std::shared_ptr<core::ProtectionDomain> pd,
                                        std::shared_ptr<AdapterParts> parts,
                                        std::shared_ptr<HardwareSharedQueue> hardware,
@@ -94,7 +70,7 @@ SharedReceiveQueue::SharedReceiveQueue(std::shared_ptr<core::ProtectionDomain> p
     : core::SharedReceiveQueue(std::move(pd), limits, contexts, std::move(on_notify)),
       parts_(std::move(parts)),
       hardware_(std::move(hardware)),
-      serial_(parts_->next_serial.fetch_add(1, std::memory_order_relaxed) | WorkId::kIsShared),
+      serial_(parts_->take_serial() | WorkId::kIsShared),
       depth_(limits.depth),
       threshold_(limits.notify_threshold),
       is_armed_(limits.notify_threshold > 0),
@@ -165,12 +141,7 @@ Status SharedReceiveQueue::do_receive(const core::ReceiveRequest& request,
     ibv_recv_wr wr{};
     wr.wr_id = WorkId{serial_, true, slot}.pack();
     wr.sg_list = pieces_.data();
-    for (std::size_t i = 0; i < buffers.size(); ++i) {
-        holds(slot)[i] = buffers[i].hold;
-        if (buffers[i].length == 0) continue;
-        pieces_[static_cast<std::size_t>(wr.num_sge++)] = {
-            reinterpret_cast<std::uint64_t>(buffers[i].data), buffers[i].length, buffers[i].key};
-    }
+    wr.num_sge = store(buffers, pieces_.data(), holds(slot).data());
     if (wr.num_sge == 0 && !parts_->device->quirks().takes_empty_receives) {
         pieces_[0] = hardware_->nothing();
         wr.num_sge = 1;

@@ -7,7 +7,6 @@
 #include <infiniband/verbs.h>
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -26,7 +25,7 @@ class CompletionQueue;
 class HardwareSharedQueue {
 public:
     HardwareSharedQueue(std::shared_ptr<AdapterParts> parts, std::shared_ptr<OwnedDomain> domain)
-        : parts_(std::move(parts)), domain_(std::move(domain)) {}
+        : parts_(std::move(parts)), nothing_(std::move(domain)) {}
     HardwareSharedQueue(const HardwareSharedQueue&) = delete;
     HardwareSharedQueue& operator=(const HardwareSharedQueue&) = delete;
     ~HardwareSharedQueue();
@@ -41,13 +40,13 @@ public:
     // Given back when the device cannot touch it.
     void keep(core::BufferHold* hold) { kept_.push_back(hold); }
     // An address that a receive without segments names, with its key, where devices want one.
-    [[nodiscard]] ibv_sge nothing() const;
+    [[nodiscard]] ibv_sge nothing() const {
+        return {reinterpret_cast<std::uint64_t>(nothing_.data()), 0, nothing_.key()};
+    }
 
 private:
     const std::shared_ptr<AdapterParts> parts_;
-    const std::shared_ptr<OwnedDomain> domain_;
     ibv_srq* srq_ = nullptr;
-    ibv_mr* region_ = nullptr;
     OwnPages nothing_;  // of which no byte is used
     std::uint32_t room_ = 0;
     std::vector<core::BufferHold*> kept_;
@@ -55,10 +54,6 @@ private:
 
 class SharedReceiveQueue final : public core::SharedReceiveQueue, public Member {
 public:
-    [[nodiscard]] static Expected<std::shared_ptr<SharedReceiveQueue>> create(
-        std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<AdapterParts> parts,
-        std::shared_ptr<OwnedDomain> domain, const core::SharedReceiveQueueLimits& limits,
-        core::RequestContexts* contexts, OnNotify on_notify);
     SharedReceiveQueue(std::shared_ptr<core::ProtectionDomain> pd,
                        std::shared_ptr<AdapterParts> parts,
                        std::shared_ptr<HardwareSharedQueue> hardware,
@@ -90,9 +85,7 @@ public:
     void break_down() { notify(Status::internal_error); }
 
     // Member: reports the threshold, away from the threads that take completions.
-    void on_ready() override {}
     void on_deadline() override { notify(Status::success); }
-    [[nodiscard]] std::uint32_t wanted() const override { return 0; }
 
 private:
     struct Slot {

@@ -3,9 +3,7 @@
 // rdma_connect on iWARP): never on the progress thread, never with the GIL.
 #pragma once
 
-#include <atomic>
 #include <functional>
-#include <memory>
 #include <thread>
 
 #include "base/expected.hpp"

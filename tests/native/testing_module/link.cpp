@@ -80,17 +80,15 @@ T got(Expected<T> value) {
 }
 
 // What a connector would hear, in order.
-class Watcher final : public soft::StreamObserver {
+class Watcher final : public core::QueuePairObserver {
 public:
-    void on_established() override { note("established"); }
+    void on_heard() override { note("established"); }
     bool on_peer_closed() override {
         note("peer_closed");
         return true;
     }
     void on_drained() override { note("drained"); }
-    void on_over(const iwarp::Cause& cause) override {
-        note(cause.source == iwarp::Cause::Source::none ? "over" : "broken");
-    }
+    void on_over(bool is_failure, int) override { note(is_failure ? "broken" : "over"); }
     // Empty when nothing came.
     std::string take() {
         base::UniqueLock lock(mutex_);
