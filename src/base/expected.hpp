@@ -52,10 +52,21 @@ private:
 };
 
 template <>
-class [[nodiscard]] Expected<void> : public Expected<std::monostate> {
+class [[nodiscard]] Expected<void> {
 public:
-    Expected() : Expected<std::monostate>(std::monostate()) {}
-    Expected(Unexpected unexpected) : Expected<std::monostate>(std::move(unexpected)) {}
+    Expected() = default;
+    Expected(Unexpected unexpected) : error_(std::move(unexpected.error)), has_value_(false) {}
+
+    [[nodiscard]] bool has_value() const { return has_value_; }
+    explicit operator bool() const { return has_value_; }
+    [[nodiscard]] const Error& error() const {
+        if (has_value_) std::abort();
+        return error_;
+    }
+
+private:
+    Error error_;
+    bool has_value_ = true;
 };
 
 }  // namespace ndv
