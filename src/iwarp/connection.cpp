@@ -8,8 +8,7 @@ namespace ndv::iwarp {
 
 Connection::Connection(const ConnectionConfig& config, SendQueue& send_queue,
                        ReceiveQueue& receive_queue, RemoteMemory& memory, ReceiveSupply* supply)
-    : send_queue_(send_queue),
-      receive_queue_(receive_queue),
+    : Stream(send_queue, receive_queue),
       life_(config, sender_, receiver_),
       sender_(life_, send_queue, memory),
       receiver_(life_, sender_, send_queue, receive_queue, memory, supply) {}
@@ -47,34 +46,6 @@ void Connection::handle_link_error(int os_error) {
     const std::uint32_t head = send_queue_.cursor.head_position();
     if (head != send_queue_.cursor.published()) life_.blame(head, Status::io_timeout);
     life_.end({Cause::Source::system, {}, os_error});
-}
-
-bool Connection::poll_completion(StreamCompletion& out) {
-    const std::uint32_t head = send_queue_.cursor.head_position();
-    if (head != send_queue_.cursor.published()) {
-        const SendRequest& request = send_queue_[head];
-        // Reads answered out of the order of earlier sends wait: completions follow posting.
-        // Behind a request that failed nothing succeeds, as NDK has it.
-        if (request.progress == SendRequest::Progress::done && !request_failed_) {
-            out = {false, head, Status::success, {}};
-            return true;
-        }
-        if (life_.is_over()) {
-            out = {false, head, life_.end_of(head), life_.cause()};
-            request_failed_ = true;
-            return true;
-        }
-    }
-    const std::uint32_t receive = receive_queue_.cursor.head_position();
-    if (receive == receive_queue_.cursor.published()) return false;
-    if (receive != receiver_.next_receive()) {
-        out = {true, receive, receive_queue_[receive].status, {}};
-        return true;
-    }
-    if (!life_.is_over()) return false;
-    const Status status = receive_queue_[receive].status;
-    out = {true, receive, is_failure(status) ? status : Status::cancelled, life_.cause()};
-    return true;
 }
 
 void Connection::retire(const StreamCompletion& completion) {

@@ -25,29 +25,20 @@
 #include "iwarp/receiver.hpp"
 #include "iwarp/remote_memory.hpp"
 #include "iwarp/sender.hpp"
-#include "iwarp/work_queue.hpp"
+#include "iwarp/stream.hpp"
 
 namespace ndv::iwarp {
 
-struct StreamCompletion {
-    bool is_receive = false;
-    std::uint32_t position = 0;  // of the slot, which stays valid until retire()
-    Status status = Status::success;
-    Cause cause;  // of a failure
-};
-
-class Connection {
+class Connection final : public Stream {
 public:
     // With a supply, `receive_queue` is filled from there alone.
     Connection(const ConnectionConfig& config, SendQueue& send_queue, ReceiveQueue& receive_queue,
                RemoteMemory& memory, ReceiveSupply* supply = nullptr);
-    ~Connection() { end_step(); }
-    Connection(const Connection&) = delete;
-    Connection& operator=(const Connection&) = delete;
+    ~Connection() override { life_.let_pins_go(); }
 
     // A step begins: resumes a paused receive, acts on deadlines, pins what is half sent.
-    void begin_step(Time now);
-    void end_step() { life_.let_pins_go(); }
+    void begin_step(Time now) override;
+    void end_step() override { life_.let_pins_go(); }
 
     // Outputs.
     // Bytes to write next, as at most `max` pieces; frames are built until `budget` bytes wait.
@@ -58,17 +49,13 @@ public:
     [[nodiscard]] std::size_t poll_receive(iovec* out, std::size_t max, std::size_t budget) {
         return receiver_.poll_receive(out, max, budget);
     }
-    [[nodiscard]] bool poll_completion(StreamCompletion& out);
-    void retire(const StreamCompletion& completion);
-    [[nodiscard]] StreamEvents take_events();
-    [[nodiscard]] std::optional<Time> poll_deadline() const;
-    [[nodiscard]] bool wants_read() const { return receiver_.wants_read(); }
-    // Reading is paused for want of a receive, and one is there now.
-    [[nodiscard]] bool can_resume() const { return receiver_.can_resume(); }
-    // A message under way holds a receive of the supply: since when it has not gone on noticeably.
-    [[nodiscard]] std::optional<Time> held_since() const { return receiver_.held_since(); }
-    // Something could go out now, were the link ready.
-    [[nodiscard]] bool wants_write() { return sender_.wants_write(); }
+    void retire(const StreamCompletion& completion) override;
+    [[nodiscard]] StreamEvents take_events() override;
+    [[nodiscard]] std::optional<Time> poll_deadline() const override;
+    [[nodiscard]] bool wants_read() const override { return receiver_.wants_read(); }
+    [[nodiscard]] bool can_resume() const override { return receiver_.can_resume(); }
+    [[nodiscard]] std::optional<Time> held_since() const override { return receiver_.held_since(); }
+    [[nodiscard]] bool wants_write() override { return sender_.wants_write(); }
     // Bytes that the next posted request in line and everything before it would put on the wire.
     [[nodiscard]] bool has_large_backlog(std::size_t threshold) {
         return sender_.has_large_backlog(threshold);
@@ -77,29 +64,30 @@ public:
     // Inputs.
     void handle_sent(std::size_t size) { sender_.handle_sent(size); }
     void handle_received(std::size_t size, Time now) { receiver_.handle_received(size, now); }
-    void handle_end_of_stream();           // FIN
-    void handle_link_error(int os_error);  // RST, timeout, a fault on our memory (EFAULT)
-    void handle_disconnect() { life_.disconnect(); }  // no new requests; `drained` follows
-    void handle_flush() { life_.go_over(); }          // cancels everything, terminal
-    // Ends the stream for the receive that it holds.
-    void give_way() { life_.fail(error::kStreamCatastrophic); }
+    void handle_end_of_stream() override;
+    void handle_link_error(int os_error) override;
+    void handle_disconnect() override { life_.disconnect(); }
+    void handle_flush() override { life_.go_over(); }
+    void give_way() override { life_.fail(error::kStreamCatastrophic); }
     // Responder: the initiator may stay silent for good.
     void release_hold() { sender_.release_hold(); }
     void set_max_fpdu(std::uint32_t bytes) { sender_.set_max_fpdu(bytes); }
 
-    [[nodiscard]] const Cause& cause() const { return life_.cause(); }
-    [[nodiscard]] bool is_over() const { return life_.is_over(); }
+    [[nodiscard]] const Cause& cause() const override { return life_.cause(); }
+    [[nodiscard]] bool is_over() const override { return life_.is_over(); }
     [[nodiscard]] bool is_held() const { return sender_.is_held(); }
-    [[nodiscard]] bool is_paused() const { return receiver_.is_paused(); }
-    [[nodiscard]] const StreamCounters& counters() const { return life_.counters(); }
+    [[nodiscard]] bool is_paused() const override { return receiver_.is_paused(); }
+    [[nodiscard]] const StreamCounters& counters() const override { return life_.counters(); }
 
 private:
-    SendQueue& send_queue_;
-    ReceiveQueue& receive_queue_;
+    [[nodiscard]] Status end_of(std::uint32_t position) const override {
+        return life_.end_of(position);
+    }
+    [[nodiscard]] std::uint32_t next_receive() const override { return receiver_.next_receive(); }
+
     Life life_;
     Sender sender_;
     Receiver receiver_;
-    bool request_failed_ = false;  // a request ended without success: none after it succeeds
 };
 
 }  // namespace ndv::iwarp

@@ -23,6 +23,13 @@ constexpr std::uint32_t kMaxEmptySegments = 64;
 // A message that gets fewer bytes at a time stands still: one byte now and then is cheap.
 constexpr std::uint32_t kNoticeable = 4096;
 
+// With CRC a whole FPDU is staged before a byte is placed, so there is room for several; without,
+// staging only takes headers and small messages.
+constexpr std::size_t kStagingWithCrc = 4 * kMaxFpdu;
+constexpr std::size_t kStaging = 64 * 1024;
+
+}  // namespace
+
 ErrorCode write_error(AccessResult result) {
     switch (result) {
         case AccessResult::granted:
@@ -38,13 +45,6 @@ ErrorCode write_error(AccessResult result) {
     }
     return error::kTaggedInvalidStag;
 }
-
-// With CRC a whole FPDU is staged before a byte is placed, so there is room for several; without,
-// staging only takes headers and small messages.
-constexpr std::size_t kStagingWithCrc = 4 * kMaxFpdu;
-constexpr std::size_t kStaging = 64 * 1024;
-
-}  // namespace
 
 Receiver::Receiver(Life& life, Sender& sender, SendQueue& send_queue, ReceiveQueue& receive_queue,
                    RemoteMemory& memory, ReceiveSupply* supply)

@@ -19,6 +19,9 @@
 
 namespace ndv::iwarp {
 
+// What a Terminate says of a Write that is refused: RFC 5041 section 7.1.
+[[nodiscard]] ErrorCode write_error(AccessResult result);
+
 class Receiver {
 public:
     // Answers to what comes in are the sender's to give, and answers to its requests come in here.
