@@ -12,7 +12,11 @@ MAX_FPDU = 64  # 44 bytes of tagged, 40 of untagged payload
 
 
 def start(crc, **config):
-    pair = Pair(crc=crc, max_fpdu=MAX_FPDU, **config)
+    return begin(Pair(crc=crc, max_fpdu=MAX_FPDU, **config))
+
+
+def begin(pair):
+    """Post everything on both sides of a pair."""
     for seed, side in enumerate((pair.a, pair.b), start=1):
         engine = side.engine
         engine.add_region(REVOCABLE_STAG, 0, 0x1900, 0x100, remote_write=True, is_revocable=True)

@@ -79,10 +79,10 @@ class Link:
 class Side:
     """One engine and what came out of it."""
 
-    def __init__(self, name, **config):
+    def __init__(self, name, engine=None, **config):
         config.setdefault("arena_size", ARENA)
         self.name = name
-        self.engine = _testing.Engine(**config)
+        self.engine = engine or _testing.Engine(**config)
         self.engine.write(0, bytes([FILL]) * self.engine.arena_size)
         self.completions = []
         self.events = set()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One protocol engine with everything that a provider gives it, but no link and no clock: an arena
-// as memory, a table of regions, both work queues. Shared by the _testing extension and the fuzz
-// targets. Time is what the caller says.
+// What a provider gives a protocol engine, but no link and no clock: an arena as memory, a table of
+// regions, both work queues; and the engine of a stream over TCP. Shared by the _testing extension
+// and the fuzz targets. Time is what the caller says.
 #pragma once
 
 #include <sys/uio.h>
@@ -146,18 +146,18 @@ struct EngineLimits {
     std::uint32_t start_position = 0;  // of both queues
 };
 
-class Engine {
+class Surroundings {
 public:
-    Engine(const iwarp::ConnectionConfig& config, const EngineLimits& limits)
+    explicit Surroundings(const EngineLimits& limits)
         : arena_(limits.arena_size),
           send_queue_(limits.send_depth, limits.max_segments, 0),
-          receive_queue_(limits.receive_depth, limits.max_segments, 0),
-          connection_(config, started(send_queue_, limits), started(receive_queue_, limits),
-                      memory_) {}
+          receive_queue_(limits.receive_depth, limits.max_segments, 0) {
+        set_position(send_queue_.cursor, limits.start_position);
+        set_position(receive_queue_.cursor, limits.start_position);
+    }
 
     [[nodiscard]] std::span<std::byte> arena() { return arena_; }
     [[nodiscard]] FakeMemory& memory() { return memory_; }
-    [[nodiscard]] iwarp::Connection& connection() { return connection_; }
     [[nodiscard]] iwarp::SendQueue& send_queue() { return send_queue_; }
     [[nodiscard]] iwarp::ReceiveQueue& receive_queue() { return receive_queue_; }
 
@@ -182,6 +182,29 @@ public:
         receive_queue_.cursor.publish();
         return true;
     }
+
+private:
+    std::uint32_t fill(std::span<iwarp::PostedSegment> segments, std::span<const Range> ranges) {
+        std::uint32_t length = 0;
+        for (std::size_t i = 0; i < ranges.size(); ++i) {
+            segments[i] = {arena_.data() + ranges[i].offset, ranges[i].length, nullptr, nullptr, 0};
+            length += ranges[i].length;
+        }
+        return length;
+    }
+
+    std::vector<std::byte> arena_;
+    FakeMemory memory_;
+    iwarp::SendQueue send_queue_;
+    iwarp::ReceiveQueue receive_queue_;
+};
+
+class Engine : public Surroundings {
+public:
+    Engine(const iwarp::ConnectionConfig& config, const EngineLimits& limits)
+        : Surroundings(limits), connection_(config, send_queue(), receive_queue(), memory()) {}
+
+    [[nodiscard]] iwarp::Connection& connection() { return connection_; }
 
     // Everything that the engine wants to write, up to `limit` bytes; the link takes them all.
     // `pieces` bounds the gather list. `meddle` runs between a gather list and its bytes.
@@ -231,24 +254,6 @@ public:
     }
 
 private:
-    template <typename Queue>
-    static Queue& started(Queue& queue, const EngineLimits& limits) {
-        set_position(queue.cursor, limits.start_position);
-        return queue;
-    }
-    std::uint32_t fill(std::span<iwarp::PostedSegment> segments, std::span<const Range> ranges) {
-        std::uint32_t length = 0;
-        for (std::size_t i = 0; i < ranges.size(); ++i) {
-            segments[i] = {arena_.data() + ranges[i].offset, ranges[i].length, nullptr, nullptr, 0};
-            length += ranges[i].length;
-        }
-        return length;
-    }
-
-    std::vector<std::byte> arena_;
-    FakeMemory memory_;
-    iwarp::SendQueue send_queue_;
-    iwarp::ReceiveQueue receive_queue_;
     iwarp::Connection connection_;
 };
 

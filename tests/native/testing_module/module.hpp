@@ -9,7 +9,9 @@ namespace ndv::testing {
 
 void add_adapter(pybind11::module_& module);
 void add_wire(pybind11::module_& module);
+void add_end(pybind11::module_& module);
 void add_engine(pybind11::module_& module);
+void add_direct(pybind11::module_& module);
 void add_queue(pybind11::module_& module);
 void add_stream(pybind11::module_& module);
 void add_ranges(pybind11::module_& module);

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+// Messages in both directions: through the ring, or placed by the sender into the receive that
+// they take.
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "direct/copy.hpp"
+#include "direct/stream.hpp"
+
+namespace ndv::direct {
+namespace {
+
+// Up to here a message goes through the ring, which stays in the cache, and is done at once; above
+// it one copy is worth a look at the peer's receives.
+constexpr std::uint32_t kSmallMessage = 8 * 1024;
+// Of a message that has to go through the ring all the same.
+constexpr std::uint32_t kFragment = 16 * 1024;
+// What a message without bytes takes of a step's budget.
+constexpr std::size_t kLeast = 64;
+
+}  // namespace
+
+// ---- out ------------------------------------------------------------------------------------
+
+Stream::Turn Stream::send(std::size_t& budget) {
+    if (offset_ == 0) is_placing_ = can_place();
+    return is_placing_ ? place_message(budget) : send_by_ring(budget);
+}
+
+bool Stream::can_place() const {
+    const std::uint32_t length = send_queue_[request_next_].length;
+    const Posted& receive = theirs_.posted[messages_sent_ % kPosted];
+    return length > kSmallMessage &&
+           receive.stamp.load(std::memory_order_acquire) == messages_sent_ + 1 &&
+           receive.length.load(std::memory_order_relaxed) >= length;
+}
+
+Stream::Turn Stream::place_message(std::size_t& budget) {
+    const iwarp::SendRequest& request = send_queue_[request_next_];
+    const Posted& receive = theirs_.posted[messages_sent_ % kPosted];
+    if (!touch()) return gone();
+    // Behind the hazard: from here on it stays, or was taken back before.
+    if (receive.stamp.load(std::memory_order_seq_cst) != messages_sent_ + 1) return gone();
+    auto* const to = reinterpret_cast<std::byte*>(receive.where.load(std::memory_order_relaxed));
+    std::array<iovec, 16> ours;
+    while (offset_ < request.length && budget > 0) {
+        const std::size_t size = std::min<std::size_t>(request.length - offset_, budget);
+        const std::size_t count = iwarp::slice_segments(send_queue_.segments(request_next_),
+                                                        offset_, size, ours.data(), ours.size());
+        const iovec room{to + offset_, size};
+        const std::size_t moved = direct::place({&room, 1}, {ours.data(), count});
+        offset_ += static_cast<std::uint32_t>(moved);
+        budget -= moved;
+    }
+    if (offset_ < request.length) return Turn::more;
+    if (!has_room(0)) return Turn::blocked;
+    publish(Kind::placed, marks_of(request), request.length, request.remote_token);
+    ++messages_sent_;
+    counters_.bytes_out += request.length;
+    return Turn::done;
+}
+
+Stream::Turn Stream::send_by_ring(std::size_t& budget) {
+    const iwarp::SendRequest& request = send_queue_[request_next_];
+    std::array<iovec, 16> ours;
+    do {
+        const std::uint32_t rest = request.length - offset_;
+        if (rest > 0 && budget == 0) return Turn::more;
+        const std::uint32_t size = std::min(rest, rest > kSmallMessage ? kFragment : rest);
+        const bool is_in_data = size > Slot::kBytes;
+        if (!has_room(is_in_data ? size : 0)) return Turn::blocked;
+        std::byte* const to = is_in_data ? mine_.data.data() + data_at_ % kDataBytes
+                                         : mine_.slots[slots_sent_ % kSlots].bytes.data();
+        for (std::uint32_t moved = 0; moved < size;) {
+            const std::size_t count =
+                iwarp::slice_segments(send_queue_.segments(request_next_), offset_ + moved,
+                                      size - moved, ours.data(), ours.size());
+            for (std::size_t i = 0; i < count; ++i) {
+                std::memcpy(to + moved, ours[i].iov_base, ours[i].iov_len);
+                moved += static_cast<std::uint32_t>(ours[i].iov_len);
+            }
+        }
+        const bool is_last = size == rest;
+        publish(is_last ? Kind::message : Kind::fragment,
+                static_cast<std::uint8_t>(marks_of(request) | (is_in_data ? mark::kInData : 0)),
+                size, request.remote_token);
+        offset_ += size;
+        counters_.bytes_out += size;
+        budget -= std::min<std::size_t>(budget, size);
+    } while (offset_ < request.length);
+    ++messages_sent_;
+    return Turn::done;
+}
+
+std::uint8_t Stream::marks_of(const iwarp::SendRequest& request) {
+    return static_cast<std::uint8_t>((request.solicits ? mark::kSolicits : 0) |
+                                     (request.invalidates ? mark::kInvalidates : 0));
+}
+
+// For a slot and `bytes` of data in one piece, which go to `data_at_`.
+bool Stream::has_room(std::uint32_t bytes) {
+    // acquire: pairs with the release in receive(): the peer has done with them.
+    const std::uint64_t slots = theirs_.consumed_slots.load(std::memory_order_acquire);
+    const std::uint64_t taken = theirs_.consumed_bytes.load(std::memory_order_relaxed);
+    if (slots_sent_ - slots > kSlots || bytes_sent_ - taken > kDataBytes) {
+        fail(iwarp::error::kStreamCatastrophic);
+        return false;
+    }
+    seen_slots_ = slots;
+    if (slots_sent_ - slots == kSlots) return false;
+    data_at_ = bytes_sent_;
+    if (bytes == 0) return true;
+    if (data_at_ % kDataBytes + bytes > kDataBytes) data_at_ += kDataBytes - data_at_ % kDataBytes;
+    return data_at_ + bytes - taken <= kDataBytes;
+}
+
+// After has_room(), with the bytes where they belong.
+void Stream::publish(Kind kind, std::uint8_t marks, std::uint32_t length, std::uint32_t value) {
+    Slot& slot = mine_.slots[slots_sent_ % kSlots];
+    slot.length.store(length, std::memory_order_relaxed);
+    slot.value.store(value, std::memory_order_relaxed);
+    if ((marks & mark::kInData) != 0) {
+        slot.at.store(data_at_, std::memory_order_relaxed);
+        bytes_sent_ = data_at_ + length;
+    }
+    // release: pairs with Line::has_slot(): the slot, what it names, and Writes before it.
+    slot.word.store((slots_sent_ + 1) << 16U | static_cast<std::uint64_t>(marks) << 8U |
+                        static_cast<std::uint64_t>(kind),
+                    std::memory_order_release);
+    ++slots_sent_;
+}
+
+// ---- in -------------------------------------------------------------------------------------
+
+struct Stream::Message {
+    explicit Message(const Slot& slot, const Side& side) {
+        const std::uint64_t word = slot.word.load(std::memory_order_relaxed);
+        kind = static_cast<Kind>(word & 0xFFU);
+        marks = static_cast<std::uint8_t>(word >> 8U);
+        length = slot.length.load(std::memory_order_relaxed);
+        value = slot.value.load(std::memory_order_relaxed);
+        at = slot.at.load(std::memory_order_relaxed);
+        bytes = is_in_data() ? side.data.data() + at % kDataBytes : slot.bytes.data();
+    }
+    [[nodiscard]] bool is_in_data() const { return (marks & mark::kInData) != 0; }
+    // Whether the bytes lie where they can lie, for a peer whose data was taken up to `taken`.
+    [[nodiscard]] bool is_sound(std::uint64_t taken) const {
+        if (!is_in_data()) return length <= Slot::kBytes;
+        return length <= kDataBytes - at % kDataBytes && at - taken < kDataBytes &&
+               at - taken + length <= kDataBytes;
+    }
+
+    Kind kind;
+    std::uint8_t marks;
+    std::uint32_t length;
+    std::uint32_t value;
+    std::uint64_t at;
+    const std::byte* bytes;
+};
+
+bool Stream::receive(std::size_t budget) {
+    // acquire: pairs with the release of a verdict, so that what came before it is found below.
+    const bool is_judged = theirs_.verdict.load(std::memory_order_acquire) != 0;
+    const std::uint64_t before = line_.taken();
+    std::uint64_t taken = before;
+    bool is_more = false;
+    while (wants_read() && line_.has_slot(taken)) {
+        if (budget == 0) {
+            is_more = true;
+            break;
+        }
+        const Message message(theirs_.slots[taken % kSlots], theirs_);
+        if (!take(message)) break;
+        ++taken;
+        budget -= std::min(budget, std::max<std::size_t>(message.length, kLeast));
+    }
+    if (taken != before) {
+        line_.set_taken(taken);
+        mine_.consumed_bytes.store(bytes_taken_, std::memory_order_relaxed);
+        // release: pairs with has_room() of the peer.
+        mine_.consumed_slots.store(taken, std::memory_order_release);
+        wake(asleep::kForRoom);
+        publish_receives();
+    }
+    if (wants_read() && !line_.has_slot(taken)) {
+        if (is_judged) {
+            handle_verdict();
+        } else if (stream_has_ended_) {
+            handle_end();
+        }
+    }
+    return is_more;
+}
+
+// False: it waits for a receive, or the stream is over.
+bool Stream::take(const Message& message) {
+    switch (message.kind) {
+        case Kind::message:
+        case Kind::fragment:
+            return take_bytes(message);
+        case Kind::placed: {
+            const bool is_offered =
+                messages_ < posted_ && receive_queue_.cursor.published() != receive_next_;
+            if (is_in_message_ || !is_offered) break;
+            if (!take_receive()) return false;
+            if (message.length > receive_queue_[receive_next_].length) break;
+            received_ = message.length;
+            return end_message(message);
+        }
+        case Kind::immediate: {
+            if (is_in_message_) break;
+            if (!take_receive()) return false;
+            iwarp::ReceiveRequest& receive = receive_queue_[receive_next_];
+            receive.has_immediate = true;
+            receive.immediate = message.value;
+            received_ = message.length;
+            return end_message(message);
+        }
+        case Kind::none:
+            break;
+    }
+    fail(iwarp::error::kUnexpectedOpcode);
+    return false;
+}
+
+bool Stream::take_bytes(const Message& message) {
+    if (!message.is_sound(bytes_taken_)) {
+        fail(iwarp::error::kStreamCatastrophic);
+        return false;
+    }
+    if (!is_in_message_ && !take_receive()) return false;
+    iwarp::ReceiveRequest& receive = receive_queue_[receive_next_];
+    if (message.length > receive.length - received_) {
+        receive.status = Status::buffer_overflow;
+        fail(iwarp::error::kUntaggedTooLong);
+        return false;
+    }
+    is_in_message_ = true;
+    held_since_ = now_;
+    std::array<iovec, 16> pieces;
+    for (std::uint32_t moved = 0; moved < message.length;) {
+        const std::size_t left = message.length - moved;
+        const std::size_t count = iwarp::slice_segments(
+            receive_queue_.segments(receive_next_), received_, left, pieces.data(), pieces.size());
+        for (std::size_t i = 0; i < count; ++i) {
+            direct::place(static_cast<std::byte*>(pieces[i].iov_base), message.bytes + moved,
+                          pieces[i].iov_len);
+            moved += static_cast<std::uint32_t>(pieces[i].iov_len);
+            received_ += static_cast<std::uint32_t>(pieces[i].iov_len);
+        }
+    }
+    if (message.is_in_data()) bytes_taken_ = message.at + message.length;
+    return message.kind == Kind::fragment || end_message(message);
+}
+
+bool Stream::has_receive() {
+    return receive_queue_.cursor.published() != receive_next_ ||
+           (supply_ != nullptr && supply_->refill());
+}
+
+// The receive of a message that begins.
+bool Stream::take_receive() {
+    if (!has_receive()) {
+        // Not an error yet: the message stays where it is, a receive may come.
+        is_paused_ = true;
+        pause_deadline_ = now_ + receive_wait_;
+        return false;
+    }
+    received_ = 0;
+    iwarp::ReceiveRequest& receive = receive_queue_[receive_next_];
+    receive.status = Status::success;
+    receive.is_solicited = receive.has_invalidated = receive.has_immediate = false;
+    return true;
+}
+
+bool Stream::end_message(const Message& message) {
+    is_in_message_ = false;
+    iwarp::ReceiveRequest& receive = receive_queue_[receive_next_];
+    receive.received = received_;
+    receive.is_solicited = (message.marks & mark::kSolicits) != 0;
+    if ((message.marks & mark::kInvalidates) != 0) {
+        let_go();
+        const iwarp::AccessResult result = own_.invalidate(message.value);
+        if (result != iwarp::AccessResult::granted) {
+            fail(result == iwarp::AccessResult::not_associated
+                     ? iwarp::error::kProtectionCannotInvalidate
+                     : iwarp::error::kCannotInvalidate);
+            return false;
+        }
+        receive.has_invalidated = true;
+        receive.invalidated_stag = message.value;
+    }
+    ++receive_next_;
+    ++messages_;
+    ++counters_.fpdus_in;
+    counters_.bytes_in += received_;
+    return true;
+}
+
+// Receives in one piece, for messages that the peer has not sent.
+void Stream::publish_receives() {
+    if (supply_ != nullptr || !is_open_) return;
+    posted_ = std::max(posted_, messages_);
+    for (; posted_ - messages_ < kPosted; ++posted_) {
+        const std::uint32_t position =
+            receive_next_ + static_cast<std::uint32_t>(posted_ - messages_);
+        if (position == receive_queue_.cursor.published()) return;
+        const auto segments = receive_queue_.segments(position);
+        if (segments.size() != 1 || segments[0].pages != nullptr) continue;
+        Posted& receive = mine_.posted[posted_ % kPosted];
+        receive.where.store(reinterpret_cast<std::uint64_t>(segments[0].data),
+                            std::memory_order_relaxed);
+        receive.length.store(segments[0].length, std::memory_order_relaxed);
+        // release: pairs with the acquire in can_place().
+        receive.stamp.store(posted_ + 1, std::memory_order_release);
+    }
+}
+
+}  // namespace ndv::direct

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// The life of a direct stream: what begins and ends a step, and how the connection ends.
+#include "direct/stream.hpp"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "direct/fence.hpp"
+
+namespace ndv::direct {
+namespace {
+
+// Why a side ended the connection: layer, type and code of the Terminate that it would have sent,
+// or that the peer would have sent had it seen the request that was refused here.
+constexpr std::uint32_t kSaid = 1U << 31U;
+constexpr std::uint32_t kRefusedForPeer = 1U << 30U;
+
+std::uint32_t verdict_of(const iwarp::ErrorCode& code, std::uint32_t flags) {
+    return kSaid | flags | static_cast<std::uint32_t>(code.layer) << 16U |
+           static_cast<std::uint32_t>(code.error_type) << 8U | code.code;
+}
+
+iwarp::ErrorCode code_of(std::uint32_t verdict) {
+    return {static_cast<std::uint8_t>(verdict >> 16U & 0xFU),
+            static_cast<std::uint8_t>(verdict >> 8U), static_cast<std::uint8_t>(verdict)};
+}
+
+}  // namespace
+
+Stream::Stream(Line& line, Bells& bells, iwarp::SendQueue& send_queue,
+               iwarp::ReceiveQueue& receive_queue, iwarp::RemoteMemory& own,
+               iwarp::RemoteMemory& remote, iwarp::ReceiveSupply* supply, Time receive_wait)
+    : iwarp::Stream(send_queue, receive_queue),
+      line_(line),
+      mine_(line.mine()),
+      theirs_(line.theirs()),
+      bells_(bells),
+      own_(own),
+      remote_(remote),
+      supply_(supply),
+      receive_wait_(receive_wait),
+      request_next_(send_queue.cursor.head_position()),
+      receive_next_(receive_queue.cursor.head_position()) {}
+
+Stream::~Stream() { go_over(); }
+
+void Stream::begin_step(Time now) {
+    now_ = now;
+    if (is_paused_) {
+        if (has_receive()) {
+            is_paused_ = false;
+        } else if (now >= pause_deadline_) {
+            is_paused_ = false;
+            fail(iwarp::error::kUntaggedNoBuffer);
+        }
+    }
+    publish_receives();
+}
+
+void Stream::end_step() {
+    let_go();
+    std::uint32_t wants = 0;
+    if (wants_read()) wants |= asleep::kForMessages;
+    if (is_open_ && is_blocked_) wants |= asleep::kForRoom;
+    if (line_.want(wants, seen_slots_)) bells_.ring_self();
+}
+
+void Stream::retire(const iwarp::StreamCompletion& completion) {
+    if (completion.is_receive) {
+        if (completion.position == receive_next_) ++receive_next_;
+        receive_queue_.cursor.retire();
+        return;
+    }
+    if (completion.position == request_next_) ++request_next_;
+    send_queue_.cursor.retire();
+}
+
+iwarp::StreamEvents Stream::take_events() { return std::exchange(events_, {}); }
+
+std::optional<iwarp::Time> Stream::poll_deadline() const {
+    return is_paused_ ? std::optional(pause_deadline_) : std::nullopt;
+}
+
+bool Stream::wants_write() {
+    return is_open_ && !is_blocked_ && request_next_ != send_queue_.cursor.published();
+}
+
+bool Stream::can_resume() const {
+    return is_paused_ && (receive_queue_.cursor.published() != receive_next_ ||
+                          (supply_ != nullptr && supply_->can_refill()));
+}
+
+std::optional<iwarp::Time> Stream::held_since() const {
+    return supply_ != nullptr && is_in_message_ ? std::optional(held_since_) : std::nullopt;
+}
+
+// ---- how it ends ----------------------------------------------------------------------------
+
+void Stream::handle_link_error(int os_error) {
+    if (!is_open_) return;
+    // The oldest request is the one that the dead peer failed.
+    const std::uint32_t head = send_queue_.cursor.head_position();
+    if (head != send_queue_.cursor.published()) blame(head, Status::io_timeout);
+    end({iwarp::Cause::Source::system, {}, os_error});
+}
+
+void Stream::handle_disconnect() {
+    is_disconnecting_ = true;
+    check_drained();
+}
+
+// The peer has shut its half, and all that it sent before was taken.
+void Stream::handle_end() {
+    if (is_in_message_) {
+        end({iwarp::Cause::Source::local, iwarp::error::kLlpClosed, 0});
+    } else if (!peer_has_closed_) {
+        peer_has_closed_ = true;
+        events_.peer_closed = true;
+        check_drained();
+    }
+}
+
+void Stream::handle_verdict() {
+    const std::uint32_t verdict = theirs_.verdict.load(std::memory_order_relaxed);
+    if ((verdict & kRefusedForPeer) != 0) {
+        end({iwarp::Cause::Source::local, code_of(verdict), 0});
+        return;
+    }
+    // About a message that is done for this side, as a Terminate is.
+    if (request_next_ != send_queue_.cursor.published()) {
+        blame(request_next_, Status::remote_resources);
+    }
+    end({iwarp::Cause::Source::peer, code_of(verdict), 0});
+}
+
+// What a peer did that it may not.
+void Stream::fail(const iwarp::ErrorCode& code) {
+    if (!is_open_) return;
+    // release: pairs with the acquire in receive(): the messages before it.
+    mine_.verdict.store(verdict_of(code, 0), std::memory_order_release);
+    end({iwarp::Cause::Source::local, code, 0});
+}
+
+// A request that the peer would refuse: its end is the one that a Terminate would bring.
+Stream::Turn Stream::refuse(const iwarp::ErrorCode& code) {
+    blame(request_next_, Status::remote_resources);
+    mine_.verdict.store(verdict_of(code, kRefusedForPeer), std::memory_order_release);
+    end({iwarp::Cause::Source::peer, code, 0});
+    return Turn::ended;
+}
+
+// The peer ends memory that the next request is about, and the connection with it: its end is on
+// its way by TCP.
+Stream::Turn Stream::gone() {
+    if (!peer_has_closed_) return Turn::blocked;
+    blame(request_next_, Status::io_timeout);
+    end({iwarp::Cause::Source::local, iwarp::error::kLlpClosed, 0});
+    return Turn::ended;
+}
+
+void Stream::end(const iwarp::Cause& cause) {
+    cause_ = cause;
+    go_over();
+}
+
+void Stream::go_over() {
+    if (!is_open_) return;
+    is_open_ = false;
+    is_paused_ = false;
+    let_go();
+    // seq_cst, as the exchange and the loads in touch() and place_message(): of the peer that sets
+    // its hazard and looks at these, and of this side, one sees the other's.
+    mine_.closing.store(1, std::memory_order_seq_cst);
+    for (Posted& receive : mine_.posted) receive.stamp.store(0, std::memory_order_relaxed);
+    full_fence();
+    while (theirs_.hazard.load(std::memory_order_seq_cst) != 0) std::this_thread::yield();
+    events_.over = true;
+    wake(asleep::kForMessages);
+}
+
+void Stream::blame(std::uint32_t position, Status status) {
+    if (blamed_) return;
+    blamed_ = position;
+    blamed_status_ = status;
+}
+
+void Stream::check_drained() {
+    if (!is_disconnecting_ || !is_open_ || events_.drained) return;
+    events_.drained = request_next_ == send_queue_.cursor.published();
+}
+
+// ---- the peer's memory, and its sleep -------------------------------------------------------
+
+// False: the peer ends what this side would touch.
+bool Stream::touch() {
+    if (touches_) return true;
+    mine_.hazard.exchange(1, std::memory_order_seq_cst);
+    touches_ = true;
+    if (theirs_.closing.load(std::memory_order_seq_cst) == 0) return true;
+    let_go();
+    return false;
+}
+
+void Stream::let_go() {
+    if (!std::exchange(touches_, false)) return;
+    // release: pairs with the wait in go_over(): the copies are done.
+    mine_.hazard.store(0, std::memory_order_release);
+}
+
+void Stream::wake(std::uint32_t for_what) {
+    // Pairs with the fence in Line::doze().
+    full_fence();
+    if ((theirs_.asleep.load(std::memory_order_relaxed) & for_what) == 0) return;
+    if (theirs_.asleep.exchange(0, std::memory_order_relaxed) != 0) bells_.ring_peer();
+}
+
+}  // namespace ndv::direct

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// The requests and receives of a connection whose two ends share memory. A Write, Read or atomic is
+// executed by the initiator, in the peer's memory, with the checks that the peer would make; a
+// message goes through the segment's ring, or into the receive that it takes. In order, one at a
+// time, with iwarp::Connection's statuses and causes. No system call, clock or lock.
+//
+// One step: begin_step(), transmit(), receive(), transmit(), then as iwarp::Stream says.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "direct/line.hpp"
+#include "iwarp/remote_memory.hpp"
+#include "iwarp/stream.hpp"
+
+namespace ndv::direct {
+
+// How a thread that sleeps over one end hears of the other.
+class Bells {
+public:
+    Bells() = default;
+    Bells(const Bells&) = delete;
+    Bells& operator=(const Bells&) = delete;
+    virtual void ring_peer() = 0;
+    virtual void ring_self() = 0;
+
+protected:
+    ~Bells() = default;
+};
+
+class Stream final : public iwarp::Stream {
+public:
+    using Time = iwarp::Time;
+
+    // `own` is what peers may name here and what local requests change; `remote` is the peer's.
+    Stream(Line& line, Bells& bells, iwarp::SendQueue& send_queue,
+           iwarp::ReceiveQueue& receive_queue, iwarp::RemoteMemory& own,
+           iwarp::RemoteMemory& remote, iwarp::ReceiveSupply* supply, Time receive_wait);
+    ~Stream() override;
+
+    void begin_step(Time now) override;
+    void end_step() override;
+    // Both move at most `budget` bytes and one piece more; true: more could be done at once.
+    [[nodiscard]] bool transmit(std::size_t budget);
+    [[nodiscard]] bool receive(std::size_t budget);
+    // Bytes of the request in line that are left.
+    [[nodiscard]] std::size_t backlog();
+
+    void retire(const iwarp::StreamCompletion& completion) override;
+    [[nodiscard]] iwarp::StreamEvents take_events() override;
+    [[nodiscard]] std::optional<Time> poll_deadline() const override;
+    [[nodiscard]] bool wants_read() const override { return is_open_ && !is_paused_; }
+    [[nodiscard]] bool wants_write() override;
+    [[nodiscard]] bool is_paused() const override { return is_paused_; }
+    [[nodiscard]] bool can_resume() const override;
+    [[nodiscard]] std::optional<Time> held_since() const override;
+    [[nodiscard]] bool is_over() const override { return !is_open_; }
+    [[nodiscard]] const iwarp::Cause& cause() const override { return cause_; }
+    [[nodiscard]] const iwarp::StreamCounters& counters() const override { return counters_; }
+
+    void handle_end_of_stream() override { stream_has_ended_ = true; }
+    void handle_link_error(int os_error) override;
+    void handle_disconnect() override;
+    void handle_flush() override { go_over(); }
+    void give_way() override { fail(iwarp::error::kStreamCatastrophic); }
+
+private:
+    // done: the request, all of it. more: the budget is used up. blocked: it waits for room in the
+    // ring, or for the end of a peer that closes. ended: the connection, and the request with it.
+    enum class Turn : std::uint8_t { done, more, blocked, ended };
+
+    [[nodiscard]] Status end_of(std::uint32_t position) const override {
+        return blamed_ == position ? blamed_status_ : Status::cancelled;
+    }
+    [[nodiscard]] std::uint32_t next_receive() const override { return receive_next_; }
+
+    // Out.
+    [[nodiscard]] Turn execute(std::size_t& budget);
+    [[nodiscard]] Turn move(iwarp::RemoteRight right, std::size_t& budget);
+    [[nodiscard]] Turn write_immediate(std::size_t& budget);
+    [[nodiscard]] Turn read(std::size_t& budget);
+    [[nodiscard]] Turn run_atomic();
+    [[nodiscard]] Turn run_local();
+    [[nodiscard]] Turn end_local(Status status);
+    [[nodiscard]] Turn send(std::size_t& budget);
+    [[nodiscard]] Turn place_message(std::size_t& budget);
+    [[nodiscard]] Turn send_by_ring(std::size_t& budget);
+    [[nodiscard]] bool can_place() const;
+    [[nodiscard]] bool has_room(std::uint32_t bytes);
+    [[nodiscard]] static std::uint8_t marks_of(const iwarp::SendRequest& request);
+    void publish(Kind kind, std::uint8_t marks, std::uint32_t length, std::uint32_t value);
+    [[nodiscard]] Turn refuse(const iwarp::ErrorCode& code);
+    [[nodiscard]] Turn gone();
+    [[nodiscard]] bool touch();
+    void let_go();
+    void wake(std::uint32_t for_what);
+
+    // In.
+    struct Message;
+    [[nodiscard]] bool take(const Message& message);
+    [[nodiscard]] bool take_receive();
+    [[nodiscard]] bool has_receive();
+    [[nodiscard]] bool take_bytes(const Message& message);
+    [[nodiscard]] bool end_message(const Message& message);
+    void publish_receives();
+    void handle_verdict();
+    void handle_end();
+
+    // Both.
+    void fail(const iwarp::ErrorCode& code);
+    void end(const iwarp::Cause& cause);
+    void go_over();
+    void blame(std::uint32_t position, Status status);
+    void check_drained();
+
+    Line& line_;
+    Side& mine_;
+    Side& theirs_;
+    Bells& bells_;
+    iwarp::RemoteMemory& own_;
+    iwarp::RemoteMemory& remote_;
+    iwarp::ReceiveSupply* const supply_;
+    const Time receive_wait_;
+
+    bool is_open_ = true;
+    bool is_disconnecting_ = false;
+    bool stream_has_ended_ = false;  // FIN: what is in the ring comes before it
+    bool peer_has_closed_ = false;
+    Time now_{};
+    iwarp::Cause cause_;
+    std::optional<std::uint32_t> blamed_;
+    Status blamed_status_ = Status::cancelled;
+    iwarp::StreamEvents events_;
+    iwarp::StreamCounters counters_;
+
+    // Out.
+    std::uint32_t request_next_;
+    std::uint32_t offset_ = 0;  // bytes of the next request that are done
+    bool is_placing_ = false;   // ... into the peer's receive
+    bool is_blocked_ = false;   // it waits for room
+    bool touches_ = false;      // the hazard is set
+    std::uint64_t slots_sent_ = 0;
+    std::uint64_t bytes_sent_ = 0;  // position in the stream of `data`
+    std::uint64_t data_at_ = 0;     // where the next bytes of it go
+    std::uint64_t seen_slots_ = 0;  // the peer's counts when the next request was blocked
+    std::uint64_t messages_sent_ = 0;
+
+    // In.
+    std::uint64_t bytes_taken_ = 0;  // position in the stream of the peer's `data`
+    std::uint64_t messages_ = 0;     // taken
+    std::uint64_t posted_ = 0;       // receives of messages below were published, or passed over
+    std::uint32_t receive_next_;     // queue position of the next message's
+    std::uint32_t received_ = 0;     // bytes of the message in progress
+    bool is_in_message_ = false;
+    bool is_paused_ = false;  // a message waits for a receive
+    Time pause_deadline_{};
+    Time held_since_{};
+};
+
+}  // namespace ndv::direct
