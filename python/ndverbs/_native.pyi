@@ -315,7 +315,8 @@ class AdapterInfo:
         ``"fast_register_any_pages"``: pages may be of any memory, in any order; without it those
         of private memory must follow each other there. ``"fast_register_any_qp"``: a region can
         be reached through every queue pair of its domain; without it only through the one that
-        registered it.
+        registered it. ``"direct"``: connections may go on through memory; see
+        `Connector.transport`.
         """
     @property
     def addresses(self) -> list[str]:
@@ -379,6 +380,7 @@ class Adapter(_Object):
         keepalive: float = 30.0,
         capture: str | bytes | PathLike[str] | PathLike[bytes] | None = None,
         crc: bool | Literal["auto"] = "auto",
+        direct: Literal["auto", "off"] = "auto",
     ) -> Adapter:
         """Open an adapter.
 
@@ -396,11 +398,16 @@ class Adapter(_Object):
         crc : bool or "auto"
             Whether its connections ask for CRC32C (iWARP): ``"auto"`` when the peer is another
             host, where bit errors pass TCP's checksum at times.
+        direct : "auto" or "off"
+            Whether a connection whose ends share memory goes on by it, where the provider can;
+            ``NDVERBS_DIRECT=off`` switches it off as well. Not with a capture, CRC or peer-to-peer
+            mode, which are about frames. `Connector.transport` says what carries a connection.
 
         Raises
         ------
         RdmaError
-            A ValueError: there is no such adapter; the message lists what exists. Or `crc`.
+            A ValueError: there is no such adapter; the message lists what exists. Or `crc`, or
+            `direct`.
         RdmaError
             NOT_SUPPORTED: `crc` of a device whose kernel decides about it.
         RdmaError
@@ -2116,6 +2123,17 @@ class Connector(_Object):
 
         ``"idle"``, ``"connecting"``, ``"accepted"``, ``"incoming"``, ``"completing"``,
         ``"connected"``, ``"disconnecting"`` or ``"disconnected"``.
+        """
+    @property
+    def transport(self) -> str:
+        """What carries the connection.
+
+        ``"tcp"`` or ``"direct"`` (memory that both ends share) on ``soft``, ``"rdma"`` on devices.
+
+        Raises
+        ------
+        RdmaError
+            CONNECTION_INVALID: it is not connected.
         """
 
 @final

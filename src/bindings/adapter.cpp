@@ -44,13 +44,34 @@ std::optional<bool> crc_of(const py::object& choice) {
           "give True, False or \"auto\"");
 }
 
+// A variable of the environment as Python sees it now; empty: there is none.
+std::string variable(const char* name) {
+    const py::object value = py::module_::import("os").attr("environ").attr("get")(name, "");
+    return value.cast<std::string>();
+}
+
+// "auto" or "off"; the argument and NDVERBS_DIRECT, where either may switch it off.
+bool direct_of(const std::string& choice) {
+    const std::string everywhere = variable("NDVERBS_DIRECT");
+    for (const auto& [from, said] :
+         {std::pair("direct", choice),
+          std::pair("NDVERBS_DIRECT", everywhere.empty() ? "auto" : everywhere)}) {
+        if (said == "off") return false;
+        if (said == "auto") continue;
+        raise(Status::invalid_parameter, std::string(from) + " is '" + said + "'",
+              "give \"auto\" or \"off\"");
+    }
+    return true;
+}
+
 std::unique_ptr<Adapter> open(const std::string& name, double keepalive, const py::object& capture,
-                              const py::object& crc) {
+                              const py::object& crc, const std::string& direct) {
     prepare_errors();
     update_log_level();
     core::AdapterOptions options;
     options.keepalive_s = keepalive;
     options.crc = crc_of(crc);
+    options.direct = direct_of(direct);
     if (!capture.is_none()) options.capture_path = to_path(capture, "capture");
     auto native = value_or_raise(
         without_gil([&] { return providers::open_adapter(name, std::move(options)); }));
@@ -59,10 +80,8 @@ std::unique_ptr<Adapter> open(const std::string& name, double keepalive, const p
 
 // NDVERBS_ADAPTER as Python sees it now, else the first provider of this build.
 std::string default_adapter_name() {
-    const py::object variable =
-        py::module_::import("os").attr("environ").attr("get")("NDVERBS_ADAPTER");
-    if (!variable.is_none() && py::len(variable) > 0) return variable.cast<std::string>();
-    return providers::builtin().front()->name();
+    const std::string named = variable("NDVERBS_ADAPTER");
+    return named.empty() ? providers::builtin().front()->name() : named;
 }
 
 std::vector<core::AdapterInfo> adapters() {
@@ -244,11 +263,11 @@ void bind_adapter(py::module_& module) {
     cls.def_static(
            "open",
            [](const std::optional<std::string>& name, double keepalive, const py::object& capture,
-              const py::object& crc) {
-               return open(name ? *name : default_adapter_name(), keepalive, capture, crc);
+              const py::object& crc, const std::string& direct) {
+               return open(name ? *name : default_adapter_name(), keepalive, capture, crc, direct);
            },
            py::arg("name") = py::none(), py::kw_only(), py::arg("keepalive") = 30.0,
-           py::arg("capture") = py::none(), py::arg("crc") = "auto")
+           py::arg("capture") = py::none(), py::arg("crc") = "auto", py::arg("direct") = "auto")
         .def("_allow_drop", [](const Adapter& self) { self.state->allow_drop(); })
         .def("_is_callback_thread",
              [](const Adapter& self) { return self.state->is_callback_thread(); })

@@ -265,6 +265,7 @@ void bind_connector(py::module_& module) {
                                address_of<Connector, &core::Connector::local_address>)
         .def_property_readonly("peer_address",
                                address_of<Connector, &core::Connector::peer_address>)
+        .def_property_readonly("transport", native_call<Connector>(&core::Connector::transport))
         .def_property_readonly("state", [](const Connector& self) {
             return core::connector_state_name(self.get().state());
         });

@@ -31,6 +31,7 @@ struct AdapterOptions {
     std::string address;       // what follows the provider's name: "soft:192.0.2.1"
     double keepalive_s = 30;   // a dead peer on another host ends its connections within this
     std::optional<bool> crc;   // ask for MPA's CRC; none: when the peer is another host
+    bool direct = true;        // where the provider can: between processes of one host, by memory
     std::string capture_path;  // not empty: a pcap of every stream from its first byte
 };
 

@@ -434,6 +434,15 @@ Expected<SocketAddress> Connector::local_address() const {
     return *local_;
 }
 
+Expected<std::string> Connector::transport() const {
+    const base::Lock lock(mutex_);
+    if (state_ != ConnectorState::connected && state_ != ConnectorState::disconnecting) {
+        return fail(Status::connection_invalid, "transport: the connector has no connection",
+                    "read it while it is connected");
+    }
+    return std::string(do_transport());
+}
+
 Expected<SocketAddress> Connector::peer_address() const {
     const base::Lock lock(mutex_);
     if (!peer_) {

@@ -81,6 +81,8 @@ public:
     [[nodiscard]] Expected<ConnectionData> data() const;
     [[nodiscard]] Expected<SocketAddress> local_address() const;
     [[nodiscard]] Expected<SocketAddress> peer_address() const;
+    // What carries the connection: a word of the provider's.
+    [[nodiscard]] Expected<std::string> transport() const;
     [[nodiscard]] ConnectorState state() const;
 
     // Passive, until it is answered: the peer has taken its request back. Accept and reject fail
@@ -141,6 +143,7 @@ protected:
     // Answers the request; established is reported. data_ gets the limits that are agreed on.
     [[nodiscard]] virtual Expected<void> do_accept(const ConnectParameters& parameters)
         NDV_REQUIRES(mutex_) = 0;
+    [[nodiscard]] virtual const char* do_transport() const NDV_REQUIRES(mutex_) = 0;
     // Optional: what begins the stream after complete or accept, and steps the queue pair.
     [[nodiscard]] virtual Expected<void> do_open() { return {}; }
     // Tells the peer that this side refuses or ends, from the state that it had. False: the peer

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The suite's own: ends in two threads or two processes."""
 
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -10,7 +9,7 @@ import ndverbs as nd
 from conformance.addresses import addresses_of
 from conformance.end import LIMIT, End
 from conformance.far import FarProcess, FarThread
-from conformance.pair import join
+from conformance.pair import join, kept_ends
 
 
 class Ends:
@@ -24,6 +23,9 @@ class Ends:
     def connect(self, **options):
         """Connect, the near end being active; options of `join`."""
         join(self.near, self.far.begin, self.far.listen(self.host), **options)
+        wanted = {**options.get("active_options", {}), **options.get("passive_options", {})}
+        if self.near.is_direct and not wanted.keys() & {"crc", "peer_to_peer"}:
+            assert self.near.connector.transport == "direct"
         return self
 
     def connect_back(self, *, active_options=None, passive_options=None):
@@ -35,17 +37,25 @@ class Ends:
         return self
 
 
-@pytest.fixture(params=[pytest.param("threads", marks=pytest.mark.tsan), "processes"])
-def setting(request):
-    """Say where the far end is."""
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.tsan) for name in ("threads", "memory")]
+    + ["processes"]
+)
+def setting(request, provider):
+    """Say where the far end is, and whether memory carries the connection."""
+    if request.param == "memory":
+        with nd.Adapter.open(provider) as adapter:
+            if "direct" not in adapter.info.features:
+                pytest.skip("a device carries its connections itself")
     return request.param
 
 
 @pytest.fixture
 def make_ends(request, setting, provider):
     """Give the factory ``make_ends(near={}, far={}, **both) -> Ends``, not connected."""
-    far_kind = FarThread if setting == "threads" else _far_process(request)
-    yield from factory_of_ends(provider, provider, far_kind)
+    far_kind = _far_process(request) if setting == "processes" else FarThread
+    is_direct = {"is_direct": True} if setting == "memory" else {}
+    yield from factory_of_ends(provider, provider, far_kind, **is_direct)
 
 
 @pytest.fixture
@@ -58,28 +68,17 @@ def _far_process(request):
     return partial(FarProcess, request.getfixturevalue("peer_process"))
 
 
-def factory_of_ends(near_provider, far_provider, far_kind=FarThread, kind=Ends):
-    """Yield the factory that the fixture `make_ends` gives."""
+def factory_of_ends(near_provider, far_provider, far_kind=FarThread, kind=Ends, **every):
+    """Yield the factory that the fixture `make_ends` gives; `every`: options of all its ends."""
     with kept_ends() as made:
 
         def make(*, near=None, far=None, **both):
+            both = {**every, **both}
             made.append(End(near_provider, **both, **(near or {})))
             made.append(far_kind(provider=far_provider, **both, **(far or {})))
             return kind(*made[-2:])
 
         yield make
-
-
-@contextmanager
-def kept_ends():
-    """Give a list for the ends that a test makes; they are closed after it."""
-    made = []
-    yield made
-    # A side that closes lingers until its peer closes, too: so first all, then each.
-    for end in made:
-        end.end_connection()
-    for end in made:
-        end.close()
 
 
 @pytest.fixture

@@ -42,7 +42,10 @@ def status_of(call, *args, **options):
 class End:
     """An adapter, its objects for one connection, and named memory."""
 
-    def __init__(self, provider="soft", *, adapter=None, cq_depth=1024, **qp_options):
+    def __init__(
+        self, provider="soft", *, adapter=None, cq_depth=1024, is_direct=False, **qp_options
+    ):
+        self.is_direct = is_direct  # it asks for nothing that keeps its connections from memory
         self.owns_adapter = adapter is None
         self.adapter = adapter or nd.Adapter.open(provider)
         self.pd = self.adapter.create_pd()
@@ -97,7 +100,8 @@ class End:
     def connect(self, address, *, handler=True, local=None, **options):
         """Connect and complete the connection."""
         self.connector = self.adapter.create_connector()
-        options = self._possible({"timeout": LIMIT, "peer_to_peer": True, **options})
+        by_frames = {"peer_to_peer": not self.is_direct}
+        options = self._possible({"timeout": LIMIT, **by_frames, **options})
         self.connector.connect(self.qp, local, address, **options)
         self.connector.complete_connect(self._on_disconnect if handler else None)
 

@@ -2,6 +2,7 @@
 """Connecting two ends, near and far, wherever the far one is."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import ndverbs as nd
 from conformance.end import LIMIT, End
@@ -12,6 +13,18 @@ def join(active, passive_begin, address, *, active_options=None, passive_options
     accepted = passive_begin("accept", **(passive_options or {}))
     active.connect(address, **(active_options or {}))
     accepted.result(LIMIT)
+
+
+@contextmanager
+def kept_ends():
+    """Give a list for the ends that a test makes; they are closed after it."""
+    made = []
+    yield made
+    # A side that closes lingers until its peer closes, too: so first all, then each.
+    for end in made:
+        end.end_connection()
+    for end in made:
+        end.close()
 
 
 class Pair:

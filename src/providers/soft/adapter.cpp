@@ -46,6 +46,7 @@ core::AdapterInfo soft_limits() {
     info.rdma_technology = "iWARP";
     info.features = {"send_and_invalidate",
                      "crc",
+                     "direct",
                      "peer_to_peer",
                      "control_connect_events",
                      "create_shared_endpoint",

@@ -11,8 +11,11 @@
 #include <cerrno>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "base/shortage.hpp"
 #include "providers/soft/adapter.hpp"
+#include "providers/soft/bell.hpp"
 #include "providers/soft/queue_pair.hpp"
 
 namespace ndv::soft {
@@ -57,13 +60,30 @@ Expected<void> CompletionQueue::attach(const std::shared_ptr<QueuePair>& qp, int
     epoll_event event{};
     event.events = events;
     event.data.u64 = qp->id();
-    members_[qp->id()] = qp;
+    members_[qp->id()] = {qp, nullptr};
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
         const int os_error = errno;
         members_.erase(qp->id());
         return fail(Status::insufficient_resources,
                     "connect: the completion queue cannot watch another connection",
                     "raise fs.epoll.max_user_watches, or close connections", os_error);
+    }
+    return {};
+}
+
+Expected<void> CompletionQueue::replace(const QueuePair& qp, int fd,
+                                        const std::shared_ptr<Bell>& bell) {
+    const base::Lock lock(mutex_);
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.u64 = qp.id();
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, bell->descriptor(), &event) != 0) {
+        return base::fail_anyhow(Status::insufficient_resources, "out of memory", errno);
+    }
+    static_cast<void>(::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr));
+    if (const auto found = members_.find(qp.id()); found != members_.end()) {
+        found->second.bell = bell;
+        ++bells_;
     }
     return {};
 }
@@ -79,7 +99,13 @@ void CompletionQueue::modify(const QueuePair& qp, int fd, std::uint32_t events) 
 
 void CompletionQueue::detach(const QueuePair& qp, int fd) {
     const base::Lock lock(mutex_);
-    if (members_.erase(qp.id()) == 0) return;
+    const auto found = members_.find(qp.id());
+    if (found == members_.end()) return;
+    if (found->second.bell) {
+        fd = found->second.bell->descriptor();
+        --bells_;
+    }
+    members_.erase(found);
     static_cast<void>(::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr));
 }
 
@@ -92,7 +118,7 @@ Lease CompletionQueue::lease(Time at) const {
 std::shared_ptr<QueuePair> CompletionQueue::only_member(bool& has_several) const {
     const base::Lock lock(mutex_);
     has_several = members_.size() > 1;
-    return members_.size() == 1 ? members_.begin()->second.lock() : nullptr;
+    return members_.size() == 1 ? members_.begin()->second.qp.lock() : nullptr;
 }
 
 bool CompletionQueue::is_awaited() const {
@@ -127,7 +153,10 @@ bool CompletionQueue::do_progress(core::Budget budget) {
     bool has_several = false;
     // One connection: reading costs less than asking whether to read.
     if (const auto only = only_member(has_several)) return only->step(QueuePair::kIo, budget);
-    return has_several && step_ready(0, budget) == Ready::more;
+    if (!has_several) return false;
+    bool has_stepped = false;
+    const bool is_more = step_direct(false, budget, has_stepped);
+    return step_ready(0, budget) == Ready::more || is_more;
 }
 
 CompletionQueue::Ready CompletionQueue::step_ready(int timeout_ms, core::Budget budget) {
@@ -140,6 +169,9 @@ CompletionQueue::Ready CompletionQueue::step_ready(int timeout_ms, core::Budget 
         // for.
         const Sleeper sleeper(*this);
         if (!is_empty() || is_failure(status())) return Ready::done;
+        bool has_stepped = false;
+        const bool is_more = step_direct(true, budget, has_stepped);
+        if (has_stepped) return is_more ? Ready::more : Ready::done;
         count =
             ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
     }
@@ -156,11 +188,32 @@ CompletionQueue::Ready CompletionQueue::step_ready(int timeout_ms, core::Budget 
         {
             const base::Lock lock(mutex_);
             const auto found = members_.find(id);
-            if (found != members_.end()) qp = found->second.lock();
+            if (found != members_.end()) {
+                qp = found->second.qp.lock();
+                if (found->second.bell) found->second.bell->silence();
+            }
         }
         if (qp && qp->step(QueuePair::kIo, budget)) is_more = true;
     }
     return is_more ? Ready::more : Ready::done;
+}
+
+bool CompletionQueue::step_direct(bool dozes, core::Budget budget, bool& has_stepped) {
+    std::vector<std::shared_ptr<QueuePair>> found;
+    {
+        const base::Lock lock(mutex_);
+        if (bells_ == 0) return false;
+        for (const auto& [id, seat] : members_) {
+            if (!seat.bell || !(dozes ? seat.bell->doze() : seat.bell->has_news())) continue;
+            if (auto qp = seat.qp.lock()) found.push_back(std::move(qp));
+        }
+    }
+    bool is_more = false;
+    for (const auto& qp : found) {
+        has_stepped = true;
+        if (qp->step(QueuePair::kIo, budget)) is_more = true;
+    }
+    return is_more;
 }
 
 bool CompletionQueue::spin_on_only_member() {

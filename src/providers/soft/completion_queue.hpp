@@ -15,6 +15,7 @@
 
 namespace ndv::soft {
 
+class Bell;
 class QueuePair;
 
 class CompletionQueue final : public core::CompletionQueue, public Member {
@@ -27,6 +28,9 @@ public:
     // Connections come and go; `events` are level-triggered.
     [[nodiscard]] Expected<void> attach(const std::shared_ptr<QueuePair>& qp, int fd,
                                         std::uint32_t events);
+    // From here on the connection is watched by its bell in place of `fd`.
+    [[nodiscard]] Expected<void> replace(const QueuePair& qp, int fd,
+                                         const std::shared_ptr<Bell>& bell);
     void modify(const QueuePair& qp, int fd, std::uint32_t events);
     void detach(const QueuePair& qp, int fd);
 
@@ -55,12 +59,20 @@ private:
     // Steps what is ready within `timeout_ms`; more: work is left for a large budget.
     [[nodiscard]] Ready step_ready(int timeout_ms, core::Budget budget);
     [[nodiscard]] std::shared_ptr<QueuePair> only_member(bool& has_several) const;
+    // Steps direct connections that have something; none of them is in the set while it does not
+    // sleep. `dozes`: from here on they ring.
+    [[nodiscard]] bool step_direct(bool dozes, core::Budget budget, bool& has_stepped);
 
     const std::shared_ptr<Progress> progress_;
     const base::Descriptor epoll_;
     const base::Descriptor wake_;  // eventfd: another thread pushed while we slept
     mutable base::Mutex mutex_;
-    std::unordered_map<std::uint64_t, std::weak_ptr<QueuePair>> members_ NDV_GUARDED_BY(mutex_);
+    struct Seat {
+        std::weak_ptr<QueuePair> qp;
+        std::shared_ptr<Bell> bell;  // null: by TCP
+    };
+    std::unordered_map<std::uint64_t, Seat> members_ NDV_GUARDED_BY(mutex_);
+    std::size_t bells_ NDV_GUARDED_BY(mutex_) = 0;  // of them
     // relaxed, both: a late look costs a moment of leasing, and lease_ended() or lease_dropped()
     // publishes an end.
     std::atomic<std::int64_t> lease_until_{0};       // ns of the steady clock

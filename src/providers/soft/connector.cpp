@@ -288,6 +288,10 @@ Expected<void> Connector::do_accept(const core::ConnectParameters& parameters) {
     if (can_reply) {
         const bool crc = wants_crc(parameters, parts_->options, *local_, *peer_);
         static_cast<void>(handshake_->accept(offer_of(parameters, crc)));  // length was checked
+        // Before the peer can look for it.
+        if (may_be_direct()) {
+            meeting_ = Meeting::offer(*link_, static_cast<QueuePair&>(*qp_).reach());
+        }
         can_reply = send_reply();
     }
     if (!can_reply) {
@@ -316,20 +320,30 @@ iwarp::ConnectionConfig Connector::stream_config() const {
     return config;
 }
 
+// What goes by memory shows in no capture and is in no frame.
+bool Connector::may_be_direct() const {
+    const iwarp::Agreement& agreement = handshake_->agreement();
+    return parts_->options.direct && !agreement.crc && agreement.rtr == iwarp::RtrKind::none;
+}
+
 // The stream belongs to the queue pair from here on, unless it cannot be had.
 Expected<void> Connector::do_open() {
     std::shared_ptr<core::QueuePair> qp;
     std::unique_ptr<Link> link;
     iwarp::ConnectionConfig config;
+    std::shared_ptr<Meeting> meeting;
     {
         const base::Lock lock(mutex_);
         if (!link_ || !qp_) return fail(Status::cancelled, "the connector was closed");
         qp = qp_;
+        meeting = std::move(meeting_);
+        if (is_active_side_ && may_be_direct()) meeting = Meeting::find(*link_);
         link = std::move(link_);
         config = stream_config();
     }
     return static_cast<QueuePair&>(*qp).attach(
-        std::move(link), config, std::static_pointer_cast<Connector>(shared_from_this()));
+        std::move(link), config, std::static_pointer_cast<Connector>(shared_from_this()),
+        std::move(meeting));
 }
 
 void Connector::unwatch() {

@@ -49,6 +49,9 @@ private:
     [[nodiscard]] Expected<void> do_complete() override NDV_REQUIRES(mutex_);
     [[nodiscard]] Expected<void> do_accept(const core::ConnectParameters& parameters) override
         NDV_REQUIRES(mutex_);
+    [[nodiscard]] const char* do_transport() const override NDV_REQUIRES(mutex_) {
+        return static_cast<const QueuePair&>(*qp_).is_direct() ? "direct" : "tcp";
+    }
     [[nodiscard]] Expected<void> do_open() override;
     [[nodiscard]] bool do_goodbye(State state, std::span<const std::byte> private_data) override
         NDV_REQUIRES(mutex_);
@@ -66,12 +69,14 @@ private:
         wanted_.store(events, std::memory_order_release);  // pairs with wanted()
     }
     void unwatch() NDV_REQUIRES(mutex_);
+    [[nodiscard]] bool may_be_direct() const NDV_REQUIRES(mutex_);
     [[nodiscard]] iwarp::ConnectionConfig stream_config() const NDV_REQUIRES(mutex_);
 
     const std::shared_ptr<AdapterParts> parts_;
     const bool is_active_side_;
     bool is_tcp_connected_ NDV_GUARDED_BY(mutex_) = false;
-    std::unique_ptr<Link> link_ NDV_GUARDED_BY(mutex_);  // until the queue pair has it
+    std::unique_ptr<Link> link_ NDV_GUARDED_BY(mutex_);        // until the queue pair has it
+    std::shared_ptr<Meeting> meeting_ NDV_GUARDED_BY(mutex_);  // passive: with its answer
     std::optional<iwarp::Handshake> handshake_ NDV_GUARDED_BY(mutex_);
     std::atomic<std::uint32_t> wanted_{0};
 };

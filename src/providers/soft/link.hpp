@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <limits>
+#include <string>
 
 #include "base/descriptor.hpp"
 #include "base/live.hpp"
@@ -52,6 +53,12 @@ public:
     [[nodiscard]] virtual bool has_unacknowledged() const { return false; }
     // After the stream is connected.
     virtual void fit(const LocalBuffers&) {}
+    // Names the stream in this process, for one end as seen from the other: the name of this one's
+    // own side, or of its peer's. Empty: none has it.
+    [[nodiscard]] virtual std::string name(bool of_peer) const {
+        static_cast<void>(of_peer);
+        return {};
+    }
     // Of length 0 where there is none.
     [[nodiscard]] virtual core::SocketAddress local_address() const { return {}; }
     [[nodiscard]] virtual core::SocketAddress peer_address() const { return {}; }
@@ -76,6 +83,9 @@ public:
         return unacknowledged(socket_.get()) > 0;
     }
     void fit(const LocalBuffers& buffers) override { buffers.apply(socket_.get()); }
+    [[nodiscard]] std::string name(bool of_peer) const override {
+        return stream_name(socket_.get(), of_peer);
+    }
     [[nodiscard]] core::SocketAddress local_address() const override {
         return local_address_of(socket_.get());
     }

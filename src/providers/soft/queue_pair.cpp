@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The step of a soft queue pair. Posting is in queue_pair_post.cpp, where requests and the stream
-// end in queue_pair_end.cpp.
+// end in queue_pair_end.cpp, how memory takes TCP's place in queue_pair_direct.cpp.
 #include "providers/soft/queue_pair.hpp"
 
 #include <sys/epoll.h>
@@ -44,6 +44,7 @@ QueuePair::QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
                      std::shared_ptr<SharedReceiveQueue> srq)
     : core::QueuePair(std::move(pd), receive_cq, initiator_cq, limits, contexts),
       table_(std::move(table)),
+      domain_(domain),
       progress_(std::move(progress)),
       totals_(std::move(totals)),
       soft_receive_cq_(*receive_cq),
@@ -68,13 +69,14 @@ QueuePair::~QueuePair() {
 }
 
 Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::ConnectionConfig& config,
-                                 std::weak_ptr<core::QueuePairObserver> observer) {
+                                 std::weak_ptr<core::QueuePairObserver> observer,
+                                 std::shared_ptr<Meeting> meeting) {
     const int fd = link->descriptor();
     outbound_read_limit_.store(config.ord, std::memory_order_relaxed);  // see its declaration
     {
         const base::Lock lock(attach_mutex_);
-        attachment_ =
-            std::make_unique<Attachment>(Attachment{std::move(link), config, std::move(observer)});
+        attachment_ = std::make_unique<Attachment>(
+            Attachment{std::move(link), config, std::move(observer), std::move(meeting)});
     }
     // relaxed: add() below hands it to the progress thread under a mutex.
     wanted_.store(EPOLLIN, std::memory_order_relaxed);
@@ -151,7 +153,11 @@ void QueuePair::leave_without_memory() {
     has_no_memory_ = true;
     // release: pairs with wanted().
     wanted_.store(EPOLLIN | EPOLLOUT, std::memory_order_release);
-    if (link_) watch_in_queues(EPOLLIN | EPOLLOUT);
+    if (bell_) {
+        bell_->ring_self();
+    } else if (link_) {
+        watch_in_queues(EPOLLIN | EPOLLOUT);
+    }
     while (!word_.leave()) {
     }
     progress_->arm(*this);
@@ -161,7 +167,7 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     if (std::exchange(has_no_memory_, false)) end_without_memory();
     if ((reasons & kAttach) != 0) take_attachment();
     if ((reasons & kFlush) != 0) is_flushed_ = true;
-    if (!connection_) {
+    if (!stream_) {
         if (is_flushed_) {
             set_state(core::QueuePairState::error);
             // acq_rel: pairs with do_post_receive().
@@ -175,26 +181,29 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
         return false;
     }
     const Time at = now();
-    connection_->begin_step(at);
-    if (is_flushed_) connection_->handle_flush();
-    if ((reasons & kDisconnect) != 0) connection_->handle_disconnect();
+    stream_->begin_step(at);
+    if (is_flushed_) stream_->handle_flush();
+    if ((reasons & kDisconnect) != 0) stream_->handle_disconnect();
     if ((reasons & kDeadline) != 0) check_hold(at);
     if ((reasons & kGiveWay) != 0) {
-        const auto since = connection_->held_since();
-        if (since && at - *since >= SharedReceiveQueue::kPatience) connection_->give_way();
+        const auto since = stream_->held_since();
+        if (since && at - *since >= SharedReceiveQueue::kPatience) stream_->give_way();
     }
+    if ((reasons & kLink) != 0 && direct_ != nullptr) look_at_link();
     bool is_more = transmit_some(budget);
     if ((reasons & kReceive) != 0) {
         is_more = receive_some(budget) || is_more;
         is_more = transmit_some(budget) || is_more;
     }
     // No pin from here on: the end of a request may end memory, which waits for pins.
-    connection_->end_step();
+    stream_->end_step();
     // A program that polls a cancelled request finds the queue pair in error, and why.
-    if (connection_->is_over()) note_over();
+    if (stream_->is_over()) note_over();
     deliver_completions();
     handle_events();
-    if (connection_) {
+    if (stream_) {
+        // What is left is for the thread that sleeps over the bell, if this one does not go on.
+        if (is_more && budget == core::Budget::large && bell_) bell_->ring_self();
         count_traffic();
         update_interest();
         if (soft_srq_ != nullptr) check_relief(at);
@@ -218,17 +227,27 @@ void QueuePair::take_attachment() {
     // As siw does: FPDUs follow the segment size, in multiples of eight, within a 16-bit length.
     config.max_fpdu = static_cast<std::uint32_t>(std::min<std::size_t>(segment, 65483) & ~7ULL);
     iwarp::ReceiveSupply* const supply = soft_srq_ == nullptr ? nullptr : this;
-    connection_ =
+    auto made =
         std::make_unique<iwarp::Connection>(config, send_queue_, receive_queue_, memory_, supply);
+    connection_ = made.get();
+    stream_ = std::move(made);
+    meeting_ = std::move(taken->meeting);
+    receive_wait_ = config.receive_wait;
     has_begun_ = config.is_initiator;
     if (!config.is_initiator && config.rtr == iwarp::RtrKind::none) {
         hold_until_ = now() + kHoldTime;
     }
     if (soft_srq_ != nullptr) soft_srq_->join(*this);
     queue_events_ = EPOLLIN;
+    if (meeting_ && config.is_initiator) try_direct();
 }
 
 bool QueuePair::transmit_some(core::Budget budget) {
+    if (direct_ != nullptr) {
+        const bool is_small = budget == core::Budget::small;
+        if (is_small && direct_->backlog() > core::kSmallStep) return true;
+        return direct_->transmit(is_small ? core::kSmallStep : kLargeStep);
+    }
     if (!connection_->wants_write()) return false;
     if (budget == core::Budget::small && connection_->has_large_backlog(core::kSmallStep)) {
         return true;
@@ -262,6 +281,9 @@ bool QueuePair::transmit_some(core::Budget budget) {
 }
 
 bool QueuePair::receive_some(core::Budget budget) {
+    if (direct_ != nullptr) {
+        return direct_->receive(budget == core::Budget::small ? core::kSmallStep : kLargeStep);
+    }
     if (!connection_->wants_read()) {
         // A reset shows even so, and would be reported without end.
         if (const int os_error = link_->take_error()) connection_->handle_link_error(os_error);
@@ -298,7 +320,7 @@ bool QueuePair::receive_some(core::Budget budget) {
 }
 
 void QueuePair::handle_events() {
-    const iwarp::StreamEvents events = connection_->take_events();
+    const iwarp::StreamEvents events = stream_->take_events();
     const auto observer = observer_.lock();
     // Where the initiator need not speak, an end in order tells as well that it had the reply.
     const bool has_begun = events.first_fpdu || (events.peer_closed && hold_until_);
@@ -307,14 +329,21 @@ void QueuePair::handle_events() {
         connection_->release_hold();
     }
     if (has_begun) has_begun_ = true;
+    if (has_begun && meeting_ && direct_ == nullptr && !events.over) {
+        settle_direct(events.peer_closed);
+        if (direct_ != nullptr) {
+            if (observer) observer->on_heard();
+            return;
+        }
+    }
     if (has_begun && observer) observer->on_heard();
     if (events.peer_closed) note_cause(core::Detail::of(core::End::peer_closed));
     if (events.peer_closed && !events.over) {
         // The program has no handler for the disconnect: then completions must show it.
         if (!observer || !observer->on_peer_closed()) {
-            connection_->handle_flush();
+            stream_->handle_flush();
             deliver_completions();
-            static_cast<void>(connection_->take_events());
+            static_cast<void>(stream_->take_events());
             end_stream();
             return;
         }
@@ -333,17 +362,17 @@ void QueuePair::check_hold(Time at) {
         return;
     }
     hold_until_.reset();
-    connection_->release_hold();
     has_begun_ = true;
+    if (meeting_) settle_direct(false);
+    if (connection_ != nullptr) connection_->release_hold();
     if (const auto observer = observer_.lock()) observer->on_heard();
 }
 
 // A message that waits for a receive of the shared queue asks for one that stands still elsewhere.
 void QueuePair::check_relief(Time at) {
     // relaxed: see its declaration.
-    held_since_.store(connection_->held_since().value_or(Time{}).count(),
-                      std::memory_order_relaxed);
-    if (!connection_->is_paused()) {
+    held_since_.store(stream_->held_since().value_or(Time{}).count(), std::memory_order_relaxed);
+    if (!stream_->is_paused()) {
         relief_at_.reset();
     } else if (!relief_at_ || at >= *relief_at_) {
         if (relief_at_) soft_srq_->relieve(at);
@@ -357,17 +386,21 @@ std::optional<Time> QueuePair::held_since() const {
 }
 
 void QueuePair::update_interest() {
-    const bool reads = connection_->wants_read();
-    // Left over because the socket is full, or because this step has done its share: the thread
-    // that waits for the socket goes on.
-    const bool writes = connection_->wants_write();
-    const std::uint32_t events = (reads ? EPOLLIN : 0U) | (writes ? EPOLLOUT : 0U);
+    const bool reads = stream_->wants_read();
+    std::uint32_t events = 0;
+    if (direct_ != nullptr) {
+        if (!has_link_ended_) events = EPOLLIN;
+    } else {
+        // Left over because the socket is full, or because this step has done its share: the
+        // thread that waits for the socket goes on.
+        events = (reads ? EPOLLIN : 0U) | (stream_->wants_write() ? EPOLLOUT : 0U);
+    }
     // Paused reading is resumed by the next receive that is posted, or was posted just now.
     // acq_rel: pairs with do_post_receive().
     receives_need_step_.exchange(reads ? 0 : 1, std::memory_order_acq_rel);
     if (!reads) {
-        steps_again_ = connection_->can_resume();
-        if (soft_srq_ != nullptr && !steps_again_ && connection_->is_paused()) {
+        steps_again_ = steps_again_ || stream_->can_resume();
+        if (soft_srq_ != nullptr && !steps_again_ && stream_->is_paused()) {
             steps_again_ = !soft_srq_->wait_for_receive(
                 std::static_pointer_cast<QueuePair>(shared_from_this()));
         }
@@ -377,7 +410,7 @@ void QueuePair::update_interest() {
     // release: pairs with wanted().
     const std::uint32_t before = wanted_.exchange(events, std::memory_order_acq_rel);
     if ((events & ~before) != 0) progress_->arm(*this);
-    watch_in_queues(events);
+    if (direct_ == nullptr) watch_in_queues(events);
 }
 
 void QueuePair::watch_in_queues(std::uint32_t events) {
@@ -389,7 +422,7 @@ void QueuePair::watch_in_queues(std::uint32_t events) {
 }
 
 void QueuePair::count_traffic() {
-    const iwarp::StreamCounters seen = connection_->counters();
+    const iwarp::StreamCounters seen = stream_->counters();
     // relaxed: totals for stats(), which order nothing.
     const auto add = [](std::atomic<std::uint64_t>& total, std::uint64_t more) {
         if (more != 0) total.fetch_add(more, std::memory_order_relaxed);
@@ -402,7 +435,7 @@ void QueuePair::count_traffic() {
 }
 
 void QueuePair::update_deadline() {
-    std::optional<Time> next = connection_->poll_deadline();
+    std::optional<Time> next = stream_->poll_deadline();
     for (const std::optional<Time>& ours : {hold_until_, relief_at_}) {
         if (ours && (!next || *ours < *next)) next = ours;
     }
@@ -417,6 +450,11 @@ void QueuePair::update_deadline() {
 
 void QueuePair::on_ready() {
     // Bounded: two large steps, then others have their turn; level-triggered events come again.
+    constexpr unsigned kAll = kIo | kLink;
+    if (step(kAll, core::Budget::large)) step(kIo, core::Budget::large);
+}
+
+void QueuePair::on_bell() {
     if (step(kIo, core::Budget::large)) step(kIo, core::Budget::large);
 }
 
@@ -428,7 +466,12 @@ void QueuePair::on_deadline() {
 // acquire: pairs with update_interest() and leave_without_memory().
 std::uint32_t QueuePair::wanted() const { return wanted_.load(std::memory_order_acquire); }
 
+// Of a direct connection's socket only the progress thread hears.
 Lease QueuePair::lease(Time at) const {
+    return is_direct_.load(std::memory_order_relaxed) ? Lease::none : bell_lease(at);
+}
+
+Lease QueuePair::bell_lease(Time at) const {
     const Lease receive = soft_receive_cq_.lease(at);
     const Lease initiator = soft_initiator_cq_.lease(at);
     if (const Lease most = std::max(receive, initiator); most != Lease::none) return most;

@@ -12,9 +12,12 @@
 #include "base/mutex.hpp"
 #include "base/state_word.hpp"
 #include "core/queue_pair.hpp"
+#include "direct/stream.hpp"
 #include "iwarp/connection.hpp"
+#include "providers/soft/bell.hpp"
 #include "providers/soft/completion_queue.hpp"
 #include "providers/soft/link.hpp"
+#include "providers/soft/meeting.hpp"
 #include "providers/soft/memory_table.hpp"
 #include "providers/soft/progress.hpp"
 #include "providers/soft/shared_receive_queue.hpp"
@@ -35,6 +38,7 @@ public:
     static constexpr unsigned kReceive = 2;
     static constexpr unsigned kIo = kTransmit | kReceive;
     static constexpr unsigned kGiveWay = 64;
+    static constexpr unsigned kLink = 128;  // direct: its TCP connection has something
 
     QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
               std::shared_ptr<CompletionQueue> receive_cq,
@@ -53,10 +57,15 @@ public:
     // the connection ends.
     void step_for_receive();
 
-    // Hands over the stream after its start-up.
+    // Hands over the stream after its start-up. With a meeting, the two ends may go on without it.
     [[nodiscard]] Expected<void> attach(std::unique_ptr<Link> link,
                                         const iwarp::ConnectionConfig& config,
-                                        std::weak_ptr<core::QueuePairObserver> observer);
+                                        std::weak_ptr<core::QueuePairObserver> observer,
+                                        std::shared_ptr<Meeting> meeting = nullptr);
+    // What the peer of a direct connection may reach.
+    [[nodiscard]] Reach reach() const { return {table_, domain_, id()}; }
+    // Memory carries the connection. Constant once the connector is connected.
+    [[nodiscard]] bool is_direct() const { return is_direct_.load(std::memory_order_relaxed); }
     // Everything posted goes out, then FIN; on_drained() follows.
     void disconnect() override;
     void end(core::End why) override;
@@ -71,6 +80,9 @@ public:
     [[nodiscard]] std::optional<Time> held_since() const;
     [[nodiscard]] std::uint32_t wanted() const override;
     [[nodiscard]] Lease lease(Time at) const override;
+    // The same of a direct connection's bell, which has the descriptor to sleep over then.
+    void on_bell();
+    [[nodiscard]] Lease bell_lease(Time at) const;
 
 private:
     // Requests to the stepper, beside the reasons above.
@@ -107,6 +119,11 @@ private:
     void leave_without_memory();
     void end_without_memory();
     void take_attachment();
+    void try_direct();
+    void settle_direct(bool has_ended);
+    void go_direct();
+    [[nodiscard]] Expected<void> sleep_over(const std::shared_ptr<Bell>& bell);
+    void look_at_link();
     [[nodiscard]] bool transmit_some(core::Budget budget);
     [[nodiscard]] bool receive_some(core::Budget budget);
     void deliver_completions();
@@ -117,12 +134,14 @@ private:
     void check_hold(Time at);
     void check_relief(Time at);
     void end_stream();
+    void stop_watching();
     void count_traffic();
     void update_interest();
     void watch_in_queues(std::uint32_t events);
     void update_deadline();
 
     const std::shared_ptr<MemoryTable> table_;
+    const std::uint64_t domain_;
     const std::shared_ptr<Progress> progress_;
     const std::shared_ptr<StreamTotals> totals_;
     CompletionQueue& soft_receive_cq_;  // held by core::QueuePair
@@ -150,6 +169,7 @@ private:
         std::unique_ptr<Link> link;
         iwarp::ConnectionConfig config;
         std::weak_ptr<core::QueuePairObserver> observer;
+        std::shared_ptr<Meeting> meeting;
     };
     base::Mutex attach_mutex_;
     std::unique_ptr<Attachment> attachment_ NDV_GUARDED_BY(attach_mutex_);
@@ -157,11 +177,19 @@ private:
     // Stepper.
     bool is_flushed_ = false;
     std::unique_ptr<Link> link_;
-    std::unique_ptr<iwarp::Connection> connection_;
+    std::unique_ptr<iwarp::Stream> stream_;
+    iwarp::Connection* connection_ = nullptr;  // what stream_ is, while TCP carries it
+    direct::Stream* direct_ = nullptr;         // ... while memory does
     std::weak_ptr<core::QueuePairObserver> observer_;
-    bool ends_records_ = false;       // small segments: start each batch at a segment boundary
-    bool steps_again_ = false;        // something came while the step was ending
-    bool has_no_memory_ = false;      // an allocation failed in a step, which is half done
+    std::shared_ptr<Meeting> meeting_;  // as long as it is open who carries the stream, and then
+    std::shared_ptr<Bell> bell_;
+    std::optional<DomainMemory> peer_memory_;
+    bool has_link_ended_ = false;  // direct: there is nothing more to hear from it
+    bool ends_records_ = false;    // small segments: start each batch at a segment boundary
+    bool steps_again_ = false;     // something came while the step was ending
+    bool has_no_memory_ = false;   // an allocation failed in a step, which is half done
+    bool is_active_ = false;
+    Time receive_wait_{};
     bool has_begun_ = false;          // of the initiator there was something, or we are it
     std::uint32_t queue_events_ = 0;  // what the completion queues' sets wait for
     std::optional<Time> hold_until_;
@@ -174,6 +202,8 @@ private:
     // Likewise; 0: no receive is held. relaxed: a number that other threads compare; nothing else
     // depends on it.
     std::atomic<std::int64_t> held_since_{0};
+    // relaxed: a thread that sees it late asks for a step too many.
+    std::atomic<bool> is_direct_{false};
 };
 
 }  // namespace ndv::soft

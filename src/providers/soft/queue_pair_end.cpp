@@ -52,7 +52,7 @@ void release_segments(std::span<iwarp::PostedSegment> segments) {
 
 void QueuePair::deliver_completions() {
     iwarp::StreamCompletion done;
-    while (connection_->poll_completion(done)) complete(done);
+    while (stream_->poll_completion(done)) complete(done);
 }
 
 // Requests of a queue pair that was flushed before it had a connection, or after it lost it.
@@ -113,8 +113,8 @@ void QueuePair::complete(const iwarp::StreamCompletion& done) {
     }
     // The slot is free before the completion shows. The request stays outstanding until it is
     // polled, and the program that polls it may post at once.
-    if (connection_) {
-        connection_->retire(done);
+    if (stream_) {
+        stream_->retire(done);
     } else if (done.is_receive) {
         receive_queue_.cursor.retire();
     } else {
@@ -126,26 +126,32 @@ void QueuePair::complete(const iwarp::StreamCompletion& done) {
     }
     if (deliver(done.is_receive, out)) return;
     is_flushed_ = true;
-    if (connection_) connection_->handle_flush();
+    if (stream_) stream_->handle_flush();
 }
 
 void QueuePair::note_over() {
-    if (connection_->cause().source != iwarp::Cause::Source::none) {
-        note_cause(detail_of(connection_->cause()));
+    if (stream_->cause().source != iwarp::Cause::Source::none) {
+        note_cause(detail_of(stream_->cause()));
     }
     set_state(core::QueuePairState::error);
 }
 
+void QueuePair::stop_watching() {
+    soft_receive_cq_.detach(*this, link_->descriptor());
+    if (&soft_initiator_cq_ != &soft_receive_cq_) {
+        soft_initiator_cq_.detach(*this, link_->descriptor());
+    }
+    if (bell_) progress_->remove(*bell_, bell_->descriptor());
+    progress_->remove(*this, link_->descriptor());
+}
+
 void QueuePair::end_without_memory() {
-    if (connection_) {
-        connection_->handle_link_error(ENOMEM);
+    if (stream_) {
+        stream_->handle_link_error(ENOMEM);
         return;
     }
     if (!link_) return;
-    const int fd = link_->descriptor();
-    soft_receive_cq_.detach(*this, fd);
-    if (&soft_initiator_cq_ != &soft_receive_cq_) soft_initiator_cq_.detach(*this, fd);
-    progress_->remove(*this, fd);
+    stop_watching();
     link_.reset();
     is_flushed_ = true;
     note_cause(detail_of({iwarp::Cause::Source::system, {}, ENOMEM}));
@@ -156,13 +162,10 @@ void QueuePair::end_without_memory() {
 void QueuePair::end_stream() {
     set_state(core::QueuePairState::error);
     is_flushed_ = true;
-    const iwarp::Cause cause = connection_->cause();
+    const iwarp::Cause cause = stream_->cause();
     count_traffic();
-    connection_->end_step();
-    const int fd = link_->descriptor();
-    soft_receive_cq_.detach(*this, fd);
-    if (&soft_initiator_cq_ != &soft_receive_cq_) soft_initiator_cq_.detach(*this, fd);
-    progress_->remove(*this, fd);
+    stream_->end_step();
+    stop_watching();
     if (soft_srq_ != nullptr) soft_srq_->leave(*this);
     held_since_.store(0, std::memory_order_relaxed);  // see its declaration
     if (cause.source != iwarp::Cause::Source::system) {
@@ -171,7 +174,12 @@ void QueuePair::end_stream() {
                           has_begun_ ? Progress::Peer::known : Progress::Peer::stranger);
     }
     link_.reset();
-    connection_.reset();
+    stream_.reset();
+    connection_ = nullptr;
+    direct_ = nullptr;
+    bell_.reset();
+    peer_memory_.reset();
+    meeting_.reset();
     // acq_rel: pairs with do_post_receive().
     receives_need_step_.exchange(1, std::memory_order_acq_rel);
     cancel_unconnected();

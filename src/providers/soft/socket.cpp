@@ -12,9 +12,15 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <string>
+#include <utility>
 
 namespace ndv::soft {
 namespace {
+
+#if !defined(SO_NETNS_COOKIE)
+#define SO_NETNS_COOKIE 71  // Linux 5.14
+#endif
 
 constexpr int kLocalBuffer = 1024 * 1024;
 
@@ -108,6 +114,18 @@ core::SocketAddress peer_address_of(int fd) {
 int unacknowledged(int fd) {
     int bytes = 0;
     return ::ioctl(fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
+}
+
+std::string stream_name(int fd, bool of_peer) {
+    core::SocketAddress first = local_address_of(fd);
+    core::SocketAddress second = peer_address_of(fd);
+    if (first.length == 0 || second.length == 0) return {};
+    if (of_peer) std::swap(first, second);
+    // Two namespaces may have the same pair of addresses; older kernels do not tell them apart.
+    std::uint64_t cookie = 0;
+    socklen_t size = sizeof cookie;
+    static_cast<void>(::getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &size));
+    return first.text() + " " + second.text() + " " + std::to_string(cookie);
 }
 
 }  // namespace ndv::soft

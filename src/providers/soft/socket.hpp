@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 #include "core/address.hpp"
 
@@ -28,6 +29,9 @@ private:
 [[nodiscard]] std::size_t segment_size(int fd);
 [[nodiscard]] core::SocketAddress local_address_of(int fd);
 [[nodiscard]] core::SocketAddress peer_address_of(int fd);
+// The two addresses, as the socket or its peer has them, and the network namespace; empty: the
+// stream is not connected.
+[[nodiscard]] std::string stream_name(int fd, bool of_peer);
 // Bytes that the peer's TCP has not acknowledged.
 [[nodiscard]] int unacknowledged(int fd);
 

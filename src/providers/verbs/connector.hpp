@@ -44,6 +44,7 @@ private:
     [[nodiscard]] Expected<void> do_complete() override NDV_REQUIRES(mutex_);
     [[nodiscard]] Expected<void> do_accept(const core::ConnectParameters& parameters) override
         NDV_REQUIRES(mutex_);
+    [[nodiscard]] const char* do_transport() const override { return "rdma"; }
     [[nodiscard]] bool do_goodbye(State state, std::span<const std::byte> private_data) override
         NDV_REQUIRES(mutex_);
     [[nodiscard]] std::shared_ptr<void> do_let_go() override NDV_REQUIRES(mutex_) {

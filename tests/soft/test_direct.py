@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a connection goes on through memory, and when it stays with TCP."""
+
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import ndverbs as nd
+from conformance.end import LIMIT, End
+from conformance.far import FarProcess
+from conformance.pair import join, kept_ends
+
+
+@pytest.fixture
+def make():
+    """Give the factory of ends with adapters of their own; options are those of `Adapter.open`."""
+    with kept_ends() as made:
+
+        def make(**options):
+            made.append(End(adapter=nd.Adapter.open("soft", **options), is_direct=True))
+            made[-1].owns_adapter = True
+            return made[-1]
+
+        yield make
+
+
+@pytest.fixture
+def near(make):
+    return make()
+
+
+def connect(near, passive, address=None, **options):
+    """Connect `near` to an end in a thread of its own; return what carries it at both ends."""
+    with ThreadPoolExecutor(1) as thread:
+
+        def begin(name, **options):
+            return thread.submit(getattr(passive, name), **options)
+
+        join(near, begin, address or passive.listen(), **options)
+    return near.connector.transport, passive.connector.transport
+
+
+def test_two_ends_of_one_adapter_share_memory():
+    with nd.Adapter.open("soft") as adapter, kept_ends() as made:
+        made += [End(adapter=adapter, is_direct=True) for _ in range(2)]
+        assert connect(*made) == ("direct", "direct")
+
+
+def test_two_adapters_of_one_process_share_memory(near, make):
+    assert connect(near, make()) == ("direct", "direct")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "127.0.0.2"])
+def test_any_address_of_this_host_will_do(near, make, host):
+    passive = make()
+    passive.listen(host)
+    assert connect(near, passive) == ("direct", "direct")
+
+
+@pytest.mark.parametrize("which", ["near", "passive"])
+def test_either_end_keeps_tcp(make, which):
+    ends = {name: make(direct="off" if name == which else "auto") for name in ("near", "passive")}
+    assert connect(ends["near"], ends["passive"]) == ("tcp", "tcp")
+
+
+def test_the_environment_keeps_tcp(make, monkeypatch):
+    passive = make()
+    monkeypatch.setenv("NDVERBS_DIRECT", "off")
+    assert connect(make(), passive) == ("tcp", "tcp")
+
+
+@pytest.mark.parametrize("choice", ["on", "", True, None])
+def test_another_choice_is_refused(choice):
+    with pytest.raises((nd.RdmaError, TypeError)) as refused:
+        nd.Adapter.open("soft", direct=choice)
+    assert "direct" in str(refused.value)
+
+
+def test_another_choice_in_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("NDVERBS_DIRECT", "yes")
+    with pytest.raises(nd.RdmaError, match='NDVERBS_DIRECT is \'yes\'; give "auto" or "off"'):
+        nd.Adapter.open("soft")
+
+
+@pytest.mark.parametrize("which", ["near", "passive"])
+def test_a_capture_keeps_tcp(make, tmp_path, which):
+    options = {"capture": tmp_path / "all.pcap"}
+    ends = {name: make(**options if name == which else {}) for name in ("near", "passive")}
+    assert connect(ends["near"], ends["passive"]) == ("tcp", "tcp")
+
+
+@pytest.mark.parametrize("option", [{"crc": True}, {"peer_to_peer": True}])
+def test_what_is_about_frames_keeps_tcp(near, make, option):
+    assert connect(near, make(), active_options=option) == ("tcp", "tcp")
+
+
+def test_another_process_keeps_tcp(near, peer_process):
+    far = FarProcess(peer_process, provider="soft")
+    join(near, far.begin, far.listen())
+    assert near.connector.transport == "tcp"
+    near.end_connection()
+    far.close()
+
+
+def test_a_connection_through_a_proxy_stays_with_tcp(near, make):
+    passive = make()
+    target = passive.listen()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def carry(source, sink):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+        def serve():
+            taken, _ = listening.accept()
+            with taken, socket.create_connection(target) as onward:
+                back = threading.Thread(target=carry, args=(onward, taken))
+                back.start()
+                carry(taken, onward)
+                back.join()
+
+        proxy = threading.Thread(target=serve)
+        proxy.start()
+        assert connect(near, passive, listening.getsockname()) == ("tcp", "tcp")
+        near.memory("source", 100, seed=2)
+        passive.memory("sink", 100)
+        passive.receive("sink")
+        near.send("source")
+        assert passive.received().status == nd.Status.SUCCESS
+        near.end_connection()
+        passive.end_connection()
+        proxy.join(LIMIT)
+
+
+def test_an_end_that_began_to_speak_by_tcp_goes_on_so(near, make):
+    # The passive end waits for the active one's first message a moment, and then may speak.
+    passive = make()
+    address = passive.listen()
+    with ThreadPoolExecutor(1) as thread:
+        accepted = thread.submit(passive.accept)
+        near.begin_connect(address)
+        accepted.result(LIMIT)
+
+    near.connector.complete_connect()
+
+    assert near.connector.transport == passive.connector.transport == "tcp"
+
+
+def test_transport_is_of_a_connection_that_stands(near):
+    connector = near.adapter.create_connector()
+    with pytest.raises(nd.RdmaError, match="transport: the connector has no connection"):
+        _ = connector.transport
