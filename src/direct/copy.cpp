@@ -20,7 +20,7 @@ void place(std::byte* to, const std::byte* from, std::size_t size) {
     } else {
         const std::size_t before = size - sizeof(Word);
         if (before > 0) {
-            std::memcpy(to, from, before);
+            std::memmove(to, from, before);  // two ends may name the same memory
             store_fence();
         }
         // One store, so that an aligned word is never seen half written.

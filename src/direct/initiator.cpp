@@ -30,7 +30,12 @@ bool Stream::transmit(std::size_t budget) {
             is_more = true;
             break;
         }
-        const Turn turn = execute(budget);
+        Turn turn = execute(budget);
+        // Nothing makes room any more. seq_cst: see touch().
+        if (turn == Turn::blocked && is_open_ &&
+            theirs_.closing.load(std::memory_order_seq_cst) != 0) {
+            turn = gone();
+        }
         if (turn != Turn::done) {
             is_more = turn == Turn::more;
             is_blocked_ = turn == Turn::blocked;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <thread>
 #include <utility>
 
 #include "direct/fence.hpp"
@@ -38,6 +39,7 @@ public:
     }
     [[nodiscard]] bool has_news() const {
         const std::uint32_t wants = wants_.load(std::memory_order_relaxed);
+        if ((wants & asleep::kUnfinished) != 0) return true;
         if ((wants & asleep::kForMessages) != 0 &&
             (has_slot(taken_.load(std::memory_order_relaxed)) || has_verdict())) {
             return true;
@@ -70,6 +72,16 @@ public:
         if (mine_.asleep.load(std::memory_order_relaxed) == 0) return false;
         sleep_for(wants);
         return has_news();
+    }
+
+    // The peer touches nothing of this side any more when this returns.
+    void close() {
+        // seq_cst, as the exchange and the loads in Stream::touch() and place_message(): of the
+        // peer that sets its hazard and looks at these, and of this side, one sees the other's.
+        mine_.closing.store(1, std::memory_order_seq_cst);
+        for (Posted& receive : mine_.posted) receive.stamp.store(0, std::memory_order_relaxed);
+        full_fence();
+        while (theirs_.hazard.load(std::memory_order_seq_cst) != 0) std::this_thread::yield();
     }
 
 private:

@@ -16,7 +16,7 @@ namespace {
 constexpr std::uint32_t kSmallMessage = 8 * 1024;
 // Of a message that has to go through the ring all the same.
 constexpr std::uint32_t kFragment = 16 * 1024;
-// What a message without bytes takes of a step's budget.
+// What a message of which nothing is copied takes of a step's budget.
 constexpr std::size_t kLeast = 64;
 
 }  // namespace
@@ -161,7 +161,7 @@ struct Stream::Message {
 
 bool Stream::receive(std::size_t budget) {
     // acquire: pairs with the release of a verdict, so that what came before it is found below.
-    const bool is_judged = theirs_.verdict.load(std::memory_order_acquire) != 0;
+    const std::uint32_t verdict = theirs_.verdict.load(std::memory_order_acquire);
     const std::uint64_t before = line_.taken();
     std::uint64_t taken = before;
     bool is_more = false;
@@ -173,7 +173,8 @@ bool Stream::receive(std::size_t budget) {
         const Message message(theirs_.slots[taken % kSlots], theirs_);
         if (!take(message)) break;
         ++taken;
-        budget -= std::min(budget, std::max<std::size_t>(message.length, kLeast));
+        const bool is_copied = message.kind == Kind::message || message.kind == Kind::fragment;
+        budget -= std::min(budget, std::max<std::size_t>(is_copied ? message.length : 0, kLeast));
     }
     if (taken != before) {
         line_.set_taken(taken);
@@ -184,8 +185,8 @@ bool Stream::receive(std::size_t budget) {
         publish_receives();
     }
     if (wants_read() && !line_.has_slot(taken)) {
-        if (is_judged) {
-            handle_verdict();
+        if (verdict != 0) {
+            handle_verdict(verdict);
         } else if (stream_has_ended_) {
             handle_end();
         }
@@ -280,7 +281,6 @@ bool Stream::end_message(const Message& message) {
     receive.received = received_;
     receive.is_solicited = (message.marks & mark::kSolicits) != 0;
     if ((message.marks & mark::kInvalidates) != 0) {
-        let_go();
         const iwarp::AccessResult result = own_.invalidate(message.value);
         if (result != iwarp::AccessResult::granted) {
             fail(result == iwarp::AccessResult::not_associated

@@ -53,6 +53,7 @@ namespace asleep {
 inline constexpr std::uint32_t kAsleep = 1;
 inline constexpr std::uint32_t kForMessages = 2;  // wakes for what comes
 inline constexpr std::uint32_t kForRoom = 4;      // wakes for room in its own ring
+inline constexpr std::uint32_t kUnfinished = 8;   // this side can go on at once
 }  // namespace asleep
 
 struct Side {

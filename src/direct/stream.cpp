@@ -3,7 +3,6 @@
 #include "direct/stream.hpp"
 
 #include <algorithm>
-#include <thread>
 #include <utility>
 
 #include "direct/fence.hpp"
@@ -43,8 +42,6 @@ Stream::Stream(Line& line, Bells& bells, iwarp::SendQueue& send_queue,
       request_next_(send_queue.cursor.head_position()),
       receive_next_(receive_queue.cursor.head_position()) {}
 
-Stream::~Stream() { go_over(); }
-
 void Stream::begin_step(Time now) {
     now_ = now;
     if (is_paused_) {
@@ -59,9 +56,9 @@ void Stream::begin_step(Time now) {
 }
 
 void Stream::end_step() {
-    let_go();
     std::uint32_t wants = 0;
     if (wants_read()) wants |= asleep::kForMessages;
+    if (wants_write()) wants |= asleep::kUnfinished;
     if (is_open_ && is_blocked_) wants |= asleep::kForRoom;
     if (line_.want(wants, seen_slots_)) bells_.ring_self();
 }
@@ -121,8 +118,7 @@ void Stream::handle_end() {
     }
 }
 
-void Stream::handle_verdict() {
-    const std::uint32_t verdict = theirs_.verdict.load(std::memory_order_relaxed);
+void Stream::handle_verdict(std::uint32_t verdict) {
     if ((verdict & kRefusedForPeer) != 0) {
         end({iwarp::Cause::Source::local, code_of(verdict), 0});
         return;
@@ -150,13 +146,11 @@ Stream::Turn Stream::refuse(const iwarp::ErrorCode& code) {
     return Turn::ended;
 }
 
-// The peer ends memory that the next request is about, and the connection with it: its end is on
-// its way by TCP.
+// The peer is closing: its end is on its way by TCP, and what would have gone out before it is lost
+// on the way, as packets would be.
 Stream::Turn Stream::gone() {
-    if (!peer_has_closed_) return Turn::blocked;
-    blame(request_next_, Status::io_timeout);
-    end({iwarp::Cause::Source::local, iwarp::error::kLlpClosed, 0});
-    return Turn::ended;
+    seen_slots_ = theirs_.consumed_slots.load(std::memory_order_relaxed);
+    return peer_has_closed_ ? Turn::done : Turn::blocked;
 }
 
 void Stream::end(const iwarp::Cause& cause) {
@@ -169,12 +163,7 @@ void Stream::go_over() {
     is_open_ = false;
     is_paused_ = false;
     let_go();
-    // seq_cst, as the exchange and the loads in touch() and place_message(): of the peer that sets
-    // its hazard and looks at these, and of this side, one sees the other's.
-    mine_.closing.store(1, std::memory_order_seq_cst);
-    for (Posted& receive : mine_.posted) receive.stamp.store(0, std::memory_order_relaxed);
-    full_fence();
-    while (theirs_.hazard.load(std::memory_order_seq_cst) != 0) std::this_thread::yield();
+    line_.close();
     events_.over = true;
     wake(asleep::kForMessages);
 }
@@ -186,8 +175,8 @@ void Stream::blame(std::uint32_t position, Status status) {
 }
 
 void Stream::check_drained() {
-    if (!is_disconnecting_ || !is_open_ || events_.drained) return;
-    events_.drained = request_next_ == send_queue_.cursor.published();
+    if (!is_disconnecting_ || !is_open_ || has_drained_) return;
+    events_.drained = has_drained_ = request_next_ == send_queue_.cursor.published();
 }
 
 // ---- the peer's memory, and its sleep -------------------------------------------------------
@@ -204,7 +193,7 @@ bool Stream::touch() {
 
 void Stream::let_go() {
     if (!std::exchange(touches_, false)) return;
-    // release: pairs with the wait in go_over(): the copies are done.
+    // release: pairs with the wait in Line::close(): the copies are done.
     mine_.hazard.store(0, std::memory_order_release);
 }
 

@@ -38,7 +38,6 @@ public:
     Stream(Line& line, Bells& bells, iwarp::SendQueue& send_queue,
            iwarp::ReceiveQueue& receive_queue, iwarp::RemoteMemory& own,
            iwarp::RemoteMemory& remote, iwarp::ReceiveSupply* supply, Time receive_wait);
-    ~Stream() override;
 
     void begin_step(Time now) override;
     void end_step() override;
@@ -105,7 +104,7 @@ private:
     [[nodiscard]] bool take_bytes(const Message& message);
     [[nodiscard]] bool end_message(const Message& message);
     void publish_receives();
-    void handle_verdict();
+    void handle_verdict(std::uint32_t verdict);
     void handle_end();
 
     // Both.
@@ -126,6 +125,7 @@ private:
 
     bool is_open_ = true;
     bool is_disconnecting_ = false;
+    bool has_drained_ = false;
     bool stream_has_ended_ = false;  // FIN: what is in the ring comes before it
     bool peer_has_closed_ = false;
     Time now_{};

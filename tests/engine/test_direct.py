@@ -295,7 +295,7 @@ def test_the_peers_end_comes_behind_its_messages():
     assert "peer_closed" in pair.b.events
 
 
-def test_what_is_posted_to_a_peer_that_has_closed_does_not_succeed():
+def test_what_is_posted_to_a_peer_that_has_closed_goes_nowhere():
     pair = DirectPair()
     pair.b.engine.flush()
     pair.settle()
@@ -303,8 +303,35 @@ def test_what_is_posted_to_a_peer_that_has_closed_does_not_succeed():
 
     pair.settle()
 
-    assert pair.a.outcome() == [("request", 1, "io_timeout")]
+    # As over TCP, which takes it without knowing that no one reads it.
+    assert pair.a.outcome() == [("request", 1, "success")]
+    assert pair.a.engine.cause is None
     assert pair.b.memory() == bytes([FILL]) * len(pair.b.memory())
+
+
+def test_messages_that_wait_for_room_end_with_a_peer_that_has_closed():
+    pair = DirectPair(send_depth=512)
+    for context in range(300):
+        pair.a.engine.post_send(context, [(0, 1)])
+    pair.step(pair.a)
+    pair.b.engine.flush()
+    pair.a.engine.disconnect()
+
+    pair.settle()
+
+    assert pair.a.contexts(receives=False) == list(range(300))
+    assert "drained" in pair.a.events
+
+
+def test_a_read_of_a_peer_that_has_closed_has_no_one_to_answer_it():
+    pair = DirectPair()
+    pair.b.engine.flush()
+    pair.settle()
+    pair.a.engine.post_read(1, [(0, 8)], *WINDOW)
+
+    pair.settle()
+
+    assert pair.a.outcome() == [("request", 1, "io_timeout")]
 
 
 def test_a_flush_cancels_everything_and_takes_receives_back():
@@ -364,6 +391,16 @@ def test_a_write_wakes_no_one():
     pair.settle()
 
     assert pair.b.engine.take_rings() == 0
+
+
+def test_an_end_that_is_not_done_does_not_sleep():
+    pair = DirectPair(budget=10)
+    pair.a.engine.post_write(1, [(0, 64)], *WINDOW)
+
+    pair.step(pair.a)
+
+    assert pair.a.engine.has_news()
+    assert pair.a.engine.doze()
 
 
 def test_room_in_the_ring_wakes_an_end_that_waits_for_it():

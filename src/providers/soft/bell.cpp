@@ -22,13 +22,9 @@ void Bell::ring(int descriptor) {
     static_cast<void>(!::write(descriptor, &one, sizeof one));
 }
 
-void Bell::silence() const {
+void Bell::on_ready() {
     std::uint64_t drained = 0;
     static_cast<void>(!::read(descriptor(), &drained, sizeof drained));
-}
-
-void Bell::on_ready() {
-    silence();
     if (const auto qp = qp_.lock()) qp->on_bell();
 }
 

@@ -22,8 +22,6 @@ public:
     // Before a thread sleeps. True: there is something to do.
     [[nodiscard]] bool doze() const { return line_.doze(); }
     [[nodiscard]] bool has_news() const { return line_.has_news(); }
-    // It rang: not again for the same.
-    void silence() const;
 
     void ring_peer() override { ring(meeting_->bell(!is_active_)); }
     void ring_self() override { ring(descriptor()); }

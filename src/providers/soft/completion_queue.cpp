@@ -75,7 +75,9 @@ Expected<void> CompletionQueue::replace(const QueuePair& qp, int fd,
                                         const std::shared_ptr<Bell>& bell) {
     const base::Lock lock(mutex_);
     epoll_event event{};
-    event.events = EPOLLIN;
+    // By edge: the bell is silenced by the progress thread alone, which would not hear it
+    // otherwise. A thread that sleeps here has looked behind its doze.
+    event.events = EPOLLIN | EPOLLET;
     event.data.u64 = qp.id();
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, bell->descriptor(), &event) != 0) {
         return base::fail_anyhow(Status::insufficient_resources, "out of memory", errno);
@@ -188,10 +190,7 @@ CompletionQueue::Ready CompletionQueue::step_ready(int timeout_ms, core::Budget 
         {
             const base::Lock lock(mutex_);
             const auto found = members_.find(id);
-            if (found != members_.end()) {
-                qp = found->second.qp.lock();
-                if (found->second.bell) found->second.bell->silence();
-            }
+            if (found != members_.end()) qp = found->second.qp.lock();
         }
         if (qp && qp->step(QueuePair::kIo, budget)) is_more = true;
     }
@@ -203,6 +202,7 @@ bool CompletionQueue::step_direct(bool dozes, core::Budget budget, bool& has_ste
     {
         const base::Lock lock(mutex_);
         if (bells_ == 0) return false;
+        found.reserve(bells_);
         for (const auto& [id, seat] : members_) {
             if (!seat.bell || !(dozes ? seat.bell->doze() : seat.bell->has_news())) continue;
             if (auto qp = seat.qp.lock()) found.push_back(std::move(qp));

@@ -25,7 +25,10 @@ public:
     // A child of a fork opens adapters of its own, and the thread that had the mutex is not there.
     Offers() {
         ::pthread_atfork([] { all().mutex_.lock(); }, [] { all().mutex_.unlock(); },
-                         [] { all().mutex_.unlock(); });
+                         [] {
+                             all().offers_.clear();  // the parent's
+                             all().mutex_.unlock();
+                         });
     }
     void add(const std::string& name, const std::weak_ptr<Meeting>& offer) {
         const base::Lock lock(mutex_);
@@ -77,6 +80,9 @@ std::shared_ptr<Meeting> Meeting::find(const Link& link) {
 }
 
 bool Meeting::take_up(Reach active) {
+    // acquire, and acq_rel below: pairs with take_back(): that end sees what is written here, and
+    // this one its reach.
+    if (state_.load(std::memory_order_acquire) != State::offered) return false;
     reaches_[1] = std::move(active);
     segment_ = make_segment();
     for (base::Descriptor& bell : bells_) {
@@ -84,7 +90,6 @@ bool Meeting::take_up(Reach active) {
         if (!bell) return false;
     }
     State expected = State::offered;
-    // acq_rel: pairs with take_back(): that end sees what is above, and this one its reach.
     return segment_ &&
            state_.compare_exchange_strong(expected, State::taken_up, std::memory_order_acq_rel);
 }

@@ -202,8 +202,6 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     deliver_completions();
     handle_events();
     if (stream_) {
-        // What is left is for the thread that sleeps over the bell, if this one does not go on.
-        if (is_more && budget == core::Budget::large && bell_) bell_->ring_self();
         count_traffic();
         update_interest();
         if (soft_srq_ != nullptr) check_relief(at);
@@ -362,9 +360,11 @@ void QueuePair::check_hold(Time at) {
         return;
     }
     hold_until_.reset();
+    // The opening of a peer that has taken it up is on its way, or its end.
+    if (meeting_ && !meeting_->take_back()) return;
+    meeting_.reset();
     has_begun_ = true;
-    if (meeting_) settle_direct(false);
-    if (connection_ != nullptr) connection_->release_hold();
+    connection_->release_hold();
     if (const auto observer = observer_.lock()) observer->on_heard();
 }
 

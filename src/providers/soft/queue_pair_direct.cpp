@@ -55,6 +55,7 @@ void QueuePair::go_direct() {
     auto made = std::make_unique<direct::Stream>(bell->line(), *bell, send_queue_, receive_queue_,
                                                  memory_, *peer_memory_, supply, receive_wait_);
     if (auto moved = sleep_over(bell); !moved) {
+        made->handle_flush();  // the peer may have begun
         stream_->handle_link_error(moved.error().os_error);
         return;
     }
@@ -83,10 +84,11 @@ Expected<void> QueuePair::sleep_over(const std::shared_ptr<Bell>& bell) {
 
 // The peer's end, by the socket that carries nothing else.
 void QueuePair::look_at_link() {
-    if (has_link_ended_) return;
-    LinkResult found = link_->peek();
-    if (const int os_error = link_->take_error()) {
-        found = {LinkResult::Kind::error, 0, os_error};
+    // A reset shows also behind an end, and would be reported without end.
+    LinkResult found{LinkResult::Kind::error, 0, link_->take_error()};
+    if (found.os_error == 0) {
+        if (has_link_ended_) return;
+        found = link_->peek();
     }
     switch (found.kind) {
         case LinkResult::Kind::would_block:

@@ -165,6 +165,10 @@ void QueuePair::end_stream() {
     const iwarp::Cause cause = stream_->cause();
     count_traffic();
     stream_->end_step();
+    // A peer that has taken the meeting up is in this side's memory already.
+    if (meeting_ && direct_ == nullptr && !is_active_ && !meeting_->take_back()) {
+        direct::Line(meeting_->segment(), false).close();
+    }
     stop_watching();
     if (soft_srq_ != nullptr) soft_srq_->leave(*this);
     held_since_.store(0, std::memory_order_relaxed);  // see its declaration
