@@ -17,7 +17,7 @@ namespace ndv::core {
 class Outstanding : base::Live<base::LiveKind::outstanding> {
 public:
     struct Leave {
-        void operator()(Outstanding* requests) const { requests->drop(kQueue); }
+        void operator()(Outstanding* requests) const { requests->leave(); }
     };
     using OfQueue = std::unique_ptr<Outstanding, Leave>;
 
@@ -28,16 +28,27 @@ public:
     // Before the first request: they are receives that were posted to a shared queue.
     void share(Outstanding& queue) { shared_ = &queue; }
 
-    // acquire: pairs with the release in drop(): what the ended requests used is free.
+    // acquire: pairs with the releases in settle() and end_silently(): what the ended requests used
+    // is free.
     [[nodiscard]] std::uint32_t count() const {
-        return static_cast<std::uint32_t>(count_.load(std::memory_order_acquire));
+        return static_cast<std::uint32_t>(posted_.load(std::memory_order_relaxed) -
+                                          silent_.load(std::memory_order_acquire) -
+                                          ended_.load(std::memory_order_acquire));
     }
-    // Before a request is posted, because another thread may poll its completion at once.
-    void begin() { count_.fetch_add(1, std::memory_order_relaxed); }
+    // Before a request is posted, because another thread may poll its completion at once. One
+    // thread at a time, so no locked instruction. relaxed: that thread's own.
+    void begin() {
+        posted_.store(posted_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    }
     // From any thread: the completion was polled, or none will come.
     void end() {
         if (shared_ != nullptr) shared_->end();
-        drop(1);
+        settle(1);
+    }
+    // From the thread that steps, which is one at a time: none will come.
+    void end_silently() {
+        // release: pairs with count().
+        silent_.store(silent_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
     }
     // Posts by `post`, unless as many as `depth` are outstanding even after `look_for_ends`.
     template <typename LookForEnds, typename Post>
@@ -61,7 +72,8 @@ public:
     [[nodiscard]] RequestContexts* contexts() const { return contexts_; }
 
 private:
-    static constexpr std::uint64_t kQueue = 1ULL << 32U;
+    // Above any number of requests.
+    static constexpr std::uint64_t kGone = 1ULL << 63U;
 
     explicit Outstanding(RequestContexts* contexts) : contexts_(contexts) {
         if (contexts_ != nullptr) contexts_->add_reference();
@@ -69,14 +81,23 @@ private:
     ~Outstanding() {
         if (contexts_ != nullptr) contexts_->release();
     }
-    void drop(std::uint64_t count) {
+    // The queue has gone: no thread posts or steps any more.
+    void leave() {
+        // relaxed: ordered by that.
+        settle(kGone -
+               (posted_.load(std::memory_order_relaxed) - silent_.load(std::memory_order_relaxed)));
+    }
+    void settle(std::uint64_t count) {
         // acq_rel: pairs with itself and count(): the last one sees what all others did.
-        if (count_.fetch_sub(count, std::memory_order_acq_rel) == count) delete this;
+        if (ended_.fetch_add(count, std::memory_order_acq_rel) + count == kGone) delete this;
     }
 
     RequestContexts* const contexts_;
     Outstanding* shared_ = nullptr;
-    std::atomic<std::uint64_t> count_{kQueue};  // low half: requests
+    // How many ever: the poster's, the stepper's, and that of any thread.
+    std::atomic<std::uint64_t> posted_{0};
+    std::atomic<std::uint64_t> silent_{0};
+    std::atomic<std::uint64_t> ended_{0};
 };
 
 // A completion that no program will poll: its queue is dead or gone.

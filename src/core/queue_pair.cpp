@@ -87,7 +87,7 @@ bool QueuePair::deliver(bool is_receive, Completion& completion) {
 
 void QueuePair::end_silently(const Completion& completion) {
     if (completion.context_is_object) initiated_->contexts()->retire(completion.context);
-    initiated_->end();
+    initiated_->end_silently();
 }
 
 Status QueuePair::check(const WorkRequest& request, std::uint64_t& length) const {
