@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import ndverbs as nd
-from conformance.end import LIMIT, End
+from conformance.end import LIMIT, End, pattern
 from conformance.far import FarProcess
 from conformance.pair import join, kept_ends
 
@@ -147,6 +147,41 @@ def test_an_end_that_began_to_speak_by_tcp_goes_on_so(near, make):
     near.connector.complete_connect()
 
     assert near.connector.transport == passive.connector.transport == "tcp"
+
+
+def test_a_message_behind_a_wait_satisfies_an_arm(near, make):
+    passive = make()
+    connect(near, passive)
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(50):
+            passive.receive()
+            passive.receive()
+            waited = thread.submit(passive.received)
+            near.send()
+            waited.result(LIMIT)
+
+            passive.arm("receive")
+            near.send()
+
+            assert passive.is_notified("receive", LIMIT)
+            assert passive.received().status == nd.Status.SUCCESS
+
+
+def test_a_large_message_behind_many_goes_on_while_its_end_only_polls(near, make):
+    passive = make()
+    connect(near, passive)
+    near.memory("source", 300_000, seed=5)
+    passive.memory("sink", 300_000)
+    for _ in range(300):
+        near.send()
+        passive.receive()
+    near.send("source")
+    passive.receive("sink")
+
+    done = [passive.received() for _ in range(301)]
+
+    assert {each.status for each in done} == {nd.Status.SUCCESS}
+    assert passive.content("sink") == pattern(300_000, 5)
 
 
 def test_transport_is_of_a_connection_that_stands(near):
