@@ -39,6 +39,7 @@ from ndverbs._native import (
     SharedReceiveQueue,
     Status,
     adapters,
+    crc32c,
     request_dtype,
     result_dtype,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "Status",
     "__version__",
     "adapters",
+    "crc32c",
     "create_connection",
     "create_server",
     "open_connection",

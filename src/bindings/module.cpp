@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/live.hpp"
+#include "bindings/checksum.hpp"
 #include "bindings/hot/segments.hpp"
 #include "bindings/python/adapter_state.hpp"
 #include "bindings/python/deferred.hpp"
@@ -58,6 +59,7 @@ PYBIND11_MODULE(native_of_main, module) {
     bind_stream(module);
     bind_adapter(module);
     bind_bench(module);
+    bind_checksum(module);
     module.def(
         "_call_and_report",
         [](const py::object& function, const py::object& argument) {

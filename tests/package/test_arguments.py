@@ -120,6 +120,7 @@ def world() -> Iterator[dict[str, Any]]:
             "local": region.segment(0, 8),
             "address": "127.0.0.1:0",
             "array": bytearray(8),
+            "buffer": bytearray(8),
             "access": nd.Access.LOCAL_WRITE,
             "name": "nothing",
             "depth": 4,

@@ -57,6 +57,7 @@ MEMBERS = {
         "Status",
         "__version__",
         "adapters",
+        "crc32c",
         "request_dtype",
         "result_dtype",
         "wsk",
