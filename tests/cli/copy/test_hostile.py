@@ -9,7 +9,6 @@ import contextlib
 import os
 import socket
 import threading
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cli.copying import LIMIT, Client, Serving, assert_serves, serving
-from ndverbs import Adapter
+from ndverbs import Adapter, crc32c
 from ndverbs.cli.filecopy.channel import Channel
 from ndverbs.cli.filecopy.client import copy_file
 from ndverbs.cli.filecopy.protocol import (
@@ -33,7 +32,7 @@ from ndverbs.cli.filecopy.protocol import (
     Window,
     Wrote,
 )
-from ndverbs.cli.filecopy.server import FIRST_WINDOW, WINDOW, WINDOWS
+from ndverbs.cli.filecopy.receiving import WINDOW, WINDOWS
 from ndverbs.cli.filecopy.source import SourceFile
 
 
@@ -70,12 +69,12 @@ def test_garbage_is_answered_with_the_reason(client: Client, server: Serving):
 def test_another_version_is_answered_with_both(client: Client):
     client.send_bytes(b"NDCP\x07\x01\0\0")
 
-    assert "speaks version 7 of the copy protocol, this one 1" in client.failure().text
+    assert "speaks version 7 of the copy protocol, the other version 2" in client.failure().text
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8])
 def test_a_message_too_short_is_answered(client: Client, size: int):
-    client.send_bytes(b"NDCP\x01\x01\0\0"[:size])
+    client.send_bytes(b"NDCP\x02\x01\0\0"[:size])
 
     assert client.failure().reason is Reason.PROTOCOL
 
@@ -142,7 +141,7 @@ def test_what_is_not_due_during_the_content_is_refused(client: Client, message: 
 def test_what_is_not_due_after_the_content_is_refused(client: Client, message: Message):
     window = client.window(10)
     client.write(window, bytes(10))
-    client.send(Wrote(0, 10, zlib.crc32(bytes(10))))
+    client.send(Wrote(0, 10, crc32c(bytes(10))))
     client.send(message)
 
     assert client.failure().reason is Reason.PROTOCOL
@@ -151,20 +150,20 @@ def test_what_is_not_due_after_the_content_is_refused(client: Client, message: M
 def test_a_window_with_another_checksum_is_refused(client: Client):
     window = client.window(10)
     client.write(window, b"0123456789")
-    client.send(Wrote(0, 10, zlib.crc32(b"0123456788")))
+    client.send(Wrote(0, 10, crc32c(b"0123456788")))
 
     failure = client.failure()
 
     assert failure.reason is Reason.CHECKSUM
-    assert "bytes 0 to 10 do not have the client's checksum" in failure.text
+    assert "bytes 0 to 10 do not have the sender's checksum" in failure.text
 
 
 @pytest.mark.parametrize(
-    "commit", [Commit(9, zlib.crc32(bytes(10))), Commit(10, 1)], ids=["size", "crc"]
+    "commit", [Commit(9, crc32c(bytes(10))), Commit(10, 1)], ids=["size", "crc"]
 )
 def test_a_commit_of_something_else_is_refused(client: Client, commit: Commit):
     client.window(10)
-    client.send(Wrote(0, 10, zlib.crc32(bytes(10))))
+    client.send(Wrote(0, 10, crc32c(bytes(10))))
     client.send(commit)
 
     assert client.failure().reason is Reason.CHECKSUM
@@ -188,8 +187,8 @@ def test_a_write_with_a_guessed_token_ends_the_connection(client: Client, server
 
 def test_a_write_after_the_window_was_handed_back_changes_nothing(client: Client, server: Serving):
     """The server has ended remote access before it looks at the checksum."""
-    window = client.window(WINDOW * 6)
-    client.send(Wrote(0, FIRST_WINDOW, zlib.crc32(bytes(FIRST_WINDOW))))
+    window = client.window(WINDOW * 20)
+    client.send(Wrote(0, WINDOW, crc32c(bytes(WINDOW))))
     for _ in range(WINDOWS):
         assert isinstance(client.receive(), Window)
     client.write(window, b"too late")
@@ -213,24 +212,24 @@ def test_another_connections_token_is_worth_nothing(
         thief.close()
     server.next_line()
 
-    client.send(Wrote(0, 10, zlib.crc32(bytes(10))))
-    client.send(Commit(10, zlib.crc32(bytes(10))))
+    client.send(Wrote(0, 10, crc32c(bytes(10))))
+    client.send(Commit(10, crc32c(bytes(10))))
 
-    assert client.receive() == Done(10, zlib.crc32(bytes(10)))
+    assert client.receive() == Done(10, crc32c(bytes(10)))
     assert (server.directory / "target").read_bytes() == bytes(10)
 
 
 def steps(client: Client, count: int) -> None:
     """Go so far in the exchange."""
     if count > 0:
-        window = client.window(FIRST_WINDOW + 10)
-    content = b"some bytes".ljust(FIRST_WINDOW + 10, b"\0")
+        window = client.window(WINDOW + 10)
+    content = b"some bytes".ljust(WINDOW + 10, b"\0")
     if count > 1:
         client.write(window, b"some bytes")
     if count > 2:
-        client.send(Wrote(0, FIRST_WINDOW, zlib.crc32(content[:FIRST_WINDOW])))
+        client.send(Wrote(0, WINDOW, crc32c(content[:WINDOW])))
     if count > 3:
-        client.send(Wrote(FIRST_WINDOW, 10, zlib.crc32(content)))
+        client.send(Wrote(WINDOW, 10, crc32c(content)))
 
 
 @pytest.mark.parametrize("count", range(5))
@@ -292,7 +291,7 @@ def test_any_bytes_leave_the_server_serving(
     client = Client(adapter, server)
     with contextlib.suppress(CopyError, OSError):
         for piece in data:
-            client.send_bytes((b"NDCP\x01" if is_prefixed else b"") + piece)
+            client.send_bytes((b"NDCP\x02" if is_prefixed else b"") + piece)
     client.close()
 
     server.next_line()
@@ -384,7 +383,7 @@ def test_a_server_that_stored_something_else_is_caught(tmp_path: Path, adapter: 
     with (
         fake_server(adapter, Done(0, 1)) as address,
         SourceFile(str(path)) as source,
-        pytest.raises(CopyError, match="the server stored crc32 00000001") as caught,
+        pytest.raises(CopyError, match="the receiver stored crc32c 00000001") as caught,
     ):
         copy_file(source, address, "x", adapter=adapter)
 

@@ -34,7 +34,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         Request,
         st.binary(max_size=MAX_NAME),
         st.integers(0, MAX_SIZE),
-        st.sampled_from([Flags.NONE, Flags.FORCE, Flags.SYNC, Flags.FORCE | Flags.SYNC]),
+        st.integers(0, 7).map(Flags),
     ),
     st.builds(Window, st.integers(0, 2**62), st.integers(1, 2**30), st.integers(0, 2**63), U32),
     st.builds(Wrote, U64, U64, U32),
@@ -51,16 +51,16 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
 GOLDEN = [
     (
         Request(b"a/b.bin", 258, Flags.FORCE),
-        "4e444350 01 01 0000 00000001 0000000000000102 0007 612f622e62696e",
+        "4e444350 02 01 0000 00000001 0000000000000102 0007 612f622e62696e",
     ),
     (
         Window(0x1000, 0x200, 0x7F0000000000, 0xABCD1234),
-        "4e444350 01 02 0000 0000000000001000 0000000000000200 00007f0000000000 abcd1234",
+        "4e444350 02 02 0000 0000000000001000 0000000000000200 00007f0000000000 abcd1234",
     ),
-    (Wrote(1, 2, 3), "4e444350 01 03 0000 0000000000000001 0000000000000002 00000003"),
-    (Commit(5, 6), "4e444350 01 04 0000 0000000000000005 00000006"),
-    (Done(5, 6), "4e444350 01 05 0000 0000000000000005 00000006"),
-    (Failure(Reason.DISK_FULL, "no"), "4e444350 01 06 0000 0006 0002 6e6f"),
+    (Wrote(1, 2, 3), "4e444350 02 03 0000 0000000000000001 0000000000000002 00000003"),
+    (Commit(5, 6), "4e444350 02 04 0000 0000000000000005 00000006"),
+    (Done(5, 6), "4e444350 02 05 0000 0000000000000005 00000006"),
+    (Failure(Reason.DISK_FULL, "no"), "4e444350 02 06 0000 0006 0002 6e6f"),
 ]
 
 
@@ -91,7 +91,7 @@ def test_any_bytes_are_a_message_or_a_copy_error(data: bytes):
 
 @given(st.integers(0, 7), st.binary(max_size=64))
 def test_any_body_is_a_message_or_a_copy_error(kind: int, body: bytes):
-    assert_message_or_error(b"NDCP\x01" + bytes([kind]) + b"\0\0" + body)
+    assert_message_or_error(b"NDCP\x02" + bytes([kind]) + b"\0\0" + body)
 
 
 @given(MESSAGES, st.data())
@@ -113,7 +113,9 @@ def test_another_version_is_named():
     data = bytearray(encode(Commit(1, 2)))
     data[4] = 9
 
-    with pytest.raises(CopyError, match=r"speaks version 9 of the copy protocol, this one 1"):
+    with pytest.raises(
+        CopyError, match=r"speaks version 9 of the copy protocol, the other version 2"
+    ):
         decode(bytes(data))
 
 
@@ -128,7 +130,7 @@ def test_a_failure_of_another_version_can_still_be_read():
     "message",
     [
         Request(b"a", MAX_SIZE + 1),
-        Request(b"a", 1, Flags(4)),
+        Request(b"a", 1, Flags(64)),
         Window(0, 0, 0, 0),
         Window(0, 2**30 + 1, 0, 0),
         Window(MAX_SIZE, 1, 0, 0),

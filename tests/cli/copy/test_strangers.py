@@ -7,14 +7,13 @@ import contextlib
 import re
 import socket
 import threading
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cli.copying import LIMIT, Client, Serving, assert_serves, serving
-from ndverbs import Adapter
+from ndverbs import Adapter, crc32c
 from ndverbs.cli.filecopy.channel import Channel
 from ndverbs.cli.filecopy.places import Places
 from ndverbs.cli.filecopy.protocol import (
@@ -27,7 +26,7 @@ from ndverbs.cli.filecopy.protocol import (
     Window,
     Wrote,
 )
-from ndverbs.cli.filecopy.server import FIRST_WINDOW
+from ndverbs.cli.filecopy.receiving import WINDOW
 
 # An MPA request with and without peer-to-peer mode: all that these strangers ever say.
 MPA_REQUESTS = [
@@ -101,17 +100,17 @@ def test_a_silent_copy_gives_its_turn_to_one_that_waits(tmp_path: Path, adapter:
 def test_a_client_that_has_sent_has_more_patience_to_hope_for(tmp_path: Path, adapter: Adapter):
     with serving(tmp_path / "served", max_active=1, patience_first=0.0) as server:
         slow = Client(adapter, server)
-        slow.window(FIRST_WINDOW + 10)
-        slow.send(Wrote(0, FIRST_WINDOW, zlib.crc32(bytes(FIRST_WINDOW))))
+        slow.window(WINDOW + 10)
+        slow.send(Wrote(0, WINDOW, crc32c(bytes(WINDOW))))
         assert isinstance(slow.receive(), Window)
         waiting = Client(adapter, server)
         waiting.send(Request(b"other", 0))
         assert "waits, 1 copies are under way" in server.next_line()
 
-        crc = zlib.crc32(bytes(FIRST_WINDOW + 10))
-        slow.send(Wrote(FIRST_WINDOW, 10, crc))
-        slow.send(Commit(FIRST_WINDOW + 10, crc))
-        assert slow.receive() == Done(FIRST_WINDOW + 10, crc)
+        crc = crc32c(bytes(WINDOW + 10))
+        slow.send(Wrote(WINDOW, 10, crc))
+        slow.send(Commit(WINDOW + 10, crc))
+        assert slow.receive() == Done(WINDOW + 10, crc)
         slow.close()
         waiting.send(Commit(0, 0))
 
@@ -148,10 +147,10 @@ def test_an_announcement_takes_no_disk(tmp_path: Path, adapter: Adapter):
     """The disk is taken as bytes come: one small window for a client that has sent none."""
     with serving(tmp_path / "served", is_unnamed=False) as server:
         stranger = Client(adapter, server)
-        stranger.window(4 * FIRST_WINDOW)
+        stranger.window(4 * WINDOW)
         (partial,) = server.names()
 
-        assert (server.directory / partial).stat().st_size == FIRST_WINDOW
+        assert (server.directory / partial).stat().st_size == WINDOW
         stranger.close()
         assert "ended the connection" in server.next_line()
         assert server.names() == []

@@ -2,6 +2,7 @@
 """Names below the served directory, and files that have no name yet."""
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -281,6 +282,24 @@ def test_without_hard_links_a_rename_that_replaces_nothing_does(
     assert caught.value.reason is Reason.TARGET_EXISTS
     assert [p.name for p in tmp_path.iterdir()] == ["new"]
     assert (tmp_path / "new").read_bytes() == b"hello"
+
+
+def test_a_disk_that_is_full_after_some_bytes_is_told(root: int, monkeypatch: pytest.MonkeyPatch):
+    pwrite = os.pwrite
+
+    def write_some(fd: int, data: memoryview, offset: int) -> int:
+        if offset >= 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data[:2], offset)
+
+    monkeypatch.setattr(os, "pwrite", write_some)
+    with (
+        partial(root) as file,
+        pytest.raises(CopyError, match="writing at byte 4: No sp") as caught,
+    ):
+        file.write(0, memoryview(b"hello"))
+
+    assert caught.value.reason is Reason.DISK_FULL
 
 
 def test_room_is_taken_piece_by_piece(root: int):

@@ -3,18 +3,18 @@
 
 import os
 import threading
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cli.copying import Serving, content, copy, serving
-from ndverbs import Adapter
-from ndverbs.cli.filecopy.client import CHUNK
+from ndverbs import Adapter, crc32c
+from ndverbs.cli.filecopy import receiving
 from ndverbs.cli.filecopy.protocol import CopyError, Flags, Reason
-from ndverbs.cli.filecopy.server import WINDOW, WINDOWS
-from ndverbs.cli.filecopy.target import PARTIAL_PREFIX
+from ndverbs.cli.filecopy.receiving import WINDOW, WINDOWS
+from ndverbs.cli.filecopy.sending import CHUNK
+from ndverbs.cli.filecopy.target import PARTIAL_PREFIX, PartialFile
 
 
 @pytest.fixture
@@ -37,14 +37,11 @@ def source(tmp_path: Path) -> Path:
         1,
         4095,
         4096,
-        CHUNK - 1,
-        CHUNK,
-        CHUNK + 1,
         WINDOW - 1,
         WINDOW,
         WINDOW + 1,
         WINDOWS * WINDOW,
-        (WINDOWS + 2) * WINDOW + 12345,
+        (3 * WINDOWS + 2) * WINDOW + 12345,
     ],
 )
 def test_a_copy_equals_its_source(server: Serving, tmp_path: Path, size: int):
@@ -58,10 +55,51 @@ def test_a_copy_equals_its_source(server: Serving, tmp_path: Path, size: int):
     assert server.names() == ["target"]
 
 
+@pytest.mark.parametrize("window", [1000, CHUNK - 1, CHUNK + 1, 3 * CHUNK])
+def test_windows_need_not_have_the_size_of_the_writes(
+    server: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+):
+    monkeypatch.setattr(receiving, "WINDOW", window)
+    path = tmp_path / "source"
+    path.write_bytes(content(20 * window + 7))
+
+    copy(path, server.address, "target")
+
+    assert (server.directory / "target").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("size", [0, 1, 3 * CHUNK + 17])
+def test_a_file_that_is_read_back_from_the_disk_arrives(server: Serving, tmp_path: Path, size: int):
+    path = tmp_path / "source"
+    path.write_bytes(content(size))
+
+    copy(path, server.address, "target", flags=Flags.VERIFY)
+
+    assert (server.directory / "target").read_bytes() == path.read_bytes()
+
+
+def test_a_disk_that_gives_other_bytes_than_were_written_is_caught(
+    server: Serving, source: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write = PartialFile.write
+
+    def spoil(self: PartialFile, offset: int, data: memoryview) -> None:
+        write(self, offset, data)
+        os.pwrite(self.fd, b"!", offset)
+
+    monkeypatch.setattr(PartialFile, "write", spoil)
+
+    with pytest.raises(CopyError, match="read back were 3145745 bytes with crc32c") as caught:
+        copy(source, server.address, "target", flags=Flags.VERIFY)
+
+    assert caught.value.reason is Reason.CHECKSUM
+    assert server.names() == []
+
+
 def test_both_ends_say_what_was_copied(server: Serving, source: Path):
     copied = copy(source, server.address, "target")
 
-    assert copied.crc == zlib.crc32(source.read_bytes())
+    assert copied.crc == crc32c(source.read_bytes())
     assert f"stored 'target', {copied.size} bytes" in server.next_line()
 
 

@@ -25,8 +25,8 @@ import time
 import zlib
 from collections.abc import Callable
 
-from ndverbs.cli.filecopy.client import CHUNK, CHUNKS
-from ndverbs.cli.filecopy.server import WINDOW, WINDOWS
+from ndverbs.cli.filecopy.receiving import WINDOW, WINDOWS
+from ndverbs.cli.filecopy.sending import CHUNK, CHUNKS
 from ndverbs.cli.filecopy.source import SourceFile
 from ndverbs.cli.filecopy.target import PartialFile
 

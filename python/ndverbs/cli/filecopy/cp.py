@@ -31,6 +31,11 @@ def add(commands: Commands) -> None:
     cp.add_argument(
         "--sync", action="store_true", help="wait until the file is on the server's disk"
     )
+    cp.add_argument(
+        "--verify",
+        action="store_true",
+        help="read the file back from the server's disk before it gets its name",
+    )
     cp.add_argument("-q", "--quiet", action="store_true", help="print failures only")
     add_adapter(cp)
     cp.add_argument(
@@ -56,6 +61,7 @@ def run(given: argparse.Namespace) -> int:
     address, name = split_target(given.target)
     flags = Flags.FORCE if given.force else Flags.NONE
     flags |= Flags.SYNC if given.sync else Flags.NONE
+    flags |= Flags.VERIFY if given.verify else Flags.NONE
     try:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(SourceFile(source))
@@ -78,7 +84,7 @@ def run(given: argparse.Namespace) -> int:
         rate = copied.size / copied.seconds / 1e9
         print(
             f"{shown(source)}{what} to {given.target}: {copied.size:,} bytes in "
-            f"{copied.seconds:.2f} s, {rate:.2f} GB/s, crc32 {copied.crc:08x} on both ends"
+            f"{copied.seconds:.2f} s, {rate:.2f} GB/s, crc32c {copied.crc:08x} on both ends"
         )
     return 0
 

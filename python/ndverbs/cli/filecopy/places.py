@@ -21,7 +21,7 @@ from typing import Protocol
 from ndverbs.cli.filecopy.protocol import CopyError, Failure, Reason
 
 PATIENCE_FIRST = 2.0  # seconds for the first window while others wait; 4 Mbit/s need that
-PATIENCE = 20.0  # seconds for any later one; 7 Mbit/s fill it
+PATIENCE = 20.0  # seconds for any later one: a source may pause
 _LOOK = 1.0  # seconds after which a guest that waits is looked at again
 
 

@@ -10,9 +10,9 @@ so to each other.
 The exchange (client C, server S)::
 
     C → S  Request           name, size
-    S → C  Window ...        memory of the new file, in file order; a few at a time
+    S → C  Window ...        staging memory for a piece of the file, in file order; a few at a time
            C writes the file's bytes into the windows by RDMA
-    C → S  Wrote ...         one for each window, after its last write; carries the CRC so far
+    C → S  Wrote ...         one for each window, after its last write; carries the CRC32C so far
     C → S  Commit            all of it was sent, and the source did not change meanwhile
     S → C  Done              the file stands under its name
     either → Failure         instead of any of these; ends the copy
@@ -27,7 +27,7 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-VERSION = 1
+VERSION = 2
 MAX_NAME = 4095  # bytes; Linux's PATH_MAX without the terminating NUL
 MAX_TEXT = 1024  # bytes of UTF-8 in a Failure
 MAX_MESSAGE = 4160  # the longest Request and a little room
@@ -77,6 +77,10 @@ class Flags(enum.IntFlag):
     NONE = 0
     FORCE = 1  # replace a regular file of that name
     SYNC = 2  # have file and directory on the disk before the answer
+    VERIFY = 4  # read the file back from the disk before the answer
+
+
+_ALL_FLAGS = Flags.FORCE | Flags.SYNC | Flags.VERIFY
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class Request:
         name = body[cls._FIXED.size :]
         if len(name) != length:
             raise malformed(f"a name of {length} bytes comes with {len(name)}")
-        if flags & ~int(Flags.FORCE | Flags.SYNC):
+        if flags & ~int(_ALL_FLAGS):
             raise malformed(f"unknown flags 0x{flags:x}")
         if size > MAX_SIZE:
             raise malformed(f"a file of {size} bytes cannot exist")
@@ -137,7 +141,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Wrote:
-    """C → S: the window at `offset` is full; `crc` covers the file up to its end."""
+    """C → S: the window at `offset` is full; `crc` is of the file up to its end."""
 
     KIND: ClassVar[int] = 3
     _FIXED: ClassVar[struct.Struct] = struct.Struct("!QQI")
@@ -158,7 +162,7 @@ class Wrote:
 
 @dataclass(frozen=True, slots=True)
 class _Total:
-    """Size and CRC-32 of the whole file."""
+    """Size and CRC32C of the whole file."""
 
     _FIXED: ClassVar[struct.Struct] = struct.Struct("!QI")
 
@@ -184,7 +188,7 @@ class Commit(_Total):
 
 @dataclass(frozen=True, slots=True)
 class Done(_Total):
-    """S → C: the file has its name; `crc` is what the server read back."""
+    """S → C: the file has its name; `crc` is of the bytes that were written to it."""
 
     KIND: ClassVar[int] = 5
 
@@ -248,7 +252,7 @@ def decode(data: bytes) -> Message:
     kind = _KINDS.get(number)
     if version != VERSION and kind is not Failure:
         raise malformed(
-            f"the other end speaks version {version} of the copy protocol, this one {VERSION}"
+            f"one end speaks version {version} of the copy protocol, the other version {VERSION}"
         )
     if kind is None or reserved != 0:
         raise malformed(f"unknown message kind {number}")
@@ -256,6 +260,11 @@ def decode(data: bytes) -> Message:
         return kind.parse(data[_HEADER.size :])
     except struct.error:
         raise malformed(f"a {kind.__name__} of {len(data)} bytes has the wrong length") from None
+
+
+def unexpected(message: Message) -> CopyError:
+    """Return the error for a message that is none of those that may come now."""
+    return malformed(f"a {type(message).__name__} where none belongs")
 
 
 def printable(text: str) -> str:

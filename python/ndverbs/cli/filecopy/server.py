@@ -1,55 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The receiving end of file copies: a listener, and what one connection may do.
+"""The server of file copies: a listener, and what one connection may do.
 
-Every connection has its own thread, protection domain and time limits, and maps only a few
-windows of its file at once, so that neither a large file nor a slow or hostile client costs more
-than that; a client that has not sent a byte yet gets one small window. Which clients are served,
-and which give way, is in `places`. The client's bytes land in the mapping of the new file by RDMA;
-they are read back for the checksum before the file gets its name.
+Every connection has its own thread, protection domain and time limits, and a few staging buffers,
+so that neither a large file nor a slow or hostile client costs more than that; a client that has
+not sent a byte yet gets one of them. Which clients are served and which
+give way is in `places`, how the bytes arrive in `receiving`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import mmap
 import os
 import threading
 import time
-import zlib
-from collections import deque
 from collections.abc import Callable
 
-from ndverbs import Access, Adapter, Connector, Listener, MemoryRegion, RdmaError
+from ndverbs import Adapter, Connector, Listener, RdmaError
 from ndverbs._address import text as address_text
 from ndverbs._closing import Closing
 from ndverbs.cli.filecopy.channel import BUSY, Channel
 from ndverbs.cli.filecopy.places import PATIENCE, PATIENCE_FIRST, Places
 from ndverbs.cli.filecopy.protocol import (
-    Commit,
     CopyError,
     Done,
     Failure,
     Flags,
-    Message,
     Reason,
     Request,
-    Window,
-    Wrote,
-    malformed,
+    unexpected,
 )
+from ndverbs.cli.filecopy.receiving import Receiving
 from ndverbs.cli.filecopy.target import PartialFile, check_target, open_parent, shown, split_name
 
-WINDOW = 16 << 20  # bytes; what a client fills between two messages
-WINDOWS = 4  # open at once for one connection
-FIRST_WINDOW = 1 << 20  # bytes; the only window until it is full
 MAX_ACTIVE = 16  # copies at once
 MAX_QUEUED = 64  # connections beyond those: they ask, or wait for their turn
 REQUEST_TIME = 10.0  # seconds that a client has to say what it wants
 SILENCE = 60.0  # seconds that a client has for one window
 STOP_TIME = 10.0  # seconds that connections get to end when the server stops
-_READ_BACK = 1 << 20  # bytes read back at once for the checksum
-_MADV_POPULATE_WRITE = 23  # linux/mman.h, since 5.14
 
 Log = Callable[[str], None]
 
@@ -199,15 +186,14 @@ class Server(Closing):
             try:
                 request = channel.receive(self._request_time, "to say what it wants")
                 if not isinstance(request, Request):
-                    raise _unexpected(request)
+                    raise unexpected(request)
                 self._places.take_turn(
                     channel,
                     lambda: self._log(f"{peer}: waits, {self._max_active} copies are under way"),
                 )
                 partial = stack.enter_context(self._open(request))
-                reception = _Reception(channel, partial, self._silence)
-                stack.callback(reception.close)
-                crc = reception.run()
+                receiving = stack.enter_context(Receiving(channel, partial, self._silence))
+                crc = receiving.run(verify=bool(request.flags & Flags.VERIFY))
                 partial.publish(
                     force=bool(request.flags & Flags.FORCE), sync=bool(request.flags & Flags.SYNC)
                 )
@@ -228,123 +214,6 @@ class Server(Closing):
             os.close(parent)
             raise
         return PartialFile(parent, components[-1], request.size, is_unnamed=self._is_unnamed)
-
-
-class _OpenWindow:
-    """A piece of the file, mapped and registered; `offer` is what the client gets to know.
-
-    Only a program that may open the file on this machine, and truncates it meanwhile, can turn an
-    access to the mapping into a SIGBUS; a file without a name cannot be opened by others.
-    """
-
-    def __init__(self, channel: Channel, partial: PartialFile, offset: int, length: int) -> None:
-        partial.extend(offset, length)
-        self._mapping = mmap.mmap(partial.fd, length, offset=offset)
-        # Where the disk turns out to be full after all, this says so instead of a SIGBUS.
-        try:
-            self._mapping.madvise(_MADV_POPULATE_WRITE)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # a kernel before 5.14
-                raise CopyError(
-                    Reason.INPUT_OUTPUT, f"the file cannot be written: {error.strerror}"
-                ) from None
-        self._region: MemoryRegion = channel.register(self._mapping, Access.REMOTE_WRITE)
-        self.offer = Window(offset, length, self._region.address, self._region.remote_token)
-
-    def close(self) -> None:
-        """End remote access, then give the mapping back."""
-        self._region.close()
-        # The export may be given back a moment later; then the mapping goes with its last user.
-        with contextlib.suppress(BufferError):
-            self._mapping.close()
-
-
-class _Reception:
-    """The content of one file: windows that are open, and the checksum of those before."""
-
-    def __init__(self, channel: Channel, partial: PartialFile, silence: float) -> None:
-        self._channel = channel
-        self._partial = partial
-        self._silence = silence
-        self._offered = 0  # end of the last window
-        self._windows: deque[_OpenWindow] = deque()
-        self._crc = 0
-        self._buffer = memoryview(bytearray(min(_READ_BACK, max(partial.size, 1))))
-
-    def run(self) -> int:
-        """Return the CRC of the whole file once the client has committed it."""
-        self._offer()
-        while self._windows:
-            message = self._receive()
-            if not isinstance(message, Wrote):
-                raise _unexpected(message)
-            offer = self._windows[0].offer
-            if (message.offset, message.length) != (offer.offset, offer.length):
-                raise malformed(
-                    f"bytes {message.offset} to {message.offset + message.length} were not due"
-                )
-            self._windows.popleft().close()
-            if self._channel.has_sent:
-                self._offer()  # before the checksum: the client goes on meanwhile
-            self._read_back(message)
-            self._channel.has_sent = True
-            while len(self._windows) < WINDOWS and self._offer():
-                pass
-        message = self._receive()
-        if not isinstance(message, Commit):
-            raise _unexpected(message)
-        if (message.size, message.crc) != (self._partial.size, self._crc):
-            raise CopyError(
-                Reason.CHECKSUM,
-                f"{self._partial.size} bytes with crc32 {self._crc:08x} arrived, the client "
-                f"sent {message.size} with {message.crc:08x}",
-            )
-        return self._crc
-
-    def close(self) -> None:
-        """Close the windows that are open."""
-        while self._windows:
-            self._windows.popleft().close()
-
-    def _receive(self) -> Message:
-        return self._channel.receive(self._silence, "to send more of the file")
-
-    def _offer(self) -> bool:
-        """Open the next window; False at the end of the file."""
-        most = WINDOW if self._channel.has_sent else FIRST_WINDOW
-        length = min(most, self._partial.size - self._offered)
-        if length == 0:
-            return False
-        window = _OpenWindow(self._channel, self._partial, self._offered, length)
-        self._windows.append(window)
-        self._offered += length
-        self._channel.send(window.offer, self._silence)
-        return True
-
-    def _read_back(self, wrote: Wrote) -> None:
-        """Add a window to the checksum, as a reader of the file sees it."""
-        position, end = wrote.offset, wrote.offset + wrote.length
-        while position < end:
-            piece = self._buffer[: min(len(self._buffer), end - position)]
-            try:
-                count = os.preadv(self._partial.fd, [piece], position)
-            except OSError as error:
-                raise CopyError(
-                    Reason.INPUT_OUTPUT, f"the file cannot be read back: {error.strerror}"
-                ) from None
-            if count == 0:
-                raise CopyError(Reason.INPUT_OUTPUT, "another program shortened the file")
-            self._crc = zlib.crc32(piece[:count], self._crc)
-            position += count
-        if self._crc != wrote.crc:
-            raise CopyError(
-                Reason.CHECKSUM,
-                f"bytes {wrote.offset} to {end} do not have the client's checksum",
-            )
-
-
-def _unexpected(message: Message) -> CopyError:
-    return malformed(f"a {type(message).__name__} where none belongs")
 
 
 def _peer_text(connector: Connector) -> str:

@@ -16,12 +16,14 @@ import os
 import secrets
 import stat
 
+from ndverbs import crc32c
 from ndverbs._closing import Closing
 from ndverbs.cli.filecopy.protocol import MAX_NAME, CopyError, Reason, printable
 
 PARTIAL_PREFIX = ".ndverbs-partial-"
 MAX_COMPONENT = 255  # bytes; Linux's NAME_MAX
 
+_READ_BACK = 1 << 20  # bytes of one read
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_NOREPLACE = 1  # linux/fs.h
 
@@ -158,6 +160,47 @@ class PartialFile(Closing):
             os.posix_fallocate(self.fd, offset, length)
         except OSError as error:
             raise _refusal(error, f"no room for bytes {offset} to {offset + length}") from None
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write a piece of the content.
+
+        Raises
+        ------
+        CopyError
+            The disk is full, or fails.
+        """
+        done = 0
+        while done < len(data):
+            try:
+                done += os.pwrite(self.fd, data[done:], offset + done)
+            except OSError as error:
+                raise _refusal(error, f"writing at byte {offset + done}") from None
+
+    def verify(self, crc: int) -> None:
+        """Read the file back from the disk, and compare its CRC32C.
+
+        Raises
+        ------
+        CopyError
+            The disk fails, or gives other bytes than were written.
+        """
+        found = position = 0
+        buffer = memoryview(bytearray(min(_READ_BACK, max(self.size, 1))))
+        try:
+            # Pages that are on the disk may leave the cache, so that they are read from there.
+            os.fdatasync(self.fd)
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            while (count := os.preadv(self.fd, [buffer], position)) > 0:
+                found = crc32c(buffer[:count], found)
+                position += count
+        except OSError as error:
+            raise _refusal(error, f"reading back at byte {position}") from None
+        if (position, found) != (self.size, crc):
+            raise CopyError(
+                Reason.CHECKSUM,
+                f"read back were {position} bytes with crc32c {found:08x}, written were "
+                f"{self.size} with {crc:08x}",
+            )
 
     def publish(self, *, force: bool, sync: bool) -> None:
         """Give the file its final name, in one step that no reader can see half done.
