@@ -108,8 +108,8 @@ def _report(source: Path | None, size: int, rdma: _Way, tcp: _Way) -> None:
     if size:
         print(f"  {'ratio':22} {rdma.rate(size) / tcp.rate(size):6.2f}")
     print(
-        "every copy was read again and equals the source byte by byte; "
-        "same files, reservation and checksum both ways"
+        "the TCP copy has the same ends: the same reads, CRC32C on both ends, staging buffers and "
+        "writes to the file;\nevery copy was read again and equals the source byte by byte"
     )
 
 

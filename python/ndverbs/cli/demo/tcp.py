@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plain TCP copy that `ndverbs demo` compares with: the server of `cp` without RDMA.
+"""The plain TCP copy that `ndverbs demo` compares with: the copy of `cp` without RDMA.
 
 Same ends as the RDMA copy, so that only the transport differs: the source is read into buffers
-that rotate, the target is reserved and mapped in windows, read back for the checksum and named when
-it is whole; checksums run on a thread of their own on both sides, as the RDMA transport also runs
-beside them. What differs is how the bytes travel: ``socket.sendall`` and ``socket.recv_into`` on
-one connection.
+that rotate, each is sent first and added to its CRC32C afterwards; the receiver has as many staging
+buffers, and what has arrived in one is added to the checksum and written to a file that is reserved
+and named in the same way. It receives on a thread of its own, as the RDMA transport also runs
+beside the checksum and the file. What differs is how the bytes travel: ``socket.sendall`` and
+``socket.recv_into`` on one connection.
 
 ``python -m ndverbs.cli.demo.tcp DIRECTORY`` is the receiving process; it prints its port, serves
 one connection after the other and ends when its standard input does.
@@ -22,51 +23,35 @@ import struct
 import sys
 import threading
 import time
-import zlib
-from collections.abc import Callable
 
-from ndverbs.cli.filecopy.receiving import WINDOW, WINDOWS
+from ndverbs import crc32c
+from ndverbs.cli.filecopy.receiving import RESERVED, WINDOW, WINDOWS
 from ndverbs.cli.filecopy.sending import CHUNK, CHUNKS
 from ndverbs.cli.filecopy.source import SourceFile
 from ndverbs.cli.filecopy.target import PartialFile
 
 _REQUEST = struct.Struct("!QH")  # size, length of the name that follows
-_ANSWER = struct.Struct("!I")  # CRC-32
-_READ_BACK = 1 << 20
+_ANSWER = struct.Struct("!I")  # CRC32C
 
 
 def copy_file_tcp(source: SourceFile, address: tuple[str, int], name: str) -> tuple[float, int]:
-    """Copy an open file to the receiving process; returns seconds and CRC-32."""
+    """Copy an open file to the receiving process; returns seconds and CRC32C."""
     started = time.perf_counter()
-    chunk = max(min(CHUNK, source.size), 1)
-    memory = memoryview(bytearray(CHUNKS * chunk))
-    free: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for slot in range(CHUNKS):
-        free.put(slot)
-    crc = 0
-
-    def add(item: tuple[int, int]) -> None:
-        nonlocal crc
-        slot, length = item
-        crc = zlib.crc32(memory[slot * chunk : slot * chunk + length], crc)
-        free.put(slot)
-
-    with socket.create_connection(address, timeout=30) as connection, _Worker(add) as hasher:
+    buffers = _buffers(CHUNKS, CHUNK)
+    position = crc = 0
+    with socket.create_connection(address, timeout=30) as connection:
         encoded = os.fsencode(name)
         connection.sendall(_REQUEST.pack(source.size, len(encoded)) + encoded)
-        position = 0
         while position < source.size:
-            slot = free.get()
-            length = min(chunk, source.size - position)
-            view = memory[slot * chunk : slot * chunk + length]
+            length = min(CHUNK, source.size - position)
+            view = buffers[position // CHUNK % CHUNKS][:length]
             source.read_into(view, position)
-            hasher.put((slot, length))
             connection.sendall(view)
+            crc = crc32c(view, crc)
             position += length
-        hasher.finish()
         (theirs,) = _ANSWER.unpack(_receive(connection, _ANSWER.size))
     if theirs != crc:
-        raise ValueError(f"the TCP copy stored crc32 {theirs:08x}, sent was {crc:08x}")
+        raise ValueError(f"the TCP copy stored crc32c {theirs:08x}, sent was {crc:08x}")
     return time.perf_counter() - started, crc
 
 
@@ -76,55 +61,56 @@ def _store(connection: socket.socket, directory: str) -> None:
     parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     crc = 0
     with PartialFile(parent, name, size) as partial:
-        buffer = memoryview(bytearray(_READ_BACK))
-
-        def add(item: tuple[int, int]) -> None:
-            nonlocal crc
-            position, end = item
-            while position < end:
-                piece = buffer[: min(len(buffer), end - position)]
-                count = os.preadv(partial.fd, [piece], position)
-                crc = zlib.crc32(piece[:count], crc)
-                position += count
-
-        with _Worker(add, WINDOWS) as hasher:
-            for offset in range(0, size, WINDOW):
-                length = min(WINDOW, size - offset)
-                partial.extend(offset, length)
-                with mmap.mmap(partial.fd, length, offset=offset) as window:
-                    with memoryview(window) as view:
-                        _receive_into(connection, view)
-                    hasher.put((offset, offset + length))
-            hasher.finish()
+        staged = _Staged(connection, size)
+        for position in range(0, size, WINDOW):
+            if position % RESERVED == 0:
+                partial.extend(position, min(RESERVED, size - position))
+            view = staged.take()
+            crc = crc32c(view, crc)
+            partial.write(position, view)
+            staged.give_back()
         partial.publish(force=False, sync=False)
     connection.sendall(_ANSWER.pack(crc))
 
 
-class _Worker:
-    """A thread that takes items in order, so that checksums run beside the transfer."""
+class _Staged:
+    """Buffers that a thread fills from the connection, in order, while others are written."""
 
-    def __init__(self, handle: Callable[[tuple[int, int]], None], depth: int = 0) -> None:
-        self._handle = handle
-        self._items: queue.Queue[tuple[int, int] | None] = queue.Queue(depth)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+    def __init__(self, connection: socket.socket, size: int) -> None:
+        self._connection = connection
+        self._size = size
+        self._buffers = _buffers(WINDOWS, WINDOW)
+        self._full: queue.SimpleQueue[memoryview | OSError] = queue.SimpleQueue()
+        self._free = threading.Semaphore(WINDOWS)
+        threading.Thread(target=self._run, daemon=True).start()
 
-    def put(self, item: tuple[int, int]) -> None:
-        self._items.put(item)
+    def take(self) -> memoryview:
+        """Wait for the next buffer that is full."""
+        item = self._full.get()
+        if isinstance(item, OSError):
+            raise item
+        return item
 
-    def finish(self) -> None:
-        self._items.put(None)
-        self._thread.join()
-
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.finish()
+    def give_back(self) -> None:
+        """Let the buffer of the last `take` be filled again."""
+        self._free.release()
 
     def _run(self) -> None:
-        while (item := self._items.get()) is not None:
-            self._handle(item)
+        try:
+            for position in range(0, self._size, WINDOW):
+                self._free.acquire()
+                view = self._buffers[position // WINDOW % WINDOWS]
+                view = view[: min(WINDOW, self._size - position)]
+                _receive_into(self._connection, view)
+                self._full.put(view)
+        except OSError as error:
+            self._full.put(error)
+
+
+def _buffers(count: int, size: int) -> list[memoryview]:
+    """Return page-aligned buffers that cost nothing until they are used."""
+    memory = memoryview(mmap.mmap(-1, count * size, flags=mmap.MAP_PRIVATE))
+    return [memory[start : start + size] for start in range(0, count * size, size)]
 
 
 def _receive(connection: socket.socket, count: int) -> bytes:

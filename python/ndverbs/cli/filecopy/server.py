@@ -3,8 +3,8 @@
 
 Every connection has its own thread, protection domain and time limits, and a few staging buffers,
 so that neither a large file nor a slow or hostile client costs more than that; a client that has
-not sent a byte yet gets one of them. Which clients are served and which
-give way is in `places`, how the bytes arrive in `receiving`.
+not sent a byte yet gets one of them. Which clients are served and which give way is in `places`,
+how the bytes arrive in `receiving`.
 """
 
 from __future__ import annotations
