@@ -19,7 +19,7 @@ import numpy as np
 from ndverbs import Access, Adapter, MemoryRegion
 from ndverbs.cli.filecopy.channel import Channel
 from ndverbs.cli.filecopy.client import Copied, copy_file
-from ndverbs.cli.filecopy.protocol import CopyError, Flags, Message, Request, Window
+from ndverbs.cli.filecopy.protocol import CopyError, Flags, Message, Store, Window
 from ndverbs.cli.filecopy.server import Server
 from ndverbs.cli.filecopy.source import SourceFile
 
@@ -115,7 +115,7 @@ class Client:
 
     def window(self, size: int, name: bytes = b"target") -> Window:
         """Ask for a file and return its first window."""
-        self.send(Request(name, size))
+        self.send(Store(name, size))
         window = self.receive()
         assert isinstance(window, Window)
         return window

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -318,6 +319,22 @@ def test_the_bar_draws_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
         assert ("50%" in stream.getvalue()) == is_drawn
         # It leaves an empty line behind.
         assert stream.getvalue().endswith("\r\x1b[K") == is_drawn
+
+
+def test_the_bar_counts_all_files_of_a_command(monkeypatch: pytest.MonkeyPatch):
+    clock = [0.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: clock[0])
+    stream = Terminal()
+    with report.ProgressBar(stream) as bar:
+        bar.expect(300)  # a directory
+        for size, done in ((100, 50), (200, 50), (100, 100)):
+            clock[0] += 1.0
+            bar.begin(size)
+            bar.show(done)
+
+    # The last one was not known to come.
+    shown = re.findall(r"(\d+)% (\d+) bytes", stream.getvalue())
+    assert shown == [("17", "50"), ("50", "150"), ("100", "400")]
 
 
 def test_the_command_is_installed_or_the_module_runs():

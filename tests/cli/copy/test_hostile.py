@@ -28,7 +28,7 @@ from ndverbs.cli.filecopy.protocol import (
     Failure,
     Message,
     Reason,
-    Request,
+    Store,
     Window,
     Wrote,
 )
@@ -119,7 +119,7 @@ def test_a_first_message_that_is_no_request_is_refused(
 @pytest.mark.parametrize(
     "message",
     [
-        Request(b"other", 1),
+        Store(b"other", 1),
         Commit(10, 0),
         Done(10, 0),
         Window(0, 10, 0, 0),
@@ -137,7 +137,7 @@ def test_what_is_not_due_during_the_content_is_refused(client: Client, message: 
     assert client.failure().reason is Reason.PROTOCOL
 
 
-@pytest.mark.parametrize("message", [Request(b"other", 1), Wrote(0, 10, 0)], ids=str)
+@pytest.mark.parametrize("message", [Store(b"other", 1), Wrote(0, 10, 0)], ids=str)
 def test_what_is_not_due_after_the_content_is_refused(client: Client, message: Message):
     window = client.window(10)
     client.write(window, bytes(10))
@@ -204,7 +204,7 @@ def test_another_connections_token_is_worth_nothing(
     window = client.window(10)
     thief = Client(adapter, server)
     try:
-        thief.send(Request(b"other", 10))
+        thief.send(Store(b"other", 10))
         assert isinstance(thief.receive(), Window)
         thief.write(window, b"stolen")
         assert thief.failure().reason is Reason.CONNECTION
@@ -345,7 +345,7 @@ def fake_server(adapter: Adapter, *answers: Message | bytes) -> Iterator[tuple[s
         [Window(0, 5, 4096, 1), Window(0, 5, 4096, 1)],
         [Wrote(0, 10, 0)],
         [Done(10, 0)],
-        [Request(b"x", 1)],
+        [Store(b"x", 1)],
     ],
     ids=["offset", "length", "twice", "wrote", "early", "request"],
 )

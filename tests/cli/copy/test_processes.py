@@ -15,17 +15,17 @@ import pytest
 
 from cli.copying import Process, ServeProcess, content, copy, ndverbs
 from ndverbs import crc32c
+from ndverbs.cli.filecopy.names import PARTIAL_PREFIX
 from ndverbs.cli.filecopy.protocol import CopyError, Reason
 from ndverbs.cli.filecopy.receiving import WINDOW, WINDOWS
 from ndverbs.cli.filecopy.sending import CHUNK
-from ndverbs.cli.filecopy.target import PARTIAL_PREFIX
 
 # A client that stops at a given place, so that it can be killed there.
 _CLIENT = """
 import sys
 from ndverbs import Access, Adapter, crc32c
 from ndverbs.cli.filecopy.channel import Channel
-from ndverbs.cli.filecopy.protocol import Commit, Request, Wrote
+from ndverbs.cli.filecopy.protocol import Commit, Store, Wrote
 from ndverbs.cli.filecopy.receiving import WINDOW
 
 host, port, phase, target = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -33,7 +33,7 @@ channel = Channel(Adapter.open("soft"), write_depth=4)
 channel.connect((host, port), 30)
 size = 2 * WINDOW
 if phase > 0:
-    channel.send(Request(target.encode(), size), 30)
+    channel.send(Store(target.encode(), size), 30)
     window = channel.receive(30, "")
 if phase > 1:
     region = channel.register(bytearray(b"x" * WINDOW), Access.LOCAL_READ)

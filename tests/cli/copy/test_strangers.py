@@ -22,7 +22,7 @@ from ndverbs.cli.filecopy.protocol import (
     Done,
     Failure,
     Reason,
-    Request,
+    Store,
     Window,
     Wrote,
 )
@@ -69,7 +69,7 @@ def test_who_asks_for_nothing_gives_its_place_to_the_next(tmp_path: Path, adapte
         oldest, youngest = Client(adapter, server), Client(adapter, server)
 
         honest = Client(adapter, server)
-        honest.send(Request(b"target", 0))
+        honest.send(Store(b"target", 0))
         honest.send(Commit(0, 0))
 
         assert honest.receive() == Done(0, 0)
@@ -104,7 +104,7 @@ def test_a_client_that_has_sent_has_more_patience_to_hope_for(tmp_path: Path, ad
         slow.send(Wrote(0, WINDOW, crc32c(bytes(WINDOW))))
         assert isinstance(slow.receive(), Window)
         waiting = Client(adapter, server)
-        waiting.send(Request(b"other", 0))
+        waiting.send(Store(b"other", 0))
         assert "waits, 1 copies are under way" in server.next_line()
 
         crc = crc32c(bytes(WINDOW + 10))
@@ -122,7 +122,7 @@ def one_copies_and_one_waits(adapter: Adapter, server: Serving) -> tuple[Client,
     """Fill a server that has one turn and one place more."""
     first, second = Client(adapter, server), Client(adapter, server)
     first.window(10)
-    second.send(Request(b"other", 0))
+    second.send(Store(b"other", 0))
     assert "waits, 1 copies are under way" in server.next_line()
     return first, second
 
@@ -243,7 +243,7 @@ def test_a_client_that_goes_while_it_waits_gives_its_place_back(tmp_path: Path, 
         second.close()
         assert "ended the connection" in server.next_line()
         third = Client(adapter, server)
-        third.send(Request(b"other", 0))
+        third.send(Store(b"other", 0))
 
         assert "waits, 1 copies are under way" in server.next_line()
         first.close()

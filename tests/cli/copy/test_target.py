@@ -12,14 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ndverbs.cli.filecopy.names import PARTIAL_PREFIX, open_parent, split_name
 from ndverbs.cli.filecopy.protocol import CopyError, Reason
-from ndverbs.cli.filecopy.target import (
-    PARTIAL_PREFIX,
-    PartialFile,
-    check_target,
-    open_parent,
-    split_name,
-)
+from ndverbs.cli.filecopy.target import PartialFile, check_target
 
 HOSTILE_NAMES = [
     b"",
@@ -62,8 +57,10 @@ def no_descriptor_is_left() -> Iterator[None]:
     assert len(set(os.listdir("/proc/self/fd"))) <= len(before) + 1
 
 
-def partial(root: int, name: str = "new", size: int = 5, *, is_unnamed: bool = True) -> PartialFile:
-    return PartialFile(os.dup(root), name, size, is_unnamed=is_unnamed)
+def partial(
+    root: int, name: str = "new", size: int = 5, *, is_unnamed: bool = True, force: bool = False
+) -> PartialFile:
+    return PartialFile(os.dup(root), name, size, is_unnamed=is_unnamed, force=force)
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=lambda n: repr(n[:24]))
@@ -129,7 +126,7 @@ def test_a_directory_swapped_for_a_link_later_does_not_matter(root: int, tmp_pat
     (tmp_path / "served").symlink_to(tmp_path / "outside")
 
     with PartialFile(parent, "x", 0) as file:
-        file.publish(force=False, sync=False)
+        file.publish(sync=False)
 
     assert (tmp_path / "moved" / "x").exists()
     assert list((tmp_path / "outside").iterdir()) == []
@@ -185,7 +182,7 @@ def test_a_file_has_its_name_only_when_it_is_published(root: int, tmp_path: Path
     with partial(root, is_unnamed=is_unnamed) as file:
         os.pwrite(file.fd, b"hello", 0)
         before = sorted(p.name for p in tmp_path.iterdir())
-        file.publish(force=False, sync=True)
+        file.publish(sync=True)
 
     assert all(name.startswith(PARTIAL_PREFIX) for name in before)
     assert [p.name for p in tmp_path.iterdir()] == ["new"]
@@ -210,7 +207,7 @@ def test_a_name_taken_meanwhile_is_not_overwritten(root: int, tmp_path: Path, is
     with partial(root, is_unnamed=is_unnamed) as file:
         (tmp_path / "new").write_text("theirs")
         with pytest.raises(CopyError) as caught:
-            file.publish(force=False, sync=False)
+            file.publish(sync=False)
 
     assert caught.value.reason is Reason.TARGET_EXISTS
     assert [p.name for p in tmp_path.iterdir()] == ["new"]
@@ -224,10 +221,10 @@ def test_a_link_made_meanwhile_is_not_written_through(
 ):
     outside = tmp_path / "outside"
     outside.write_text("untouched")
-    with partial(root, is_unnamed=is_unnamed) as file:
+    with partial(root, is_unnamed=is_unnamed, force=force) as file:
         (tmp_path / "new").symlink_to(outside)
         with pytest.raises(CopyError):
-            file.publish(force=force, sync=False)
+            file.publish(sync=False)
 
     assert outside.read_text() == "untouched"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "outside"]
@@ -236,9 +233,12 @@ def test_a_link_made_meanwhile_is_not_written_through(
 @NAMED
 def test_force_replaces_a_file_whole(root: int, tmp_path: Path, is_unnamed: bool):
     (tmp_path / "new").write_text("a longer text than the new one")
-    with (tmp_path / "new").open() as reader, partial(root, is_unnamed=is_unnamed) as file:
+    with (
+        (tmp_path / "new").open() as reader,
+        partial(root, is_unnamed=is_unnamed, force=True) as file,
+    ):
         os.pwrite(file.fd, b"hello", 0)
-        file.publish(force=True, sync=True)
+        file.publish(sync=True)
         still_old = reader.read()
 
     assert still_old == "a longer text than the new one"
@@ -248,10 +248,10 @@ def test_force_replaces_a_file_whole(root: int, tmp_path: Path, is_unnamed: bool
 
 @NAMED
 def test_force_does_not_replace_a_directory(root: int, tmp_path: Path, is_unnamed: bool):
-    with partial(root, is_unnamed=is_unnamed) as file:
+    with partial(root, is_unnamed=is_unnamed, force=True) as file:
         (tmp_path / "new").mkdir()
         with pytest.raises(CopyError) as caught:
-            file.publish(force=True, sync=False)
+            file.publish(sync=False)
 
     assert caught.value.reason is Reason.NOT_A_FILE
     assert [p.name for p in tmp_path.iterdir()] == ["new"]
@@ -273,11 +273,11 @@ def test_without_hard_links_a_rename_that_replaces_nothing_does(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    with partial(root, is_unnamed=False) as file:
+    with partial(root, is_unnamed=False) as file, partial(root, is_unnamed=False) as second:
         os.pwrite(file.fd, b"hello", 0)
-        file.publish(force=False, sync=False)
-    with partial(root, is_unnamed=False) as file, pytest.raises(CopyError) as caught:
-        file.publish(force=False, sync=False)
+        file.publish(sync=False)
+        with pytest.raises(CopyError) as caught:
+            second.publish(sync=False)
 
     assert caught.value.reason is Reason.TARGET_EXISTS
     assert [p.name for p in tmp_path.iterdir()] == ["new"]

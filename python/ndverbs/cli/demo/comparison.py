@@ -27,9 +27,9 @@ from ndverbs._native import _default_adapter
 from ndverbs.cli.demo.tcp import copy_file_tcp
 from ndverbs.cli.failure import CommandError
 from ndverbs.cli.filecopy.client import copy_file
+from ndverbs.cli.filecopy.names import shown
 from ndverbs.cli.filecopy.protocol import CopyError
 from ndverbs.cli.filecopy.source import SourceFile
-from ndverbs.cli.filecopy.target import shown
 
 _BLOCK = 1 << 20
 _SPARE = 64 << 20  # bytes of disk left free

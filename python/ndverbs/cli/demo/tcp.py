@@ -69,7 +69,7 @@ def _store(connection: socket.socket, directory: str) -> None:
             crc = crc32c(view, crc)
             partial.write(position, view)
             staged.give_back()
-        partial.publish(force=False, sync=False)
+        partial.publish(sync=False)
     connection.sendall(_ANSWER.pack(crc))
 
 

@@ -52,10 +52,10 @@ def run(given: argparse.Namespace) -> int:
     """Copy one file to a server and say what happened; returns the exit code."""
     from ndverbs import Adapter
     from ndverbs.cli.filecopy.client import CONNECT_TIME, copy_file
+    from ndverbs.cli.filecopy.names import shown
     from ndverbs.cli.filecopy.protocol import CopyError, Flags
     from ndverbs.cli.filecopy.report import REMEDIES, ProgressBar
     from ndverbs.cli.filecopy.source import SourceFile
-    from ndverbs.cli.filecopy.target import shown
 
     source: str = given.source
     address, name = split_target(given.target)
@@ -97,7 +97,7 @@ def split_target(target: str) -> tuple[tuple[str, int], str]:
     CommandError
         It does not have that form.
     """
-    from ndverbs.cli.filecopy.target import shown
+    from ndverbs.cli.filecopy.names import shown
 
     form = "the target is written HOST:PORT:DST, or [v6]:PORT:DST for IPv6"
     start = target.find("]") + 1 if target.startswith("[") else 0

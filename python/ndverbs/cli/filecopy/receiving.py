@@ -3,7 +3,8 @@
 
 The sender's bytes land in registered memory of this process, never in a mapping of the file, so a
 disk that fails is an error and no signal. When the sender hands a window back, its remote access
-ends first; then the checksum is taken and compared; then the buffer is written to the file.
+ends first; then the checksum is taken and compared; then the buffer is written to the file. What an
+earlier copy has left is compared with the sender's checksums step by step, and never trusted.
 What a sender can make this end hold is bounded: one buffer until it has filled it, then a few, and
 the disk in pieces a little ahead of what has arrived.
 """
@@ -16,9 +17,14 @@ from ndverbs import Access, MemoryRegion, crc32c
 from ndverbs._closing import Closing
 from ndverbs.cli.filecopy.channel import Channel
 from ndverbs.cli.filecopy.protocol import (
+    STEP,
+    Check,
     Commit,
     CopyError,
+    Have,
+    Keep,
     Message,
+    Progress,
     Reason,
     Window,
     Wrote,
@@ -54,12 +60,21 @@ class Receiving(Closing):
         Their owners close them.
     silence
         Seconds that the sender has for one window.
+    progress
+        Called with the number of bytes that are in the file.
     """
 
-    def __init__(self, channel: Channel, partial: PartialFile, silence: float) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        partial: PartialFile,
+        silence: float,
+        progress: Progress | None = None,
+    ) -> None:
         self._channel = channel
         self._partial = partial
         self._silence = silence
+        self._progress = progress
         self._offered = 0  # end of the last window
         self._reserved = 0  # end of what has room on the disk
         self._windows: deque[_Staged] = deque()
@@ -70,20 +85,17 @@ class Receiving(Closing):
         self._memory = channel.allocate(self._count * self._window)
         self._next = 0  # the buffer of the next window
 
-    def run(self, *, verify: bool = False) -> int:
+    def run(self) -> int:
         """Return the CRC32C of the whole file once the sender has committed it.
-
-        Parameters
-        ----------
-        verify
-            Whether to read the file back from the disk.
 
         Raises
         ------
         CopyError
             The sender failed or broke the protocol, or the file could not be written.
         """
-        self._offer()
+        if self._partial.present:
+            self._agree()
+        self._offer_some()
         while self._windows:
             message = self._receive()
             if not isinstance(message, Wrote):
@@ -97,8 +109,8 @@ class Receiving(Closing):
             window.close()
             self._store(window.buffer, message)
             self._channel.has_sent = True
-            while len(self._windows) < self._count and self._offer():
-                pass
+            self._show(message.offset + message.length)
+            self._offer_some()
         message = self._receive()
         if not isinstance(message, Commit):
             raise unexpected(message)
@@ -108,8 +120,6 @@ class Receiving(Closing):
                 f"{self._partial.size} bytes with crc32c {self._crc:08x} arrived, the sender "
                 f"sent {message.size} with {message.crc:08x}",
             )
-        if verify:
-            self._partial.verify(self._crc)
         return self._crc
 
     def close(self) -> None:
@@ -117,8 +127,43 @@ class Receiving(Closing):
         while self._windows:
             self._windows.popleft().close()
 
+    def _agree(self) -> None:
+        """Compare what is there with what the sender has, and go on behind what agrees."""
+        there = self._partial.present
+        self._channel.send(Have(there), self._silence)
+        good = 0
+        while good < there:
+            end = min(good + STEP, there)
+            crc = self._partial.checksum(good, end, self._crc)
+            check = self._receive()
+            if not isinstance(check, Check):
+                raise unexpected(check)
+            if check.size != end:
+                raise malformed(f"a checksum of {check.size} bytes, {end} were due")
+            if check.crc != crc:
+                break
+            good, self._crc = end, crc
+            self._show(good)
+            if good < there:
+                self._channel.send(Keep(good), self._silence)
+        kept = self._partial.keep(good)
+        if kept == 0:
+            self._crc = 0
+        self._offered = self._reserved = kept
+        self._channel.send(Keep(kept), self._silence)
+
+    def _show(self, done: int) -> None:
+        if self._progress is not None:
+            self._progress(done)
+
     def _receive(self) -> Message:
         return self._channel.receive(self._silence, "to send more of the file")
+
+    def _offer_some(self) -> None:
+        """Open as many windows as there may be: one until the sender has filled it."""
+        most = self._count if self._channel.has_sent else 1
+        while len(self._windows) < most and self._offer():
+            pass
 
     def _offer(self) -> bool:
         """Open the next window; False at the end of the file."""

@@ -3,22 +3,27 @@
 
 The source is read into a few registered buffers that rotate. A buffer is posted first and added to
 the checksum afterwards, while its bytes leave; the sum of every window travels behind it, and the
-receiver compares it with what has arrived.
+receiver compares it with what has arrived. Bytes that the receiver has already are compared first,
+by the checksums of steps of them; those that agree are not sent.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 
 from ndverbs import Access, crc32c
 from ndverbs._closing import Closing
 from ndverbs.cli.filecopy.channel import Channel
 from ndverbs.cli.filecopy.protocol import (
+    STEP,
+    Check,
     Commit,
     CopyError,
     Done,
+    Have,
+    Keep,
+    Progress,
     Reason,
     Window,
     Wrote,
@@ -29,8 +34,6 @@ from ndverbs.cli.filecopy.source import SourceFile
 
 CHUNK = 1 << 20  # bytes of one write; fits the L2 cache of today's cores with its checksum
 CHUNKS = 8  # writes under way at once; a receiver of ours has no more windows open
-
-Progress = Callable[[int], None]
 
 
 class Sending(Closing):
@@ -57,6 +60,7 @@ class Sending(Closing):
         self._source = source
         self._silence = silence
         self._progress = progress
+        self._there = 0  # bytes that the receiver says it has
         self._offered = 0  # end of the last window
         self._windows: deque[Window] = deque()
         # Small files need small buffers.
@@ -100,7 +104,10 @@ class Sending(Closing):
 
     def _send_content(self) -> int:
         size = self._source.size
-        position = crc = 0
+        self._take_in()  # what came with another message
+        while size and not (self._there or self._windows):
+            self._pump()
+        position, crc = self._agree() if self._there else (0, 0)
         while position < size:
             while not (self._windows and self._free):
                 self._pump()
@@ -130,6 +137,37 @@ class Sending(Closing):
             self._pump()
         return crc
 
+    def _agree(self) -> tuple[int, int]:
+        """Return how many of the receiver's bytes are those of the source, and their CRC32C."""
+        if self._windows:
+            raise malformed("a window before what is there was compared")
+        before = now = 0, 0
+        while now[0] < self._there:
+            end = min(now[0] + STEP, self._there)
+            before, now = now, (end, self._checksum(*now, end))
+            self._channel.send(Check(*now), self._silence)
+            answer = self._channel.receive(self._silence, "to compare what it has")
+            if not isinstance(answer, Keep):
+                raise unexpected(answer)
+            if answer.length != end:
+                if answer.length not in (before[0], 0):
+                    raise malformed(f"{answer.length} bytes kept, of {before[0]} that agree")
+                now = before if answer.length else (0, 0)
+                break
+            self._left = end
+            self._show()
+        self._offered = self._left = now[0]
+        self._take_in()  # windows may have come with the answer
+        return now
+
+    def _checksum(self, position: int, crc: int, end: int) -> int:
+        while position < end:
+            piece = self._memory[: min(self._chunk, end - position)]
+            self._source.read_into(piece, position)
+            crc = crc32c(piece, crc)
+            position += len(piece)
+        return crc
+
     def _pump(self) -> None:
         self._channel.pump(time.monotonic() + self._silence, "to offer or take memory")
         self._take_in()
@@ -138,7 +176,13 @@ class Sending(Closing):
         for slot in self._channel.take_written():
             self._free.append(slot)
             self._left += self._lengths[slot]
+            self._channel.has_sent = True
         while (message := self._channel.take()) is not None:
+            if isinstance(message, Have) and self._there == self._offered == 0:
+                if not 0 < message.length <= self._source.size:
+                    raise malformed(f"{message.length} bytes are there of {self._source.size}")
+                self._there = message.length
+                continue
             if not isinstance(message, Window):
                 raise unexpected(message)
             if message.offset != self._offered:
@@ -147,5 +191,8 @@ class Sending(Closing):
                 raise malformed("a window beyond the end of the file")
             self._offered += message.length
             self._windows.append(message)
+        self._show()
+
+    def _show(self) -> None:
         if self._progress is not None:
             self._progress(self._left)

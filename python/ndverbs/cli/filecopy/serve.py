@@ -19,10 +19,13 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     serve = commands.add_parser(
         "serve",
-        help="receive files by RDMA into a directory",
-        description="Receive files from `ndverbs cp` into a directory, until Ctrl-C.",
+        help="serve a directory: receive files by RDMA, and send them",
+        description="Receive files from `ndverbs cp` into a directory and send those that are "
+        "there, until Ctrl-C. Nothing outside the directory is written or sent, and no symbolic "
+        "link is followed.",
         epilog="There is neither encryption nor authentication: every host that reaches the "
-        "address can write new files into the directory, and replace files with `cp --force`.",
+        "address can read every file below the directory that this user can read, write new ones, and "
+        "replace files with `cp --force`.",
         allow_abbrev=False,
     )
     serve.add_argument(
@@ -50,6 +53,9 @@ def add(commands: Commands) -> None:
         metavar="SECONDS",
         help="end a connection that sends nothing for so long (default: 60)",
     )
+    allowed = serve.add_mutually_exclusive_group()
+    allowed.add_argument("--read-only", action="store_true", help="take no files")
+    allowed.add_argument("--write-only", action="store_true", help="give no files out")
     # Ends the server with the program that started it, however that one ends, as the demo does.
     serve.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
     serve.set_defaults(run=run, is_report=False)
@@ -65,8 +71,8 @@ def run(given: argparse.Namespace) -> int:
     import threading
 
     from ndverbs import RdmaError, _address
+    from ndverbs.cli.filecopy.names import shown
     from ndverbs.cli.filecopy.server import MAX_ACTIVE, SILENCE, Server
-    from ndverbs.cli.filecopy.target import shown
 
     host, port = _address.resolve(given.address)
     stop = threading.Event()
@@ -85,11 +91,16 @@ def run(given: argparse.Namespace) -> int:
             log=complain,
             max_active=given.connections or MAX_ACTIVE,
             silence=given.silence or SILENCE,
+            may_store=not given.read_only,
+            may_fetch=not given.write_only,
         ) as server:
             if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+                can = " and ".join(
+                    ["read"] * (not given.write_only) + ["write"] * (not given.read_only)
+                )
                 complain(
                     f"warning: {host} is reachable from other machines, and there is neither "
-                    "encryption nor authentication: every host that reaches it can write files here"
+                    f"encryption nor authentication: every host that reaches it can {can} files here"
                 )
             where = _address.text(server.address)
             print(f"serving {os.path.abspath(given.directory)} at {where}", flush=True)

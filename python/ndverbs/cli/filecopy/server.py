@@ -4,7 +4,7 @@
 Every connection has its own thread, protection domain and time limits, and a few staging buffers,
 so that neither a large file nor a slow or hostile client costs more than that; a client that has
 not sent a byte yet gets one of them. Which clients are served and which give way is in `places`,
-how the bytes arrive in `receiving`.
+how a file travels in `receiving` and `sending`, which names are allowed in `names`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,43 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ndverbs import Adapter, Connector, Listener, RdmaError
 from ndverbs._address import text as address_text
 from ndverbs._closing import Closing
 from ndverbs.cli.filecopy.channel import BUSY, Channel
+from ndverbs.cli.filecopy.names import (
+    PARTIAL_PREFIX,
+    make_directory,
+    open_directory,
+    open_parent,
+    shown,
+    split_name,
+)
 from ndverbs.cli.filecopy.places import PATIENCE, PATIENCE_FIRST, Places
 from ndverbs.cli.filecopy.protocol import (
     CopyError,
     Done,
+    Entries,
+    Entry,
+    EntryKind,
     Failure,
+    Fetch,
     Flags,
+    Found,
+    List,
+    MakeDirectory,
+    Message,
+    More,
     Reason,
-    Request,
+    Store,
     unexpected,
 )
 from ndverbs.cli.filecopy.receiving import Receiving
-from ndverbs.cli.filecopy.target import PartialFile, check_target, open_parent, shown, split_name
+from ndverbs.cli.filecopy.sending import CHUNKS, Sending
+from ndverbs.cli.filecopy.source import SourceFile
+from ndverbs.cli.filecopy.target import PartialFile
 
 MAX_ACTIVE = 16  # copies at once
 MAX_QUEUED = 64  # connections beyond those: they ask, or wait for their turn
@@ -47,7 +66,7 @@ class Server(Closing):
     Parameters
     ----------
     directory
-        What clients may write into.
+        Below which all names are.
     address
         Where to listen; port 0 lets the system choose.
     adapter
@@ -62,6 +81,8 @@ class Server(Closing):
         As of `Places`.
     is_unnamed
         Whether files may do without a name while they are received.
+    may_store, may_fetch
+        Whether clients may store files, and whether they may fetch and list them.
     """
 
     def __init__(
@@ -78,6 +99,8 @@ class Server(Closing):
         patience_first: float = PATIENCE_FIRST,
         patience: float = PATIENCE,
         is_unnamed: bool = True,
+        may_store: bool = True,
+        may_fetch: bool = True,
     ) -> None:
         self._log = log
         self._max_active = max_active
@@ -89,6 +112,8 @@ class Server(Closing):
         self._request_time = request_time
         self._silence = silence
         self._is_unnamed = is_unnamed
+        self._may_store = may_store
+        self._may_fetch = may_fetch
         self._lock = threading.Lock()  # guards the three below
         self._channels: set[Channel] = set()
         self._threads: set[threading.Thread] = set()
@@ -143,7 +168,7 @@ class Server(Closing):
         channel = None
         # Without memory, descriptors or threads it is turned away, and the next one may have luck.
         with contextlib.suppress(RdmaError, OSError, RuntimeError):
-            channel = Channel(self._adapter, connector)
+            channel = Channel(self._adapter, connector, write_depth=CHUNKS)
             channel.peer = f"the client at {peer}"
             # A daemon: a disk that hangs must not keep the process.
             thread = threading.Thread(target=self._work, args=(channel, peer), daemon=True)
@@ -167,7 +192,7 @@ class Server(Closing):
         try:
             with channel:
                 channel.accept(self._request_time)
-                self._log(f"{peer}: {self._store(channel, peer)}")
+                self._answer_all(channel, peer)
         except (CopyError, RdmaError) as error:
             self._log(f"{peer}: {error}")
         except Exception as error:  # a defect of ours ends this connection and no other
@@ -178,42 +203,126 @@ class Server(Closing):
                 self._channels.discard(channel)
                 self._threads.discard(threading.current_thread())
 
-    def _store(self, channel: Channel, peer: str) -> str:
-        """Receive one file; returns what the log says about it."""
-        started = time.perf_counter()
+    def _answer_all(self, channel: Channel, peer: str) -> None:
+        """Answer one request after the other, until the client leaves."""
         with contextlib.ExitStack() as stack:
             # Windows stay registered until the peer knows, so that its writes break nothing.
             try:
-                request = channel.receive(self._request_time, "to say what it wants")
-                if not isinstance(request, Request):
-                    raise unexpected(request)
+                first = channel.receive(self._request_time, "to say what it wants")
+                if not isinstance(first, Store | Fetch | List | MakeDirectory):
+                    raise unexpected(first)
                 self._places.take_turn(
                     channel,
                     lambda: self._log(f"{peer}: waits, {self._max_active} copies are under way"),
                 )
-                partial = stack.enter_context(self._open(request))
-                receiving = stack.enter_context(Receiving(channel, partial, self._silence))
-                crc = receiving.run(verify=bool(request.flags & Flags.VERIFY))
-                partial.publish(
-                    force=bool(request.flags & Flags.FORCE), sync=bool(request.flags & Flags.SYNC)
-                )
+                request: Message | None = first
+                while request is not None:
+                    started = time.perf_counter()
+                    said = self._answer(channel, request, stack)
+                    stack.close()
+                    self._log(f"{peer}: {said} in {time.perf_counter() - started:.2f} s")
+                    request = self._next_request(channel)
             except CopyError as error:
                 channel.farewell(Failure(error.reason, error.text))
                 raise
-            channel.send(Done(request.size, crc), self._silence)
-            channel.finish()
-        seconds = time.perf_counter() - started
-        return f"stored {shown(request.name)}, {request.size} bytes in {seconds:.2f} s"
+        channel.finish()
 
-    def _open(self, request: Request) -> PartialFile:
-        components = split_name(request.name)
-        parent = open_parent(self._root, components)
+    def _next_request(self, channel: Channel) -> Message | None:
         try:
-            check_target(parent, components[-1], force=bool(request.flags & Flags.FORCE))
-        except BaseException:
-            os.close(parent)
+            return channel.receive(self._silence, "to say what else it wants")
+        except CopyError as error:
+            # Nothing is half done here, however the client left.
+            if error.reason is Reason.CONNECTION:
+                return None
             raise
-        return PartialFile(parent, components[-1], request.size, is_unnamed=self._is_unnamed)
+
+    def _answer(self, channel: Channel, request: Message, stack: contextlib.ExitStack) -> str:
+        """Do what was asked; returns what the log says about it."""
+        match request:
+            case Store() | MakeDirectory() if not self._may_store:
+                raise CopyError(Reason.NOT_ALLOWED, "the server takes no files (--read-only)")
+            case Fetch() | List() if not self._may_fetch:
+                raise CopyError(Reason.NOT_ALLOWED, "the server gives no files out (--write-only)")
+            case Store():
+                return self._store(channel, request, stack)
+            case Fetch():
+                return self._give(channel, request, stack)
+            case List():
+                return self._list(channel, request, stack)
+            case MakeDirectory():
+                make_directory(self._root, request.name)
+                channel.send(Done(0, 0), self._silence)
+                return f"made the directory {shown(request.name)}"
+            case _:
+                raise unexpected(request)
+
+    def _store(self, channel: Channel, request: Store, stack: contextlib.ExitStack) -> str:
+        flags = request.flags
+        components = split_name(request.name)
+        partial = stack.enter_context(
+            PartialFile(
+                open_parent(self._root, components),
+                components[-1],
+                request.size,
+                is_unnamed=self._is_unnamed,
+                is_kept=bool(flags & Flags.RESUME),
+                force=bool(flags & Flags.FORCE),
+                may_compare=self._may_fetch,
+            )
+        )
+        crc = stack.enter_context(Receiving(channel, partial, self._silence)).run()
+        if flags & Flags.VERIFY:
+            partial.verify(crc)
+        partial.publish(sync=bool(flags & Flags.SYNC))
+        channel.send(Done(request.size, crc), self._silence)
+        return f"stored {shown(request.name)}, {request.size} bytes"
+
+    def _give(self, channel: Channel, request: Fetch, stack: contextlib.ExitStack) -> str:
+        source = stack.enter_context(SourceFile(os.fsdecode(request.name), root=self._root))
+        sending = stack.enter_context(Sending(channel, source, self._silence))
+        channel.send(Found(source.size), self._silence)
+        sending.run()
+        return f"sent {shown(request.name)}, {source.size} bytes"
+
+    def _list(self, channel: Channel, request: List, stack: contextlib.ExitStack) -> str:
+        count = length = 0
+        part: list[Entry] = []
+        for entry in self._entries(request.name, stack):
+            if length > Entries.FULL:
+                channel.send(Entries(tuple(part), is_last=False), self._silence)
+                message = channel.receive(self._silence, "to ask for more entries")
+                if not isinstance(message, More):
+                    raise unexpected(message)
+                part, length = [], 0
+            part.append(entry)
+            length += entry.length
+            count += 1
+        channel.send(Entries(tuple(part), is_last=True), self._silence)
+        return f"listed {shown(request.name)}, {count} entries"
+
+    def _entries(self, name: bytes, stack: contextlib.ExitStack) -> Iterator[Entry]:
+        try:
+            fd = open_directory(self._root, name)
+        except CopyError as error:
+            if error.reason is not Reason.NO_DIRECTORY:
+                raise
+            with SourceFile(os.fsdecode(name), root=self._root) as source:
+                yield Entry(b"", EntryKind.FILE, source.size)
+            return
+        stack.callback(os.close, fd)
+        for found in stack.enter_context(os.scandir(fd)):
+            if not found.name.startswith(PARTIAL_PREFIX):
+                yield _entry(found)
+
+
+def _entry(found: os.DirEntry[str]) -> Entry:
+    name = os.fsencode(found.name)
+    with contextlib.suppress(OSError):  # it may be gone, or not be ours to look at
+        if found.is_dir(follow_symlinks=False):
+            return Entry(name, EntryKind.DIRECTORY, 0)
+        if found.is_file(follow_symlinks=False):
+            return Entry(name, EntryKind.FILE, found.stat(follow_symlinks=False).st_size)
+    return Entry(name, EntryKind.OTHER, 0)
 
 
 def _peer_text(connector: Connector) -> str:

@@ -15,8 +15,8 @@ import stat
 import tempfile
 
 from ndverbs._closing import Closing
+from ndverbs.cli.filecopy.names import open_parent, shown, split_name
 from ndverbs.cli.filecopy.protocol import CopyError, Reason
-from ndverbs.cli.filecopy.target import shown
 
 _NPY_MAGIC = b"\x93NUMPY"
 _PIECE = 1 << 20  # bytes of one read; some files in /proc give all of theirs to the first one
@@ -24,13 +24,26 @@ _MAX_NPY_HEADER = 65536  # bytes; NumPy itself refuses text beyond 10000 charact
 
 
 class SourceFile(Closing):
-    """An open regular file; `size` is the number of its bytes, and the size of the copy."""
+    """An open regular file; `size` is the number of its bytes, and the size of the copy.
 
-    def __init__(self, path: str) -> None:
+    Parameters
+    ----------
+    path
+        What to open, as messages show it, too.
+    root
+        A descriptor of the directory below which `path` must lie, then by names that are no links.
+        What has another size than it says is refused there: nothing is kept for a stranger.
+    """
+
+    def __init__(self, path: str, *, root: int | None = None) -> None:
         self.path = path
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            # O_NONBLOCK: opening a FIFO must not wait for a writer.
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            if root is None:
+                self._fd = os.open(path, flags)
+            else:
+                self._fd = _open_below(root, path, flags | os.O_NOFOLLOW)
         except OSError as error:
             raise CopyError(
                 Reason.SOURCE, f"{shown(path)} cannot be read: {error.strerror}"
@@ -38,12 +51,11 @@ class SourceFile(Closing):
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(self._fd)
-            what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise CopyError(Reason.SOURCE, f"{shown(path)} is {what}")
+            raise CopyError(Reason.SOURCE, f"{shown(path)} is {_kind(status)}")
         try:
             # A file of size 0 is not probed: some give every byte once.
             if status.st_size == 0 or not self._ends_at(status.st_size):
-                self._take_content(status.st_size)
+                self._take_content(status.st_size, is_allowed=root is None)
         except BaseException:
             self.close()
             raise
@@ -123,11 +135,15 @@ class SourceFile(Closing):
         except OSError as error:
             raise self._unreadable(size, error) from None
 
-    def _take_content(self, size: int) -> None:
+    def _take_content(self, size: int, *, is_allowed: bool) -> None:
         """Read the file to its end, and let a temporary file take its place."""
         piece = self._read_piece(0)
         if not piece and size == 0:
             return
+        if not is_allowed:
+            raise CopyError(
+                Reason.SOURCE, f"{shown(self.path)} does not tell its size, and is not given out"
+            )
         try:
             with tempfile.TemporaryFile() as content:
                 while piece:
@@ -185,6 +201,27 @@ class SourceFile(Closing):
 
     def _bad_array(self, why: str) -> CopyError:
         return CopyError(Reason.SOURCE, f"{shown(self.path)} is not a sound .npy file: {why}")
+
+
+def _open_below(root: int, path: str, flags: int) -> int:
+    components = split_name(os.fsencode(path))
+    parent = open_parent(root, components)
+    try:
+        # Looked at first: opening a device may do something.
+        status = os.stat(components[-1], dir_fd=parent, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            raise CopyError(Reason.SOURCE, f"{shown(path)} is {_kind(status)}")
+        return os.open(components[-1], flags, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+def _kind(status: os.stat_result) -> str:
+    if stat.S_ISDIR(status.st_mode):
+        return "a directory"
+    if stat.S_ISLNK(status.st_mode):
+        return "a symbolic link, which is not followed"
+    return "not a regular file"
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -1,96 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a received file goes: names inside the served directory, and files not yet finished.
+"""Files that are received and not yet finished. Knows no connection.
 
-Owns the rule that nothing is read or written outside the served directory: a name is split into
-components, and each is opened relative to the one before, never through a symbolic link, so that
-nothing that changes meanwhile can lead out. Owns the rule that a file has its final name only
-when it is whole: until then it has no name (``O_TMPFILE``) or, on a file system without that, one
-that starts with ``PARTIAL_PREFIX``. Knows no connection.
+Owns the rule that a file has its final name only when it is whole: until then it has no name
+(``O_TMPFILE``) or, on a file system without that, and where an interrupted copy is to be resumed,
+one that starts with ``PARTIAL_PREFIX``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import os
 import secrets
 import stat
 
 from ndverbs import crc32c
 from ndverbs._closing import Closing
-from ndverbs.cli.filecopy.protocol import MAX_NAME, CopyError, Reason, printable
+from ndverbs.cli.filecopy.names import PARTIAL_PREFIX, refusal, shown
+from ndverbs.cli.filecopy.protocol import CopyError, Reason
 
-PARTIAL_PREFIX = ".ndverbs-partial-"
-MAX_COMPONENT = 255  # bytes; Linux's NAME_MAX
-
-_READ_BACK = 1 << 20  # bytes of one read
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = 1 << 20  # bytes of one read
 _RENAME_NOREPLACE = 1  # linux/fs.h
-
-
-def shown(name: str | bytes) -> str:
-    """Return a name as a message shows it: quoted, and harmless to a terminal."""
-    text = name if isinstance(name, str) else os.fsdecode(name)
-    return "'" + printable(text.encode(errors="replace").decode()) + "'"
-
-
-def split_name(name: bytes) -> list[str]:
-    """Return the components of a target name.
-
-    Raises
-    ------
-    CopyError
-        The name is empty, absolute, too long, or has a component that no plain path has.
-    """
-    if not name:
-        raise CopyError(Reason.BAD_NAME, "the target has no name")
-    if len(name) > MAX_NAME:
-        raise CopyError(
-            Reason.BAD_NAME, f"the target's name has {len(name)} bytes, {MAX_NAME} are the most"
-        )
-    if b"\0" in name:
-        raise CopyError(Reason.BAD_NAME, f"the target's name {shown(name)} holds a NUL")
-    if name.startswith(b"/"):
-        raise CopyError(
-            Reason.BAD_NAME,
-            f"the target {shown(name)} is absolute; names are relative to the served directory",
-        )
-    components = name.split(b"/")
-    for component in components:
-        if component in (b"", b".", b".."):
-            what = f"the component {shown(component)}" if component else "an empty component"
-            raise CopyError(Reason.BAD_NAME, f"the target {shown(name)} has {what}")
-        if len(component) > MAX_COMPONENT:
-            raise CopyError(
-                Reason.BAD_NAME,
-                f"a component of the target's name has {len(component)} bytes, "
-                f"{MAX_COMPONENT} are the most",
-            )
-        if component.startswith(PARTIAL_PREFIX.encode()):
-            raise CopyError(
-                Reason.BAD_NAME, f"names that start with {PARTIAL_PREFIX} belong to the server"
-            )
-    return [os.fsdecode(component) for component in components]
-
-
-def open_parent(root: int, components: list[str]) -> int:
-    """Return a descriptor of the directory that holds the last component; the caller closes it.
-
-    Raises
-    ------
-    CopyError
-        A component does not exist, is no directory, is a symbolic link, or may not be opened.
-    """
-    current = os.open(".", _OPEN_DIRECTORY, dir_fd=root)
-    try:
-        for component in components[:-1]:
-            deeper = _open_below(current, component)
-            os.close(current)
-            current = deeper
-    except BaseException:
-        os.close(current)
-        raise
-    return current
 
 
 def check_target(parent: int, name: str, *, force: bool) -> None:
@@ -103,7 +35,7 @@ def check_target(parent: int, name: str, *, force: bool) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _refusal(error, f"{shown(name)} cannot be examined") from None
+        raise refusal(error, f"{shown(name)} cannot be examined") from None
     if stat.S_ISDIR(status.st_mode):
         raise CopyError(Reason.NOT_A_FILE, f"{shown(name)} is a directory")
     if stat.S_ISLNK(status.st_mode):
@@ -120,7 +52,7 @@ class PartialFile(Closing):
     """A file of a given size that is being received, and has no final name yet.
 
     Takes over `parent`, the descriptor of the directory that will hold it. Leaving the context
-    without `publish` removes the file.
+    without `publish` removes the file, unless it is kept.
 
     Parameters
     ----------
@@ -133,20 +65,104 @@ class PartialFile(Closing):
         `extend`, so that an announcement alone takes nothing from others.
     is_unnamed
         Whether to try for a file without a name first.
+    is_kept
+        Whether to go on with what an earlier copy has left, and to leave what was written.
+    force
+        Whether a file that has the name may be replaced.
+    may_compare
+        Whether the content of a file that has the name already may be compared with what comes.
+
+    Attributes
+    ----------
+    present
+        How many bytes are there already. They may be any: `keep` says which ones are good.
     """
 
-    def __init__(self, parent: int, name: str, size: int, *, is_unnamed: bool = True) -> None:
+    def __init__(
+        self,
+        parent: int,
+        name: str,
+        size: int,
+        *,
+        is_unnamed: bool = True,
+        is_kept: bool = False,
+        force: bool = False,
+        may_compare: bool = True,
+    ) -> None:
         self.name = name
         self.size = size
-        self._parent = parent
-        self._partial_name: str | None = None
+        self.present = 0
         self.fd = -1
+        self._parent = parent
+        self._force = force
+        self._is_kept = is_kept
+        self._is_complete = False  # what is open has the final name already
+        self._is_published = False
+        self._partial_name: str | None = None
+        self._written = 0  # bytes from the start that are in the file
         try:
-            self.fd = self._create(is_unnamed)
+            check_target(parent, name, force=force or (is_kept and may_compare))
+            if is_kept:
+                self._open_earlier(may_compare)
+            else:
+                self.fd = self._create(is_unnamed)
+            self._written = self.present
             self._check_room()
         except BaseException:
             self.close()
             raise
+
+    def keep(self, length: int) -> int:
+        """Decide that the first `length` of the bytes that are there are good, and no others.
+
+        Returns
+        -------
+        int
+            Where the content goes on; 0 when a file that has the name differs and is replaced.
+
+        Raises
+        ------
+        CopyError
+            A file that has the name differs, and may not be replaced.
+        """
+        if self._is_complete and length < self.size:
+            if not self._force:
+                raise CopyError(
+                    Reason.TARGET_EXISTS,
+                    f"{shown(self.name)} exists already, and differs behind byte {length}",
+                )
+            os.close(self.fd)
+            self.fd = -1
+            self._is_complete = False
+            self.fd = self._open_kept()
+            length = 0
+        if not self._is_complete:
+            try:
+                os.ftruncate(self.fd, length)
+            except OSError as error:
+                raise refusal(error, f"cutting the file behind byte {length}") from None
+        self._written = length
+        return length
+
+    def checksum(self, start: int, end: int, crc: int) -> int:
+        """Return the CRC32C of the bytes before `start`, which is `crc`, and those up to `end`.
+
+        Raises
+        ------
+        CopyError
+            The disk fails, or the file ends before.
+        """
+        buffer = memoryview(bytearray(min(_READ, max(end - start, 1))))
+        while start < end:
+            try:
+                count = os.preadv(self.fd, [buffer[: min(len(buffer), end - start)]], start)
+            except OSError as error:
+                raise refusal(error, f"reading back at byte {start}") from None
+            if count == 0:
+                raise CopyError(Reason.INPUT_OUTPUT, "another program shortened the file")
+            crc = crc32c(buffer[:count], crc)
+            start += count
+        return crc
 
     def extend(self, offset: int, length: int) -> None:
         """Take room on the disk for a piece; the file ends behind it, or where it did.
@@ -159,7 +175,7 @@ class PartialFile(Closing):
         try:
             os.posix_fallocate(self.fd, offset, length)
         except OSError as error:
-            raise _refusal(error, f"no room for bytes {offset} to {offset + length}") from None
+            raise refusal(error, f"no room for bytes {offset} to {offset + length}") from None
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write a piece of the content.
@@ -174,7 +190,8 @@ class PartialFile(Closing):
             try:
                 done += os.pwrite(self.fd, data[done:], offset + done)
             except OSError as error:
-                raise _refusal(error, f"writing at byte {offset + done}") from None
+                raise refusal(error, f"writing at byte {offset + done}") from None
+        self._written = offset + done
 
     def verify(self, crc: int) -> None:
         """Read the file back from the disk, and compare its CRC32C.
@@ -184,25 +201,19 @@ class PartialFile(Closing):
         CopyError
             The disk fails, or gives other bytes than were written.
         """
-        found = position = 0
-        buffer = memoryview(bytearray(min(_READ_BACK, max(self.size, 1))))
         try:
             # Pages that are on the disk may leave the cache, so that they are read from there.
             os.fdatasync(self.fd)
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            while (count := os.preadv(self.fd, [buffer], position)) > 0:
-                found = crc32c(buffer[:count], found)
-                position += count
         except OSError as error:
-            raise _refusal(error, f"reading back at byte {position}") from None
-        if (position, found) != (self.size, crc):
+            raise refusal(error, "the file cannot be brought to the disk") from None
+        found = self.checksum(0, self.size, 0)
+        if found != crc:
             raise CopyError(
-                Reason.CHECKSUM,
-                f"read back were {position} bytes with crc32c {found:08x}, written were "
-                f"{self.size} with {crc:08x}",
+                Reason.CHECKSUM, f"crc32c {found:08x} was read back, written was {crc:08x}"
             )
 
-    def publish(self, *, force: bool, sync: bool) -> None:
+    def publish(self, *, sync: bool) -> None:
         """Give the file its final name, in one step that no reader can see half done.
 
         Raises
@@ -213,11 +224,14 @@ class PartialFile(Closing):
         try:
             if sync:
                 os.fsync(self.fd)
-            if force:
+            if self._is_complete:
+                pass
+            elif self._force:
                 check_target(self._parent, self.name, force=True)
                 self._rename_over()
             else:
                 self._link_new()
+            self._is_published = True
             if sync:
                 os.fsync(self._parent)
         except FileExistsError:
@@ -227,18 +241,84 @@ class PartialFile(Closing):
         except IsADirectoryError:
             raise CopyError(Reason.NOT_A_FILE, f"{shown(self.name)} is a directory") from None
         except OSError as error:
-            raise _refusal(error, f"{shown(self.name)} could not be given its name") from None
+            raise refusal(error, f"{shown(self.name)} could not be given its name") from None
 
     def close(self) -> None:
-        """Close the descriptors, and remove the file unless it was published."""
+        """Close the descriptors; remove the file unless it was published or is kept."""
         if self._partial_name is not None:
             with contextlib.suppress(OSError):
-                os.unlink(self._partial_name, dir_fd=self._parent)
+                if self._is_kept and not self._is_published and self._written > 0:
+                    os.ftruncate(self.fd, self._written)  # room was taken ahead
+                else:
+                    os.unlink(self._partial_name, dir_fd=self._parent)
             self._partial_name = None
         for fd in (self.fd, self._parent):
             if fd >= 0:
                 os.close(fd)
         self.fd = self._parent = -1
+
+    def _open_earlier(self, may_compare: bool) -> None:
+        """Open what an earlier copy has left: all of it under its name, or else a part."""
+        size, left = self._size_of(self.name), self._size_of(self._kept_name())
+        if size is not None and not (self._force and left):
+            if may_compare and size == self.size:
+                self.fd = self._open(self.name, os.O_RDONLY)
+                self._is_complete = True
+                self.present = size
+                return
+            if not self._force:
+                raise CopyError(
+                    Reason.TARGET_EXISTS,
+                    f"{shown(self.name)} exists already, with {size} bytes and not {self.size}",
+                )
+        self.fd = self._open_kept()
+        self.present = min(os.fstat(self.fd).st_size, self.size)
+
+    def _open_kept(self) -> int:
+        """Open the part that is kept, or make it; no other copy can have it meanwhile."""
+        name = self._kept_name()
+        fd = self._open(name, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(fd)
+            # The copy that had the lock may have given it its name, or removed it.
+            there = os.stat(name, dir_fd=self._parent, follow_symlinks=False)
+            if not os.path.samestat(status, there):
+                raise FileNotFoundError
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                raise CopyError(
+                    Reason.NOT_A_FILE, f"{name} is no plain file with one name; remove it"
+                )
+        except (BlockingIOError, FileNotFoundError):
+            os.close(fd)
+            raise CopyError(
+                Reason.BUSY, f"another copy to {shown(self.name)} is under way"
+            ) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        self._partial_name = name
+        return fd
+
+    def _open(self, name: str, flags: int) -> int:
+        try:
+            # O_NONBLOCK: a FIFO must not wait for its other end.
+            flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            return os.open(name, flags, 0o666, dir_fd=self._parent)
+        except OSError as error:
+            raise refusal(error, f"{shown(name)} cannot be opened") from None
+
+    def _size_of(self, name: str) -> int | None:
+        try:
+            return os.stat(name, dir_fd=self._parent, follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise refusal(error, f"{shown(name)} cannot be examined") from None
+
+    def _kept_name(self) -> str:
+        # A digest: the name itself may be as long as names can be.
+        return PARTIAL_PREFIX + hashlib.blake2b(os.fsencode(self.name), digest_size=16).hexdigest()
 
     def _create(self, is_unnamed: bool) -> int:
         flags = os.O_RDWR | os.O_CLOEXEC
@@ -257,7 +337,7 @@ class PartialFile(Closing):
                         os.close(fd)
             return self._create_named(flags)
         except OSError as error:
-            raise _refusal(error, f"no file for {shown(self.name)} can be created") from None
+            raise refusal(error, f"no file for {shown(self.name)} can be created") from None
 
     def _create_named(self, flags: int) -> int:
         name = PARTIAL_PREFIX + secrets.token_hex(8)
@@ -271,10 +351,10 @@ class PartialFile(Closing):
         try:
             space = os.fstatvfs(self.fd)
         except OSError as error:
-            raise _refusal(error, "the room on the disk cannot be told") from None
+            raise refusal(error, "the room on the disk cannot be told") from None
         free = space.f_bavail * space.f_frsize
         # File systems without a limit of their own have no blocks.
-        if space.f_blocks > 0 and self.size > free:
+        if space.f_blocks > 0 and self.size - self.present > free:
             raise CopyError(
                 Reason.DISK_FULL, f"the disk has {free} bytes free, the file has {self.size}"
             )
@@ -306,38 +386,6 @@ class PartialFile(Closing):
             self._partial_name = name
         os.rename(self._partial_name, self.name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
         self._partial_name = None
-
-
-def _open_below(parent: int, component: str) -> int:
-    try:
-        return os.open(component, _OPEN_DIRECTORY, dir_fd=parent)
-    except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            what = "is not a directory"
-            with contextlib.suppress(OSError):
-                status = os.stat(component, dir_fd=parent, follow_symlinks=False)
-                if stat.S_ISLNK(status.st_mode):
-                    what = "is a symbolic link, which is not followed"
-            raise CopyError(Reason.NO_DIRECTORY, f"{shown(component)} {what}") from None
-        if error.errno == errno.ENOENT:
-            raise CopyError(
-                Reason.NO_DIRECTORY, f"the directory {shown(component)} does not exist"
-            ) from None
-        raise _refusal(error, f"the directory {shown(component)} cannot be opened") from None
-
-
-def _refusal(error: OSError, what: str) -> CopyError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        reason = Reason.DISK_FULL
-    elif error.errno == errno.EFBIG:
-        return CopyError(
-            Reason.DISK_FULL, f"{what}: beyond the file size limit of server or file system"
-        )
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        reason = Reason.NO_PERMISSION
-    else:
-        reason = Reason.INPUT_OUTPUT
-    return CopyError(reason, f"{what}: {error.strerror}")
 
 
 def _proc_path(fd: int) -> str:
