@@ -151,7 +151,7 @@ class Client(Closing):
         open_target
             Called with the size of the file.
         flags
-            SYNC and VERIFY; what else there is concerns the target.
+            SYNC and VERIFY; the others are for `open_target`.
         progress
             Called with the number of bytes that are in the file.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names below a directory: which there are, and how what they name is opened.
+"""Names below a directory: which are allowed, and how they are opened.
 
 Owns the rule that nothing is read or written outside the served directory: a name is split into
 components, and each is opened relative to the one before, never through a symbolic link, so that
@@ -124,7 +124,7 @@ def make_directory(root: int, name: bytes) -> None:
     Raises
     ------
     CopyError
-        What has the name is no directory, or the directory that would hold it does not exist.
+        The name is taken by something else, or the directory that would hold it does not exist.
     """
     if name == b".":
         return
@@ -141,7 +141,7 @@ def make_directory(root: int, name: bytes) -> None:
 
 
 def refusal(error: OSError, what: str) -> CopyError:
-    """Return the error for what the file system refused."""
+    """Return the error for a refusal of the file system."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         reason = Reason.DISK_FULL
     elif error.errno == errno.EFBIG:

@@ -3,10 +3,10 @@
 
 The sender's bytes land in registered memory of this process, never in a mapping of the file, so a
 disk that fails is an error and no signal. When the sender hands a window back, its remote access
-ends first; then the checksum is taken and compared; then the buffer is written to the file. What an
-earlier copy has left is compared with the sender's checksums step by step, and never trusted.
-What a sender can make this end hold is bounded: one buffer until it has filled it, then a few, and
-the disk in pieces a little ahead of what has arrived.
+ends first; then the checksum is taken and compared; then the buffer is written to the file. Bytes
+that an earlier copy has left are compared with the sender's checksums step by step, never trusted.
+Memory and disk that a sender can take are bounded: one buffer until it has filled it, then a few,
+and the disk in pieces a little ahead of the bytes that have arrived.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RESERVED = 64 << 20  # bytes of disk taken ahead of what has arrived
 
 
 class _Staged:
-    """A staging buffer that the sender may write to; `offer` is what the sender gets to know."""
+    """A staging buffer that the sender may write to; `offer` is the message that says so."""
 
     def __init__(self, channel: Channel, buffer: memoryview, offset: int) -> None:
         self.buffer = buffer
@@ -76,7 +76,7 @@ class Receiving(Closing):
         self._silence = silence
         self._progress = progress
         self._offered = 0  # end of the last window
-        self._reserved = 0  # end of what has room on the disk
+        self._reserved = 0  # bytes that have room on the disk
         self._windows: deque[_Staged] = deque()
         self._crc = 0
         # Small files need small buffers.
@@ -128,7 +128,7 @@ class Receiving(Closing):
             self._windows.popleft().close()
 
     def _agree(self) -> None:
-        """Compare what is there with what the sender has, and go on behind what agrees."""
+        """Compare the bytes that are there with the sender's, and go on behind those that agree."""
         there = self._partial.present
         self._channel.send(Have(there), self._silence)
         good = 0
@@ -189,7 +189,7 @@ class Receiving(Closing):
         self._reserved = end
 
     def _store(self, buffer: memoryview, wrote: Wrote) -> None:
-        """Add what has arrived to the checksum, compare, and write it to the file."""
+        """Add a buffer that has arrived to the checksum, compare, and write it to the file."""
         self._crc = crc32c(buffer, self._crc)
         if self._crc != wrote.crc:
             raise CopyError(

@@ -104,7 +104,7 @@ class Sending(Closing):
 
     def _send_content(self) -> int:
         size = self._source.size
-        self._take_in()  # what came with another message
+        self._take_in()  # messages that came with another one
         while size and not (self._there or self._windows):
             self._pump()
         position, crc = self._agree() if self._there else (0, 0)

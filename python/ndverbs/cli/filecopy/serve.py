@@ -24,8 +24,8 @@ def add(commands: Commands) -> None:
         "there, until Ctrl-C. Nothing outside the directory is written or sent, and no symbolic "
         "link is followed.",
         epilog="There is neither encryption nor authentication: every host that reaches the "
-        "address can read every file below the directory that this user can read, write new ones, and "
-        "replace files with `cp --force`.",
+        "address can read every file below the directory that this user can read, write new ones, "
+        "and replace files with `cp --force`.",
         allow_abbrev=False,
     )
     serve.add_argument(
@@ -95,12 +95,12 @@ def run(given: argparse.Namespace) -> int:
             may_fetch=not given.write_only,
         ) as server:
             if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-                can = " and ".join(
-                    ["read"] * (not given.write_only) + ["write"] * (not given.read_only)
-                )
+                can = "read files here" if given.read_only else "write files here"
+                if not (given.read_only or given.write_only):
+                    can = "read files here and write new ones"
                 complain(
                     f"warning: {host} is reachable from other machines, and there is neither "
-                    f"encryption nor authentication: every host that reaches it can {can} files here"
+                    f"encryption nor authentication: every host that reaches it can {can}"
                 )
             where = _address.text(server.address)
             print(f"serving {os.path.abspath(given.directory)} at {where}", flush=True)

@@ -66,11 +66,11 @@ class PartialFile(Closing):
     is_unnamed
         Whether to try for a file without a name first.
     is_kept
-        Whether to go on with what an earlier copy has left, and to leave what was written.
+        Whether to go on with the bytes that an earlier copy has left, and to leave its own.
     force
         Whether a file that has the name may be replaced.
     may_compare
-        Whether the content of a file that has the name already may be compared with what comes.
+        Whether the content of a file that has the name already may be compared.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class PartialFile(Closing):
         self._parent = parent
         self._force = force
         self._is_kept = is_kept
-        self._is_complete = False  # what is open has the final name already
+        self._is_complete = False  # the open file has the final name already
         self._is_published = False
         self._partial_name: str | None = None
         self._written = 0  # bytes from the start that are in the file
@@ -258,7 +258,7 @@ class PartialFile(Closing):
         self.fd = self._parent = -1
 
     def _open_earlier(self, may_compare: bool) -> None:
-        """Open what an earlier copy has left: all of it under its name, or else a part."""
+        """Open the file that an earlier copy has left: whole under its name, or else a part."""
         size, left = self._size_of(self.name), self._size_of(self._kept_name())
         if size is not None and not (self._force and left):
             if may_compare and size == self.size:

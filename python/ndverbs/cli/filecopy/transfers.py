@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one `ndverbs cp` copies: files and whole directories, over one connection.
+"""The copies of one `ndverbs cp`: files and whole directories, over one connection.
 
 Owns the walk through directories on either side, and the rule that a file that fails is told and
 the next one is copied, unless the failure is one of the connection, the server or the disk: then
 the others would fail, too. The server ends a connection with a failure, so the next copy makes
-another. Regular files and directories are copied; what else a directory holds is named, and counts
-as not copied.
+another. Regular files and directories are copied; other entries of a directory are named, and
+count as not copied.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Transfers(Closing):
         self._client: Client | None = None
 
     def store_file(self, path: str, target: str) -> tuple[Copied, str]:
-        """Copy a file to the server; returns what a ``.npy`` file holds, too, or nothing.
+        """Copy a file to the server; returns a description of a ``.npy`` file, too, else "".
 
         Raises
         ------
@@ -120,7 +120,7 @@ class Transfers(Closing):
             os.close(root)
 
     def store_tree(self, path: str, target: str) -> None:
-        """Copy a directory with all below it to the server; what fails is told.
+        """Copy a directory with all below it to the server; failures are told.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class Transfers(Closing):
             left += reversed(folders)
 
     def fetch_tree(self, name: str, path: str) -> None:
-        """Copy a directory of the server with all below it to a path here; what fails is told.
+        """Copy a directory of the server with all below it to a path here; failures are told.
 
         Raises
         ------
@@ -240,7 +240,7 @@ class Transfers(Closing):
         return self._count(copied, started)
 
     def _local_entries(self, path: str, target: str) -> list[os.DirEntry[str]]:
-        """Make the directory at the server, and return what is in the one here."""
+        """Make the directory at the server, and return the entries of the one here."""
 
         def begin() -> list[os.DirEntry[str]]:
             try:
@@ -258,7 +258,7 @@ class Transfers(Closing):
         return entries
 
     def _remote_entries(self, name: str, root: int, place: list[str]) -> list[Entry]:
-        """Make the directory here, and return what is in the one at the server."""
+        """Make the directory here, and return the entries of the one at the server."""
 
         def begin() -> list[Entry]:
             if place:
