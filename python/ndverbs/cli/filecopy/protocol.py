@@ -33,7 +33,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import ClassVar, Self, get_args
 
 VERSION = 2
@@ -102,11 +102,12 @@ class _Integers:
     """A message of integers only: its fields, in the order of `_FIXED`."""
 
     __slots__ = ()
+    __match_args__: ClassVar[tuple[str, ...]]  # the names of the fields, which dataclass adds
     _FIXED: ClassVar[struct.Struct]
 
     def body(self) -> bytes:
         """Return the fields."""
-        return self._FIXED.pack(*astuple(self))  # type: ignore[call-overload]
+        return self._FIXED.pack(*(getattr(self, name) for name in self.__match_args__))
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
