@@ -495,9 +495,11 @@ def test_an_entry_that_would_lead_elsewhere_is_refused(adapter: Adapter, name: b
 def test_a_directory_without_an_end_is_given_up(adapter: Adapter, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(copy_client, "MAX_ENTRIES", 3)
     part = Entries((Entry(b"a", EntryKind.FILE, 1),) * 2, is_last=False)
-    with (
-        fake_server(adapter, part, part) as address,
-        copy_client.Client(address, adapter) as client,
-        pytest.raises(CopyError, match="more than 3 entries"),
-    ):
-        client.list(".")
+    nothing = Entries((), is_last=False)
+    for answers, why in (((part, part), "more than 3 entries"), ((nothing,), "without an entry")):
+        with (
+            fake_server(adapter, *answers) as address,
+            copy_client.Client(address, adapter) as client,
+            pytest.raises(CopyError, match=why),
+        ):
+            client.list(".")

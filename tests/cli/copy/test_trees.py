@@ -152,6 +152,16 @@ def test_the_whole_served_directory_can_be_fetched(server: Serving, tree: Path, 
     assert os.listdir(here / "back") == ["tree"]
 
 
+def test_a_directory_may_be_copied_into_itself(server: Serving, tree: Path, tmp_path: Path):
+    cp("-r", tree, at(server, "tree"))
+    here, there = server.directory / "tree" / "x", server.directory / "tree" / "y"
+
+    assert cp("-r", at(server, "tree"), here) == 0
+    assert files(here) == files(tree)
+    assert cp("-r", server.directory / "tree", at(server, "tree/y")) == 0
+    assert {name.partition("/")[0] for name in files(there)} == {*os.listdir(tree), "x"}
+
+
 def test_links_and_devices_are_named_and_left_out(
     server: Serving, tree: Path, here: Path, capsys: Captured
 ):

@@ -214,6 +214,8 @@ class Client(Closing):
                 raise malformed(f"more than {MAX_ENTRIES} entries in a directory")
             if answer.is_last:
                 break
+            if not answer.entries:
+                raise malformed("a part of a directory without an entry")
             self._send(More())
         if [entry.name for entry in entries] == [b""]:
             return entries

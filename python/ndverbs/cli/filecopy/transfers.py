@@ -149,6 +149,9 @@ class Transfers(Closing):
         CopyError
             `path` cannot be made, or the next files would fail, too.
         """
+        # A directory is listed before its copy is made, which may be below it on this very host.
+        entries = self._ask(lambda client: client.list(name))
+        self._bar.expect(sum(entry.size for entry in entries))
         make_folder(path)
         root = _open_folder(path)
         try:
@@ -156,7 +159,7 @@ class Transfers(Closing):
             while left:
                 name, place = left.pop()
                 folders = []
-                for entry in self._remote_entries(name, root, place):
+                for entry in self._remote_entries(name, root, place) if place else entries:
                     last = os.fsdecode(entry.name)
                     inner = last if name == "." else f"{name}/{last}"
                     if entry.kind is EntryKind.DIRECTORY:
@@ -258,12 +261,12 @@ class Transfers(Closing):
         return entries
 
     def _remote_entries(self, name: str, root: int, place: list[str]) -> list[Entry]:
-        """Make the directory here, and return the entries of the one at the server."""
+        """Return the entries of a directory at the server, and make one here."""
 
         def begin() -> list[Entry]:
-            if place:
-                make_directory(root, os.fsencode("/".join(place)))
-            return self._ask(lambda client: client.list(name))
+            entries = self._ask(lambda client: client.list(name))
+            make_directory(root, os.fsencode("/".join(place)))
+            return entries
 
         entries = self.attempt(begin) or []
         self._bar.expect(sum(entry.size for entry in entries))
