@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,7 +40,7 @@ from ndverbs.cli.filecopy.protocol import (
     Wrote,
 )
 from ndverbs.cli.filecopy.receiving import WINDOW, WINDOWS
-from ndverbs.cli.filecopy.sending import CHUNK
+from ndverbs.cli.filecopy.sending import CHUNK, Sending
 from ndverbs.cli.filecopy.source import SourceFile
 from ndverbs.cli.filecopy.target import PARTIAL_PREFIX, PartialFile
 
@@ -379,6 +380,26 @@ def test_a_receiver_that_breaks_the_protocol_is_refused(fetching: Client, messag
             fetching.send(message)
 
     assert fetching.failure().reason is Reason.PROTOCOL
+
+
+def test_a_receiver_with_too_many_windows_is_refused(tmp_path: Path):
+    """The sender must not keep any number of them for a stranger."""
+    (tmp_path / "source").write_bytes(bytes(100))
+    windows = iter(Window(offset, 1, 4096, 1) for offset in range(100))
+    region = SimpleNamespace(close=lambda: None)
+    channel = SimpleNamespace(
+        allocate=lambda nbytes: memoryview(bytearray(nbytes)),
+        register=lambda memory, access: region,
+        take_written=list,
+        take=lambda: next(windows, None),
+    )
+
+    with (
+        SourceFile(str(tmp_path / "source")) as source,
+        Sending(channel, source, LIMIT) as sending,  # type: ignore[arg-type]
+        pytest.raises(CopyError, match="more than 64 windows at once"),
+    ):
+        sending.run()
 
 
 def test_a_window_that_is_none_ends_the_connection(fetching: Client):

@@ -7,6 +7,7 @@ import contextlib
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,6 +171,35 @@ def test_a_farewell_takes_no_completion_from_the_thread_that_waits(adapter: Adap
             channel.farewell(Failure(Reason.STOPPING, "it stops"))
 
             assert channel._cq.poll(64)
+
+
+def test_a_peer_that_says_too_much_is_cut_off_while_it_is_not_listened_to(adapter: Adapter):
+    """As a client does that takes nothing, so that the server waits for its own messages."""
+    with adapter.create_listener() as listener, Channel(adapter) as client:
+        listener.listen(("127.0.0.1", 0))
+        connecting = threading.Thread(target=client.connect, args=(listener.local_address, LIMIT))
+        connecting.start()
+        with Channel(adapter, listener.get_connector(LIMIT)) as channel:
+            channel.accept(LIMIT)
+            connecting.join()
+
+            def flood() -> None:
+                with contextlib.suppress(CopyError):
+                    while True:
+                        client.send(Commit(0, 0), LIMIT)
+
+            def wait() -> None:
+                while True:
+                    channel.pump(time.monotonic() + LIMIT, "in a test")
+
+            flooding = threading.Thread(target=flood)
+            flooding.start()
+            with pytest.raises(CopyError, match="messages before its turn") as caught:
+                wait()
+
+        flooding.join(LIMIT)
+        assert caught.value.reason is Reason.PROTOCOL
+        assert not flooding.is_alive()
 
 
 class Guest:

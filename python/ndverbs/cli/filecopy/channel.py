@@ -39,6 +39,7 @@ from ndverbs.cli.filecopy.protocol import (
 
 RECEIVES = 16  # more than a peer that keeps to the protocol has under way
 SENDS = 8
+MOST_WAITING = 2 * RECEIVES  # messages that have come and are not looked at
 _FAREWELL = RECEIVES + SENDS  # the slot of the one message that another thread may send
 BUSY = b"NDCP busy"  # private data of a reject
 _WRITE = 1 << 32  # contexts from here on are writes, below it message slots
@@ -187,7 +188,7 @@ class Channel(Closing):
                 raise TimeoutError
             self.idle_since = self.idle_since or time.monotonic()
             self._cq.wait(left)
-            self._take_in(self._cq.poll(64))
+            self.poll()
         except TimeoutError:
             raise CopyError(
                 Reason.TIMED_OUT, f"{self.peer} was silent for too long; waited for it {what}"
@@ -196,19 +197,20 @@ class Channel(Closing):
             raise self._gone(str(error)) from error
 
     def poll(self) -> None:
-        """Take in what has completed, without waiting."""
+        """Take in what has completed, without waiting; raises CopyError as `check` does."""
         try:
             self._take_in(self._cq.poll(64))
         except RdmaError as error:
             raise self._gone(str(error)) from error
+        # A peer that does not take our messages must not fill our memory with its own.
+        if len(self._inbox) > MOST_WAITING:
+            raise malformed(f"{len(self._inbox)} messages before its turn")
 
     def check(self) -> None:
         """Raise CopyError when the peer is gone, or says too much before it is its turn."""
         self.poll()
         if self._broken is not None:
             raise self._gone(self._broken)
-        if len(self._inbox) > RECEIVES:
-            raise malformed(f"{len(self._inbox)} messages before its turn")
 
     def farewell(self, failure: Failure) -> None:
         """Tell the peer why the connection ends, and end it; for any thread, never fails."""

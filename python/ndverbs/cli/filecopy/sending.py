@@ -33,6 +33,7 @@ from ndverbs.cli.filecopy.protocol import (
 from ndverbs.cli.filecopy.source import SourceFile
 
 CHUNK = 1 << 20  # bytes of one write; fits the L2 cache of today's cores with its checksum
+MOST_WINDOWS = 64  # of a receiver; far more than ours has open
 CHUNKS = 8  # writes under way at once; a receiver of ours has no more windows open
 
 
@@ -189,6 +190,8 @@ class Sending(Closing):
                 raise malformed(f"a window at byte {message.offset}, not {self._offered}")
             if message.length > self._source.size - message.offset:
                 raise malformed("a window beyond the end of the file")
+            if len(self._windows) == MOST_WINDOWS:
+                raise malformed(f"more than {MOST_WINDOWS} windows at once")
             self._offered += message.length
             self._windows.append(message)
         self._show()
