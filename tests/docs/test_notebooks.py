@@ -71,7 +71,8 @@ def test_first_write_shows_refusals(first_write):
     texts = texts_of(first_write)
     assert texts["refused-here"].startswith("RdmaValueError - 32768 local bytes exceed")
     assert texts["refused-write"] == (
-        "WRITE SUCCESS - None\n"
+        "WRITE REMOTE_RESOURCES - peer terminated the stream: "
+        "DDP tagged buffer error: invalid STag (1/1/00)\n"
         "RECEIVE CANCELLED - peer terminated the stream: "
         "DDP tagged buffer error: invalid STag (1/1/00)\n"
         "client: error - table untouched: True\n"

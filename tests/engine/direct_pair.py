@@ -34,7 +34,9 @@ class DirectPair:
             # Behind what the peer has published, as its FIN is.
             side.peer_is_closed = True
             engine.end_of_stream()
-            is_more = engine.receive(self.budget)
+            engine.receive(self.budget)
+            engine.transmit(self.budget)
+            is_more = True
         engine.end()
         side.collect()
         after = engine.counters, len(side.completions), side.engine.is_over

@@ -18,8 +18,10 @@ def make():
     """Give the factory of ends with adapters of their own; options are those of `Adapter.open`."""
     with kept_ends() as made:
 
-        def make(**options):
-            made.append(End(adapter=nd.Adapter.open("soft", **options), is_direct=True))
+        def make(*, depth=128, **options):
+            adapter = nd.Adapter.open("soft", **options)
+            depths = {"initiator_queue_depth": depth, "receive_queue_depth": depth}
+            made.append(End(adapter=adapter, is_direct=True, **depths))
             made[-1].owns_adapter = True
             return made[-1]
 
@@ -167,8 +169,8 @@ def test_a_message_behind_a_wait_satisfies_an_arm(near, make):
             assert passive.received().status == nd.Status.SUCCESS
 
 
-def test_a_large_message_behind_many_goes_on_while_its_end_only_polls(near, make):
-    passive = make()
+def test_a_large_message_behind_many_goes_on_while_its_end_only_polls(make):
+    near, passive = make(depth=512), make(depth=512)
     connect(near, passive)
     near.memory("source", 300_000, seed=5)
     passive.memory("sink", 300_000)
