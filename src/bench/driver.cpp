@@ -55,6 +55,7 @@ bool Driver::post(core::OperationType type, std::uint32_t size) {
     }
     if (type != core::OperationType::read && size <= inline_limit_) {
         request.flags |= core::flag::kInline;
+        segment.token = 0;  // the caller's own memory, which no one has to look up
     }
     request.context = posted_;
     if ((posted_ + 1) % signal_every_ != 0) request.flags |= core::flag::kSilentSuccess;
