@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The order in which bytes get to their place.
 #include "direct/copy.hpp"
 
 #include <algorithm>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Requests, executed in the order of the send queue.
+#include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstring>
 
 #include "direct/copy.hpp"
 #include "direct/stream.hpp"

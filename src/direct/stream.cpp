@@ -2,7 +2,6 @@
 // The life of a direct stream: what begins and ends a step, and how the connection ends.
 #include "direct/stream.hpp"
 
-#include <algorithm>
 #include <utility>
 
 #include "direct/fence.hpp"

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Ringing a bell, and the progress thread over one.
 #include "providers/soft/bell.hpp"
 
 #include <sys/epoll.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The offers of this process, and the memory and bells of a meeting that is taken up.
 #include "providers/soft/meeting.hpp"
 
 #include <pthread.h>

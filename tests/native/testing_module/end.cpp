@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Causes and bytes as Python objects, and the class that every kind of engine has below it.
 #include "end.hpp"
 
 #include "module.hpp"
