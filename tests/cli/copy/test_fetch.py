@@ -45,18 +45,6 @@ from ndverbs.cli.filecopy.source import SourceFile
 from ndverbs.cli.filecopy.target import PARTIAL_PREFIX, PartialFile
 
 
-@pytest.fixture(scope="module")
-def adapter() -> Iterator[Adapter]:
-    with Adapter.open("soft") as adapter:
-        yield adapter
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Serving]:
-    with serving(tmp_path / "served") as server:
-        yield server
-
-
 def fetch(
     address: tuple[str, int], name: str, path: Path, adapter: Adapter, **options: object
 ) -> copy_client.Copied:

@@ -36,12 +36,6 @@ from ndverbs.cli.filecopy.receiving import WINDOW, WINDOWS
 from ndverbs.cli.filecopy.source import SourceFile
 
 
-@pytest.fixture(scope="module")
-def adapter() -> Iterator[Adapter]:
-    with Adapter.open("soft") as adapter:
-        yield adapter
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Serving]:
     with serving(tmp_path / "served") as server:

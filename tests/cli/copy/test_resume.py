@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,18 +39,6 @@ def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert protocol.STEP % WINDOW == 0
     monkeypatch.setattr(sending, "STEP", STEP)
     monkeypatch.setattr(receiving, "STEP", STEP)
-
-
-@pytest.fixture(scope="module")
-def adapter() -> Iterator[Adapter]:
-    with Adapter.open("soft") as adapter:
-        yield adapter
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Serving]:
-    with serving(tmp_path / "served") as server:
-        yield server
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,12 +33,6 @@ MPA_REQUESTS = [
     b"MPA ID Req Frame\x10\x02\0\x04\xc0\x01\x80\x01",
     b"MPA ID Req Frame\x10\x02\0\x04\0\x01\0\x01",
 ]
-
-
-@pytest.fixture(scope="module")
-def adapter() -> Iterator[Adapter]:
-    with Adapter.open("soft") as adapter:
-        yield adapter
 
 
 @pytest.mark.parametrize("request_bytes", [b"", *MPA_REQUESTS], ids=["tcp", "rtr", "plain"])

@@ -3,7 +3,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ from ndverbs.cli.filecopy.protocol import CopyError, Flags, Reason
 from ndverbs.cli.filecopy.receiving import WINDOW, WINDOWS
 from ndverbs.cli.filecopy.sending import CHUNK
 from ndverbs.cli.filecopy.target import PartialFile
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Serving]:
-    with serving(tmp_path / "served") as server:
-        yield server
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,6 @@ from ndverbs import cli
 from ndverbs.cli.filecopy.target import PARTIAL_PREFIX
 
 Captured = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Serving]:
-    with serving(tmp_path / "served") as server:
-        yield server
 
 
 @pytest.fixture
