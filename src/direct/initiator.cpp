@@ -52,6 +52,21 @@ bool Stream::transmit(std::size_t budget) {
     return is_more;
 }
 
+// Requests that this side executes in the peer's memory.
+bool Stream::reaches_peer(RequestKind kind) {
+    return kind == RequestKind::write || kind == RequestKind::write_immediate ||
+           iwarp::is_answered(kind);
+}
+
+// Whether the peer has taken the last message that invalidates: what comes behind it finds the
+// token dead, as it would on the wire.
+bool Stream::has_invalidated() {
+    if (seen_slots_ >= invalidating_slots_) return true;
+    // acquire: pairs with the release in receive(): what the peer changed before.
+    seen_slots_ = theirs_.consumed_slots.load(std::memory_order_acquire);
+    return seen_slots_ >= invalidating_slots_;
+}
+
 Stream::Turn Stream::execute(std::size_t& budget) {
     const SendRequest& request = send_queue_[request_next_];
     if (peer_has_closed_ && iwarp::is_answered(request.kind)) {
@@ -60,6 +75,7 @@ Stream::Turn Stream::execute(std::size_t& budget) {
         end({iwarp::Cause::Source::local, iwarp::error::kLlpClosed, 0});
         return Turn::ended;
     }
+    if (reaches_peer(request.kind) && !has_invalidated()) return Turn::blocked;
     switch (request.kind) {
         case RequestKind::send:
             return send(budget);

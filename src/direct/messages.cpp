@@ -129,6 +129,7 @@ void Stream::publish(Kind kind, std::uint8_t marks, std::uint32_t length, std::u
                         static_cast<std::uint64_t>(kind),
                     std::memory_order_release);
     ++slots_sent_;
+    if ((marks & mark::kInvalidates) != 0) invalidating_slots_ = slots_sent_;
 }
 
 // ---- in -------------------------------------------------------------------------------------

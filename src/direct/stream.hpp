@@ -66,8 +66,9 @@ public:
     void give_way() override { fail(iwarp::error::kStreamCatastrophic); }
 
 private:
-    // done: the request, all of it. more: the budget is used up. blocked: it waits for room in the
-    // ring, or for the end of a peer that closes. ended: the connection, and the request with it.
+    // done: the request, all of it. more: the budget is used up. blocked: it waits until the peer
+    // takes a message, or for the end of a peer that closes. ended: the connection, and the request
+    // with it.
     enum class Turn : std::uint8_t { done, more, blocked, ended };
 
     [[nodiscard]] Status end_of(std::uint32_t position) const override {
@@ -77,6 +78,8 @@ private:
 
     // Out.
     [[nodiscard]] Turn execute(std::size_t& budget);
+    [[nodiscard]] static bool reaches_peer(iwarp::RequestKind kind);
+    [[nodiscard]] bool has_invalidated();
     [[nodiscard]] Turn move(iwarp::RemoteRight right, std::size_t& budget);
     [[nodiscard]] Turn write_immediate(std::size_t& budget);
     [[nodiscard]] Turn read(std::size_t& budget);
@@ -139,12 +142,13 @@ private:
     std::uint32_t request_next_;
     std::uint32_t offset_ = 0;  // bytes of the next request that are done
     bool is_placing_ = false;   // ... into the peer's receive
-    bool is_blocked_ = false;   // it waits for room
+    bool is_blocked_ = false;   // it waits until the peer takes a message
     bool touches_ = false;      // the hazard is set
     std::uint64_t slots_sent_ = 0;
     std::uint64_t bytes_sent_ = 0;  // position in the stream of `data`
     std::uint64_t data_at_ = 0;     // where the next bytes of it go
-    std::uint64_t seen_slots_ = 0;  // the peer's counts when the next request was blocked
+    std::uint64_t seen_slots_ = 0;  // what the peer had taken when that was looked at last
+    std::uint64_t invalidating_slots_ = 0;  // sent with the last message that invalidates
     std::uint64_t messages_sent_ = 0;
 
     // In.

@@ -206,6 +206,28 @@ def test_a_missing_receive_waits_for_its_time_and_ends_both_sides():
     assert pair.a.engine.cause == ("peer", 1, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"), [("write", {}), ("write", {"immediate": 5}), ("read", {})]
+)
+def test_what_comes_behind_an_invalidation_finds_the_token_dead(kind, options):
+    pair = DirectPair(window=False)
+    rights = {"remote_write": True, "remote_read": True, "is_revocable": True}
+    pair.b.engine.add_region(7, 0, WINDOW_OFFSET, 64, **rights)
+    pair.a.engine.write(0, pattern(8))
+    pair.a.engine.post_send(1, [(0, 4)], invalidate=7)
+    getattr(pair.a.engine, f"post_{kind}")(2, [(0, 8)], 7, 0, **options)
+
+    pair.step(pair.a)
+    pair.step(pair.a)
+    assert pair.a.outcome() == [("request", 1, "success")]
+    pair.b.engine.post_receive(9, [(0, 8)])
+    pair.settle()
+
+    assert pair.b.completions[0]["invalidated"] == 7
+    assert pair.a.outcome()[1] == ("request", 2, "remote_resources")
+    assert pair.b.engine.read(WINDOW_OFFSET, 8) == bytes([FILL]) * 8
+
+
 def test_a_message_that_is_too_long_for_its_receive_fails_it():
     pair = DirectPair()
     pair.b.engine.post_receive(9, [(0, 8)])
