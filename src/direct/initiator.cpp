@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstring>
 
 #include "direct/copy.hpp"
 #include "direct/stream.hpp"
@@ -12,19 +13,28 @@
 namespace ndv::direct {
 
 using iwarp::AccessResult;
-using iwarp::Pin;
 using iwarp::RemoteRight;
 using iwarp::RequestKind;
 using iwarp::SendRequest;
 
+namespace {
+
+// What the kernel copies at once.
+constexpr std::uint32_t kCallPiece = 256 * 1024;
+
+}  // namespace
+
 std::size_t Stream::backlog() {
-    return wants_write() ? send_queue_[request_next_].length - offset_ : 0;
+    if (!wants_write()) return 0;
+    const bool is_next = !is_blocked_ && request_next_ != send_queue_.cursor.published();
+    const std::size_t request = is_next ? send_queue_[request_next_].length - offset_ : 0;
+    return std::max<std::size_t>(answer_.is_blocked ? 0 : answer_.left, request);
 }
 
 bool Stream::transmit(std::size_t budget) {
     is_blocked_ = false;
     const std::uint64_t published = slots_sent_;
-    bool is_more = false;
+    bool is_more = answer(budget);
     while (is_open_ && request_next_ != send_queue_.cursor.published()) {
         if (budget == 0) {
             is_more = true;
@@ -37,34 +47,20 @@ bool Stream::transmit(std::size_t budget) {
             turn = gone();
         }
         if (turn != Turn::done) {
-            is_more = turn == Turn::more;
+            is_more = is_more || turn == Turn::more;
             is_blocked_ = turn == Turn::blocked;
             break;
         }
         send_queue_[request_next_].progress = SendRequest::Progress::done;
         ++request_next_;
         offset_ = 0;
+        is_carried_ = has_asked_ = false;
         ++counters_.fpdus_out;
     }
     let_go();
     check_drained();
     if (slots_sent_ != published) wake(asleep::kForMessages);
     return is_more;
-}
-
-// Requests that this side executes in the peer's memory.
-bool Stream::reaches_peer(RequestKind kind) {
-    return kind == RequestKind::write || kind == RequestKind::write_immediate ||
-           iwarp::is_answered(kind);
-}
-
-// Whether the peer has taken the last message that invalidates: what comes behind it finds the
-// token dead, as it would on the wire.
-bool Stream::has_invalidated() {
-    if (seen_slots_ >= invalidating_slots_) return true;
-    // acquire: pairs with the release in receive(): what the peer changed before.
-    seen_slots_ = theirs_.consumed_slots.load(std::memory_order_acquire);
-    return seen_slots_ >= invalidating_slots_;
 }
 
 Stream::Turn Stream::execute(std::size_t& budget) {
@@ -75,7 +71,6 @@ Stream::Turn Stream::execute(std::size_t& budget) {
         end({iwarp::Cause::Source::local, iwarp::error::kLlpClosed, 0});
         return Turn::ended;
     }
-    if (reaches_peer(request.kind) && !has_invalidated()) return Turn::blocked;
     switch (request.kind) {
         case RequestKind::send:
             return send(budget);
@@ -87,7 +82,7 @@ Stream::Turn Stream::execute(std::size_t& budget) {
             return read(budget);
         case RequestKind::fetch_add:
         case RequestKind::compare_swap:
-            return run_atomic();
+            return run_atomic(budget);
         case RequestKind::bind:
         case RequestKind::fast_register:
         case RequestKind::invalidate:
@@ -101,39 +96,74 @@ Stream::Turn Stream::move(RemoteRight right, std::size_t& budget) {
     const SendRequest& request = send_queue_[request_next_];
     const std::uint32_t rest = request.length - offset_;
     if (rest == 0) return Turn::done;  // as iWARP: not checked
-    if (!touch()) return gone();
-    Pin pin;
+    if (is_carried_) return carry(budget);
+    if (!touch(reach_.hazard(request.remote_token))) return gone();
+    Grip grip;
     // The whole rest at once: what is refused must not have been done in part.
     const AccessResult result =
-        remote_.pin(request.remote_token, request.remote_address + offset_, rest, right, pin);
+        reach_.take(request.remote_token, request.remote_address + offset_, rest, right, grip);
     if (result != AccessResult::granted) {
         return refuse(right == RemoteRight::write ? iwarp::write_error(result)
                                                   : iwarp::read_error(result));
     }
-    const auto size = static_cast<std::uint32_t>(std::min<std::size_t>(rest, budget));
+    const bool is_reached = grip.way != Way::carried;
+    const bool has_turn = !is_reached || has_settled();
+    std::uint32_t moved = 0;
+    if (is_reached && has_turn) {
+        moved =
+            copy(grip, 0, right, static_cast<std::uint32_t>(std::min<std::size_t>(rest, budget)));
+    }
+    reach_.let_go(grip);
+    if (!has_turn) return Turn::blocked;
+    offset_ += moved;
+    budget -= moved;
+    (right == RemoteRight::write ? counters_.bytes_out : counters_.bytes_in) += moved;
+    if (offset_ == request.length) return Turn::done;
+    if (budget == 0) return Turn::more;
+    is_carried_ = true;  // also where the kernel copies no more
+    return carry(budget);
+}
+
+// Between the request's own memory, where it has arrived, and what is in hand from `at` on. Less
+// than `size`: the kernel refuses.
+std::uint32_t Stream::copy(const Grip& grip, std::size_t at, RemoteRight right,
+                           std::uint32_t size) {
     std::array<iovec, 16> theirs;
     std::array<iovec, 16> ours;
-    for (std::uint32_t moved = 0; moved < size;) {
-        const std::size_t left = size - moved;
-        const Pieces remote{theirs.data(),
-                            slice_pin(remote_, pin, moved, left, theirs.data(), theirs.size())};
-        const Pieces local{
-            ours.data(), iwarp::slice_segments(send_queue_.segments(request_next_), offset_ + moved,
-                                               left, ours.data(), ours.size())};
-        moved +=
-            static_cast<std::uint32_t>(right == RemoteRight::write ? direct::place(remote, local)
-                                                                   : direct::place(local, remote));
+    std::uint32_t moved = 0;
+    while (moved < size) {
+        const bool is_called = grip.way == Way::calls;
+        const std::size_t left = std::min<std::size_t>(size - moved, is_called ? kCallPiece : size);
+        const std::size_t count = iwarp::slice_segments(
+            send_queue_.segments(request_next_), offset_ + moved, left, ours.data(), ours.size());
+        std::size_t done = 0;
+        if (is_called) {
+            done = reach_.call(grip, at + moved, right, ours.data(), count);
+            if (done == 0) break;
+        } else {
+            const Pieces remote{
+                theirs.data(), reach_.pieces(grip, at + moved, left, theirs.data(), theirs.size())};
+            const Pieces local{ours.data(), count};
+            done = right == RemoteRight::write ? direct::place(remote, local)
+                                               : direct::place(local, remote);
+        }
+        moved += static_cast<std::uint32_t>(done);
     }
-    remote_.unpin(pin);
-    offset_ += size;
-    budget -= size;
-    (right == RemoteRight::write ? counters_.bytes_out : counters_.bytes_in) += size;
-    return offset_ == request.length ? Turn::done : Turn::more;
+    return moved;
+}
+
+// Whether the peer has taken the last message that changes its memory for what comes behind it: a
+// token that it names is dead by then, and bytes that it carries are in their place.
+bool Stream::has_settled() {
+    if (seen_slots_ >= settled_slots_) return true;
+    // acquire: pairs with the release in receive(): what the peer changed before.
+    seen_slots_ = theirs_.consumed_slots.load(std::memory_order_acquire);
+    return seen_slots_ >= settled_slots_;
 }
 
 Stream::Turn Stream::write_immediate(std::size_t& budget) {
     if (const Turn turn = move(RemoteRight::write, budget); turn != Turn::done) return turn;
-    if (!has_room(0)) return Turn::blocked;
+    if (find_room(0).at == nullptr) return Turn::blocked;
     const SendRequest& request = send_queue_[request_next_];
     publish(Kind::immediate, request.solicits ? mark::kSolicits : std::uint8_t{0}, request.length,
             static_cast<std::uint32_t>(request.operand));
@@ -163,38 +193,74 @@ Stream::Turn Stream::end_local(Status status) {
 }
 
 // seq_cst: pairs with the atomics of other steppers, and of programs that map the word.
-Stream::Turn Stream::run_atomic() {
+std::uint64_t Stream::run(RequestKind kind, void* word, std::uint64_t operand,
+                          std::uint64_t compare) {
+    const std::atomic_ref<std::uint64_t> target(*static_cast<std::uint64_t*>(word));
+    if (kind == RequestKind::fetch_add) {
+        return target.fetch_add(operand, std::memory_order_seq_cst);
+    }
+    target.compare_exchange_strong(compare, operand, std::memory_order_seq_cst);
+    return compare;
+}
+
+Stream::Turn Stream::run_atomic(std::size_t& budget) {
     const SendRequest& request = send_queue_[request_next_];
-    if (!touch()) return gone();
-    Pin pin;
+    if (is_carried_) return carry(budget);
+    if (!touch(reach_.hazard(request.remote_token))) return gone();
+    Grip grip;
     std::uint64_t value = 0;
-    const AccessResult result = remote_.pin(request.remote_token, request.remote_address,
-                                            sizeof value, RemoteRight::atomic, pin);
+    const AccessResult result = reach_.take(request.remote_token, request.remote_address,
+                                            sizeof value, RemoteRight::atomic, grip);
     if (result != AccessResult::granted) return refuse(iwarp::read_error(result));
+    if (grip.way != Way::loads) {
+        reach_.let_go(grip);
+        is_carried_ = true;
+        return carry(budget);
+    }
+    const bool has_turn = has_settled();
     iovec word{};
     // A word that is aligned by both counts lies in one piece, also in pages.
     const bool is_aligned = request.remote_address % sizeof value == 0 &&
-                            slice_pin(remote_, pin, 0, sizeof value, &word, 1) == 1 &&
+                            reach_.pieces(grip, 0, sizeof value, &word, 1) == 1 &&
                             word.iov_len == sizeof value &&
                             reinterpret_cast<std::uintptr_t>(word.iov_base) % sizeof value == 0;
-    if (is_aligned) {
-        const std::atomic_ref<std::uint64_t> target(*static_cast<std::uint64_t*>(word.iov_base));
-        if (request.kind == RequestKind::fetch_add) {
-            value = target.fetch_add(request.operand, std::memory_order_seq_cst);
-        } else {
-            value = request.compare;
-            target.compare_exchange_strong(value, request.operand, std::memory_order_seq_cst);
-        }
+    if (has_turn && is_aligned) {
+        value = run(request.kind, word.iov_base, request.operand, request.compare);
     }
-    remote_.unpin(pin);
+    reach_.let_go(grip);
+    if (!has_turn) return Turn::blocked;
     if (!is_aligned) return refuse(iwarp::error::kStreamCatastrophic);
     // In this host's byte order, wherever the caller wants it: the place need not be aligned.
-    std::array<iovec, sizeof value> ours;
-    const std::size_t count = iwarp::slice_segments(send_queue_.segments(request_next_), 0,
-                                                    sizeof value, ours.data(), ours.size());
-    const iovec from{&value, sizeof value};
-    direct::place({ours.data(), count}, {&from, 1});
+    scatter(reinterpret_cast<const std::byte*>(&value), sizeof value);
     return Turn::done;
+}
+
+// ---- the request's own memory, where it has arrived -----------------------------------------
+
+void Stream::gather(std::byte* to, std::uint32_t size) {
+    std::array<iovec, 16> ours;
+    for (std::uint32_t moved = 0; moved < size;) {
+        const std::size_t count =
+            iwarp::slice_segments(send_queue_.segments(request_next_), offset_ + moved,
+                                  size - moved, ours.data(), ours.size());
+        for (std::size_t i = 0; i < count; ++i) {
+            std::memcpy(to + moved, ours[i].iov_base, ours[i].iov_len);
+            moved += static_cast<std::uint32_t>(ours[i].iov_len);
+        }
+    }
+    offset_ += size;
+}
+
+void Stream::scatter(const std::byte* from, std::uint32_t size) {
+    std::array<iovec, 16> ours;
+    for (std::uint32_t moved = 0; moved < size;) {
+        const std::size_t count =
+            iwarp::slice_segments(send_queue_.segments(request_next_), offset_ + moved,
+                                  size - moved, ours.data(), ours.size());
+        const iovec piece{const_cast<std::byte*>(from + moved), size - moved};
+        moved += static_cast<std::uint32_t>(direct::place({ours.data(), count}, {&piece, 1}));
+    }
+    offset_ += size;
 }
 
 }  // namespace ndv::direct

@@ -74,14 +74,26 @@ public:
         return has_news();
     }
 
-    // The peer touches nothing of this side any more when this returns.
+    // The peer begins to touch nothing of this side any more.
     void close() {
         // seq_cst, as the exchange and the loads in Stream::touch() and place_message(): of the
         // peer that sets its hazard and looks at these, and of this side, one sees the other's.
         mine_.closing.store(1, std::memory_order_seq_cst);
-        for (Posted& receive : mine_.posted) receive.stamp.store(0, std::memory_order_relaxed);
+        for (Posted& receive : mine_.posted) {
+            // Of pages that were not used none is touched.
+            if (receive.stamp.load(std::memory_order_relaxed) != 0) {
+                receive.stamp.store(0, std::memory_order_relaxed);
+            }
+        }
         full_fence();
-        while (theirs_.hazard.load(std::memory_order_seq_cst) != 0) std::this_thread::yield();
+    }
+    // ... and has let go of what it had. A moment is as long as a copy takes.
+    [[nodiscard]] bool is_quiet() const {
+        for (int i = 0; i < 300; ++i) {
+            if (theirs_.hazard.load(std::memory_order_seq_cst) == 0) return true;
+            if (i >= 200) std::this_thread::yield();
+        }
+        return false;
     }
 
 private:

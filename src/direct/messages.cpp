@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Messages in both directions: through the ring, or placed by the sender into the receive that
 // they take.
+#include "direct/message.hpp"
+
 #include <algorithm>
 #include <array>
-#include <cstring>
 
 #include "direct/copy.hpp"
 #include "direct/stream.hpp"
@@ -11,11 +12,6 @@
 namespace ndv::direct {
 namespace {
 
-// Up to here a message goes through the ring, which stays in the cache, and is done at once; above
-// it one copy is worth a look at the peer's receives.
-constexpr std::uint32_t kSmallMessage = 8 * 1024;
-// Of a message that has to go through the ring all the same.
-constexpr std::uint32_t kFragment = 16 * 1024;
 // What a message of which nothing is copied takes of a step's budget.
 constexpr std::size_t kLeast = 64;
 
@@ -39,22 +35,27 @@ bool Stream::can_place() const {
 Stream::Turn Stream::place_message(std::size_t& budget) {
     const iwarp::SendRequest& request = send_queue_[request_next_];
     const Posted& receive = theirs_.posted[messages_sent_ % kPosted];
-    if (!touch()) return gone();
+    if (!touch(Reach::kReceives)) return gone();
     // Behind the hazard: from here on it stays, or was taken back before.
     if (receive.stamp.load(std::memory_order_seq_cst) != messages_sent_ + 1) return gone();
-    auto* const to = reinterpret_cast<std::byte*>(receive.where.load(std::memory_order_relaxed));
-    std::array<iovec, 16> ours;
-    while (offset_ < request.length && budget > 0) {
-        const std::size_t size = std::min<std::size_t>(request.length - offset_, budget);
-        const std::size_t count = iwarp::slice_segments(send_queue_.segments(request_next_),
-                                                        offset_, size, ours.data(), ours.size());
-        const iovec room{to + offset_, size};
-        const std::size_t moved = direct::place({&room, 1}, {ours.data(), count});
-        offset_ += static_cast<std::uint32_t>(moved);
-        budget -= moved;
+    const auto size =
+        static_cast<std::uint32_t>(std::min<std::size_t>(request.length - offset_, budget));
+    Grip grip;
+    std::uint32_t moved = 0;
+    if (reach_.take_receive(receive.where.load(std::memory_order_relaxed), request.length, grip)) {
+        moved = copy(grip, offset_, iwarp::RemoteRight::write, size);
+        reach_.let_go(grip);
     }
+    if (moved < size) {
+        // Not within reach, or not any more: what is there already will be overwritten.
+        offset_ = 0;
+        is_placing_ = false;
+        return send_by_ring(budget);
+    }
+    offset_ += moved;
+    budget -= moved;
     if (offset_ < request.length) return Turn::more;
-    if (!has_room(0)) return Turn::blocked;
+    if (find_room(0).at == nullptr) return Turn::blocked;
     publish(Kind::placed, marks_of(request), request.length, request.remote_token);
     ++messages_sent_;
     counters_.bytes_out += request.length;
@@ -63,29 +64,16 @@ Stream::Turn Stream::place_message(std::size_t& budget) {
 
 Stream::Turn Stream::send_by_ring(std::size_t& budget) {
     const iwarp::SendRequest& request = send_queue_[request_next_];
-    std::array<iovec, 16> ours;
     do {
         const std::uint32_t rest = request.length - offset_;
         if (rest > 0 && budget == 0) return Turn::more;
-        const std::uint32_t size = std::min(rest, rest > kSmallMessage ? kFragment : rest);
-        const bool is_in_data = size > Slot::kBytes;
-        if (!has_room(is_in_data ? size : 0)) return Turn::blocked;
-        std::byte* const to = is_in_data ? mine_.data.data() + data_at_ % kDataBytes
-                                         : mine_.slots[slots_sent_ % kSlots].bytes.data();
-        for (std::uint32_t moved = 0; moved < size;) {
-            const std::size_t count =
-                iwarp::slice_segments(send_queue_.segments(request_next_), offset_ + moved,
-                                      size - moved, ours.data(), ours.size());
-            for (std::size_t i = 0; i < count; ++i) {
-                std::memcpy(to + moved, ours[i].iov_base, ours[i].iov_len);
-                moved += static_cast<std::uint32_t>(ours[i].iov_len);
-            }
-        }
-        const bool is_last = size == rest;
-        publish(is_last ? Kind::message : Kind::fragment,
-                static_cast<std::uint8_t>(marks_of(request) | (is_in_data ? mark::kInData : 0)),
-                size, request.remote_token);
-        offset_ += size;
+        const std::uint32_t size = std::min(rest, kFragment);
+        const Room room = find_room(size);
+        if (room.at == nullptr) return Turn::blocked;
+        gather(room.at, size);
+        publish(size == rest ? Kind::message : Kind::fragment,
+                static_cast<std::uint8_t>(marks_of(request) | room.mark), size,
+                request.remote_token);
         counters_.bytes_out += size;
         budget -= std::min<std::size_t>(budget, size);
     } while (offset_ < request.length);
@@ -98,67 +86,48 @@ std::uint8_t Stream::marks_of(const iwarp::SendRequest& request) {
                                      (request.invalidates ? mark::kInvalidates : 0));
 }
 
-// For a slot and `bytes` of data in one piece, which go to `data_at_`.
-bool Stream::has_room(std::uint32_t bytes) {
+// For a slot and `bytes` in one piece: in the slot up to `in_slot`.
+Stream::Room Stream::find_room(std::uint32_t bytes, std::uint32_t in_slot) {
     // acquire: pairs with the release in receive(): the peer has done with them.
     const std::uint64_t slots = theirs_.consumed_slots.load(std::memory_order_acquire);
-    const std::uint64_t taken = theirs_.consumed_bytes.load(std::memory_order_relaxed);
-    if (slots_sent_ - slots > kSlots || bytes_sent_ - taken > kDataBytes) {
+    const bool is_bulk = bytes > kSmallMessage;
+    Area& area = is_bulk ? bulk_ : data_;
+    const std::uint32_t size = is_bulk ? kBulkBytes : kDataBytes;
+    const std::uint64_t taken =
+        (is_bulk ? theirs_.consumed_bulk : theirs_.consumed_data).load(std::memory_order_relaxed);
+    if (slots_sent_ - slots > kSlots || area.sent - taken > size) {
         fail(iwarp::error::kStreamCatastrophic);
-        return false;
+        return {};
     }
     seen_slots_ = slots;
-    if (slots_sent_ - slots == kSlots) return false;
-    data_at_ = bytes_sent_;
-    if (bytes == 0) return true;
-    if (data_at_ % kDataBytes + bytes > kDataBytes) data_at_ += kDataBytes - data_at_ % kDataBytes;
-    return data_at_ + bytes - taken <= kDataBytes;
+    if (slots_sent_ - slots == kSlots) return {};
+    if (bytes <= in_slot) return {mine_.slots[slots_sent_ % kSlots].bytes.data(), 0};
+    area.at = area.sent;
+    if (area.at % size + bytes > size) area.at += size - area.at % size;
+    if (area.at + bytes - taken > size) return {};
+    return {(is_bulk ? mine_.bulk.data() : mine_.data.data()) + area.at % size,
+            is_bulk ? mark::kInBulk : mark::kInData};
 }
 
-// After has_room(), with the bytes where they belong.
+// After find_room(), with the bytes where they belong.
 void Stream::publish(Kind kind, std::uint8_t marks, std::uint32_t length, std::uint32_t value) {
     Slot& slot = mine_.slots[slots_sent_ % kSlots];
     slot.length.store(length, std::memory_order_relaxed);
     slot.value.store(value, std::memory_order_relaxed);
-    if ((marks & mark::kInData) != 0) {
-        slot.at.store(data_at_, std::memory_order_relaxed);
-        bytes_sent_ = data_at_ + length;
+    if ((marks & (mark::kInData | mark::kInBulk)) != 0) {
+        Area& area = (marks & mark::kInBulk) != 0 ? bulk_ : data_;
+        slot.at.store(area.at, std::memory_order_relaxed);
+        area.sent = area.at + length;
     }
     // release: pairs with Line::has_slot(): the slot, what it names, and Writes before it.
     slot.word.store((slots_sent_ + 1) << 16U | static_cast<std::uint64_t>(marks) << 8U |
                         static_cast<std::uint64_t>(kind),
                     std::memory_order_release);
     ++slots_sent_;
-    if ((marks & mark::kInvalidates) != 0) invalidating_slots_ = slots_sent_;
+    if (kind == Kind::write || (marks & mark::kInvalidates) != 0) settled_slots_ = slots_sent_;
 }
 
 // ---- in -------------------------------------------------------------------------------------
-
-struct Stream::Message {
-    explicit Message(const Slot& slot, const Side& side) {
-        const std::uint64_t word = slot.word.load(std::memory_order_relaxed);
-        kind = static_cast<Kind>(word & 0xFFU);
-        marks = static_cast<std::uint8_t>(word >> 8U);
-        length = slot.length.load(std::memory_order_relaxed);
-        value = slot.value.load(std::memory_order_relaxed);
-        at = slot.at.load(std::memory_order_relaxed);
-        bytes = is_in_data() ? side.data.data() + at % kDataBytes : slot.bytes.data();
-    }
-    [[nodiscard]] bool is_in_data() const { return (marks & mark::kInData) != 0; }
-    // Whether the bytes lie where they can lie, for a peer whose data was taken up to `taken`.
-    [[nodiscard]] bool is_sound(std::uint64_t taken) const {
-        if (!is_in_data()) return length <= Slot::kBytes;
-        return length <= kDataBytes - at % kDataBytes && at - taken < kDataBytes &&
-               at - taken + length <= kDataBytes;
-    }
-
-    Kind kind;
-    std::uint8_t marks;
-    std::uint32_t length;
-    std::uint32_t value;
-    std::uint64_t at;
-    const std::byte* bytes;
-};
 
 bool Stream::receive(std::size_t budget) {
     // acquire: pairs with the release of a verdict, so that what came before it is found below.
@@ -174,13 +143,14 @@ bool Stream::receive(std::size_t budget) {
         const Message message(theirs_.slots[taken % kSlots], theirs_);
         if (!take(message)) break;
         ++taken;
-        const bool is_copied = message.kind == Kind::message || message.kind == Kind::fragment;
+        const bool is_copied = message.kind != Kind::placed && message.kind != Kind::immediate;
         budget -= std::min(budget, std::max<std::size_t>(is_copied ? message.length : 0, kLeast));
     }
     if (taken != before) {
         line_.set_taken(taken);
-        mine_.consumed_bytes.store(bytes_taken_, std::memory_order_relaxed);
-        // release: pairs with has_room() of the peer.
+        mine_.consumed_data.store(data_taken_, std::memory_order_relaxed);
+        mine_.consumed_bulk.store(bulk_taken_, std::memory_order_relaxed);
+        // release: pairs with find_room() and has_settled() of the peer.
         mine_.consumed_slots.store(taken, std::memory_order_release);
         wake(asleep::kForRoom);
         publish_receives();
@@ -219,6 +189,15 @@ bool Stream::take(const Message& message) {
             received_ = message.length;
             return end_message(message);
         }
+        case Kind::write:
+            return take_write(message);
+        case Kind::read:
+            return take_read(message);
+        case Kind::fetch_add:
+        case Kind::compare_swap:
+            return take_atomic(message);
+        case Kind::answer:
+            return take_answer(message);
         case Kind::none:
             break;
     }
@@ -226,8 +205,14 @@ bool Stream::take(const Message& message) {
     return false;
 }
 
+// Its bytes were copied, and their place is the peer's again.
+void Stream::note_taken(const Message& message) {
+    if ((message.marks & mark::kInData) != 0) data_taken_ = message.at + message.length;
+    if ((message.marks & mark::kInBulk) != 0) bulk_taken_ = message.at + message.length;
+}
+
 bool Stream::take_bytes(const Message& message) {
-    if (!message.is_sound(bytes_taken_)) {
+    if (!message.is_sound(data_taken_, bulk_taken_)) {
         fail(iwarp::error::kStreamCatastrophic);
         return false;
     }
@@ -252,7 +237,7 @@ bool Stream::take_bytes(const Message& message) {
             received_ += static_cast<std::uint32_t>(pieces[i].iov_len);
         }
     }
-    if (message.is_in_data()) bytes_taken_ = message.at + message.length;
+    note_taken(message);
     return message.kind == Kind::fragment || end_message(message);
 }
 
@@ -309,8 +294,9 @@ void Stream::publish_receives() {
         if (position == receive_queue_.cursor.published()) return;
         const auto segments = receive_queue_.segments(position);
         if (segments.size() != 1 || segments[0].pages != nullptr) continue;
+        if (segments[0].length <= kSmallMessage) continue;  // goes through the ring
         Posted& receive = mine_.posted[posted_ % kPosted];
-        receive.where.store(reinterpret_cast<std::uint64_t>(segments[0].data),
+        receive.where.store(reach_.place_of(segments[0].data, segments[0].length),
                             std::memory_order_relaxed);
         receive.length.store(segments[0].length, std::memory_order_relaxed);
         // release: pairs with the acquire in can_place().

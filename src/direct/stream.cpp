@@ -2,6 +2,7 @@
 // The life of a direct stream: what begins and ends a step, and how the connection ends.
 #include "direct/stream.hpp"
 
+#include <chrono>
 #include <utility>
 
 #include "direct/fence.hpp"
@@ -13,6 +14,9 @@ namespace {
 // or that the peer would have sent had it seen the request that was refused here.
 constexpr std::uint32_t kSaid = 1U << 31U;
 constexpr std::uint32_t kRefusedForPeer = 1U << 30U;
+
+// A peer that is stopped with memory of this side in hand is looked at so often.
+constexpr iwarp::Time kQuietTime = std::chrono::milliseconds(1);
 
 std::uint32_t verdict_of(const iwarp::ErrorCode& code, std::uint32_t flags) {
     return kSaid | flags | static_cast<std::uint32_t>(code.layer) << 16U |
@@ -27,15 +31,15 @@ iwarp::ErrorCode code_of(std::uint32_t verdict) {
 }  // namespace
 
 Stream::Stream(Line& line, Bells& bells, iwarp::SendQueue& send_queue,
-               iwarp::ReceiveQueue& receive_queue, iwarp::RemoteMemory& own,
-               iwarp::RemoteMemory& remote, iwarp::ReceiveSupply* supply, Time receive_wait)
+               iwarp::ReceiveQueue& receive_queue, iwarp::RemoteMemory& own, Reach& reach,
+               iwarp::ReceiveSupply* supply, Time receive_wait)
     : iwarp::Stream(send_queue, receive_queue),
       line_(line),
       mine_(line.mine()),
       theirs_(line.theirs()),
       bells_(bells),
       own_(own),
-      remote_(remote),
+      reach_(reach),
       supply_(supply),
       receive_wait_(receive_wait),
       request_next_(send_queue.cursor.head_position()),
@@ -43,6 +47,7 @@ Stream::Stream(Line& line, Bells& bells, iwarp::SendQueue& send_queue,
 
 void Stream::begin_step(Time now) {
     now_ = now;
+    if (!is_open_ && !is_quiet_) settle_end();
     if (is_paused_) {
         if (has_receive()) {
             is_paused_ = false;
@@ -58,7 +63,7 @@ void Stream::end_step() {
     std::uint32_t wants = 0;
     if (wants_read()) wants |= asleep::kForMessages;
     if (wants_write()) wants |= asleep::kUnfinished;
-    if (is_open_ && is_blocked_) wants |= asleep::kForRoom;
+    if (is_open_ && (is_blocked_ || answer_.is_blocked)) wants |= asleep::kForRoom;
     if (line_.want(wants, seen_slots_)) bells_.ring_self();
 }
 
@@ -75,11 +80,14 @@ void Stream::retire(const iwarp::StreamCompletion& completion) {
 iwarp::StreamEvents Stream::take_events() { return std::exchange(events_, {}); }
 
 std::optional<iwarp::Time> Stream::poll_deadline() const {
+    if (!is_open_ && !is_quiet_) return now_ + kQuietTime;
     return is_paused_ ? std::optional(pause_deadline_) : std::nullopt;
 }
 
 bool Stream::wants_write() {
-    return is_open_ && !is_blocked_ && request_next_ != send_queue_.cursor.published();
+    if (!is_open_) return false;
+    return (answer_.left > 0 && !answer_.is_blocked) ||
+           (!is_blocked_ && request_next_ != send_queue_.cursor.published());
 }
 
 bool Stream::can_resume() const {
@@ -163,8 +171,14 @@ void Stream::go_over() {
     is_paused_ = false;
     let_go();
     line_.close();
-    events_.over = true;
     wake(asleep::kForMessages);
+    settle_end();
+}
+
+// What was posted ends when the peer, which may be stopped, has nothing of it in hand.
+void Stream::settle_end() {
+    is_quiet_ = line_.is_quiet() || !bells_.lives_peer();
+    events_.over = is_quiet_;
 }
 
 void Stream::blame(std::uint32_t position, Status status) {
@@ -181,18 +195,19 @@ void Stream::check_drained() {
 // ---- the peer's memory, and its sleep -------------------------------------------------------
 
 // False: the peer ends what this side would touch.
-bool Stream::touch() {
-    if (touches_) return true;
-    mine_.hazard.exchange(1, std::memory_order_seq_cst);
-    touches_ = true;
+bool Stream::touch(std::uint64_t what) {
+    if (touched_ == what) return true;
+    mine_.hazard.exchange(what, std::memory_order_seq_cst);
+    touched_ = what;
     if (theirs_.closing.load(std::memory_order_seq_cst) == 0) return true;
     let_go();
     return false;
 }
 
 void Stream::let_go() {
-    if (!std::exchange(touches_, false)) return;
-    // release: pairs with the wait in Line::close(): the copies are done.
+    if (std::exchange(touched_, 0) == 0) return;
+    // release: pairs with the waits in Line::is_quiet(), and of the peer's table: the copies are
+    // done.
     mine_.hazard.store(0, std::memory_order_release);
 }
 

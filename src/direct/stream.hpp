@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The requests and receives of a connection whose two ends share memory. A Write, Read or atomic is
-// executed by the initiator, in the peer's memory, with the checks that the peer would make; a
-// message goes through the segment's ring, or into the receive that it takes. In order, one at a
-// time, with iwarp::Connection's statuses and causes. No system call, clock or lock.
+// executed by the initiator, in the peer's memory, with the checks that the peer would make, or by
+// the peer where that memory is not within reach; a message goes through the segment's ring, or
+// into the receive that it takes. In order, one at a time, with iwarp::Connection's statuses and
+// causes. No system call, clock or lock.
 //
 // One step: begin_step(), transmit(), receive(), transmit(), then as iwarp::Stream says.
 #pragma once
@@ -12,12 +13,14 @@
 #include <optional>
 
 #include "direct/line.hpp"
+#include "direct/reach.hpp"
 #include "iwarp/remote_memory.hpp"
 #include "iwarp/stream.hpp"
 
 namespace ndv::direct {
 
-// How a thread that sleeps over one end hears of the other.
+// How a thread that sleeps over one end hears of the other, and whether that one may still do
+// something.
 class Bells {
 public:
     Bells() = default;
@@ -25,6 +28,7 @@ public:
     Bells& operator=(const Bells&) = delete;
     virtual void ring_peer() = 0;
     virtual void ring_self() = 0;
+    [[nodiscard]] virtual bool lives_peer() const = 0;
 
 protected:
     ~Bells() = default;
@@ -34,17 +38,17 @@ class Stream final : public iwarp::Stream {
 public:
     using Time = iwarp::Time;
 
-    // `own` is what peers may name here and what local requests change; `remote` is the peer's.
+    // `own` is what peers may name here and what local requests change; `reach` is of the peer's.
     Stream(Line& line, Bells& bells, iwarp::SendQueue& send_queue,
-           iwarp::ReceiveQueue& receive_queue, iwarp::RemoteMemory& own,
-           iwarp::RemoteMemory& remote, iwarp::ReceiveSupply* supply, Time receive_wait);
+           iwarp::ReceiveQueue& receive_queue, iwarp::RemoteMemory& own, Reach& reach,
+           iwarp::ReceiveSupply* supply, Time receive_wait);
 
     void begin_step(Time now) override;
     void end_step() override;
     // Both move at most `budget` bytes and one piece more; true: more could be done at once.
     [[nodiscard]] bool transmit(std::size_t budget);
     [[nodiscard]] bool receive(std::size_t budget);
-    // Bytes of the request in line that are left.
+    // Bytes that are left of the answer or the request in line.
     [[nodiscard]] std::size_t backlog();
 
     void retire(const iwarp::StreamCompletion& completion) override;
@@ -55,7 +59,8 @@ public:
     [[nodiscard]] bool is_paused() const override { return is_paused_; }
     [[nodiscard]] bool can_resume() const override;
     [[nodiscard]] std::optional<Time> held_since() const override;
-    [[nodiscard]] bool is_over() const override { return !is_open_; }
+    // Not before the peer has let go of what it had in hand of this side.
+    [[nodiscard]] bool is_over() const override { return is_quiet_; }
     [[nodiscard]] const iwarp::Cause& cause() const override { return cause_; }
     [[nodiscard]] const iwarp::StreamCounters& counters() const override { return counters_; }
 
@@ -76,28 +81,56 @@ private:
     }
     [[nodiscard]] std::uint32_t next_receive() const override { return receive_next_; }
 
+    // Room for a slot, and for bytes in it or beside it; `at` is null when there is none.
+    struct Room {
+        std::byte* at = nullptr;
+        std::uint8_t mark = 0;
+    };
+    struct Area {
+        std::uint64_t sent = 0;  // position in the stream of its bytes
+        std::uint64_t at = 0;    // where the next ones go
+    };
+    // A Read or an atomic that this side executes for the peer; of the latter, what was there.
+    struct Answer {
+        std::uint32_t token = 0;
+        std::uint32_t left = 0;  // bytes that have not gone out
+        std::uint64_t address = 0;
+        std::uint64_t word = 0;
+        bool is_word = false;
+        bool is_blocked = false;
+    };
+
     // Out.
     [[nodiscard]] Turn execute(std::size_t& budget);
-    [[nodiscard]] static bool reaches_peer(iwarp::RequestKind kind);
-    [[nodiscard]] bool has_invalidated();
     [[nodiscard]] Turn move(iwarp::RemoteRight right, std::size_t& budget);
     [[nodiscard]] Turn write_immediate(std::size_t& budget);
     [[nodiscard]] Turn read(std::size_t& budget);
-    [[nodiscard]] Turn run_atomic();
+    [[nodiscard]] Turn run_atomic(std::size_t& budget);
     [[nodiscard]] Turn run_local();
     [[nodiscard]] Turn end_local(Status status);
+    [[nodiscard]] Turn carry(std::size_t& budget);
+    [[nodiscard]] Turn carry_write(std::size_t& budget);
+    [[nodiscard]] bool has_settled();
+    [[nodiscard]] std::uint32_t copy(const Grip& grip, std::size_t at, iwarp::RemoteRight right,
+                                     std::uint32_t size);
+    [[nodiscard]] static std::uint64_t run(iwarp::RequestKind kind, void* word,
+                                           std::uint64_t operand, std::uint64_t compare);
+    void gather(std::byte* to, std::uint32_t size);
+    void scatter(const std::byte* from, std::uint32_t size);
     [[nodiscard]] Turn send(std::size_t& budget);
     [[nodiscard]] Turn place_message(std::size_t& budget);
     [[nodiscard]] Turn send_by_ring(std::size_t& budget);
     [[nodiscard]] bool can_place() const;
-    [[nodiscard]] bool has_room(std::uint32_t bytes);
+    [[nodiscard]] Room find_room(std::uint32_t bytes, std::uint32_t in_slot = Slot::kBytes);
     [[nodiscard]] static std::uint8_t marks_of(const iwarp::SendRequest& request);
     void publish(Kind kind, std::uint8_t marks, std::uint32_t length, std::uint32_t value);
     [[nodiscard]] Turn refuse(const iwarp::ErrorCode& code);
     [[nodiscard]] Turn gone();
-    [[nodiscard]] bool touch();
+    [[nodiscard]] bool touch(std::uint64_t what);
     void let_go();
     void wake(std::uint32_t for_what);
+    [[nodiscard]] bool answer(std::size_t& budget);
+    [[nodiscard]] bool fetch(std::byte* to, std::uint32_t size);
 
     // In.
     struct Message;
@@ -106,6 +139,11 @@ private:
     [[nodiscard]] bool has_receive();
     [[nodiscard]] bool take_bytes(const Message& message);
     [[nodiscard]] bool end_message(const Message& message);
+    [[nodiscard]] bool take_write(const Message& message);
+    [[nodiscard]] bool take_read(const Message& message);
+    [[nodiscard]] bool take_atomic(const Message& message);
+    [[nodiscard]] bool take_answer(const Message& message);
+    void note_taken(const Message& message);
     void publish_receives();
     void handle_verdict(std::uint32_t verdict);
     void handle_end();
@@ -114,6 +152,7 @@ private:
     void fail(const iwarp::ErrorCode& code);
     void end(const iwarp::Cause& cause);
     void go_over();
+    void settle_end();
     void blame(std::uint32_t position, Status status);
     void check_drained();
 
@@ -122,11 +161,12 @@ private:
     Side& theirs_;
     Bells& bells_;
     iwarp::RemoteMemory& own_;
-    iwarp::RemoteMemory& remote_;
+    Reach& reach_;
     iwarp::ReceiveSupply* const supply_;
     const Time receive_wait_;
 
     bool is_open_ = true;
+    bool is_quiet_ = false;  // over, and the peer touches nothing of this side any more
     bool is_disconnecting_ = false;
     bool has_drained_ = false;
     bool stream_has_ended_ = false;  // FIN: what is in the ring comes before it
@@ -140,23 +180,28 @@ private:
 
     // Out.
     std::uint32_t request_next_;
-    std::uint32_t offset_ = 0;  // bytes of the next request that are done
-    bool is_placing_ = false;   // ... into the peer's receive
-    bool is_blocked_ = false;   // it waits until the peer takes a message
-    bool touches_ = false;      // the hazard is set
+    std::uint32_t offset_ = 0;   // bytes of the next request that are done
+    bool is_placing_ = false;    // ... into the peer's receive
+    bool is_carried_ = false;    // the peer executes it
+    bool has_asked_ = false;     // ... and is to answer
+    bool is_blocked_ = false;    // it waits until the peer takes a message, or answers
+    std::uint64_t touched_ = 0;  // the hazard
     std::uint64_t slots_sent_ = 0;
-    std::uint64_t bytes_sent_ = 0;  // position in the stream of `data`
-    std::uint64_t data_at_ = 0;     // where the next bytes of it go
+    Area data_;
+    Area bulk_;
     std::uint64_t seen_slots_ = 0;  // what the peer had taken when that was looked at last
-    std::uint64_t invalidating_slots_ = 0;  // sent with the last message that invalidates
+    // Sent with the last message that changes what this side would find in the peer's memory.
+    std::uint64_t settled_slots_ = 0;
     std::uint64_t messages_sent_ = 0;
+    Answer answer_;
 
     // In.
-    std::uint64_t bytes_taken_ = 0;  // position in the stream of the peer's `data`
-    std::uint64_t messages_ = 0;     // taken
-    std::uint64_t posted_ = 0;       // receives of messages below were published, or passed over
-    std::uint32_t receive_next_;     // queue position of the next message's
-    std::uint32_t received_ = 0;     // bytes of the message in progress
+    std::uint64_t data_taken_ = 0;  // positions in the streams of the peer's `data` and `bulk`
+    std::uint64_t bulk_taken_ = 0;
+    std::uint64_t messages_ = 0;  // taken
+    std::uint64_t posted_ = 0;    // receives of messages below were published, or passed over
+    std::uint32_t receive_next_;  // queue position of the next message's
+    std::uint32_t received_ = 0;  // bytes of the message in progress
     bool is_in_message_ = false;
     bool is_paused_ = false;  // a message waits for a receive
     Time pause_deadline_{};

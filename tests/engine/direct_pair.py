@@ -8,8 +8,11 @@ from ndverbs import _testing
 class DirectPair:
     """``a`` and ``b``; the window of each is open to the other."""
 
+    way = "loads"  # how each gets to the memory of the other, unless a test says so
+
     def __init__(self, *, window=True, fin=True, budget=1 << 20, **config):
         config.setdefault("arena_size", ARENA)
+        config.setdefault("way", self.way)
         first, second = _testing.direct_pair(**config)
         self.a, self.b = Side("a", first), Side("b", second)
         if window:

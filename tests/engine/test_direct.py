@@ -13,8 +13,15 @@ from engine.pair import FILL, SECOND, WINDOW_OFFSET, WINDOW_STAG, WINDOW_TO, Pai
 
 budgets = pytest.mark.parametrize("budget", [1, 50, 1 << 20])
 WINDOW = WINDOW_STAG, WINDOW_TO
+within_reach = pytest.mark.parametrize("way", ["loads", "calls"], indirect=True)
 LARGE = 20_000  # above what goes through the ring when a receive is there
 BIG_ARENA = 0x20000
+
+
+@pytest.fixture(autouse=True, params=["loads", "calls", "carried"])
+def way(request, monkeypatch):
+    """How the two ends get to the memory of the other."""
+    monkeypatch.setattr(DirectPair, "way", request.param)
 
 
 @budgets
@@ -26,6 +33,7 @@ def test_queue_positions_wrap_through_two_to_the_32():
     exchange.assert_finished(exchange.begin(DirectPair(start_position=2**32 - 4)).settle())
 
 
+@within_reach
 @budgets
 def test_a_write_is_in_the_peers_memory_when_it_completes(budget):
     pair = DirectPair(budget=budget)
@@ -39,6 +47,7 @@ def test_a_write_is_in_the_peers_memory_when_it_completes(budget):
     assert pair.a.outcome() == [("request", 1, "success")]
 
 
+@within_reach
 def test_a_read_needs_no_step_of_the_peer():
     pair = DirectPair()
     pair.b.engine.write(WINDOW_OFFSET, pattern(64))
@@ -206,6 +215,7 @@ def test_a_missing_receive_waits_for_its_time_and_ends_both_sides():
     assert pair.a.engine.cause == ("peer", 1, 2, 2)
 
 
+@within_reach
 @pytest.mark.parametrize(
     ("kind", "options"), [("write", {}), ("write", {"immediate": 5}), ("read", {})]
 )
@@ -428,6 +438,7 @@ REQUEST_LISTS = st.tuples(*[st.lists(REQUESTS, max_size=8)] * 2)
 RECEIVE_LISTS = st.tuples(*[st.lists(st.integers(0, 64), max_size=8)] * 2)
 
 
+@within_reach
 @given(requests=REQUEST_LISTS, receives=RECEIVE_LISTS)
 def test_random_requests_leave_the_same_memory_and_completions_as_over_tcp(requests, receives):
     over_tcp = play(Pair(), requests, receives)

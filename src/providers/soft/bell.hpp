@@ -25,6 +25,7 @@ public:
 
     void ring_peer() override { ring(meeting_->bell(!is_active_)); }
     void ring_self() override { ring(descriptor()); }
+    [[nodiscard]] bool lives_peer() const override { return true; }
 
     // Member.
     void on_ready() override;

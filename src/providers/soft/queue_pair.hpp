@@ -184,6 +184,7 @@ private:
     std::shared_ptr<Meeting> meeting_;  // as long as it is open who carries the stream, and then
     std::shared_ptr<Bell> bell_;
     std::optional<DomainMemory> peer_memory_;
+    std::unique_ptr<direct::Reach> reach_;
     bool has_link_ended_ = false;  // direct: there is nothing more to hear from it
     bool ends_records_ = false;    // small segments: start each batch at a segment boundary
     bool steps_again_ = false;     // something came while the step was ending

@@ -51,9 +51,10 @@ void QueuePair::go_direct() {
     auto bell = std::make_shared<Bell>(meeting_, is_active_, self);
     const Reach& peer = meeting_->reach(!is_active_);
     peer_memory_.emplace(*peer.table, peer.domain, peer.queue_pair);
+    reach_ = std::make_unique<direct::NearReach>(*peer_memory_);
     iwarp::ReceiveSupply* const supply = soft_srq_ == nullptr ? nullptr : this;
     auto made = std::make_unique<direct::Stream>(bell->line(), *bell, send_queue_, receive_queue_,
-                                                 memory_, *peer_memory_, supply, receive_wait_);
+                                                 memory_, *reach_, supply, receive_wait_);
     if (auto moved = sleep_over(bell); !moved) {
         made->handle_flush();  // the peer may have begun
         stream_->handle_link_error(moved.error().os_error);

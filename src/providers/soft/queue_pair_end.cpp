@@ -182,6 +182,7 @@ void QueuePair::end_stream() {
     connection_ = nullptr;
     direct_ = nullptr;
     bell_.reset();
+    reach_.reset();
     peer_memory_.reset();
     meeting_.reset();
     // acq_rel: pairs with do_post_receive().
