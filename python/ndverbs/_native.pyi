@@ -21,10 +21,10 @@ import enum
 from collections.abc import Callable, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self, TypeAlias, final
+from typing import Any, Final, Literal, Protocol, Self, SupportsIndex, TypeAlias, final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from typing_extensions import Buffer
 
 from ndverbs._coroutines import _Results
@@ -411,7 +411,7 @@ class Adapter(_Object):
         keepalive: float = 30.0,
         capture: str | bytes | PathLike[str] | PathLike[bytes] | None = None,
         crc: bool | Literal["auto"] = "auto",
-        direct: Literal["auto", "off"] = "auto",
+        direct: Literal["auto", "no-vm", "off"] = "auto",
     ) -> Adapter:
         """Open an adapter.
 
@@ -429,10 +429,12 @@ class Adapter(_Object):
         crc : bool or "auto"
             Whether its connections ask for CRC32C (iWARP): ``"auto"`` when the peer is another
             host, where bit errors pass TCP's checksum at times.
-        direct : "auto" or "off"
-            Whether a connection whose ends share memory goes on by it, where the provider can;
-            ``NDVERBS_DIRECT=off`` switches it off as well. Not with a capture, CRC or peer-to-peer
-            mode, which are about frames. `Connector.transport` says what carries a connection.
+        direct : "auto", "no-vm" or "off"
+            Whether a connection between two processes of one user on one host goes on by memory,
+            where the provider can; ``"no-vm"``: without copies by the kernel between them
+            (process_vm_writev). NDVERBS_DIRECT in the environment may allow less. Not with a
+            capture, CRC or peer-to-peer mode, which are about frames. `Connector.transport` says
+            what carries a connection, `alloc_array` gives memory that peers map.
 
         Raises
         ------
@@ -460,6 +462,31 @@ class Adapter(_Object):
     def info(self) -> AdapterInfo:
         """What the adapter is and can do."""
     def _allow_drop(self) -> None: ...
+    def alloc_array(
+        self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: DTypeLike
+    ) -> NDArray[Any]:
+        """Allocate an array of zeroes where peers of this host reach it best.
+
+        A peer in another process maps it when a connection between the two goes on by memory
+        (`Connector.transport`): requests to it are copies then, without a call of the kernel.
+        Register it as any other array; its own requests need it no more than others do. It lives
+        as long as a reference to it, also when the adapter is closed; a forked child shares it
+        with its parent. Where the provider has no such memory it is ordinary.
+
+        Parameters
+        ----------
+        shape : int or sequence of int
+            Its shape; C-contiguous, from a page's beginning on.
+        dtype : data-type
+            Of its elements: numbers or bytes.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: `shape` has a negative count or is too large, or `dtype` has objects.
+        RdmaError
+            INSUFFICIENT_RESOURCES: there is no memory. All pages are there from the beginning.
+        """
     def create_pd(self) -> ProtectionDomain:
         """Create a protection domain.
 
@@ -2159,7 +2186,8 @@ class Connector(_Object):
     def transport(self) -> str:
         """What carries the connection.
 
-        ``"tcp"`` or ``"direct"`` (memory that both ends share) on ``soft``, ``"rdma"`` on devices.
+        On ``soft`` ``"tcp"``, ``"direct"`` (memory that both ends share) or ``"direct+vm"`` (and the
+        kernel copies what this process does not map of the peer); on devices ``"rdma"``.
 
         Raises
         ------

@@ -2,6 +2,7 @@
 // Adapter and AdapterInfo as Python sees them.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -50,18 +51,21 @@ std::string variable(const char* name) {
     return value.cast<std::string>();
 }
 
-// "auto" or "off"; the argument and NDVERBS_DIRECT, where either may switch it off.
-bool direct_of(const std::string& choice) {
+// The argument and NDVERBS_DIRECT: the one that allows less.
+core::Direct direct_of(const std::string& choice) {
+    core::Direct direct = core::Direct::automatic;
     const std::string everywhere = variable("NDVERBS_DIRECT");
     for (const auto& [from, said] :
          {std::pair("direct", choice),
           std::pair("NDVERBS_DIRECT", everywhere.empty() ? "auto" : everywhere)}) {
-        if (said == "off") return false;
         if (said == "auto") continue;
-        raise(Status::invalid_parameter, std::string(from) + " is '" + said + "'",
-              "give \"auto\" or \"off\"");
+        if (said != "off" && said != "no-vm") {
+            raise(Status::invalid_parameter, std::string(from) + " is '" + said + "'",
+                  "give \"auto\", \"no-vm\" or \"off\"");
+        }
+        direct = std::min(direct, said == "off" ? core::Direct::off : core::Direct::no_vm);
     }
-    return true;
+    return direct;
 }
 
 std::unique_ptr<Adapter> open(const std::string& name, double keepalive, const py::object& capture,
@@ -224,6 +228,12 @@ void bind_creation(py::class_<Adapter>& cls) {
                                                   self.state, on_connect);
             },
             py::arg("on_connect") = py::none())
+        .def(
+            "alloc_array",
+            [](const Adapter& self, const py::object& shape, const py::object& dtype) {
+                return alloc_array(self.state, shape, dtype);
+            },
+            py::arg("shape"), py::arg("dtype"))
         .def(
             "create_shared_endpoint",
             [](const Adapter& self, const py::object& address) {

@@ -25,6 +25,9 @@ void bind_bench(py::module_& module);
 
 // What a protection domain makes that is filled by requests, and Adapter.build_lam.
 void bind_mapping(py::module_& module, py::class_<ProtectionDomain>& domain);
+// Adapter.alloc_array.
+[[nodiscard]] py::object alloc_array(const std::shared_ptr<AdapterState>& adapter,
+                                     const py::object& shape, const py::object& dtype);
 [[nodiscard]] std::unique_ptr<LogicalAddressMapping> build_lam(
     const std::shared_ptr<AdapterState>& adapter, const py::object& array);
 

@@ -2,7 +2,12 @@
 // The adapter's registry of descendants, and its close barrier.
 #include "core/adapter.hpp"
 
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
 #include <new>
+#include <string>
 
 namespace ndv::core {
 
@@ -45,6 +50,22 @@ Expected<std::shared_ptr<SharedEndpoint>> Adapter::create_shared_endpoint(
     const SocketAddress& address) {
     if (is_closed()) return closed("create_shared_endpoint", "adapter");
     return adopted(do_create_shared_endpoint(address));
+}
+
+Expected<std::shared_ptr<std::byte>> Adapter::allocate(std::size_t size) {
+    if (is_closed()) return closed("alloc_array", "adapter");
+    size = std::max<std::size_t>(size, 1);
+    auto made = do_allocate(size);
+    if (!made || *made) return made;
+    void* const at =
+        ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) {
+        return fail(Status::insufficient_resources,
+                    "alloc_array: no memory for " + std::to_string(size) + " bytes",
+                    "allocate less, or let arrays go", errno);
+    }
+    return std::shared_ptr<std::byte>(static_cast<std::byte*>(at),
+                                      [size](std::byte* gone) { ::munmap(gone, size); });
 }
 
 void Adapter::do_close() {

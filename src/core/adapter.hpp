@@ -27,12 +27,16 @@
 
 namespace ndv::core {
 
+// What may carry a connection between two ends of one host: nothing but frames, memory that both
+// map, or that and the kernel's copies between processes.
+enum class Direct : std::uint8_t { off, no_vm, automatic };
+
 struct AdapterOptions {
-    std::string address;       // what follows the provider's name: "soft:192.0.2.1"
-    double keepalive_s = 30;   // a dead peer on another host ends its connections within this
-    std::optional<bool> crc;   // ask for MPA's CRC; none: when the peer is another host
-    bool direct = true;        // where the provider can: between processes of one host, by memory
-    std::string capture_path;  // not empty: a pcap of every stream from its first byte
+    std::string address;      // what follows the provider's name: "soft:192.0.2.1"
+    double keepalive_s = 30;  // a dead peer on another host ends its connections within this
+    std::optional<bool> crc;  // ask for MPA's CRC; none: when the peer is another host
+    Direct direct = Direct::automatic;  // where the provider can
+    std::string capture_path;           // not empty: a pcap of every stream from its first byte
 };
 
 class Adapter : public Object, base::Live<base::LiveKind::adapter> {
@@ -53,6 +57,10 @@ public:
         return absent("fast_register");
     }
 
+    // Zeroed, from a page's beginning on, until the last reference goes; where the provider can, so
+    // that peers of this host map it.
+    [[nodiscard]] Expected<std::shared_ptr<std::byte>> allocate(std::size_t size);
+
     // Registers a descendant for close(): every object of this adapter passes here once.
     void adopt(const std::shared_ptr<Object>& object);
 
@@ -72,6 +80,10 @@ protected:
     // Optional; takes the reference over.
     [[nodiscard]] virtual Expected<std::shared_ptr<LogicalAddressMapping>> do_build_lam(
         BufferHold* hold);
+    // Null: ordinary memory will do.
+    [[nodiscard]] virtual Expected<std::shared_ptr<std::byte>> do_allocate(std::size_t) {
+        return std::shared_ptr<std::byte>();
+    }
     // Waits for lingering connections and ends progress.
     virtual void stop() = 0;
     // Blocks: closes every descendant, newest first, then stop().

@@ -58,7 +58,7 @@ public:
 };
 
 // Of an end in the same process.
-class NearReach final : public Reach {
+class NearReach : public Reach {
 public:
     explicit NearReach(iwarp::RemoteMemory& memory) : memory_(memory) {}
 

@@ -98,8 +98,15 @@ struct Side {
     std::array<std::byte, kBulkBytes> bulk;
 };
 
+namespace state {
+inline constexpr std::uint32_t kOffered = 0;
+inline constexpr std::uint32_t kTakenUp = 1;
+inline constexpr std::uint32_t kTakenBack = 2;
+}  // namespace state
+
 // Of zeroes when it begins.
 struct Segment {
+    alignas(base::kCacheLine) std::atomic<std::uint32_t> state;  // between two processes
     std::array<Side, 2> sides;
 };
 

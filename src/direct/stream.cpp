@@ -47,7 +47,7 @@ Stream::Stream(Line& line, Bells& bells, iwarp::SendQueue& send_queue,
 
 void Stream::begin_step(Time now) {
     now_ = now;
-    if (!is_open_ && !is_quiet_) settle_end();
+    if (is_ending()) settle_end();
     if (is_paused_) {
         if (has_receive()) {
             is_paused_ = false;
@@ -80,7 +80,7 @@ void Stream::retire(const iwarp::StreamCompletion& completion) {
 iwarp::StreamEvents Stream::take_events() { return std::exchange(events_, {}); }
 
 std::optional<iwarp::Time> Stream::poll_deadline() const {
-    if (!is_open_ && !is_quiet_) return now_ + kQuietTime;
+    if (is_ending()) return now_ + kQuietTime;
     return is_paused_ ? std::optional(pause_deadline_) : std::nullopt;
 }
 

@@ -61,6 +61,8 @@ public:
     [[nodiscard]] std::optional<Time> held_since() const override;
     // Not before the peer has let go of what it had in hand of this side.
     [[nodiscard]] bool is_over() const override { return is_quiet_; }
+    // It has ended, and is not over yet.
+    [[nodiscard]] bool is_ending() const { return !is_open_ && !is_quiet_; }
     [[nodiscard]] const iwarp::Cause& cause() const override { return cause_; }
     [[nodiscard]] const iwarp::StreamCounters& counters() const override { return counters_; }
 

@@ -25,7 +25,7 @@ class Ends:
         join(self.near, self.far.begin, self.far.listen(self.host), **options)
         wanted = {**options.get("active_options", {}), **options.get("passive_options", {})}
         if self.near.is_direct and not wanted.keys() & {"crc", "peer_to_peer"}:
-            assert self.near.connector.transport == "direct"
+            assert self.near.connector.transport.startswith("direct")
         return self
 
     def connect_back(self, *, active_options=None, passive_options=None):
@@ -37,13 +37,24 @@ class Ends:
         return self
 
 
+# Settings in which memory carries the connection: options of both ends. In two processes they are
+# in an arena, reached by the kernel's copies, or not at all.
+DIRECT = {
+    "memory": {"is_direct": True},
+    "arena": {"is_direct": True, "has_arena": True},
+    "vm": {"is_direct": True},
+    "carried": {"is_direct": True, "direct": "no-vm"},
+}
+IN_PROCESSES = {"processes", "arena", "vm", "carried"}
+
+
 @pytest.fixture(
     params=[pytest.param(name, marks=pytest.mark.tsan) for name in ("threads", "memory")]
-    + ["processes"]
+    + ["processes", "arena", "vm", "carried"]
 )
 def setting(request, provider):
-    """Say where the far end is, and whether memory carries the connection."""
-    if request.param == "memory":
+    """Say where the far end is, and what carries the connection."""
+    if request.param in DIRECT:
         with nd.Adapter.open(provider) as adapter:
             if "direct" not in adapter.info.features:
                 pytest.skip("a device carries its connections itself")
@@ -53,9 +64,8 @@ def setting(request, provider):
 @pytest.fixture
 def make_ends(request, setting, provider):
     """Give the factory ``make_ends(near={}, far={}, **both) -> Ends``, not connected."""
-    far_kind = _far_process(request) if setting == "processes" else FarThread
-    is_direct = {"is_direct": True} if setting == "memory" else {}
-    yield from factory_of_ends(provider, provider, far_kind, **is_direct)
+    far_kind = _far_process(request) if setting in IN_PROCESSES else FarThread
+    yield from factory_of_ends(provider, provider, far_kind, **DIRECT.get(setting, {}))
 
 
 @pytest.fixture

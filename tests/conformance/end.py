@@ -43,11 +43,20 @@ class End:
     """An adapter, its objects for one connection, and named memory."""
 
     def __init__(
-        self, provider="soft", *, adapter=None, cq_depth=1024, is_direct=False, **qp_options
+        self,
+        provider="soft",
+        *,
+        adapter=None,
+        cq_depth=1024,
+        is_direct=False,
+        direct="auto",
+        has_arena=False,
+        **qp_options,
     ):
         self.is_direct = is_direct  # it asks for nothing that keeps its connections from memory
+        self.has_arena = has_arena  # ... and its memory is where processes map it
         self.owns_adapter = adapter is None
-        self.adapter = adapter or nd.Adapter.open(provider)
+        self.adapter = adapter or nd.Adapter.open(provider, direct=direct)
         self.pd = self.adapter.create_pd()
         self.receive_cq = self.adapter.create_cq(cq_depth)
         self.initiator_cq = self.adapter.create_cq(cq_depth)
@@ -120,6 +129,9 @@ class End:
         self.connector = self.adapter.create_connector()
         self.connector._start_connect(self.qp, None, address, timeout=LIMIT, **options)
 
+    def transport(self):
+        return self.connector.transport
+
     def disconnect(self, timeout=LIMIT):
         self.connector.disconnect(timeout)
 
@@ -149,7 +161,12 @@ class End:
 
     def memory(self, name, nbytes, access=ALL, *, seed=0):
         """Register an array under a name; return how a peer addresses it, if it may."""
-        array = np.frombuffer(bytearray(pattern(nbytes, seed) if seed else nbytes), np.uint8)
+        if self.has_arena:
+            array = self.adapter.alloc_array(nbytes, np.uint8)
+            if seed:
+                array[:] = np.frombuffer(pattern(nbytes, seed), np.uint8)
+        else:
+            array = np.frombuffer(bytearray(pattern(nbytes, seed) if seed else nbytes), np.uint8)
         region = self.pd.register(array, access)
         self.regions[name] = region
         return region.remote() if region.remote_token else None

@@ -123,6 +123,8 @@ def world() -> Iterator[dict[str, Any]]:
             "buffer": bytearray(8),
             "access": nd.Access.LOCAL_WRITE,
             "name": "nothing",
+            "shape": (2, 4),
+            "dtype": "u1",
             "depth": 4,
             "max_sge": 1,
             "max_pages": 4,

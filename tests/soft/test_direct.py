@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """When a connection goes on through memory, and when it stays with TCP."""
 
+import mmap
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 import ndverbs as nd
@@ -82,7 +84,9 @@ def test_another_choice_is_refused(choice):
 
 def test_another_choice_in_the_environment_is_refused(monkeypatch):
     monkeypatch.setenv("NDVERBS_DIRECT", "yes")
-    with pytest.raises(nd.RdmaError, match='NDVERBS_DIRECT is \'yes\'; give "auto" or "off"'):
+    with pytest.raises(
+        nd.RdmaError, match='NDVERBS_DIRECT is \'yes\'; give "auto", "no-vm" or "off"'
+    ):
         nd.Adapter.open("soft")
 
 
@@ -98,10 +102,21 @@ def test_what_is_about_frames_keeps_tcp(near, make, option):
     assert connect(near, make(), active_options=option) == ("tcp", "tcp")
 
 
-def test_another_process_keeps_tcp(near, peer_process):
-    far = FarProcess(peer_process, provider="soft")
-    join(near, far.begin, far.listen())
-    assert near.connector.transport == "tcp"
+@pytest.mark.parametrize("direct", ["auto", "no-vm", "off"])
+@pytest.mark.parametrize("is_active", [True, False])
+def test_a_process_of_the_same_user_shares_memory(make, peer_process, direct, is_active):
+    """The one that allows less decides for itself alone, unless it is "off"."""
+    near = make()
+    far = FarProcess(peer_process, provider="soft", is_direct=True, direct=direct)
+    if is_active:
+        join(near, far.begin, far.listen())
+    else:
+        accepted = far.begin("connect", near.listen())
+        near.accept()
+        accepted.result(LIMIT)
+
+    assert near.connector.transport == ("tcp" if direct == "off" else "direct+vm")
+    assert far.transport() == {"auto": "direct+vm", "no-vm": "direct", "off": "tcp"}[direct]
     near.end_connection()
     far.close()
 
@@ -190,3 +205,66 @@ def test_transport_is_of_a_connection_that_stands(near):
     connector = near.adapter.create_connector()
     with pytest.raises(nd.RdmaError, match="transport: the connector has no connection"):
         _ = connector.transport
+
+
+# ---- memory that processes map ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "expected"),
+    [
+        (8, "u1", (8,)),
+        ((2, 3), np.float32, (2, 3)),
+        ([4], "<u8", (4,)),
+        ((), "i4", ()),
+        (0, "u1", (0,)),
+    ],
+)
+def test_an_array_of_the_adapter_is_an_array_of_zeroes(near, shape, dtype, expected):
+    array = near.adapter.alloc_array(shape, dtype)
+
+    assert (array.shape, array.dtype) == (expected, np.dtype(dtype))
+    assert array.flags.c_contiguous
+    assert array.flags.writeable
+    assert not array.any()
+    assert array.ctypes.data % mmap.PAGESIZE == 0
+
+
+def test_an_array_outlives_its_adapter():
+    adapter = nd.Adapter.open("soft")
+    array = adapter.alloc_array(100, "u1")
+    adapter.close()
+
+    array[:] = 7
+    assert array.sum() == 700
+    with pytest.raises(nd.ClosedError):
+        adapter.alloc_array(1, "u1")
+
+
+def test_memory_of_arrays_that_are_gone_is_used_again(near):
+    for _ in range(200):
+        arrays = [near.adapter.alloc_array(size, "u1") for size in (1, 5000, 1 << 20)]
+        for array in arrays:
+            assert not array.any()
+            array[:] = 255
+        del array, arrays
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "named"),
+    [
+        (-1, "u1", "shape"),
+        ((2**40, 2**40), "u1", "shape"),
+        (2**62, "u1", "no memory"),
+        (1, object, "object"),
+        (1, "nonsense", "dtype"),
+    ],
+)
+def test_an_array_that_cannot_be_is_refused(near, shape, dtype, named):
+    with pytest.raises((nd.RdmaError, TypeError), match=named):
+        near.adapter.alloc_array(shape, dtype)
+
+
+def test_an_adapter_without_direct_has_ordinary_arrays(make):
+    array = make(direct="off").adapter.alloc_array((3, 5), "f8")
+    assert (array.shape, array.sum()) == ((3, 5), 0)

@@ -154,6 +154,10 @@ private:
         core::BufferHold* hold) override {
         return make_lam(parts_->table, hold);
     }
+    Expected<std::shared_ptr<std::byte>> do_allocate(std::size_t size) override {
+        if (!parts_->table->is_shared()) return std::shared_ptr<std::byte>();
+        return parts_->table->arena()->allocate(size);
+    }
     void stop() override { parts_->progress->stop(); }
 
     [[nodiscard]] std::shared_ptr<core::Adapter> self() {
@@ -191,6 +195,10 @@ Expected<std::shared_ptr<core::Adapter>> SoftProvider::open(
         static_cast<ssize_t>(sizeof parts->seed)) {
         parts->seed = static_cast<std::uint64_t>(now().count());
     }
+    AdapterId& id = parts->acquaintance->id;
+    const bool has_id = ::getrandom(id.data(), sizeof id, 0) == static_cast<ssize_t>(sizeof id);
+    parts->acquaintance->may_call = options.direct == core::Direct::automatic;
+    if (options.direct != core::Direct::off && has_id) parts->table->share();
     return std::shared_ptr<core::Adapter>(std::make_shared<Adapter>(std::move(parts)));
 }
 

@@ -25,6 +25,7 @@ struct AdapterParts {
     std::shared_ptr<MemoryTable> table = std::make_shared<MemoryTable>();
     std::shared_ptr<StreamTotals> totals = std::make_shared<StreamTotals>();
     std::shared_ptr<Capture> capture;  // null: no capture
+    std::shared_ptr<Acquaintance> acquaintance = std::make_shared<Acquaintance>();
     const core::AdapterInfo limits = soft_limits();
     core::AdapterOptions options;
     std::optional<core::SocketAddress> address;  // "soft:192.0.2.1": only this one

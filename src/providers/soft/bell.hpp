@@ -25,7 +25,7 @@ public:
 
     void ring_peer() override { ring(meeting_->bell(!is_active_)); }
     void ring_self() override { ring(descriptor()); }
-    [[nodiscard]] bool lives_peer() const override { return true; }
+    [[nodiscard]] bool lives_peer() const override { return meeting_->lives_peer(); }
 
     // Member.
     void on_ready() override;

@@ -70,7 +70,39 @@ Unexpected handshake_failure(iwarp::Handshake::Outcome outcome, const std::strin
                 "is it an RDMA listener?");
 }
 
+// A passive end of this host answers a hello at once, if it does.
+constexpr Time kOfferTime = std::chrono::milliseconds(50);
+
 }  // namespace
+
+// A hello to a passive end in another process, and the wait for its offer.
+class Approach final : public Member {
+public:
+    Approach(std::shared_ptr<Progress> progress, std::weak_ptr<Connector> connector,
+             base::Descriptor pair)
+        : progress_(std::move(progress)),
+          connector_(std::move(connector)),
+          pair_(std::move(pair)) {}
+    ~Approach() override {
+        progress_->clear_deadline(*this);
+        if (pair_) progress_->remove(*this, pair_.get());
+    }
+    [[nodiscard]] int descriptor() const { return pair_.get(); }
+
+    void on_ready() override {
+        progress_->remove(*this, pair_.get());
+        if (const auto connector = connector_.lock()) connector->on_offer(std::move(pair_));
+    }
+    void on_deadline() override {
+        if (const auto connector = connector_.lock()) connector->on_offer({});
+    }
+    [[nodiscard]] std::uint32_t wanted() const override { return EPOLLIN; }
+
+private:
+    const std::shared_ptr<Progress> progress_;
+    const std::weak_ptr<Connector> connector_;
+    base::Descriptor pair_;  // the progress thread's
+};
 
 Connector::Connector(std::shared_ptr<AdapterParts> parts)
     : core::Connector(State::idle, *parts->progress, parts->counters, parts->limits),
@@ -238,10 +270,48 @@ void Connector::take_answer(Aftermath& after) {
     data_ = core::ConnectionData{agreement.ird, agreement.ord, copy_of(handshake_->private_data())};
     if (handshake_->outcome() == iwarp::Handshake::Outcome::agreed) {
         unwatch();
-        apply(core::Input::answered, after);
+        if (!approach()) apply(core::Input::answered, after);
     } else {
         apply(core::Input::failed, after, handshake_failure(handshake_->outcome(), peer_->text()));
     }
+}
+
+// False: there is nothing to wait for.
+bool Connector::approach() {
+    if (!may_be_direct() || !parts_->table->is_shared() || Meeting::find(*link_) ||
+        !is_one_host(*local_, *peer_)) {
+        return false;
+    }
+    base::Descriptor pair = say_hello(*link_);
+    if (!pair) return false;
+    const auto self = std::static_pointer_cast<Connector>(shared_from_this());
+    approach_ = std::make_shared<Approach>(parts_->progress, self, std::move(pair));
+    if (!parts_->progress->add(approach_, approach_->descriptor())) {
+        approach_.reset();
+        return false;
+    }
+    parts_->progress->set_deadline(approach_, now() + kOfferTime);
+    return true;
+}
+
+void Connector::on_offer(base::Descriptor pair) {
+    Aftermath after;
+    std::shared_ptr<Approach> done;
+    {
+        const base::Lock lock(mutex_);
+        done = std::move(approach_);
+        if (!done || state_ != State::connecting) return;
+        try {
+            if (pair) {
+                meeting_ =
+                    Meeting::take_offer(std::move(pair), parts_->table, parts_->acquaintance);
+            }
+        } catch (const std::bad_alloc&) {
+            meeting_.reset();  // by TCP, if that finds memory
+        }
+        apply(core::Input::answered, after);
+    }
+    after.run();
 }
 
 Expected<void> Connector::do_complete() {
@@ -290,7 +360,8 @@ Expected<void> Connector::do_accept(const core::ConnectParameters& parameters) {
         static_cast<void>(handshake_->accept(offer_of(parameters, crc)));  // length was checked
         // Before the peer can look for it.
         if (may_be_direct()) {
-            meeting_ = Meeting::offer(*link_, static_cast<QueuePair&>(*qp_).reach());
+            meeting_ = Meeting::offer(*link_, static_cast<QueuePair&>(*qp_).reach(),
+                                      parts_->progress, parts_->acquaintance);
         }
         can_reply = send_reply();
     }
@@ -323,7 +394,8 @@ iwarp::ConnectionConfig Connector::stream_config() const {
 // What goes by memory shows in no capture and is in no frame.
 bool Connector::may_be_direct() const {
     const iwarp::Agreement& agreement = handshake_->agreement();
-    return parts_->options.direct && !agreement.crc && agreement.rtr == iwarp::RtrKind::none;
+    return parts_->options.direct != core::Direct::off && !agreement.crc &&
+           agreement.rtr == iwarp::RtrKind::none;
 }
 
 // The stream belongs to the queue pair from here on, unless it cannot be had.
@@ -337,7 +409,7 @@ Expected<void> Connector::do_open() {
         if (!link_ || !qp_) return fail(Status::cancelled, "the connector was closed");
         qp = qp_;
         meeting = std::move(meeting_);
-        if (is_active_side_ && may_be_direct()) meeting = Meeting::find(*link_);
+        if (is_active_side_ && !meeting && may_be_direct()) meeting = Meeting::find(*link_);
         link = std::move(link_);
         config = stream_config();
     }
@@ -348,6 +420,7 @@ Expected<void> Connector::do_open() {
 
 void Connector::unwatch() {
     if (link_) parts_->progress->remove(*this, link_->descriptor());
+    approach_.reset();
 }
 
 bool Connector::do_goodbye(State state, std::span<const std::byte> private_data) {

@@ -18,6 +18,8 @@
 
 namespace ndv::soft {
 
+class Approach;
+
 class Connector final : public core::Connector, public core::QueuePairObserver {
 public:
     explicit Connector(std::shared_ptr<AdapterParts> parts);
@@ -35,6 +37,9 @@ public:
         return wanted_.load(std::memory_order_acquire);  // pairs with watch_for()
     }
 
+    // Active: what came of the hello by that end of a pair; no descriptor: nothing, in its time.
+    void on_offer(base::Descriptor pair);
+
     // QueuePairObserver.
     void on_heard() override { handle(core::Input::established); }
     void on_drained() override { note_drained(); }
@@ -50,7 +55,7 @@ private:
     [[nodiscard]] Expected<void> do_accept(const core::ConnectParameters& parameters) override
         NDV_REQUIRES(mutex_);
     [[nodiscard]] const char* do_transport() const override NDV_REQUIRES(mutex_) {
-        return static_cast<const QueuePair&>(*qp_).is_direct() ? "direct" : "tcp";
+        return static_cast<const QueuePair&>(*qp_).transport();
     }
     [[nodiscard]] Expected<void> do_open() override;
     [[nodiscard]] bool do_goodbye(State state, std::span<const std::byte> private_data) override
@@ -69,6 +74,7 @@ private:
         wanted_.store(events, std::memory_order_release);  // pairs with wanted()
     }
     void unwatch() NDV_REQUIRES(mutex_);
+    [[nodiscard]] bool approach() NDV_REQUIRES(mutex_);
     [[nodiscard]] bool may_be_direct() const NDV_REQUIRES(mutex_);
     [[nodiscard]] iwarp::ConnectionConfig stream_config() const NDV_REQUIRES(mutex_);
 
@@ -76,7 +82,8 @@ private:
     const bool is_active_side_;
     bool is_tcp_connected_ NDV_GUARDED_BY(mutex_) = false;
     std::unique_ptr<Link> link_ NDV_GUARDED_BY(mutex_);        // until the queue pair has it
-    std::shared_ptr<Meeting> meeting_ NDV_GUARDED_BY(mutex_);  // passive: with its answer
+    std::shared_ptr<Meeting> meeting_ NDV_GUARDED_BY(mutex_);  // until the queue pair has it
+    std::shared_ptr<Approach> approach_ NDV_GUARDED_BY(mutex_);
     std::optional<iwarp::Handshake> handshake_ NDV_GUARDED_BY(mutex_);
     std::atomic<std::uint32_t> wanted_{0};
 };

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// The offers of this process, and the memory and bells of a meeting that is taken up.
+// The offers of this process, those under names of the system, and the memory and bells of a
+// meeting.
 #include "providers/soft/meeting.hpp"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 
+#include <cstring>
 #include <new>
 #include <unordered_map>
 #include <utility>
 
-#include "base/mutex.hpp"
+#include "base/shortage.hpp"
+#include "providers/soft/far_reach.hpp"
 
 namespace ndv::soft {
 namespace {
@@ -52,7 +58,7 @@ private:
     std::unordered_map<std::string, std::weak_ptr<Meeting>> offers_ NDV_GUARDED_BY(mutex_);
 };
 
-// Of zeroes, and of pages that are there once they are touched.
+// Of this process, and of pages that are there once they are touched.
 std::shared_ptr<direct::Segment> make_segment() {
     constexpr std::size_t kSize = sizeof(direct::Segment);
     void* const at =
@@ -61,18 +67,123 @@ std::shared_ptr<direct::Segment> make_segment() {
     return {new (at) direct::Segment, [](direct::Segment* segment) { ::munmap(segment, kSize); }};
 }
 
-}  // namespace
-
-Meeting::Meeting(std::string name, Reach passive) : name_(std::move(name)) {
-    reaches_[0] = std::move(passive);
+std::shared_ptr<direct::Segment> map_segment(int file) {
+    auto mapping = std::make_shared<base::FileMapping>(
+        base::FileMapping::map(file, 0, sizeof(direct::Segment), true));
+    if (!*mapping) return nullptr;
+    auto* const segment = reinterpret_cast<direct::Segment*>(mapping->data());
+    return {std::move(mapping), segment};
 }
 
-Meeting::~Meeting() { Offers::all().remove(name_); }
+// What two processes have to agree on before they share memory.
+constexpr std::uint64_t kLayout =
+    (std::uint64_t{1} << 48U) ^ (sizeof(direct::Segment) << 20U) ^ sizeof(SharedTable);
 
-std::shared_ptr<Meeting> Meeting::offer(const Link& link, Reach passive) {
-    auto made = std::make_shared<Meeting>(link.name(false), std::move(passive));
+struct Hello {
+    std::uint64_t layout = kLayout;
+    std::array<char, 160> name{};  // of which that of the socket is made
+};
+
+Hello hello_of(const std::string& name) {
+    Hello made;
+    name.copy(made.name.data(), made.name.size() - 1);
+    return made;
+}
+
+template <typename Message>
+std::span<std::byte> bytes_of(Message& message) {
+    return std::as_writable_bytes(std::span(&message, 1));
+}
+
+// Segment, bells, table and arena; an answer has the last two.
+constexpr std::size_t kOffered = 5;
+constexpr std::size_t kAnswered = 2;
+
+// NearReach on what it keeps.
+struct NearMemory {
+    std::shared_ptr<MemoryTable> table;
+    DomainMemory memory;
+};
+class KeptReach final : private NearMemory, public direct::NearReach {
+public:
+    explicit KeptReach(const soft::Reach& peer)
+        : NearMemory{peer.table, {*peer.table, peer.domain, peer.queue_pair}},
+          NearReach(NearMemory::memory) {}
+};
+
+// The end of a pair once more, so that each that looks at it can close it.
+base::Descriptor again(const base::Descriptor& pair) {
+    return base::Descriptor(::fcntl(pair.get(), F_DUPFD_CLOEXEC, 0));
+}
+
+}  // namespace
+
+// What the passive end hears from other processes by.
+class Invitation final : public Member {
+public:
+    Invitation(std::weak_ptr<Meeting> meeting, base::Descriptor socket)
+        : meeting_(std::move(meeting)), socket_(std::move(socket)) {}
+    [[nodiscard]] int descriptor() const { return socket_.get(); }
+
+    void on_ready() override {
+        Hello hello;
+        auto parcel = take_parcel(socket_.get(), bytes_of(hello), 1);
+        const auto meeting = meeting_.lock();
+        if (!parcel || !meeting || hello.layout != kLayout) return;
+        if (std::memcmp(hello.name.data(), hello_of(meeting->name_).name.data(),
+                        hello.name.size()) == 0) {
+            meeting->greet(std::move(parcel->descriptors[0]));
+        }
+    }
+    [[nodiscard]] std::uint32_t wanted() const override { return EPOLLIN; }
+
+private:
+    const std::weak_ptr<Meeting> meeting_;
+    const base::Descriptor socket_;
+};
+
+base::Descriptor say_hello(const Link& link) {
+    const std::string name = link.name(true);
+    if (name.empty() || !may_share_memory()) return {};
+    base::Descriptor ours;
+    base::Descriptor theirs;
+    base::Descriptor voice(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    Hello hello = hello_of(name);
+    if (!voice || !make_pair(ours, theirs)) return {};
+    const int given = theirs.get();
+    if (!send_parcel(voice.get(), name, bytes_of(hello), std::span(&given, 1))) return {};
+    return ours;
+}
+
+Meeting::Meeting(std::string name, std::shared_ptr<Acquaintance> acquaintance, bool is_active)
+    : name_(std::move(name)), acquaintance_(std::move(acquaintance)), is_active_(is_active) {}
+
+Meeting::~Meeting() {
+    stop_hearing();
+    if (!is_active_) Offers::all().remove(name_);
+}
+
+void Meeting::stop_hearing() {
+    if (invitation_) progress_->remove(*invitation_, invitation_->descriptor());
+    invitation_.reset();
+}
+
+std::shared_ptr<Meeting> Meeting::offer(const Link& link, Reach passive,
+                                        const std::shared_ptr<Progress>& progress,
+                                        const std::shared_ptr<Acquaintance>& acquaintance) {
+    auto made = std::make_shared<Meeting>(link.name(false), acquaintance, false);
     if (made->name_.empty()) return nullptr;
+    const bool is_shared = passive.table->is_shared() && may_share_memory();
+    made->reaches_[0] = std::move(passive);
     Offers::all().add(made->name_, made);
+    if (!is_shared || !is_one_host(link.local_address(), link.peer_address())) return made;
+    if (base::Descriptor socket = hear_under(made->name_)) {
+        auto invitation = std::make_shared<Invitation>(made, std::move(socket));
+        if (progress->add(invitation, invitation->descriptor())) {
+            made->progress_ = progress;
+            made->invitation_ = std::move(invitation);
+        }
+    }
     return made;
 }
 
@@ -80,24 +191,134 @@ std::shared_ptr<Meeting> Meeting::find(const Link& link) {
     return Offers::all().find(link.name(true));
 }
 
-bool Meeting::take_up(Reach active) {
-    // acquire, and acq_rel below: pairs with take_back(): that end sees what is written here, and
-    // this one its reach.
-    if (state_.load(std::memory_order_acquire) != State::offered) return false;
-    reaches_[1] = std::move(active);
-    segment_ = make_segment();
+Introduction Meeting::introduce(const Reach& own) const {
+    return {acquaintance_->id, reinterpret_cast<std::uint64_t>(&acquaintance_->id), own.domain,
+            own.queue_pair};
+}
+
+bool Meeting::make_means() {
     for (base::Descriptor& bell : bells_) {
         bell = base::Descriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
         if (!bell) return false;
     }
-    State expected = State::offered;
-    return segment_ &&
-           state_.compare_exchange_strong(expected, State::taken_up, std::memory_order_acq_rel);
+    return true;
+}
+
+// On the progress thread: an end in another process has found this one.
+void Meeting::greet(base::Descriptor pair) {
+    const base::Lock lock(mutex_);
+    if (state_ != State::offered) return;
+    const Reach& own = reaches_[0];
+    segment_file_ = base::make_memory_file("ndverbs-segment", sizeof(direct::Segment));
+    if (!segment_file_ || !make_means()) return;
+    segment_ = map_segment(segment_file_.get());
+    if (!segment_) return;
+    // From the offer on the peer may be in this memory.
+    own.table->add_user(weak_from_this());
+    Introduction offer = introduce(own);
+    const std::array<int, kOffered> given{segment_file_.get(), bells_[0].get(), bells_[1].get(),
+                                          own.table->descriptor(),
+                                          own.table->arena()->descriptor()};
+    if (!send_parcel(pair.get(), {}, bytes_of(offer), given)) return;
+    segment_file_.reset();
+    pair_ = std::move(pair);
+    state_ = State::awaited;
+}
+
+std::shared_ptr<Meeting> Meeting::take_offer(base::Descriptor pair,
+                                             std::shared_ptr<MemoryTable> own,
+                                             const std::shared_ptr<Acquaintance>& acquaintance) {
+    auto made = std::make_shared<Meeting>(std::string(), acquaintance, true);
+    auto parcel = take_parcel(pair.get(), bytes_of(made->theirs_), kOffered);
+    if (!parcel || !own->is_shared()) return nullptr;
+    auto& given = parcel->descriptors;
+    if (!base::is_memory_file(given[0].get(), sizeof(direct::Segment))) return nullptr;
+    made->segment_ = map_segment(given[0].get());
+    made->bells_ = {std::move(given[1]), std::move(given[2])};
+    made->peer_ =
+        acquaintance->processes.meet(made->theirs_, parcel->pid, std::move(given[3]),
+                                     std::move(given[4]), again(pair), acquaintance->may_call);
+    made->pair_ = std::move(pair);
+    if (!made->segment_ || !made->peer_) return nullptr;
+    return made;
+}
+
+bool Meeting::take_up(Reach active) {
+    const base::Lock lock(mutex_);
+    reaches_[1] = std::move(active);
+    if (!is_active_) {
+        // The same object is the passive end's.
+        if (state_ != State::offered || !make_means()) return false;
+        segment_ = make_segment();
+        if (segment_) state_ = State::taken_up;
+        return segment_ != nullptr;
+    }
+    const Reach& own = reaches_[1];
+    own.table->add_user(weak_from_this());
+    Introduction answer = introduce(own);
+    const std::array<int, kAnswered> given{own.table->descriptor(),
+                                           own.table->arena()->descriptor()};
+    if (!send_parcel(pair_.get(), {}, bytes_of(answer), given)) return false;
+    std::uint32_t expected = direct::state::kOffered;
+    // acq_rel: pairs with take_back() of the other process.
+    const bool is_ours = segment_->state.compare_exchange_strong(expected, direct::state::kTakenUp,
+                                                                 std::memory_order_acq_rel);
+    state_ = is_ours ? State::taken_up : State::taken_back;
+    return is_ours;
 }
 
 bool Meeting::take_back() {
-    State expected = State::offered;
-    return state_.compare_exchange_strong(expected, State::taken_back, std::memory_order_acq_rel);
+    const base::Lock lock(mutex_);
+    stop_hearing();
+    if (state_ == State::offered) state_ = State::taken_back;
+    if (state_ != State::awaited) return state_ == State::taken_back;
+    std::uint32_t expected = direct::state::kOffered;
+    // acq_rel: pairs with take_up() of the other process, and its answer, which is there by then.
+    const bool is_ours = segment_->state.compare_exchange_strong(
+        expected, direct::state::kTakenBack, std::memory_order_acq_rel);
+    state_ = is_ours ? State::taken_back : State::taken_up;
+    if (!is_ours) static_cast<void>(take_answer());
+    return is_ours;
+}
+
+bool Meeting::take_answer() {
+    auto parcel = take_parcel(pair_.get(), bytes_of(theirs_), kAnswered);
+    if (!parcel) return false;
+    auto& given = parcel->descriptors;
+    peer_ =
+        acquaintance_->processes.meet(theirs_, parcel->pid, std::move(given[0]),
+                                      std::move(given[1]), again(pair_), acquaintance_->may_call);
+    return peer_ != nullptr;
+}
+
+bool Meeting::is_awaited() const {
+    const base::Lock lock(mutex_);
+    return state_ == State::awaited;
+}
+
+std::unique_ptr<direct::Reach> Meeting::make_reach(bool is_active) const {
+    if (peer_) {
+        return std::make_unique<FarReach>(peer_, theirs_.domain, theirs_.queue_pair, own().table);
+    }
+    const Reach& peer = reaches_[is_active ? 0 : 1];
+    return peer.table ? std::make_unique<KeptReach>(peer) : nullptr;
+}
+
+bool Meeting::lives_peer() const {
+    if (peer_) return peer_->lives();
+    if (!pair_) return true;  // as long as this process does
+    pollfd life{pair_.get(), 0, 0};
+    return ::poll(&life, 1, 0) == 0;
+}
+
+bool Meeting::touches(std::uint64_t hazard) const {
+    const direct::Side& theirs = segment_->sides[is_active_ ? 0 : 1];
+    // seq_cst: see MemoryTable::hide(). The copies are done when it is another.
+    return theirs.hazard.load(std::memory_order_seq_cst) == hazard && lives_peer();
+}
+
+const char* Meeting::transport() const {
+    return peer_ && peer_->can_call() ? "direct+vm" : "direct";
 }
 
 }  // namespace ndv::soft

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// STags, pins, and the checks of RFC 5040 section 7.2 in the order that siw makes them.
+// STags, pins, and what other processes see of them.
 #include "providers/soft/memory_table.hpp"
 
 #include <sched.h>
 #include <sys/random.h>
 
 #include <chrono>
+#include <thread>
 
 #include "iwarp/work_queue.hpp"
 #include "providers/soft/mapping.hpp"
@@ -15,18 +16,6 @@ namespace {
 
 constexpr std::uint64_t kValid = 1ULL << 63U;
 constexpr std::uint64_t kPinMask = 0xFFFFFFFFULL;
-
-constexpr std::uint32_t right_bit(iwarp::RemoteRight right) {
-    switch (right) {
-        case iwarp::RemoteRight::read:
-            break;
-        case iwarp::RemoteRight::write:
-            return core::access::kRemoteWriteBit;
-        case iwarp::RemoteRight::atomic:
-            return core::access::kRemoteAtomicBit;
-    }
-    return core::access::kRemoteRead;
-}
 
 constexpr std::uint64_t live_word(std::uint32_t generation) {
     return kValid | (static_cast<std::uint64_t>(generation) << 32U);
@@ -133,6 +122,7 @@ void MemoryTable::activate(std::uint32_t token, const EntryContent& content) {
     // Adds, because a stale token may be pinning and unpinning this very entry.
     // release: pairs with the acquire in pin().
     made->word.fetch_add(live_word(number >> kSlotBits), std::memory_order_release);
+    if (shared_) show(token, number % kSlots, content);
 }
 
 bool MemoryTable::deactivate(std::uint32_t token, EntryContent& ended) {
@@ -144,6 +134,7 @@ bool MemoryTable::deactivate(std::uint32_t token, EntryContent& ended) {
     do {
         if ((word & ~kPinMask) != live_word(number >> kSlotBits)) return false;
     } while (!gone->word.compare_exchange_weak(word, word & kPinMask, std::memory_order_acq_rel));
+    if (shared_) hide(number % kSlots);
     // acquire: pairs with the release in unpin(): what the last step did is done.
     while ((gone->word.load(std::memory_order_acquire) & kPinMask) != 0) sched_yield();
     ended = gone->content;
@@ -179,25 +170,87 @@ void MemoryTable::unpin(Entry* entry) {
     entry->word.fetch_sub(1, std::memory_order_release);  // pairs with deactivate()
 }
 
+// ---- other processes ------------------------------------------------------------------------
+
+void MemoryTable::share() {
+    arena_ = Arena::create();
+    shared_file_ = base::make_memory_file("ndverbs-table", sizeof(SharedTable));
+    if (!arena_ || !shared_file_) return;
+    shared_ = base::FileMapping::map(shared_file_.get(), 0, sizeof(SharedTable), true);
+    // A mapping that is there stays writable.
+    if (!shared_ || !base::forbid_writing(shared_file_.get())) {
+        shared_.reset();
+        return;
+    }
+    reinterpret_cast<SharedTable*>(shared_.data())->key = permutation_.key();
+}
+
+std::uint64_t MemoryTable::place_of(const std::byte* data, std::size_t size) const {
+    const auto offset = arena_->find(data, size);
+    return offset ? place::kInArena | *offset : reinterpret_cast<std::uint64_t>(data);
+}
+
+void MemoryTable::show(std::uint32_t token, std::uint32_t slot, const EntryContent& content) {
+    SharedLine& shown = line(slot);
+    const auto set = [](auto& field, auto value) { field.store(value, std::memory_order_relaxed); };
+    set(shown.address, content.address);
+    set(shown.size, content.size);
+    set(shown.where,
+        content.pages == nullptr ? place_of(content.data, content.size) : place::kNowhere);
+    set(shown.domain, content.domain);
+    set(shown.queue_pair, content.queue_pair);
+    set(shown.rights, content.rights);
+    set(shown.is_window, content.kind == EntryKind::window ? 1U : 0U);
+    // release: pairs with the acquire in FarReach::take().
+    shown.live.store(SharedLine::kLive | token, std::memory_order_release);
+}
+
+// No other process touches what the line named when this returns. A peer that is stopped with it
+// in hand is waited for; one that is dead is not.
+void MemoryTable::hide(std::uint32_t slot) {
+    // seq_cst: of a peer that sets its hazard and looks at the line, and of this thread, one sees
+    // the other's.
+    line(slot).live.exchange(0, std::memory_order_seq_cst);
+    if (user_count_.load(std::memory_order_seq_cst) == 0) return;
+    const std::uint64_t hazard = hazard_of(slot);
+    while (const auto user = user_of(hazard)) {
+        for (int i = 0; user->touches(hazard); ++i) {
+            if (i < 200) continue;
+            if (i < 250) {
+                sched_yield();
+            } else {
+                std::this_thread::sleep_for(std::chrono::microseconds(200));
+            }
+        }
+    }
+}
+
+std::shared_ptr<const FarUser> MemoryTable::user_of(std::uint64_t hazard) {
+    const base::Lock lock(users_mutex_);
+    for (const auto& one : users_) {
+        auto user = one.lock();
+        if (user && user->touches(hazard)) return user;
+    }
+    return nullptr;
+}
+
+void MemoryTable::add_user(const std::weak_ptr<const FarUser>& user) {
+    const base::Lock lock(users_mutex_);
+    std::erase_if(users_, [](const auto& one) { return one.expired(); });
+    users_.push_back(user);
+    user_count_.store(users_.size(), std::memory_order_seq_cst);
+}
+
+// ---- one domain -----------------------------------------------------------------------------
+
 iwarp::AccessResult DomainMemory::pin(std::uint32_t stag, std::uint64_t to, std::uint32_t length,
                                       iwarp::RemoteRight right, iwarp::Pin& out) {
     using iwarp::AccessResult;
     MemoryTable::Entry* entry = table_.pin(stag);
     if (entry == nullptr) return AccessResult::invalid_stag;
     const EntryContent& content = entry->content;
-    const std::uint32_t wanted = right_bit(right);
-    AccessResult result = AccessResult::granted;
-    if (content.domain != domain_ ||
-        (content.queue_pair != queue_pair_ && content.kind == EntryKind::window)) {
-        result = AccessResult::not_associated;
-    } else if ((content.rights & wanted) == 0) {
-        result = AccessResult::denied;
-    } else if (length > 0 && to + (length - 1) < to) {
-        result = AccessResult::wrap;
-    } else if (to < content.address || length > content.size ||
-               to - content.address > content.size - length) {
-        result = AccessResult::bounds;
-    }
+    const AccessResult result = check_access(content, content.kind == EntryKind::window, domain_,
+                                             queue_pair_, to, length, right);
     if (result != AccessResult::granted) {
         MemoryTable::unpin(entry);
         return result;

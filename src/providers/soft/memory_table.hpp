@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The memory of one soft adapter: STags, what they name, and the pins that let a step use a region
-// while the thread that ends it waits. Regions, windows, fast-register regions and logical address
+// while the thread that ends it waits; other processes have hazards instead of pins. Regions,
+// windows, fast-register regions and logical address
 // mappings are entries of one table. STags come from a keyed permutation: sparse, unpredictable,
 // never reused soon.
 #pragma once
@@ -10,11 +11,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <vector>
 
 #include "base/mutex.hpp"
 #include "core/memory.hpp"
 #include "iwarp/remote_memory.hpp"
+#include "providers/soft/arena.hpp"
+#include "providers/soft/shared_table.hpp"
 
 namespace ndv::soft {
 
@@ -25,6 +29,7 @@ public:
     [[nodiscard]] static TokenPermutation random();
     [[nodiscard]] std::uint32_t token(std::uint32_t number) const;
     [[nodiscard]] std::uint32_t number(std::uint32_t token) const;
+    [[nodiscard]] const std::array<std::uint64_t, 4>& key() const { return key_; }
 
 private:
     [[nodiscard]] std::uint32_t round(std::size_t index, std::uint32_t half) const;
@@ -32,6 +37,48 @@ private:
 };
 
 class Mapping;
+
+constexpr std::uint32_t right_bit(iwarp::RemoteRight right) {
+    switch (right) {
+        case iwarp::RemoteRight::read:
+            break;
+        case iwarp::RemoteRight::write:
+            return core::access::kRemoteWriteBit;
+        case iwarp::RemoteRight::atomic:
+            return core::access::kRemoteAtomicBit;
+    }
+    return core::access::kRemoteRead;
+}
+
+// The checks of RFC 5040 section 7.2, in the order that siw makes them, of an EntryContent or a
+// SharedLine: by the process whose memory it is, or the one that would reach it.
+template <typename Content>
+[[nodiscard]] iwarp::AccessResult check_access(const Content& content, bool is_window,
+                                               std::uint64_t domain, std::uint64_t queue_pair,
+                                               std::uint64_t to, std::uint32_t length,
+                                               iwarp::RemoteRight right) {
+    using iwarp::AccessResult;
+    if (content.domain != domain || (is_window && content.queue_pair != queue_pair)) {
+        return AccessResult::not_associated;
+    }
+    if ((content.rights & right_bit(right)) == 0) return AccessResult::denied;
+    if (length > 0 && to + (length - 1) < to) return AccessResult::wrap;
+    const std::uint64_t address = content.address;
+    const std::uint64_t size = content.size;
+    if (to < address || length > size || to - address > size - length) return AccessResult::bounds;
+    return AccessResult::granted;
+}
+
+// A peer in another process, which finds memory by the shared table.
+class FarUser {
+public:
+    FarUser() = default;
+    FarUser(const FarUser&) = delete;
+    FarUser& operator=(const FarUser&) = delete;
+    virtual ~FarUser() = default;
+    // It lives, and its hazard has this value.
+    [[nodiscard]] virtual bool touches(std::uint64_t hazard) const = 0;
+};
 
 // What an entry was made by; it says which calls may end it and how it is addressed.
 enum class EntryKind : std::uint8_t {
@@ -79,6 +126,11 @@ private:
 
 class MemoryTable {
 public:
+    // A number behind a token: slot in the low bits, generation in the high bits.
+    static constexpr std::uint32_t kSlotBits = 20;
+    static constexpr std::uint32_t kSlots = 1U << kSlotBits;
+    static_assert(kSlots == SharedTable::kLines);
+
     MemoryTable();
     MemoryTable(const MemoryTable&) = delete;
     MemoryTable& operator=(const MemoryTable&) = delete;
@@ -104,6 +156,18 @@ public:
 
     [[nodiscard]] PostedMappings& posted() { return posted_; }
 
+    // Makes the shared table and the arena, before there is an entry. Without them peers in other
+    // processes are not direct.
+    void share();
+    [[nodiscard]] bool is_shared() const { return static_cast<bool>(shared_); }
+    [[nodiscard]] int descriptor() const { return shared_file_.get(); }
+    [[nodiscard]] const std::shared_ptr<Arena>& arena() const { return arena_; }
+    // See place.
+    [[nodiscard]] std::uint64_t place_of(const std::byte* data, std::size_t size) const;
+    // From here on the end of memory waits for it, for as long as it exists.
+    void add_user(const std::weak_ptr<const FarUser>& user);
+    [[nodiscard]] static std::uint64_t hazard_of(std::uint32_t slot) { return slot + 2ULL; }
+
     struct Entry;
     // Null when the token names nothing. A pinned entry stays what it is until unpin().
     [[nodiscard]] Entry* pin(std::uint32_t token);
@@ -117,15 +181,18 @@ public:
     };
 
 private:
-    // A number behind a token: slot in the low bits, generation in the high bits.
-    static constexpr std::uint32_t kSlotBits = 20;
-    static constexpr std::uint32_t kSlots = 1U << kSlotBits;
     static constexpr std::uint32_t kGenerations = 1U << (32 - kSlotBits);
     static constexpr std::uint32_t kChunk = 256;
     // Slots rest this long, counted in later registrations, before they serve again.
     static constexpr std::size_t kRest = 4096;
 
     [[nodiscard]] Entry* entry(std::uint32_t slot) const;
+    [[nodiscard]] SharedLine& line(std::uint32_t slot) const {
+        return reinterpret_cast<SharedTable*>(shared_.data())->lines[slot];
+    }
+    void show(std::uint32_t token, std::uint32_t slot, const EntryContent& content);
+    void hide(std::uint32_t slot);
+    [[nodiscard]] std::shared_ptr<const FarUser> user_of(std::uint64_t hazard);
     [[nodiscard]] bool take_slot(TokenSource& source);
 
     const TokenPermutation permutation_;
@@ -135,6 +202,16 @@ private:
     std::deque<std::uint32_t> free_ NDV_GUARDED_BY(mutex_);
     std::vector<std::uint16_t> generations_ NDV_GUARDED_BY(mutex_);
     PostedMappings posted_;
+
+    // Constant once shared.
+    base::Descriptor shared_file_;
+    base::FileMapping shared_;
+    std::shared_ptr<Arena> arena_;
+    base::Mutex users_mutex_;
+    std::vector<std::weak_ptr<const FarUser>> users_ NDV_GUARDED_BY(users_mutex_);
+    // seq_cst: of a new user, which then looks at a line, and a thread that has hidden it and looks
+    // here, one sees the other.
+    std::atomic<std::size_t> user_count_{0};
 };
 
 // The table as the engine of one connection may see it: through its protection domain, with the

@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <new>
+#include <thread>
 #include <utility>
 
 #include "base/shortage.hpp"
@@ -65,6 +67,10 @@ QueuePair::~QueuePair() {
         base::with_memory([this] { static_cast<void>(step_once(kFlush, core::Budget::small)); });
     } catch (const std::bad_alloc&) {
         // Callbacks of the last completions are lost; a destructor has no caller to report to.
+    }
+    while (direct_ != nullptr) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        static_cast<void>(step_once(kDeadline, core::Budget::small));
     }
 }
 
@@ -197,6 +203,10 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     }
     // No pin from here on: the end of a request may end memory, which waits for pins.
     stream_->end_step();
+    // The peer is in this side's memory still: what it is posted with stays until it has left.
+    self_ = direct_ != nullptr && direct_->is_ending()
+                ? std::static_pointer_cast<QueuePair>(weak_from_this().lock())
+                : nullptr;
     // A program that polls a cancelled request finds the queue pair in error, and why.
     if (stream_->is_over()) note_over();
     deliver_completions();
@@ -355,7 +365,8 @@ void QueuePair::handle_events() {
 
 void QueuePair::check_hold(Time at) {
     if (!hold_until_ || at < *hold_until_) return;
-    if (link_->has_unacknowledged()) {
+    // An end in another process that has said hello speaks first, however late.
+    if (link_->has_unacknowledged() || (meeting_ && meeting_->is_awaited())) {
         hold_until_ = at + kHoldRetry;
         return;
     }

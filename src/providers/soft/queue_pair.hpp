@@ -64,8 +64,10 @@ public:
                                         std::shared_ptr<Meeting> meeting = nullptr);
     // What the peer of a direct connection may reach.
     [[nodiscard]] Reach reach() const { return {table_, domain_, id()}; }
-    // Memory carries the connection. Constant once the connector is connected.
-    [[nodiscard]] bool is_direct() const { return is_direct_.load(std::memory_order_relaxed); }
+    // What carries the connection. Constant once the connector is connected.
+    [[nodiscard]] const char* transport() const {
+        return transport_.load(std::memory_order_relaxed);
+    }
     // Everything posted goes out, then FIN; on_drained() follows.
     void disconnect() override;
     void end(core::End why) override;
@@ -183,12 +185,12 @@ private:
     std::weak_ptr<core::QueuePairObserver> observer_;
     std::shared_ptr<Meeting> meeting_;  // as long as it is open who carries the stream, and then
     std::shared_ptr<Bell> bell_;
-    std::optional<DomainMemory> peer_memory_;
     std::unique_ptr<direct::Reach> reach_;
-    bool has_link_ended_ = false;  // direct: there is nothing more to hear from it
-    bool ends_records_ = false;    // small segments: start each batch at a segment boundary
-    bool steps_again_ = false;     // something came while the step was ending
-    bool has_no_memory_ = false;   // an allocation failed in a step, which is half done
+    std::shared_ptr<QueuePair> self_;  // while the peer has not let go of what ends here
+    bool has_link_ended_ = false;      // direct: there is nothing more to hear from it
+    bool ends_records_ = false;        // small segments: start each batch at a segment boundary
+    bool steps_again_ = false;         // something came while the step was ending
+    bool has_no_memory_ = false;       // an allocation failed in a step, which is half done
     bool is_active_ = false;
     Time receive_wait_{};
     bool has_begun_ = false;          // of the initiator there was something, or we are it
@@ -205,6 +207,7 @@ private:
     std::atomic<std::int64_t> held_since_{0};
     // relaxed: a thread that sees it late asks for a step too many.
     std::atomic<bool> is_direct_{false};
+    std::atomic<const char*> transport_{"tcp"};
 };
 
 }  // namespace ndv::soft

@@ -49,9 +49,13 @@ void QueuePair::settle_direct(bool has_ended) {
 void QueuePair::go_direct() {
     const auto self = std::static_pointer_cast<QueuePair>(shared_from_this());
     auto bell = std::make_shared<Bell>(meeting_, is_active_, self);
-    const Reach& peer = meeting_->reach(!is_active_);
-    peer_memory_.emplace(*peer.table, peer.domain, peer.queue_pair);
-    reach_ = std::make_unique<direct::NearReach>(*peer_memory_);
+    reach_ = meeting_->make_reach(is_active_);
+    if (!reach_) {
+        // It goes on by memory, and has not said where: nothing more can come of it.
+        bell->line().close();
+        stream_->handle_link_error(EPROTO);
+        return;
+    }
     iwarp::ReceiveSupply* const supply = soft_srq_ == nullptr ? nullptr : this;
     auto made = std::make_unique<direct::Stream>(bell->line(), *bell, send_queue_, receive_queue_,
                                                  memory_, *reach_, supply, receive_wait_);
@@ -66,6 +70,7 @@ void QueuePair::go_direct() {
     connection_ = nullptr;
     counted_ = {};
     is_direct_.store(true, std::memory_order_relaxed);
+    transport_.store(meeting_->transport(), std::memory_order_relaxed);
     // The socket is the progress thread's alone now.
     progress_->arm(*this);
     stream_->begin_step(now());

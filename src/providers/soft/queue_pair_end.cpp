@@ -167,7 +167,10 @@ void QueuePair::end_stream() {
     stream_->end_step();
     // A peer that has taken the meeting up is in this side's memory already.
     if (meeting_ && direct_ == nullptr && !is_active_ && !meeting_->take_back()) {
-        direct::Line(meeting_->segment(), false).close();
+        direct::Line line(meeting_->segment(), false);
+        line.close();
+        while (!line.is_quiet() && meeting_->lives_peer()) {
+        }
     }
     stop_watching();
     if (soft_srq_ != nullptr) soft_srq_->leave(*this);
@@ -183,7 +186,6 @@ void QueuePair::end_stream() {
     direct_ = nullptr;
     bell_.reset();
     reach_.reset();
-    peer_memory_.reset();
     meeting_.reset();
     // acq_rel: pairs with do_post_receive().
     receives_need_step_.exchange(1, std::memory_order_acq_rel);

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Lines of a peer's table, and places of its memory.
+#include "providers/soft/far_reach.hpp"
+
+namespace ndv::soft {
+
+using direct::Grip;
+using direct::Way;
+
+std::uint64_t FarReach::hazard(std::uint32_t token) const {
+    std::uint64_t hazard = 0;
+    static_cast<void>(peer_->line(token, hazard));
+    return hazard;
+}
+
+iwarp::AccessResult FarReach::take(std::uint32_t token, std::uint64_t address, std::uint32_t length,
+                                   iwarp::RemoteRight right, Grip& out) {
+    std::uint64_t hazard = 0;
+    const SharedLine& line = peer_->line(token, hazard);
+    // acquire: pairs with the release in MemoryTable::show(). seq_cst: with hide(), see there.
+    if (line.live.load(std::memory_order_seq_cst) != (SharedLine::kLive | token)) {
+        return iwarp::AccessResult::invalid_stag;
+    }
+    const iwarp::AccessResult result =
+        check_access(line, line.is_window != 0, domain_, queue_pair_, address, length, right);
+    if (result == iwarp::AccessResult::granted) {
+        out = grip(line.where, address - line.address, length);
+    }
+    return result;
+}
+
+bool FarReach::take_receive(std::uint64_t where, std::uint32_t length, Grip& out) {
+    out = grip(where, 0, length);
+    return out.way != Way::carried;
+}
+
+Grip FarReach::grip(std::uint64_t where, std::uint64_t offset, std::uint32_t length) const {
+    Grip made;
+    made.way = Way::carried;
+    if (where == place::kNowhere) return made;
+    const bool is_in_arena = (where & place::kInArena) != 0;
+    made.pin.offset = (where & ~place::kInArena) + offset;
+    if (is_in_arena) {
+        if (peer_->open_arena(made.pin.offset, length)) made.way = Way::loads;
+    } else if (peer_->can_call()) {
+        made.way = Way::calls;
+    }
+    return made;
+}
+
+std::size_t FarReach::pieces(const Grip& grip, std::size_t offset, std::size_t length, iovec* out,
+                             std::size_t max) {
+    std::size_t count = 0;
+    for (std::size_t done = 0; done < length && count < max; ++count) {
+        out[count] = peer_->in_arena(grip.pin.offset + offset + done, length - done);
+        done += out[count].iov_len;
+    }
+    return count;
+}
+
+}  // namespace ndv::soft
