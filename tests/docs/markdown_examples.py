@@ -10,6 +10,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,3 +82,42 @@ def assert_prints(program: str, output: str) -> None:
     for said in _PRINTS.findall(program):
         pattern = re.compile(re.escape(said).replace(re.escape("..."), ".*"))
         assert any(pattern.match(line) for line in lines), f"not printed: {said}\n{output}"
+
+
+def ndverbs(*arguments: str) -> list[str]:
+    """Return the command line of this interpreter's `ndverbs`."""
+    return [sys.executable, "-m", "ndverbs", *arguments]
+
+
+@contextmanager
+def served(folder: Path, words: list[str]) -> Iterator[str]:
+    """Run a `serve` of a page in `folder`, at a port that is free, and give the port."""
+    server = subprocess.Popen(
+        ndverbs(*(word.replace("127.0.0.1:7471", "127.0.0.1:0") for word in words)),
+        cwd=folder,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        found = re.search(r"127\.0\.0\.1:(\d+)", server.stdout.readline())
+        assert found, "the server ended before it said where it listens"
+        yield found[1]
+    finally:
+        server.terminate()
+        server.communicate(timeout=RUN_LIMIT_S)
+
+
+def copy(folder: Path, words: list[str], port: str) -> None:
+    """Run a `cp` of a page in `folder`, from or to that port."""
+    done = subprocess.run(
+        ndverbs(*(word.replace("127.0.0.1:7471:", f"127.0.0.1:{port}:") for word in words)),
+        cwd=folder,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=RUN_LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

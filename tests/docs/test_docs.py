@@ -3,10 +3,12 @@
 
 import ast
 import re
+import shlex
 import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from docs.markdown_examples import (
@@ -17,8 +19,10 @@ from docs.markdown_examples import (
     assert_prints,
     blocks,
     clean_environment,
+    copy,
     programs,
     run,
+    served,
 )
 
 HOWTO = ROOT / "docs" / "howto.md"
@@ -70,6 +74,31 @@ def test_two_processes_run_as_pasted(tmp_path):
     assert (client.returncode, server.returncode) == (0, 0)
     assert_prints(texts["client.py"], client_said)
     assert_prints(texts["server.py"], server_said)
+
+
+def test_copies_go_as_pasted(tmp_path):
+    (text,) = (block.code for block in blocks(HOWTO) if "ndverbs serve" in block.code)
+    serve, *copies = (shlex.split(line, comments=True)[1:] for line in text.splitlines())
+    names = ["a.bin", "b.bin", "measurements.npy", "results/c.bin"]
+    (tmp_path / "results").mkdir()
+    (tmp_path / "received").mkdir()
+    for name in names:
+        with (tmp_path / name).open("wb") as file:
+            np.save(file, np.arange(10))
+
+    with served(tmp_path, serve[:-1]) as port:
+        for words in copies:
+            copy(tmp_path, words, port)
+
+    assert serve[-1] == "&"
+    assert np.array_equal(np.load(tmp_path / "copy.npy"), np.arange(10))
+    received = tmp_path / "received"
+    assert {str(path.relative_to(received)) for path in received.rglob("*.*")} == {
+        "measurements.npy",
+        "results/a.bin",
+        "results/b.bin",
+        "results/c.bin",
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

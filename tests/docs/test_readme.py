@@ -12,7 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from docs.markdown_examples import ROOT, assert_prints, blocks, clean_environment, programs, run
+from docs.markdown_examples import (
+    ROOT,
+    assert_prints,
+    blocks,
+    clean_environment,
+    copy,
+    ndverbs,
+    programs,
+    run,
+    served,
+)
 
 README = ROOT / "README.md"
 LIMIT_S = 60
@@ -29,10 +39,6 @@ def commands(first_words):
     return [line for line in lines if first_words in line]
 
 
-def ndverbs(*arguments):
-    return [sys.executable, "-m", "ndverbs", *arguments]
-
-
 def test_example_runs_as_pasted(tmp_path):
     (program,) = programs(README).values()
     assert_prints(program, run(tmp_path, program))
@@ -45,50 +51,21 @@ def test_example_is_short():
 
 def test_own_data_goes_from_one_terminal_to_the_other(tmp_path):
     (serve,) = commands("ndverbs serve")
-    (copy,) = commands("ndverbs cp")
+    (line,) = commands("ndverbs cp")
     make_folder, _, serve = serve.partition(" && ")
     assert shlex.split(make_folder)[:2] == ["mkdir", "-p"]
     received = tmp_path / shlex.split(make_folder)[2]
     received.mkdir()
-    source, target = shlex.split(copy)[2:4]
+    source, target = shlex.split(line)[2:4]
     array = np.arange(100_000.0)
     np.save(tmp_path / source, array)
 
     # The one change to what a reader pastes: the port is any free one.
     assert "127.0.0.1:7471" in serve
     assert "127.0.0.1:7471" in target
-    server = subprocess.Popen(
-        ndverbs(*shlex.split(serve.replace(":7471", ":0"))[1:]),
-        cwd=tmp_path,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        port = port_of(server)
-        done = subprocess.run(
-            ndverbs("cp", source, target.replace(":7471:", f":{port}:")),
-            cwd=tmp_path,
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert np.array_equal(np.load(received / target.rpartition(":")[2]), array)
-    finally:
-        server.terminate()
-        server.communicate(timeout=LIMIT_S)
-
-
-def port_of(server):
-    """Return the port in the first line that names one."""
-    for line in server.stdout:
-        if found := re.search(r"127\.0\.0\.1:(\d+)", line):
-            return int(found[1])
-    pytest.fail("the server ended before it said where it listens")
+    with served(tmp_path, shlex.split(serve)[1:]) as port:
+        copy(tmp_path, ["cp", source, target], port)
+    assert np.array_equal(np.load(received / target.rpartition(":")[2]), array)
 
 
 @pytest.mark.parametrize(
