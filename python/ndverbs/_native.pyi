@@ -1943,6 +1943,12 @@ class Connector(_Object):
             A ConnectionAbortedError: the peer gave up, or the queue pair was flushed; a
             TimeoutError.
 
+        Notes
+        -----
+        Returns when the peer has completed the connection. On ``soft`` also about 100 ms after the
+        answer, because not every peer says that it has: one that gives up later than that ends a
+        connection, and `on_disconnect` is called.
+
         References
         ----------
         NdkAccept.
