@@ -2,6 +2,7 @@
 """docs/: what is marked runs, what is not is Python at least, and links lead somewhere."""
 
 import ast
+import inspect
 import re
 import shlex
 import socket
@@ -152,6 +153,16 @@ def test_reference_names_all_methods(name):
     methods = {method for method in dir(getattr(nd, name)) if not method.startswith("_")}
     obvious = {"close", "closed", "address", "nbytes", "access", "array", "open", "info"}
     assert {m for m in methods - obvious if not re.search(rf"\b{m}\b", page)} == set()
+
+
+def test_reference_names_all_that_open_takes():
+    import ndverbs as nd
+
+    page = (ROOT / "docs" / "reference.md").read_text()
+    (written,) = re.findall(r"nd\.Adapter\.open\((.+?)\)`", page)
+    taken = inspect.signature(nd.Adapter.open).parameters.values()
+    defaults = {p.name: p.default for p in taken if p.kind is p.KEYWORD_ONLY}
+    assert eval(f"dict({written.partition(', ')[2]})", {}) == defaults
 
 
 def test_reference_tells_the_access_values():
