@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Winsock Kernel's connection-oriented sockets over RDMA.
 
-Names, flags, statuses and rules are WSK's; `docs/wsk.md` maps every function. Calls that WSK
-completes through an IRP return a `Request`, which can be waited for, awaited, or called back from.
+Names, flags, statuses and rules are WSK's; `docs/wsk.md` maps every function. Calls that wait for a
+peer or a name return a `Request`, which can be waited for, awaited, or called back from; `accept`
+and `socket_connect` wait themselves, and the others answer at once.
 Event callbacks run on the adapter's callback thread, one at a time for a socket, and are off until
 `set_event_callbacks` switches them on.
 """
