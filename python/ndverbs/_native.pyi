@@ -105,25 +105,33 @@ class Flag(enum.IntFlag):
     SEND_AND_SOLICIT_EVENT = 0x004
     """The peer's receive satisfies `Notify.SOLICITED`."""
     ALLOW_REMOTE_READ = 0x008
+    """Of fast_register and bind: the peer may read the memory."""
     ALLOW_LOCAL_WRITE = 0x010
+    """Of fast_register: receives and reads may place data there."""
     ALLOW_REMOTE_WRITE = 0x030
+    """Of fast_register and bind: the peer may write. Contains ALLOW_LOCAL_WRITE."""
     INLINE = 0x040
     """The data is copied in the call: it may be reused at once and need not be registered."""
     RDMA_READ_SINK = 0x080
+    """Of fast_register: as `Access.RDMA_READ_SINK`."""
     RDMA_READ_LOCAL_INVALIDATE = 0x100
+    """Of read: its success ends the token of its first segment, of fast-registered memory."""
     DEFER = 0x200
+    """May wait for the next request without it, or for a poll or wait of the queue."""
     ALLOW_REMOTE_ATOMIC = 0x10000
-    """Beyond NDK; gives local write, too."""
+    """Of fast_register and bind, beyond NDK; gives local write, too."""
 
 class Access(enum.IntFlag):
     """Rights of a registration with NDK's values; local read is always granted."""
 
     LOCAL_READ = 0
+    """Sends and writes may take data from here."""
     LOCAL_WRITE = 1
     """Receives and reads may place data here."""
     REMOTE_READ = 2
+    """Peers may read."""
     REMOTE_WRITE = 5
-    """Contains LOCAL_WRITE."""
+    """Peers may write. Contains LOCAL_WRITE."""
     RDMA_READ_SINK = 8
     """Accepted and without effect where the adapter's flags say that it is not required."""
     REMOTE_ATOMIC = 0x81
@@ -135,6 +143,7 @@ class Notify(enum.IntEnum):
     ERRORS = 0
     """The failure of the queue itself."""
     ANY = 1
+    """Any completion."""
     SOLICITED = 2
     """A receive that the peer solicited, or any failed request."""
 
@@ -836,7 +845,6 @@ class MemoryRegion(_Object):
             A ValueError: unknown access bits, or larger than ``info.max_registration_size``.
         RdmaError
             INVALID_DEVICE_REQUEST: it is registered already.
-
         RdmaError
             ACCESS_VIOLATION, a BufferError: its last page cannot be read, because its file is
             shorter than the mapping or its file system is full.
@@ -869,9 +877,9 @@ class MemoryRegion(_Object):
 
         Notes
         -----
-        Gives the GIL up and waits, for microseconds, for whoever moves data of a connection right
-        now; never for a peer. `close` does the same and does not fail: requests that are posted
-        keep the memory and use it until they end, and the array is given back then.
+        Gives the GIL up and waits, for microseconds, for a thread that moves data of a connection
+        right now; never for a peer. `close` does the same and does not fail: requests that are
+        posted keep the memory and use it until they end, and the array is given back then.
 
         References
         ----------
@@ -1024,8 +1032,8 @@ class MemoryWindow(_Object):
 class SharedReceiveQueue(_Object):
     """Receives that any queue pair made with it takes, in the order of posting.
 
-    Closed, it stays for the queue pairs that have it; receives that nobody took end without a
-    Result when the last of them is gone.
+    Closed, it stays for the queue pairs that have it; receives that no queue pair took end without
+    a Result when the last of them is gone.
     """
 
     def receive(self, segments: _Segments = (), *, context: object = None) -> None:
@@ -1874,7 +1882,7 @@ class Connector(_Object):
         Raises
         ------
         RdmaError
-            A ConnectionRefusedError: nobody listens, or the peer rejected; ``connection_data``
+            A ConnectionRefusedError: no program listens, or the peer rejected; ``connection_data``
             then has its private data.
         RdmaError
             A TimeoutError; a ConnectionAbortedError: the peer is no RDMA listener.
@@ -1964,7 +1972,7 @@ class Connector(_Object):
         Raises
         ------
         RdmaError
-            CONNECTION_INVALID: nobody asks for a connection, or has accepted one.
+            CONNECTION_INVALID: no peer asks for a connection, or has accepted one.
         RdmaError
             A ValueError: the private data is too long.
 
