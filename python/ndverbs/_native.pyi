@@ -21,7 +21,17 @@ import enum
 from collections.abc import Callable, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self, SupportsIndex, TypeAlias, final
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    final,
+)
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -171,6 +181,7 @@ class Result(tuple[Any, ...]):
     NDK_RESULT_EX.
     """
 
+    __match_args__: ClassVar[tuple[str, ...]]  # the names of the fields, of a struct sequence
     @property
     def status(self) -> Status:
         """How the request ended; CANCELLED when it was flushed."""

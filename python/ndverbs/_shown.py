@@ -18,15 +18,9 @@ class _Complete(enum.EnumMeta):
 def _result_repr(self: Result) -> str:
     """Return how the request ended, and every field that is not zero or None."""
     parts = [f"{self.type.name} {self.status.name}"]
-    for name in (
-        "bytes_transferred",
-        "qp_context",
-        "request_context",
-        "invalidated_token",
-        "immediate",
-        "detail",
-    ):
-        value = getattr(self, name)
+    for name, value in zip(Result.__match_args__, self, strict=True):
+        if name in ("status", "type"):
+            continue
         if value is not None and (value != 0 or type(value) is not int or name == "immediate"):
             parts.append(f"{name}={value!r}")
     return f"<Result {', '.join(parts)}>"

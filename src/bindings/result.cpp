@@ -26,7 +26,7 @@ constexpr Column kColumns[] = {
 };
 
 // What a row has no room for is no column, as flags are no field. document() adds the pages.
-constexpr std::size_t kDetail = 7;
+constexpr std::size_t kDetail = std::size(kColumns) - 1;  // behind the fields of the list
 constinit std::array<PyStructSequence_Field, std::size(kColumns) + 1> fields = [] {
     std::array<PyStructSequence_Field, std::size(kColumns) + 1> out{};  // the last one ends them
 #define NDV_X(type, name, index, ...) out[index] = {#name, nullptr};

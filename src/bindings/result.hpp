@@ -14,9 +14,10 @@ namespace ndv::bindings {
 
 namespace py = pybind11;
 
-// X(type, name, index, object, number): a field of Result, where it has this index, and of its
-// rows, which have this order. `object` makes what Result has, a new reference, out of `done`,
-// `contexts` and the `request_context` that was given back; `number` is what a row has.
+// X(type, name, index, object, number): a field of Result, where it has this index (from 0, without
+// a gap), and of its rows, which have this order. `object` makes what Result has, a new reference,
+// out of `done`, `contexts` and the `request_context` that was given back; `number` is what a row
+// has.
 #define NDV_RESULT_LIST(X)                                                                  \
     X(std::uint32_t, status, 0, status_member(done.status),                                 \
       static_cast<std::uint32_t>(done.status))                                              \

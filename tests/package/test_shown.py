@@ -66,6 +66,17 @@ def test_a_result_shows_how_what_ended(pair: Any):
     assert result[0] is nd.Status.SUCCESS
 
 
+def test_a_result_shows_why_it_was_cancelled(pair: Any):
+    pair.far.qp.receive(context=7)
+    pair.far.qp.flush()
+    pair.far.receive_cq.wait(LIMIT)
+    (result,) = pair.far.receive_cq.poll()
+
+    shown = f"<Result RECEIVE CANCELLED, request_context=7, detail={result.detail!r}>"
+    assert repr(result) == shown
+    assert result.detail
+
+
 def test_a_level_that_is_none_is_told():
     _, err = run("import ndverbs", NDVERBS_LOG="loud")
 
