@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: which commands there are, exit codes, and what the user sees of a failure.
 
-A command is a module with `add(commands)`, which declares its arguments, and `run(given)`, which
-imports what it works with: nothing of a command is loaded before it is called. Exit codes: 0, 1 for
+A command is a module with `add(commands)`, which declares its arguments and sets the defaults `run`
+and `is_report` (it does nothing but write to standard output), and `run(given)`, which imports what
+it works with: nothing of a command is loaded before it is called. Exit codes: 0, 1 for
 a failure, with one sentence, 2 for wrong usage, 130 after Ctrl-C.
 """
 
