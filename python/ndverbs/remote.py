@@ -147,6 +147,8 @@ class RemoteBuffer:
         ------
         IndexError
             The index is outside the axis, or there is none.
+        TypeError
+            Neither a slice nor an integer, such as an index of two axes.
         RdmaError
             A ValueError: a step other than 1 would not be contiguous.
         """
@@ -160,6 +162,10 @@ class RemoteBuffer:
                 raise _invalid(f"step {step}: only a step of 1 is contiguous")
             count = max(stop - start, 0)
             return self._part(start * row, count * row, self.dtype, (count, *rest))
+        if not hasattr(key, "__index__"):
+            raise TypeError(
+                f"a RemoteBuffer takes an integer or a slice of axis 0, not {type(key).__name__}"
+            )
         index = key.__index__()
         if not -length <= index < length:
             raise IndexError(f"index {index} is out of bounds for axis 0 with size {length}")

@@ -75,6 +75,12 @@ def test_a_step_is_refused_because_it_is_not_contiguous():
         buffer()[::2]
 
 
+@pytest.mark.parametrize("key", [(0, 3), "0", 1.0, None], ids=repr)
+def test_what_is_no_index_of_axis_0_is_a_type_error(key):
+    with pytest.raises(TypeError, match=f"slice of axis 0, not {type(key).__name__}"):
+        buffer()[key]
+
+
 @pytest.mark.parametrize("index", [10, -11, 1 << 70])
 def test_an_index_outside_the_axis_is_an_index_error(index):
     with pytest.raises(IndexError, match="out of bounds"):
