@@ -246,6 +246,14 @@ def test_force_replaces_a_file_whole(root: int, tmp_path: Path, is_unnamed: bool
     assert [p.name for p in tmp_path.iterdir()] == ["new"]
 
 
+def test_a_published_file_has_one_name_before_it_is_closed(root: int, tmp_path: Path):
+    with PartialFile(os.dup(root), "target", 4, is_kept=True) as part:
+        part.write(0, memoryview(b"data"))
+        part.publish(sync=False)
+
+        assert os.listdir(tmp_path) == ["target"]
+
+
 @NAMED
 def test_force_does_not_replace_a_directory(root: int, tmp_path: Path, is_unnamed: bool):
     with partial(root, is_unnamed=is_unnamed, force=True) as file:

@@ -377,7 +377,11 @@ class PartialFile(Closing):
                 raise
             # A file system without hard links, such as vfat.
             _rename_no_replace(self._parent, self._partial_name, self.name)
-            self._partial_name = None
+        else:
+            # Here, before the client hears of it; and a later copy must not go on in this file.
+            with contextlib.suppress(OSError):
+                os.unlink(self._partial_name, dir_fd=self._parent)
+        self._partial_name = None
 
     def _rename_over(self) -> None:
         if self._partial_name is None:
