@@ -25,7 +25,7 @@ from ndverbs._native import (
     SharedEndpoint,
     Status,
 )
-from ndverbs.errors import error
+from ndverbs.errors import RdmaError, error
 
 if TYPE_CHECKING:
     import asyncio
@@ -59,13 +59,7 @@ async def _connect_async(
         await _resolved(peer),
         **options,
     )
-    try:
-        await _outcome(operation, _with_grace(options.get("timeout", 10)), "connect")
-    except BaseException:
-        # The peer may have accepted at the moment of the cancellation.
-        if not self.closed and self.state == "accepted":
-            self.reject()
-        raise
+    await _made(self, operation, _with_grace(options.get("timeout", 10)), "connect")
 
 
 async def _connect_with_shared_endpoint_async(
@@ -87,12 +81,13 @@ async def _complete_connect_async(
     *,
     timeout: float | None = 10,
 ) -> None:
-    await _outcome(self._start_complete_connect(on_disconnect), timeout, "complete_connect")
+    operation = self._start_complete_connect(on_disconnect)
+    await _made(self, operation, timeout, "complete_connect")
 
 
 async def _accept_async(self: Connector, qp: QueuePair, **options: Unpack[_Options]) -> None:
     operation = self._start_accept(qp, **options)
-    await _outcome(operation, _with_grace(options.get("timeout", 60)), "accept")
+    await _made(self, operation, _with_grace(options.get("timeout", 60)), "accept")
 
 
 async def _disconnect_async(self: Connector, timeout: float | None = 5) -> None:
@@ -178,6 +173,22 @@ class _Results:
 
 def _iterate(self: CompletionQueue) -> _Results:
     return _Results(self)
+
+
+async def _made(
+    connector: Connector, operation: Operation, timeout: float | None, what: str
+) -> None:
+    """Wait for an operation that makes a connection; nothing of it remains when interrupted."""
+    try:
+        await _outcome(operation, timeout, what)
+    except BaseException:
+        # It may have been made at this very moment. What the peer says to its end is too late.
+        with contextlib.suppress(RdmaError):
+            if connector.state == "accepted":
+                connector.reject()
+            elif connector.state == "connected":
+                connector._start_disconnect(0)
+        raise
 
 
 async def _outcome(operation: Operation, timeout: float | None, what: str) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import ndverbs as nd
+from stream.sockets import until
 
 LIMIT = 30
 
@@ -311,6 +312,32 @@ def test_cancelled_connect_is_abandoned(adapter):
     run(main())
 
 
+@pytest.mark.parametrize("peer_leaves", [False, True])
+def test_cancelled_connect_that_the_peer_has_answered_is_abandoned(adapter, peer_leaves):
+    async def main():
+        active, passive = Half(adapter), Half(adapter)
+        listener = adapter.create_listener()
+        listener.listen("127.0.0.1:0")
+        connector = adapter.create_connector()
+        connecting = asyncio.create_task(
+            connector.connect_async(active.qp, None, listener.local_address, peer_to_peer=True)
+        )
+        incoming = await listener.get_connector_async(LIMIT)
+        accepting = incoming._start_accept(passive.qp)
+        until(lambda: connector.state == "accepted")  # the loop does not hear of it
+        if peer_leaves:
+            incoming.close()
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        assert connector.state == "disconnected"
+        assert active.qp.state == "idle"
+        with pytest.raises(nd.RdmaError):
+            accepting.wait(LIMIT)
+
+    run(main())
+
+
 def test_cancelled_wait_loses_no_completion(adapter):
     async def main():
         half = Half(adapter)
@@ -379,6 +406,44 @@ def test_cancelled_accept_is_abandoned(adapter):
         with pytest.raises(asyncio.CancelledError):
             await accepting
         assert incoming.state == "disconnected"
+
+    run(main())
+
+
+@pytest.mark.parametrize("side", ["accept", "complete_connect"])
+def test_connection_that_is_made_while_its_coroutine_is_cancelled_is_abandoned(adapter, side):
+    async def main():
+        active, passive = Half(adapter), Half(adapter)
+        told = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def tell():
+            loop.call_soon_threadsafe(told.set)
+
+        listener = adapter.create_listener()
+        listener.listen("127.0.0.1:0")
+        connector = adapter.create_connector()
+        operation = connector._start_connect(active.qp, None, listener.local_address)
+        incoming = await listener.get_connector_async(LIMIT)
+        if side == "accept":
+            accepting = asyncio.create_task(incoming.accept_async(passive.qp))
+            await asyncio.sleep(0)
+            operation.wait(LIMIT)
+            connector.complete_connect(tell)
+            victim, task = incoming, accepting
+        else:
+            accepted = incoming._start_accept(passive.qp, on_disconnect=tell)
+            operation.wait(LIMIT)
+            task = asyncio.create_task(connector.complete_connect_async())
+            await asyncio.sleep(0)
+            accepted.wait(LIMIT)
+            victim = connector
+        until(lambda: victim.state == "connected")  # the loop does not hear of it
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(told.wait(), LIMIT)
+        until(lambda: victim.state == "disconnected")
 
     run(main())
 
