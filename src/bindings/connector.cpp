@@ -38,12 +38,23 @@ std::unique_ptr<Operation> begin(const Connector& self, Start start) {
                                        });
 }
 
-// The callback thread runs it. The native connector drops it on any thread.
-core::Connector::OnDisconnect on_disconnect(Connector& self, const py::object& function) {
-    if (function.is_none()) return {};
-    const auto shared = SharedObject::function(function, "on_disconnect");
-    self.set_calls({shared});
-    return queued(self.adapter()->with_callbacks(), shared, [] { return py::object(); });
+// The same for `start`, which gets `function` as what the callback thread runs. The native
+// connector drops it on any thread.
+template <typename Start>
+std::unique_ptr<Operation> begin(Connector& self, const py::object& function, Start start) {
+    std::shared_ptr<SharedObject> shared;
+    core::Connector::OnDisconnect on_disconnect;
+    if (!function.is_none()) {
+        shared = SharedObject::function(function, "on_disconnect");
+        on_disconnect =
+            queued(self.adapter()->with_callbacks(), shared, [] { return py::object(); });
+    }
+    auto begun = begin(self, [&](core::Connector& native) {
+        return start(native, std::move(on_disconnect));
+    });
+    // A call that was refused leaves the function of the one before.
+    if (shared != nullptr) self.set_calls({shared});
+    return begun;
 }
 
 std::shared_ptr<core::QueuePair> queue_pair_of(const Connector& self, const QueuePair& qp) {
@@ -55,11 +66,11 @@ std::shared_ptr<core::QueuePair> queue_pair_of(const Connector& self, const Queu
 }
 
 std::unique_ptr<Operation> start_complete_connect(Connector& self, const py::object& function) {
-    static_cast<void>(self.get());  // a refused call makes no callback
-    auto callback = on_disconnect(self, function);
-    return begin(self, [&](core::Connector& native) {
-        return native.start_complete_connect(std::move(callback));
-    });
+    static_cast<void>(self.get());  // a closed one makes no callback
+    return begin(self, function,
+                 [](core::Connector& native, core::Connector::OnDisconnect on_disconnect) {
+                     return native.start_complete_connect(std::move(on_disconnect));
+                 });
 }
 
 std::unique_ptr<Operation> start_disconnect(const Connector& self, std::optional<double> timeout) {
@@ -145,14 +156,13 @@ void def_accept(py::class_<Connector>& cls, const char* name, Take take) {
             parameters.timeout = timeout_duration(timeout);
             parameters.crc = crc;
             auto queue_pair = queue_pair_of(self, qp);
-            auto callback = on_disconnect(self, function);
-            return take(begin(self,
-                              [&](core::Connector& native) {
-                                  return native.start_accept(std::move(queue_pair),
-                                                             std::move(parameters),
-                                                             std::move(callback));
-                              }),
-                        timeout);
+            return take(
+                begin(self, function,
+                      [&](core::Connector& native, core::Connector::OnDisconnect on_disconnect) {
+                          return native.start_accept(std::move(queue_pair), std::move(parameters),
+                                                     std::move(on_disconnect));
+                      }),
+                timeout);
         },
         py::arg("qp"), py::kw_only(), py::arg("inbound_read_limit") = 16,
         py::arg("outbound_read_limit") = 16, py::arg("private_data") = py::bytes(),

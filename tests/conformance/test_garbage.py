@@ -167,6 +167,25 @@ def test_connection_in_a_cycle_goes(provider):
     assert is_gone(handler)
 
 
+def test_connection_in_a_cycle_goes_after_a_completion_that_was_refused(provider):
+    pair = Pair(provider, is_connected=False)
+
+    class Handler:
+        def told(self):
+            pass
+
+    handler = Handler()
+    handler.pair = pair
+    pair.near._on_disconnect = handler.told
+    pair.connect()
+    with pytest.raises(nd.RdmaError):
+        pair.near.connector.complete_connect(print)
+    handler = [handler]
+    pair = None
+
+    assert is_gone(handler)
+
+
 # ---- what stays ---------------------------------------------------------------------------------
 
 
