@@ -124,6 +124,23 @@ std::shared_ptr<Member> Connector::self() {
     return std::static_pointer_cast<Connector>(shared_from_this());
 }
 
+void Connector::set_deadline(std::chrono::nanoseconds timeout) {
+    const Time until = now() + timeout;
+    progress_.set_deadline(self(), until);
+    deadline_ = until;
+}
+
+// The progress thread may come with a deadline that it took before the call ended in time, when the
+// next call has begun: that one has its own.
+void Connector::on_deadline() {
+    Aftermath after;
+    {
+        const base::Lock lock(mutex_);
+        if (now() >= deadline_) apply(Input::deadline, after);
+    }
+    after.run();
+}
+
 Expected<void> Connector::begin(Input input, const ConnectParameters& parameters) {
     const bool is_accept = input == Input::accept;
     try {
@@ -132,7 +149,7 @@ Expected<void> Connector::begin(Input input, const ConnectParameters& parameters
                         "nothing is left to accept; wait for the next request");
         }
         // What takes memory comes before an answer, which cannot be taken back.
-        progress_.set_deadline(self(), now() + parameters.timeout);
+        set_deadline(parameters.timeout);
         return is_accept ? do_accept(parameters) : do_connect(parameters);
     } catch (const std::bad_alloc&) {
         return base::fail_anyhow(Status::insufficient_resources,
@@ -260,7 +277,7 @@ Pending Connector::start_disconnect(std::chrono::nanoseconds timeout) {
         const base::Lock lock(mutex_);
         if (auto allowed = check_call(Input::disconnect); !allowed)
             return Unexpected{allowed.error()};
-        progress_.set_deadline(self(), now() + timeout);
+        set_deadline(timeout);
         operation_ = pending;
         apply(Input::disconnect, after);
         qp = qp_;

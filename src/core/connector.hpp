@@ -75,7 +75,8 @@ public:
     [[nodiscard]] Expected<void> reject(std::vector<std::byte> private_data);
     // `timeout` ends the handshake (the connection is closed either way).
     [[nodiscard]] Pending start_disconnect(std::chrono::nanoseconds timeout);
-    // Gives up on a connect, complete_connect or accept that is under way: nothing of it remains.
+    // Gives up on a connect, complete_connect or accept that is under way, or has ended well while
+    // its caller stopped waiting: nothing of it remains. Of a disconnect only the wait ends.
     void abandon() { handle(Input::abandon); }
 
     [[nodiscard]] Expected<ConnectionData> data() const;
@@ -97,7 +98,7 @@ public:
 
     // Member. A provider that has a descriptor watched overrides the other two.
     void on_ready() override {}
-    void on_deadline() final { handle(Input::deadline); }
+    void on_deadline() final;
     [[nodiscard]] std::uint32_t wanted() const override { return 0; }
 
 protected:
@@ -177,12 +178,14 @@ private:
         NDV_REQUIRES(mutex_);
     [[nodiscard]] std::shared_ptr<Member> self();
     void say_goodbye(ConnectorState before) NDV_REQUIRES(mutex_);
+    void set_deadline(std::chrono::nanoseconds timeout) NDV_REQUIRES(mutex_);
     void do_close() final;
 
     Progress& progress_;
     ConnectionCounters& counters_;
     const AdapterInfo& info_;
     std::shared_ptr<Operation> operation_ NDV_GUARDED_BY(mutex_);
+    Time deadline_ NDV_GUARDED_BY(mutex_){};  // the last one that was set
     OnDisconnect on_disconnect_ NDV_GUARDED_BY(mutex_);
     bool has_left_ NDV_GUARDED_BY(mutex_) = false;  // the peer was told
     bool is_withdrawn_ NDV_GUARDED_BY(mutex_) = false;

@@ -5,6 +5,7 @@ The table is written here a second time, by hand and from NDK's rules, so that a
 seen to be a change of the other.
 """
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -134,3 +135,10 @@ def test_the_end_of_a_connection_either_calls_on_disconnect_or_forgets_it():
         found = step("connected", given)
         if found and given != "peer_closed_unheard" and found[0] != "connected":
             assert len({"notify", "forget"} & found[1]) == 1, given
+
+
+def test_a_deadline_of_an_earlier_call_does_not_end_the_next_one():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        state = _testing.state_after_early_deadline(*silent.getsockname())
+
+    assert state == "connecting"

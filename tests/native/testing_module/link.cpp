@@ -73,12 +73,6 @@ private:
     const base::Descriptor end_;
 };
 
-template <typename T>
-T got(Expected<T> value) {
-    if (!value) throw std::runtime_error(value.error().what);
-    return std::move(*value);
-}
-
 // What a connector would hear, in order.
 class Watcher final : public core::QueuePairObserver {
 public:

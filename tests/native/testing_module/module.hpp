@@ -5,7 +5,18 @@
 
 #include <pybind11/pybind11.h>
 
+#include <stdexcept>
+#include <utility>
+
+#include "base/expected.hpp"
+
 namespace ndv::testing {
+
+template <typename T>
+T got(Expected<T> value) {
+    if (!value) throw std::runtime_error(value.error().what);
+    return std::move(*value);
+}
 
 void add_adapter(pybind11::module_& module);
 void add_wire(pybind11::module_& module);
