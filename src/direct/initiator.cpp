@@ -21,6 +21,8 @@ namespace {
 
 // What the kernel copies at once.
 constexpr std::uint32_t kCallPiece = 256 * 1024;
+// Up to here it is not worth a call, where the peer will look at the ring anyway.
+constexpr std::uint32_t kSmallCall = 512;
 
 }  // namespace
 
@@ -106,7 +108,10 @@ Stream::Turn Stream::move(RemoteRight right, std::size_t& budget) {
         return refuse(right == RemoteRight::write ? iwarp::write_error(result)
                                                   : iwarp::read_error(result));
     }
-    const bool is_reached = grip.way != Way::carried;
+    // One of several that are small goes sooner with the others through the ring.
+    const bool is_small = right == RemoteRight::write && rest <= kSmallCall &&
+                          send_queue_.cursor.published() - request_next_ > 1;
+    const bool is_reached = grip.way == Way::loads || (grip.way == Way::calls && !is_small);
     const bool has_turn = !is_reached || has_settled();
     std::uint32_t moved = 0;
     if (is_reached && has_turn) {

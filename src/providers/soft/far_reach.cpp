@@ -23,9 +23,13 @@ iwarp::AccessResult FarReach::take(std::uint32_t token, std::uint64_t address, s
     }
     const iwarp::AccessResult result =
         check_access(line, line.is_window != 0, domain_, queue_pair_, address, length, right);
-    if (result == iwarp::AccessResult::granted) {
-        out = grip(line.where, address - line.address, length);
+    const std::uint64_t where = line.where;
+    const std::uint64_t offset = address - line.address;
+    // A step of the peer does not wait for the hazard before it uses the line again.
+    if (line.live.load(std::memory_order_seq_cst) != (SharedLine::kLive | token)) {
+        return iwarp::AccessResult::invalid_stag;
     }
+    if (result == iwarp::AccessResult::granted) out = grip(where, offset, length);
     return result;
 }
 

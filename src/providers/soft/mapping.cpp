@@ -69,8 +69,12 @@ Status Mapping::begin(std::uint64_t queue_pair) {
     return Status::success;
 }
 
-void Mapping::end() {
+void Mapping::leave() {
     owner_->live_token_.store(0, std::memory_order_release);  // pairs with begin()
+}
+
+void Mapping::end() {
+    leave();
     release();
 }
 

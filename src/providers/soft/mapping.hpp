@@ -25,7 +25,9 @@ public:
 
     // The stepper, in queue order. INVALID_DEVICE_REQUEST: the last one has not ended.
     [[nodiscard]] Status begin(std::uint64_t queue_pair);
-    // Its entry of the table is gone.
+    // Its entry of the table is gone; it may be filled again.
+    void leave();
+    // ... with the entry's reference.
     void end();
     // Its request has had its turn or is retired: no look-up finds it as a posted one any more.
     void leave_queue();

@@ -125,7 +125,7 @@ void MemoryTable::activate(std::uint32_t token, const EntryContent& content) {
     if (shared_) show(token, number % kSlots, content);
 }
 
-bool MemoryTable::deactivate(std::uint32_t token, EntryContent& ended) {
+bool MemoryTable::deactivate(std::uint32_t token, EntryContent& ended, std::uint64_t* hazard) {
     const std::uint32_t number = permutation_.number(token);
     Entry* gone = entry(number % kSlots);
     if (gone == nullptr) return false;
@@ -138,6 +138,12 @@ bool MemoryTable::deactivate(std::uint32_t token, EntryContent& ended) {
     // acquire: pairs with the release in unpin(): what the last step did is done.
     while ((gone->word.load(std::memory_order_acquire) & kPinMask) != 0) sched_yield();
     ended = gone->content;
+    const std::uint64_t value = hazard_of(number % kSlots);
+    if (hazard != nullptr) {
+        *hazard = is_touched(value) ? value : 0;
+    } else {
+        await_users(value);
+    }
     return true;
 }
 
@@ -205,14 +211,15 @@ void MemoryTable::show(std::uint32_t token, std::uint32_t slot, const EntryConte
     shown.live.store(SharedLine::kLive | token, std::memory_order_release);
 }
 
-// No other process touches what the line named when this returns. A peer that is stopped with it
-// in hand is waited for; one that is dead is not.
+// seq_cst: of a peer that sets its hazard and looks at the line, and of this thread, which looks at
+// the hazard next, one sees the other's.
 void MemoryTable::hide(std::uint32_t slot) {
-    // seq_cst: of a peer that sets its hazard and looks at the line, and of this thread, one sees
-    // the other's.
     line(slot).live.exchange(0, std::memory_order_seq_cst);
-    if (user_count_.load(std::memory_order_seq_cst) == 0) return;
-    const std::uint64_t hazard = hazard_of(slot);
+}
+
+// No other process touches that memory when this returns. A peer that is stopped with it in hand is
+// waited for; one that is dead is not.
+void MemoryTable::await_users(std::uint64_t hazard) {
     while (const auto user = user_of(hazard)) {
         for (int i = 0; user->touches(hazard); ++i) {
             if (i < 200) continue;
@@ -226,6 +233,7 @@ void MemoryTable::hide(std::uint32_t slot) {
 }
 
 std::shared_ptr<const FarUser> MemoryTable::user_of(std::uint64_t hazard) {
+    if (user_count_.load(std::memory_order_seq_cst) == 0) return nullptr;
     const base::Lock lock(users_mutex_);
     for (const auto& one : users_) {
         auto user = one.lock();
@@ -291,10 +299,7 @@ iwarp::AccessResult DomainMemory::invalidate(std::uint32_t stag) {
     MemoryTable::unpin(entry);
     if (!is_ours) return iwarp::AccessResult::not_associated;
     if (!is_allowed) return iwarp::AccessResult::denied;
-    EntryContent ended;
-    if (!table_.deactivate(stag, ended)) return iwarp::AccessResult::invalid_stag;
-    ended.mapping->end();
-    return iwarp::AccessResult::granted;
+    return end(stag) ? iwarp::AccessResult::granted : iwarp::AccessResult::invalid_stag;
 }
 
 Status DomainMemory::execute(const iwarp::SendRequest& request) {
@@ -309,10 +314,31 @@ Status DomainMemory::end_local(std::uint32_t stag) {
     if (entry == nullptr) return Status::invalid_device_request;
     const bool is_allowed = entry->content.domain == domain_ && may_end(entry->content);
     MemoryTable::unpin(entry);
+    return is_allowed && end(stag) ? Status::success : Status::invalid_device_request;
+}
+
+// In a step, which does not wait for another process.
+bool DomainMemory::end(std::uint32_t stag) {
     EntryContent ended;
-    if (!is_allowed || !table_.deactivate(stag, ended)) return Status::invalid_device_request;
-    ended.mapping->end();
-    return Status::success;
+    std::uint64_t hazard = 0;
+    leaving_.reserve(leaving_.size() + 1);
+    if (!table_.deactivate(stag, ended, &hazard)) return false;
+    ended.mapping->leave();
+    if (hazard == 0) {
+        ended.mapping->release();
+    } else {
+        leaving_.push_back({hazard, ended.mapping});
+    }
+    return true;
+}
+
+bool DomainMemory::has_settled() {
+    std::erase_if(leaving_, [this](const Leaving& one) {
+        if (table_.is_touched(one.hazard)) return false;
+        one.mapping->release();
+        return true;
+    });
+    return leaving_.empty();
 }
 
 bool DomainMemory::grant_local(const EntryContent& content, const core::Segment& segment,

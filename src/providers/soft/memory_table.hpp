@@ -147,8 +147,11 @@ public:
     // The token names `content` from now on; it is of a source and never was given to this before.
     void activate(std::uint32_t token, const EntryContent& content);
     // False: the token names nothing. Otherwise it is dead at once, and this returns when no step
-    // uses the memory any more; the caller must hold no pin. `ended` gets what it named.
-    bool deactivate(std::uint32_t token, EntryContent& ended);
+    // uses the memory any more; the caller must hold no pin. `ended` gets what it named. A peer in
+    // another process, which may be stopped, is not waited for where `hazard` is given: that gets
+    // its hazard, or 0.
+    bool deactivate(std::uint32_t token, EntryContent& ended, std::uint64_t* hazard = nullptr);
+    [[nodiscard]] bool is_touched(std::uint64_t hazard) { return user_of(hazard) != nullptr; }
 
     // A region's entry: token and slot in one. 0 when the table is full.
     [[nodiscard]] std::uint32_t add(const EntryContent& content);
@@ -192,6 +195,7 @@ private:
     }
     void show(std::uint32_t token, std::uint32_t slot, const EntryContent& content);
     void hide(std::uint32_t slot);
+    void await_users(std::uint64_t hazard);
     [[nodiscard]] std::shared_ptr<const FarUser> user_of(std::uint64_t hazard);
     [[nodiscard]] bool take_slot(TokenSource& source);
 
@@ -220,6 +224,7 @@ class DomainMemory final : public iwarp::RemoteMemory {
 public:
     DomainMemory(MemoryTable& table, std::uint64_t domain, std::uint64_t queue_pair)
         : table_(table), domain_(domain), queue_pair_(queue_pair) {}
+    // Whoever made it steps no more; what still leaves is kept for good.
     ~DomainMemory() = default;
 
     [[nodiscard]] iwarp::AccessResult pin(std::uint32_t stag, std::uint64_t to,
@@ -231,6 +236,10 @@ public:
     [[nodiscard]] iwarp::AccessResult invalidate(std::uint32_t stag) override;
     [[nodiscard]] Status execute(const iwarp::SendRequest& request) override;
     [[nodiscard]] Status invalidate_sink(std::uint32_t stag) override;
+    // Peers in other processes have let go of all that ended in steps; what it named goes with it.
+    // Until then no completion may say that it has ended.
+    [[nodiscard]] bool has_settled();
+
     // The same for segments of this process's own requests, which need no remote right.
     [[nodiscard]] Status acquire_local(const core::Segment& segment, std::uint32_t rights,
                                        core::LocalBuffer& out);
@@ -241,10 +250,18 @@ private:
     [[nodiscard]] bool grant_local(const EntryContent& content, const core::Segment& segment,
                                    std::uint32_t rights, core::LocalBuffer& out) const;
     [[nodiscard]] Status end_local(std::uint32_t stag);
+    [[nodiscard]] bool end(std::uint32_t stag);
+
+    // Ended, and in the hand of a peer in another process.
+    struct Leaving {
+        std::uint64_t hazard;
+        Mapping* mapping;  // a reference
+    };
 
     MemoryTable& table_;
     const std::uint64_t domain_;
     const std::uint64_t queue_pair_;
+    std::vector<Leaving> leaving_;
 };
 
 }  // namespace ndv::soft

@@ -32,6 +32,9 @@ constexpr std::uint32_t kTakenReceives = 256;
 constexpr Time kHoldTime = std::chrono::milliseconds(100);
 constexpr Time kHoldRetry = std::chrono::milliseconds(20);
 
+// How often a peer in another process that has ended memory in hand is looked at.
+constexpr Time kSettleTime = std::chrono::milliseconds(1);
+
 // Below this a TCP segment holds few FPDUs and alignment is worth a record mark.
 constexpr std::size_t kSmallSegment = 32 * 1024;
 
@@ -68,7 +71,7 @@ QueuePair::~QueuePair() {
     } catch (const std::bad_alloc&) {
         // Callbacks of the last completions are lost; a destructor has no caller to report to.
     }
-    while (direct_ != nullptr) {
+    while (stream_) {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
         static_cast<void>(step_once(kDeadline, core::Budget::small));
     }
@@ -204,13 +207,16 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     // No pin from here on: the end of a request may end memory, which waits for pins.
     stream_->end_step();
     // The peer is in this side's memory still: what it is posted with stays until it has left.
-    self_ = direct_ != nullptr && direct_->is_ending()
-                ? std::static_pointer_cast<QueuePair>(weak_from_this().lock())
-                : nullptr;
+    const bool has_settled = memory_.has_settled();
+    const bool is_kept = !has_settled || (direct_ != nullptr && direct_->is_ending());
+    self_ = is_kept ? std::static_pointer_cast<QueuePair>(weak_from_this().lock()) : nullptr;
+    settle_at_ = has_settled ? std::nullopt : std::optional(at + kSettleTime);
     // A program that polls a cancelled request finds the queue pair in error, and why.
     if (stream_->is_over()) note_over();
-    deliver_completions();
-    handle_events();
+    if (has_settled) {
+        deliver_completions();
+        handle_events();
+    }
     if (stream_) {
         count_traffic();
         update_interest();
@@ -447,7 +453,7 @@ void QueuePair::count_traffic() {
 
 void QueuePair::update_deadline() {
     std::optional<Time> next = stream_->poll_deadline();
-    for (const std::optional<Time>& ours : {hold_until_, relief_at_}) {
+    for (const std::optional<Time>& ours : {hold_until_, relief_at_, settle_at_}) {
         if (ours && (!next || *ours < *next)) next = ours;
     }
     if (next == deadline_) return;

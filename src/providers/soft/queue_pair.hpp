@@ -186,7 +186,7 @@ private:
     std::shared_ptr<Meeting> meeting_;  // as long as it is open who carries the stream, and then
     std::shared_ptr<Bell> bell_;
     std::unique_ptr<direct::Reach> reach_;
-    std::shared_ptr<QueuePair> self_;  // while the peer has not let go of what ends here
+    std::shared_ptr<QueuePair> self_;  // while a peer has not let go of what ends here
     bool has_link_ended_ = false;      // direct: there is nothing more to hear from it
     bool ends_records_ = false;        // small segments: start each batch at a segment boundary
     bool steps_again_ = false;         // something came while the step was ending
@@ -197,6 +197,7 @@ private:
     std::uint32_t queue_events_ = 0;  // what the completion queues' sets wait for
     std::optional<Time> hold_until_;
     std::optional<Time> relief_at_;  // waits for a receive of the shared queue
+    std::optional<Time> settle_at_;  // memory that ended here is in the hand of a peer
     std::optional<Time> deadline_;
     iwarp::StreamCounters counted_;
 
