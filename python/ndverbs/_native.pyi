@@ -2213,6 +2213,18 @@ class Connector(_Object):
 
         On ``soft`` ``"tcp"``, ``"direct"`` (memory that both ends share) or ``"direct+vm"`` (and the
         kernel copies what this process does not map of the peer); on devices ``"rdma"``.
+        `transport_reason` says why it is not a faster one.
+
+        Raises
+        ------
+        RdmaError
+            CONNECTION_INVALID: it is not connected.
+        """
+    @property
+    def transport_reason(self) -> str:
+        """Why `transport` is not a faster one of the provider; empty when there is none.
+
+        Each end has its own: one may let the kernel copy, and the other not.
 
         Raises
         ------

@@ -49,9 +49,8 @@ std::unique_ptr<Operation> begin(Connector& self, const py::object& function, St
         on_disconnect =
             queued(self.adapter()->with_callbacks(), shared, [] { return py::object(); });
     }
-    auto begun = begin(self, [&](core::Connector& native) {
-        return start(native, std::move(on_disconnect));
-    });
+    auto begun = begin(
+        self, [&](core::Connector& native) { return start(native, std::move(on_disconnect)); });
     // A call that was refused leaves the function of the one before.
     if (shared != nullptr) self.set_calls({shared});
     return begun;
@@ -276,6 +275,8 @@ void bind_connector(py::module_& module) {
         .def_property_readonly("peer_address",
                                address_of<Connector, &core::Connector::peer_address>)
         .def_property_readonly("transport", native_call<Connector>(&core::Connector::transport))
+        .def_property_readonly("transport_reason",
+                               native_call<Connector>(&core::Connector::transport_reason))
         .def_property_readonly("state", [](const Connector& self) {
             return core::connector_state_name(self.get().state());
         });

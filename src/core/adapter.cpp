@@ -61,7 +61,7 @@ Expected<std::shared_ptr<std::byte>> Adapter::allocate(std::size_t size) {
         ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED) {
         return fail(Status::insufficient_resources,
-                    "alloc_array: no memory for " + std::to_string(size) + " bytes",
+                    "no memory for " + std::to_string(size) + " bytes",
                     "allocate less, or let arrays go", errno);
     }
     return std::shared_ptr<std::byte>(static_cast<std::byte*>(at),

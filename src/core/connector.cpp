@@ -451,13 +451,24 @@ Expected<SocketAddress> Connector::local_address() const {
     return *local_;
 }
 
+Expected<void> Connector::check_transport(const char* what) const {
+    if (state_ == ConnectorState::connected || state_ == ConnectorState::disconnecting) return {};
+    return fail(Status::connection_invalid, std::string(what) + ": the connector has no connection",
+                "read it while it is connected");
+}
+
 Expected<std::string> Connector::transport() const {
     const base::Lock lock(mutex_);
-    if (state_ != ConnectorState::connected && state_ != ConnectorState::disconnecting) {
-        return fail(Status::connection_invalid, "transport: the connector has no connection",
-                    "read it while it is connected");
-    }
+    if (auto checked = check_transport("transport"); !checked) return Unexpected{checked.error()};
     return std::string(do_transport());
+}
+
+Expected<std::string> Connector::transport_reason() const {
+    const base::Lock lock(mutex_);
+    if (auto checked = check_transport("transport_reason"); !checked) {
+        return Unexpected{checked.error()};
+    }
+    return std::string(do_transport_reason());
 }
 
 Expected<SocketAddress> Connector::peer_address() const {

@@ -84,6 +84,8 @@ public:
     [[nodiscard]] Expected<SocketAddress> peer_address() const;
     // What carries the connection: a word of the provider's.
     [[nodiscard]] Expected<std::string> transport() const;
+    // Why it is not a faster one of this provider's; empty: there is none.
+    [[nodiscard]] Expected<std::string> transport_reason() const;
     [[nodiscard]] ConnectorState state() const;
 
     // Passive, until it is answered: the peer has taken its request back. Accept and reject fail
@@ -145,6 +147,10 @@ protected:
     [[nodiscard]] virtual Expected<void> do_accept(const ConnectParameters& parameters)
         NDV_REQUIRES(mutex_) = 0;
     [[nodiscard]] virtual const char* do_transport() const NDV_REQUIRES(mutex_) = 0;
+    [[nodiscard]] virtual const char* do_transport_reason() const NDV_REQUIRES(mutex_) {
+        return "";
+    }
+    [[nodiscard]] Expected<void> check_transport(const char* what) const NDV_REQUIRES(mutex_);
     // Optional: what begins the stream after complete or accept, and steps the queue pair.
     [[nodiscard]] virtual Expected<void> do_open() { return {}; }
     // Tells the peer that this side refuses or ends, from the state that it had. False: the peer

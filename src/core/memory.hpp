@@ -108,9 +108,10 @@ public:
     // Takes over the caller's reference to `hold`, also when it fails.
     [[nodiscard]] Expected<void> register_buffer(BufferHold* hold, std::uint32_t rights);
     // The token is dead and remote access has ended before this returns. It waits for the steps
-    // that go on right now (microseconds), never for a peer. Refused while posted requests
-    // name the region: its memory is the caller's own again when this has succeeded. close() does
-    // not fail; then a posted request keeps the memory until it ends.
+    // that go on right now (microseconds), also of processes of this host that map the memory, and
+    // for no other peer: one of those that is stopped meanwhile has to go on, or to end. Refused
+    // while posted requests name the region: its memory is the caller's own again when this has
+    // succeeded. close() does not fail; then a posted request keeps the memory until it ends.
     [[nodiscard]] Expected<void> deregister();
 
     [[nodiscard]] bool is_registered() const;
@@ -161,6 +162,12 @@ public:
     [[nodiscard]] Expected<std::shared_ptr<SharedReceiveQueue>> create_srq(
         const SharedReceiveQueueLimits& limits, RequestContexts* contexts,
         std::function<void(Status)> on_notify);
+
+    // Pages of zeroes that processes of this host can map, and that are there once they are
+    // touched. Null: ordinary memory will do.
+    [[nodiscard]] virtual Expected<std::shared_ptr<std::byte>> lend_pages(std::size_t) {
+        return std::shared_ptr<std::byte>();
+    }
 
     // Checks one local segment for a request of this domain and takes a reference to its buffer.
     [[nodiscard]] virtual Status acquire_local(const Segment& segment, std::uint32_t rights,

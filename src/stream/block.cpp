@@ -26,7 +26,10 @@ private:
 
 }  // namespace
 
-Expected<std::shared_ptr<Block>> Block::create(std::size_t size) {
+Expected<std::shared_ptr<Block>> Block::create(core::ProtectionDomain& pd, std::size_t size) {
+    if (auto lent = pd.lend_pages(size); lent && *lent) {
+        return std::make_shared<Block>(std::move(*lent), size);
+    }
     void* const pages =
         ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED) {
@@ -34,10 +37,10 @@ Expected<std::shared_ptr<Block>> Block::create(std::size_t size) {
                     "no memory for a stream's buffer of " + std::to_string(size) + " bytes",
                     "set smaller buffers (SO_RCVBUF, SO_SNDBUF)", errno);
     }
-    return std::make_shared<Block>(static_cast<std::byte*>(pages), size);
+    std::shared_ptr<std::byte> kept(static_cast<std::byte*>(pages),
+                                    [size](std::byte* gone) { ::munmap(gone, size); });
+    return std::make_shared<Block>(std::move(kept), size);
 }
-
-Block::~Block() { ::munmap(data_, size_); }
 
 core::BufferHold* hold_part(std::shared_ptr<Block> block, std::size_t offset, std::size_t size) {
     return std::make_unique<PartHold>(std::move(block), offset, size).release();

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory of a stream: fresh pages that cost nothing until they are touched, and the holds by which
-// parts of them are registered.
+// Memory of a stream: fresh pages that cost nothing until they are touched, where the peer can map
+// them, and the holds by which parts of them are registered.
 #pragma once
 
 #include <cstddef>
 #include <memory>
+#include <utility>
 
 #include "base/expected.hpp"
 #include "core/memory.hpp"
@@ -13,17 +14,16 @@ namespace ndv::stream {
 
 class Block {
 public:
-    [[nodiscard]] static Expected<std::shared_ptr<Block>> create(std::size_t size);
-    Block(std::byte* data, std::size_t size) : data_(data), size_(size) {}
-    Block(const Block&) = delete;
-    Block& operator=(const Block&) = delete;
-    ~Block();
+    [[nodiscard]] static Expected<std::shared_ptr<Block>> create(core::ProtectionDomain& pd,
+                                                                 std::size_t size);
+    Block(std::shared_ptr<std::byte> pages, std::size_t size)
+        : pages_(std::move(pages)), size_(size) {}
 
-    [[nodiscard]] std::byte* data() const { return data_; }
+    [[nodiscard]] std::byte* data() const { return pages_.get(); }
     [[nodiscard]] std::size_t size() const { return size_; }
 
 private:
-    std::byte* const data_;
+    const std::shared_ptr<std::byte> pages_;
     const std::size_t size_;
 };
 

@@ -83,10 +83,10 @@ Expected<void> Channel::open(core::Adapter& adapter, const StreamOptions& option
     if (keep(pd_, adapter.create_pd()) &&
         keep(cq_, adapter.create_cq(receives_ + limits.initiator_queue_depth)) &&
         keep(qp_, pd_->create_qp(cq_, cq_, nullptr, limits, nullptr)) &&
-        keep(control_, Block::create(words_offset_ + words)) &&
+        keep(control_, Block::create(*pd_, words_offset_ + words)) &&
         keep(targets_region_, register_part(control_, 0, target_bytes, kRemoteWrite)) &&
         keep(words_region_, register_part(control_, words_offset_, words, kLocalWrite)) &&
-        keep(staging_, Block::create(staging_bytes)) &&
+        keep(staging_, Block::create(*pd_, staging_bytes)) &&
         keep(staging_region_, register_part(staging_, 0, staging_bytes, kLocalRead))) {
         words_token_ = words_region_->tokens().local;
         staging_token_ = staging_region_->tokens().local;
@@ -110,7 +110,7 @@ Expected<std::shared_ptr<core::MemoryRegion>> Channel::register_part(
 std::uint32_t Channel::targets_key() const { return targets_region_->tokens().remote; }
 
 Expected<RemoteRange> Channel::add_segment() {
-    auto block = Block::create(segment_size_);
+    auto block = Block::create(*pd_, segment_size_);
     if (!block) return Unexpected{block.error()};
     auto region = register_part(*block, 0, segment_size_, core::access::kRemoteWrite);
     if (!region) return Unexpected{region.error()};

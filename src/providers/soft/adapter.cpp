@@ -156,7 +156,7 @@ private:
     }
     Expected<std::shared_ptr<std::byte>> do_allocate(std::size_t size) override {
         if (!parts_->table->is_shared()) return std::shared_ptr<std::byte>();
-        return parts_->table->arena()->allocate(size);
+        return parts_->table->arena()->allocate(size, Arena::Pages::now);
     }
     void stop() override { parts_->progress->stop(); }
 

@@ -18,11 +18,11 @@ std::shared_ptr<Arena> Arena::create() {
     return file ? std::make_shared<Arena>(std::move(file)) : nullptr;
 }
 
-Expected<std::shared_ptr<std::byte>> Arena::allocate(std::size_t size) {
+Expected<std::shared_ptr<std::byte>> Arena::allocate(std::size_t size, Pages pages) {
     static const auto kPage = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
     const auto no_memory = [size](int os_error) {
         return fail(Status::insufficient_resources,
-                    "alloc_array: no memory for " + std::to_string(size) + " bytes",
+                    "no memory for " + std::to_string(size) + " bytes that processes can map",
                     "allocate less, or let arrays of the adapter go", os_error);
     };
     if (size > kSize) return no_memory(ENOMEM);
@@ -30,8 +30,8 @@ Expected<std::shared_ptr<std::byte>> Arena::allocate(std::size_t size) {
     const base::Lock lock(mutex_);
     const std::optional<std::size_t> offset = take_range(whole);
     if (!offset) return no_memory(ENOMEM);
-    // All of it now: a page that is missing later is a fault in the peer.
     const bool has_pages =
+        pages == Pages::once_touched ||
         ::fallocate(file_.get(), 0, static_cast<off_t>(*offset), static_cast<off_t>(whole)) == 0;
     const int os_error = has_pages ? ENOMEM : errno;
     base::FileMapping mapping;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory of one adapter that processes of this host can map: parts of one sparse file, which a
-// peer gets once. A part has its pages from the beginning, and gives them back at its end.
+// peer gets once. A part gives its pages back at its end.
 #pragma once
 
 #include <atomic>
@@ -27,9 +27,11 @@ public:
     explicit Arena(base::Descriptor file) : file_(std::move(file)) {}
 
     [[nodiscard]] int descriptor() const { return file_.get(); }
+    // now: a lack of memory is found here. once_touched: then, as that of other memory is.
+    enum class Pages : std::uint8_t { now, once_touched };
     // Memory of zeroes, aligned to pages. It is given back with the last reference; a forked child
     // shares it.
-    [[nodiscard]] Expected<std::shared_ptr<std::byte>> allocate(std::size_t size);
+    [[nodiscard]] Expected<std::shared_ptr<std::byte>> allocate(std::size_t size, Pages pages);
     // Where memory lies in the file, if all of it is one part's.
     [[nodiscard]] std::optional<std::uint64_t> find(const std::byte* data, std::size_t size) const;
 

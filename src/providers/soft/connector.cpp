@@ -398,6 +398,23 @@ bool Connector::may_be_direct() const {
            agreement.rtr == iwarp::RtrKind::none;
 }
 
+const char* Connector::do_transport_reason() const {
+    const iwarp::Agreement& agreement = handshake_->agreement();
+    const auto& qp = static_cast<const QueuePair&>(*qp_);
+    if (qp.is_direct()) {
+        return qp.reaches_all() ? ""
+                                : "the kernel copies nothing between the two processes: what is "
+                                  "not of alloc_array is carried";
+    }
+    if (parts_->options.direct == core::Direct::off) return "direct is off here";
+    if (parts_->capture) return "a capture sees frames only";
+    if (agreement.crc) return "CRC is of frames";
+    if (agreement.rtr != iwarp::RtrKind::none) return "peer-to-peer mode is of frames";
+    if (!is_one_host(*local_, *peer_)) return "the peer is on another host";
+    return "the peer does not offer memory: it is another program, of another user or namespace, "
+           "or has it off";
+}
+
 // The stream belongs to the queue pair from here on, unless it cannot be had.
 Expected<void> Connector::do_open() {
     std::shared_ptr<core::QueuePair> qp;

@@ -57,6 +57,7 @@ private:
     [[nodiscard]] const char* do_transport() const override NDV_REQUIRES(mutex_) {
         return static_cast<const QueuePair&>(*qp_).transport();
     }
+    [[nodiscard]] const char* do_transport_reason() const override NDV_REQUIRES(mutex_);
     [[nodiscard]] Expected<void> do_open() override;
     [[nodiscard]] bool do_goodbye(State state, std::span<const std::byte> private_data) override
         NDV_REQUIRES(mutex_);

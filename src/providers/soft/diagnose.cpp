@@ -4,6 +4,8 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <fstream>
@@ -59,11 +61,39 @@ core::Finding check_open_files() {
             is_good ? "" : "for many connections raise it (ulimit -n)"};
 }
 
+// Whether processes of this host may share memory, and copy from each other by the kernel.
+core::Finding check_direct() {
+    const char* const check = "memory between processes";
+    if (!may_share_memory()) {
+        return {check, false, "connections stay with TCP: the user of this process is changed",
+                "run as the user that has logged in"};
+    }
+    if (!base::make_memory_file("ndverbs-doctor", 4096)) {
+        return {check, false, "connections stay with TCP: no memory files",
+                "let the sandbox allow memfd_create and files of 1 TiB without content "
+                "(ulimit -f)"};
+    }
+    std::uint64_t word = 1;
+    std::uint64_t copy = 0;
+    const iovec ours{&copy, sizeof copy};
+    const iovec theirs{&word, sizeof word};
+    const bool may_call = ::process_vm_readv(::getpid(), &ours, 1, &theirs, 1, 0) == sizeof copy;
+    int scope = 0;
+    std::ifstream("/proc/sys/kernel/yama/ptrace_scope") >> scope;
+    if (may_call && scope == 0) return {check, true, "works, and the kernel copies", ""};
+    return {check, false,
+            std::string("works, but the kernel does not copy (") +
+                (may_call ? "ptrace_scope is " + std::to_string(scope)
+                          : "process_vm_readv is forbidden") +
+                ")",
+            "arrays of Adapter.alloc_array need no such copies"};
+}
+
 }  // namespace
 
 std::vector<core::Finding> SoftProvider::diagnose() const {
     return {check_loopback(), check_buffer("rmem_max"), check_buffer("wmem_max"),
-            check_open_files()};
+            check_open_files(), check_direct()};
 }
 
 }  // namespace ndv::soft

@@ -81,6 +81,7 @@ public:
     [[nodiscard]] bool lives_peer() const;
     // "direct", with "+vm" where the kernel copies what this process does not map.
     [[nodiscard]] const char* transport() const;
+    [[nodiscard]] bool reaches_all() const { return !peer_ || peer_->can_call(); }
 
     // FarUser.
     [[nodiscard]] bool touches(std::uint64_t hazard) const override;

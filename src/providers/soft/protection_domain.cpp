@@ -60,6 +60,10 @@ public:
     }
 
     [[nodiscard]] const core::AdapterInfo& info() const override { return info_; }
+    [[nodiscard]] Expected<std::shared_ptr<std::byte>> lend_pages(std::size_t size) override {
+        if (!parts_->table->is_shared()) return std::shared_ptr<std::byte>();
+        return parts_->table->arena()->allocate(size, Arena::Pages::once_touched);
+    }
 
     [[nodiscard]] Status acquire_local(const core::Segment& segment, std::uint32_t rights,
                                        core::LocalBuffer& out) override {

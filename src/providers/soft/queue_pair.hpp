@@ -64,10 +64,13 @@ public:
                                         std::shared_ptr<Meeting> meeting = nullptr);
     // What the peer of a direct connection may reach.
     [[nodiscard]] Reach reach() const { return {table_, domain_, id()}; }
-    // What carries the connection. Constant once the connector is connected.
+    // What carries the connection, and whether this side reaches all memory of the peer's. Constant
+    // once the connector is connected.
     [[nodiscard]] const char* transport() const {
         return transport_.load(std::memory_order_relaxed);
     }
+    [[nodiscard]] bool is_direct() const { return is_direct_.load(std::memory_order_relaxed); }
+    [[nodiscard]] bool reaches_all() const { return reaches_all_.load(std::memory_order_relaxed); }
     // Everything posted goes out, then FIN; on_drained() follows.
     void disconnect() override;
     void end(core::End why) override;
@@ -209,6 +212,7 @@ private:
     // relaxed: a thread that sees it late asks for a step too many.
     std::atomic<bool> is_direct_{false};
     std::atomic<const char*> transport_{"tcp"};
+    std::atomic<bool> reaches_all_{false};
 };
 
 }  // namespace ndv::soft

@@ -71,6 +71,7 @@ void QueuePair::go_direct() {
     counted_ = {};
     is_direct_.store(true, std::memory_order_relaxed);
     transport_.store(meeting_->transport(), std::memory_order_relaxed);
+    reaches_all_.store(meeting_->reaches_all(), std::memory_order_relaxed);
     // The socket is the progress thread's alone now.
     progress_->arm(*this);
     stream_->begin_step(now());

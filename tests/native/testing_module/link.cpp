@@ -114,8 +114,8 @@ public:
             throw std::runtime_error("no socket pair");
         }
         for (Side& side : sides_) {
-            side.block = got(stream::Block::create(kMemory));
             side.pd = got(adapter_->create_pd());
+            side.block = got(stream::Block::create(*side.pd, kMemory));
             side.cq = got(adapter_->create_cq(256));
             side.region = got(side.pd->create_mr());
             auto* const hold = stream::hold_part(side.block, 0, kMemory);

@@ -131,8 +131,8 @@ class Channel(Closing):
         return self._pd.register(memory, access)  # type: ignore[arg-type]
 
     def allocate(self, nbytes: int) -> memoryview:
-        """Return page-aligned memory to `register`; it costs nothing until it is used."""
-        return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE))
+        """Return page-aligned memory to `register`, which a peer of this host maps."""
+        return memoryview(self._adapter.alloc_array(nbytes, "u1"))
 
     def send(self, message: Message, timeout: float) -> None:
         """Send one message; a full queue is waited for.
