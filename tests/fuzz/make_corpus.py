@@ -5,6 +5,7 @@ Run with tests/ and the built package on the path after a target's input format 
 ``PYTHONPATH=tests python tests/fuzz/make_corpus.py``.
 """
 
+import itertools
 import json
 import struct
 from pathlib import Path
@@ -198,7 +199,102 @@ def stream_inputs():
             yield f"{name}-end", start + data + end
 
 
+def direct_inputs():
+    """Settings, then commands of direct.cpp: what the peer writes, what this end does, steps."""
+
+    def command(code, choice=0, *numbers):
+        return bytes([choice << 5 | code]) + b"".join(numbers)
+
+    def u8(number):
+        return struct.pack("=B", number)
+
+    step = command(31, 5)
+    short_step = command(31, 1)
+    receives = b"".join(command(20, kind) for kind in range(4))
+    second, supplied, posted = 1, 2, 4
+
+    def small(choice=0, text=b"hello"):
+        return command(0, choice, u8(len(text)), text)
+
+    def large(choice, size):
+        return command(1, choice, struct.pack("=H", size))
+
+    def any_slot(kind, marks, length, value, choice=1, away=0):
+        return command(2, choice, struct.pack("=BBIBh", kind, marks, length, value, away))
+
+    def requests(code, flags=0):
+        return b"".join(command(code, choice, u8(flags)) for choice in range(8))
+
+    offers = b"".join(command(7, n, struct.pack("=HI", 100 * n, 30000)) for n in range(8))
+    takes = command(5)
+    for settings in (0, second, supplied, posted):
+        head = bytes([settings]) + receives + step
+        label = f"{settings:02x}"
+        yield f"{label}-messages", head + small() + small(3) + large(0, 41) + step + small(2) + step
+        yield f"{label}-fragments", head + large(4, 9000) * 2 + step + large(0, 2000) + step
+        yield f"{label}-waits", head + small() * 6 + step + receives + command(21, 6) + step
+        yield f"{label}-cut", head + large(4, 900) + command(22) + step
+        yield (
+            f"{label}-kinds",
+            head + b"".join(any_slot(kind, 0, 30, 0) + step for kind in (3, 4, 0, 9)),
+        )
+        yield f"{label}-immediates", head + any_slot(4, 1, 2**31, 7) * 2 + step
+        for value in range(4):
+            yield f"{label}-invalidates-{value}", head + any_slot(1, 2, 5, value) + step
+    answers = b"".join(
+        command(5) + command(29, choice, struct.pack("=H", 30000)) + step for choice in range(3)
+    )
+    for way, flags in itertools.product((0, 8, 16), (0, 16, 1, 4, 8, 32)):
+        head = bytes([way])
+        label = f"{way:02x}-{flags:02x}"
+        for code in range(13, 18):
+            yield f"request-{code}-{label}", head + requests(code, flags) + step + answers
+        if flags in (0, 1, 16):
+            sends = requests(12, flags)
+            yield f"sends-{label}", head + sends + step + takes + step
+            yield f"placed-{label}", head + offers + sends + step + takes + step
+            slowly = (short_step + takes) * 20
+            yield f"placed-{label}-slowly", head + offers + sends + slowly
+    for choice in range(8):
+        asked = command(28, choice, struct.pack("=HI", 24, 600))
+        yield f"asked-{choice}", b"\4" + asked + step + asked * 2 + short_step + takes + step
+    yield "closing", b"\0" + offers + sends + command(9, 1) + sends + requests(13) + step
+    yield (
+        "closing-while-placed",
+        b"\0" + offers + sends[:2] + short_step + command(9, 1) + short_step + command(22) + step,
+    )
+    yield "lies", b"\0" + sends + command(6, 4, struct.pack("=QQ", 1 << 40, 7)) + sends
+    yield (
+        "verdict",
+        b"\4" + small() + sends + command(8, 0, struct.pack("=I", 0x80010200)) + step + sends,
+    )
+    yield "local", b"\4" + command(18, 3) + command(18, 5) + command(18, 5) + step
+    yield "invalidation", b"\0" + command(12, 1, u8(1)) + requests(13) + step + takes + step
+    # In the middle of a step: the length of a slot, the peer's end.
+    for offset in (0, 8, 64, 192):
+        yield (
+            f"meanwhile-{offset:02x}",
+            b"\4"
+            + command(4, 0, struct.pack("=IB", offset, 8), b"\1" * 8)
+            + any_slot(1, 2, 5, 2)
+            + requests(13)
+            + step * 2,
+        )
+    for code in (23, 24, 25, 26):
+        yield (
+            f"end-{code}",
+            b"\4" + sends + large(4, 900) + step + command(code, 5) + small() + step,
+        )
+    yield "held", b"\4" + command(10, 2, u8(0), u8(0)) + command(25, 5) + step * 3
+    yield (
+        "sleep",
+        b"\0" + command(27) + small() + command(10, 1, u8(7), u8(2)) + sends + command(27),
+    )
+
+
 def main():
+    for name, data in direct_inputs():
+        save("direct", name, data)
     for name, data in stream_inputs():
         save("stream", name, data)
     for name, data in connection_inputs():
