@@ -97,7 +97,10 @@ Stream::Turn Stream::execute(std::size_t& budget) {
 Stream::Turn Stream::move(RemoteRight right, std::size_t& budget) {
     const SendRequest& request = send_queue_[request_next_];
     const std::uint32_t rest = request.length - offset_;
-    if (rest == 0) return Turn::done;  // as iWARP: not checked
+    if (rest == 0) {  // as iWARP: not checked; a Read has its turn
+        const bool is_early = right == RemoteRight::read && offset_ == 0 && !has_settled();
+        return is_early ? Turn::blocked : Turn::done;
+    }
     if (is_carried_) return carry(budget);
     if (!touch(reach_.hazard(request.remote_token))) return gone();
     Grip grip;
@@ -158,12 +161,15 @@ std::uint32_t Stream::copy(const Grip& grip, std::size_t at, RemoteRight right,
 }
 
 // Whether the peer has taken the last message that changes its memory for what comes behind it: a
-// token that it names is dead by then, and bytes that it carries are in their place.
+// token that it names is dead by then, and bytes that it carries are in their place. A request that
+// is answered comes behind every message (RFC 5040 section 5.5).
 bool Stream::has_settled() {
-    if (seen_slots_ >= settled_slots_) return true;
+    const bool is_answered = iwarp::is_answered(send_queue_[request_next_].kind);
+    const std::uint64_t last = is_answered ? slots_sent_ : settled_slots_;
+    if (seen_slots_ >= last) return true;
     // acquire: pairs with the release in receive(): what the peer changed before.
     seen_slots_ = theirs_.consumed_slots.load(std::memory_order_acquire);
-    return seen_slots_ >= settled_slots_;
+    return seen_slots_ >= last;
 }
 
 Stream::Turn Stream::write_immediate(std::size_t& budget) {
