@@ -130,11 +130,15 @@ void Stream::handle_verdict(std::uint32_t verdict) {
         end({iwarp::Cause::Source::local, code_of(verdict), 0});
         return;
     }
-    // About a message that is done for this side, as a Terminate is.
-    if (request_next_ != send_queue_.cursor.published()) {
+    // As a Terminate: about the oldest request that is not done, unless it is one of DDP, which
+    // refuses what has payload.
+    const iwarp::ErrorCode code = code_of(verdict);
+    const bool is_ddp = code.layer == static_cast<std::uint8_t>(iwarp::Layer::ddp);
+    if (request_next_ != send_queue_.cursor.published() &&
+        !(is_ddp && iwarp::is_answered(send_queue_[request_next_].kind))) {
         blame(request_next_, Status::remote_resources);
     }
-    end({iwarp::Cause::Source::peer, code_of(verdict), 0});
+    end({iwarp::Cause::Source::peer, code, 0});
 }
 
 // What a peer did that it may not.

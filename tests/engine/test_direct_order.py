@@ -81,6 +81,21 @@ def test_what_is_answered_waits_with_the_message_before_it(make, kind, before):
     assert pair.b.outcome() == [("receive", 9, "success")]
 
 
+@answered
+def test_a_message_without_a_receive_ends_what_waits_behind_it(make, kind):
+    pair = make(receive_wait_ns=3 * SECOND)
+    pair.a.engine.post_send(1, [(0, 8)])
+    ANSWERED[kind](pair.a.engine, 2, WINDOW)
+    pair.settle()
+
+    pair.advance(3 * SECOND)
+
+    # It was the message that was refused.
+    assert pair.a.outcome() == [("request", 1, "success"), ("request", 2, "cancelled")]
+    assert pair.a.engine.cause == ("peer", 1, 2, 2)
+    assert pair.b.engine.cause == ("local", 1, 2, 2)
+
+
 def test_a_message_that_ends_nothing_fails_what_is_answered_behind_it(make):
     pair = make()
     pair.b.engine.post_receive(9, [(0, 8)])
