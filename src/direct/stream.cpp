@@ -193,7 +193,8 @@ void Stream::blame(std::uint32_t position, Status status) {
 
 void Stream::check_drained() {
     if (!is_disconnecting_ || !is_open_ || has_drained_) return;
-    events_.drained = has_drained_ = request_next_ == send_queue_.cursor.published();
+    events_.drained = has_drained_ =
+        request_next_ == send_queue_.cursor.published() && answer_.left == 0;
 }
 
 // ---- the peer's memory, and its sleep -------------------------------------------------------

@@ -124,6 +124,22 @@ def test_an_answer_behind_a_message_waits_for_its_receive():
     assert sorted(pair.a.outcome()) == [("receive", 3, "success"), ("request", 2, "success")]
 
 
+def test_an_end_waits_for_the_answers_that_its_side_owes():
+    pair = big_pair("carried", budget=1)
+    pair.b.engine.write(BIG // 2, pattern(LARGE))
+    pair.a.engine.post_read(1, [(0, LARGE)], *WINDOW)
+    pair.step(pair.a)
+    pair.step(pair.b)
+
+    pair.b.engine.disconnect()
+    pair.b.collect()
+    assert "drained" not in pair.b.events
+    pair.settle()
+
+    assert "drained" in pair.b.events
+    assert pair.a.outcome() == [("request", 1, "success")]
+
+
 def test_a_peer_that_has_gone_does_not_answer():
     pair = big_pair("carried")
     pair.a.engine.post_read(1, [(0, 8)], *WINDOW)
