@@ -40,7 +40,10 @@ Stream::Turn Stream::carry(std::size_t& budget) {
         publish(kind, 0, 0, request.remote_token);
         has_asked_ = true;
     }
-    return offset_ == request.length ? Turn::done : Turn::blocked;
+    if (offset_ == request.length) return Turn::done;
+    // It waits for no room: that the peer takes more is no news.
+    seen_slots_ = theirs_.consumed_slots.load(std::memory_order_acquire);
+    return Turn::blocked;
 }
 
 Stream::Turn Stream::carry_write(std::size_t& budget) {

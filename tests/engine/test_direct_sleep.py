@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ends that share memory and sleep: what wakes them, and that they miss nothing."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +80,38 @@ def test_an_end_that_sleeps_while_it_waits_for_a_receive_hears_of_what_comes_beh
     pair.step(pair.a)
 
     assert pair.b.engine.take_rings() == 1
+
+
+def test_an_end_that_waits_for_an_answer_sleeps():
+    pair = DirectPair(way="carried")
+    # The answer is behind a message that has no receive.
+    pair.b.engine.post_send(1, [(0, 8)])
+    pair.settle()
+    pair.a.engine.post_read(2, [(0x40, 8)], *WINDOW)
+    pair.settle()
+    assert pair.a.completions == []
+
+    assert not pair.a.engine.doze()
+
+    pair.a.engine.post_receive(3, [(0, 8)])
+    pair.settle()
+    assert sorted(pair.a.outcome()) == [("receive", 3, "success"), ("request", 2, "success")]
+
+
+@pytest.mark.parametrize("way", ["loads", "carried"])
+def test_an_answer_or_the_message_before_it_wakes_an_end_that_waits(way):
+    pair = DirectPair(way=way)
+    pair.a.engine.post_send(1, [(0, 8)])
+    pair.a.engine.post_read(2, [(0x40, 8)], *WINDOW)
+    pair.step(pair.a)
+    assert not pair.a.engine.doze()
+    pair.b.engine.post_receive(3, [(0, 8)])
+
+    pair.step(pair.b)
+
+    assert pair.a.engine.take_rings() == 1
+    pair.step(pair.a)
+    assert pair.a.contexts(receives=False) == [1, 2]
 
 
 @given(
