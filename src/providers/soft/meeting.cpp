@@ -176,7 +176,8 @@ std::shared_ptr<Meeting> Meeting::offer(const Link& link, Reach passive,
     const bool is_shared = passive.table->is_shared() && may_share_memory();
     made->reaches_[0] = std::move(passive);
     Offers::all().add(made->name_, made);
-    if (!is_shared || !is_one_host(link.local_address(), link.peer_address())) return made;
+    if (!acquaintance || !is_shared || !is_one_host(link.local_address(), link.peer_address()))
+        return made;
     if (base::Descriptor socket = hear_under(made->name_)) {
         auto invitation = std::make_shared<Invitation>(made, std::move(socket));
         if (progress->add(invitation, invitation->descriptor())) {
