@@ -10,9 +10,6 @@
 
 namespace ndv::direct {
 
-// Up to here a message goes through the ring, which stays in the cache, and is done at once; above
-// it one copy is worth a look at the peer's receives.
-inline constexpr std::uint32_t kSmallMessage = 8 * 1024;
 // Of what has to go through the ring all the same: two copies on two processors, which follow each
 // other this far apart.
 inline constexpr std::uint32_t kFragment = 256 * 1024;

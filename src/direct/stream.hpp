@@ -19,6 +19,10 @@
 
 namespace ndv::direct {
 
+// Up to here a message goes through the ring, which stays in the cache, and is done at once; above
+// it one copy is worth a look at the peer's receives.
+inline constexpr std::uint32_t kSmallMessage = 8 * 1024;
+
 // How a thread that sleeps over one end hears of the other, and whether that one may still do
 // something.
 class Bells {

@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -68,6 +69,7 @@ Expected<void> CompletionQueue::attach(const std::shared_ptr<QueuePair>& qp, int
                     "connect: the completion queue cannot watch another connection",
                     "raise fs.epoll.max_user_watches, or close connections", os_error);
     }
+    members_changed();
     return {};
 }
 
@@ -86,6 +88,7 @@ Expected<void> CompletionQueue::replace(const QueuePair& qp, int fd,
     if (const auto found = members_.find(qp.id()); found != members_.end()) {
         found->second.bell = bell;
         ++bells_;
+        members_changed();
     }
     return {};
 }
@@ -103,18 +106,56 @@ void CompletionQueue::detach(const QueuePair& qp, int fd) {
     const base::Lock lock(mutex_);
     const auto found = members_.find(qp.id());
     if (found == members_.end()) return;
-    if (found->second.bell) {
-        fd = found->second.bell->descriptor();
+    const std::shared_ptr<Bell> bell = std::move(found->second.bell);
+    if (bell) {
+        fd = bell->descriptor();
         --bells_;
     }
     members_.erase(found);
+    members_changed();
     static_cast<void>(::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr));
 }
 
 Lease CompletionQueue::lease(Time at) const {
     // acquire: pairs with do_wait(). relaxed: see its declaration.
     if (holders_.load(std::memory_order_acquire) > 0) return Lease::held;
-    return lease_until_.load(std::memory_order_relaxed) > at.count() ? Lease::fresh : Lease::none;
+    // A poll without a clock leaves it to this thread to say when that was: since it asked last. An
+    // exchange, so that an end of the lease in between stays one.
+    std::int64_t until = kSinceAsked;
+    if (lease_until_.compare_exchange_strong(until, (at + kLeaseTime).count(),
+                                             std::memory_order_relaxed)) {
+        return Lease::fresh;
+    }
+    return until > at.count() ? Lease::fresh : Lease::none;
+}
+
+void CompletionQueue::members_changed() {
+    // seq_cst, both: pairs with look(). Either that sees the new epoch, or this waits for it, which
+    // is for some loads.
+    epoch_.fetch_add(1, std::memory_order_seq_cst);
+    while (looks_.load(std::memory_order_seq_cst)) std::this_thread::yield();
+}
+
+CompletionQueue::Look CompletionQueue::look() {
+    while (true) {
+        // seq_cst, both: pairs with members_changed().
+        looks_.exchange(true, std::memory_order_seq_cst);
+        const bool is_current = epoch_.load(std::memory_order_seq_cst) == seen_epoch_;
+        const bool has_news =
+            is_current && std::any_of(seen_bells_.begin(), seen_bells_.end(),
+                                      [](const Bell* bell) { return bell->has_news(); });
+        // release: pairs with members_changed(): what was looked at may go.
+        looks_.store(false, std::memory_order_release);
+        if (is_current) return !sees_all_ ? Look::by_tcp : has_news ? Look::news : Look::idle;
+        const base::Lock lock(mutex_);
+        seen_bells_.clear();
+        sees_all_ = bells_ == members_.size();
+        if (sees_all_) {
+            for (const auto& [id, seat] : members_) seen_bells_.push_back(seat.bell.get());
+        }
+        // relaxed: changed under the mutex alone.
+        seen_epoch_ = epoch_.load(std::memory_order_relaxed);
+    }
 }
 
 std::shared_ptr<QueuePair> CompletionQueue::only_member(bool& has_several) const {
@@ -148,16 +189,23 @@ void CompletionQueue::end_lease() {
 }
 
 bool CompletionQueue::do_progress(core::Budget budget) {
+    const Look seen = look();
     if (takes_lease()) {
-        // relaxed: see its declaration.
-        lease_until_.store((now() + kLeaseTime).count(), std::memory_order_relaxed);
+        const std::int64_t until =
+            seen == Look::by_tcp ? (now() + kLeaseTime).count() : kSinceAsked;
+        // relaxed, both: see its declaration.
+        if (lease_until_.load(std::memory_order_relaxed) != until) {
+            lease_until_.store(until, std::memory_order_relaxed);
+        }
     }
+    if (seen == Look::idle) return false;
     bool has_several = false;
     // One connection: reading costs less than asking whether to read.
     if (const auto only = only_member(has_several)) return only->step(QueuePair::kIo, budget);
     if (!has_several) return false;
     bool has_stepped = false;
     const bool is_more = step_direct(false, budget, has_stepped);
+    if (seen == Look::news) return is_more;
     return step_ready(0, budget) == Ready::more || is_more;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
 #include "base/descriptor.hpp"
 #include "base/mutex.hpp"
@@ -34,6 +35,7 @@ public:
     void modify(const QueuePair& qp, int fd, std::uint32_t events);
     void detach(const QueuePair& qp, int fd);
 
+    // Asked by the progress thread, as is_polled() is.
     [[nodiscard]] Lease lease(Time at) const override;
     // A program waits for the arm, and may be asleep.
     [[nodiscard]] bool is_awaited() const;
@@ -59,6 +61,12 @@ private:
     // Steps what is ready within `timeout_ms`; more: work is left for a large budget.
     [[nodiscard]] Ready step_ready(int timeout_ms, core::Budget budget);
     [[nodiscard]] std::shared_ptr<QueuePair> only_member(bool& has_several) const;
+    // What the members have, as far as it shows without a system call, a clock or the mutex: of
+    // direct connections everything, of others nothing.
+    enum class Look : std::uint8_t { idle, news, by_tcp };
+    [[nodiscard]] Look look();
+    // Called with the mutex, behind each change of the members: no look has them as they were.
+    void members_changed();
     // Steps direct connections that have something; none of them is in the set while it does not
     // sleep. `dozes`: from here on they ring.
     [[nodiscard]] bool step_direct(bool dozes, core::Budget budget, bool& has_stepped);
@@ -73,12 +81,20 @@ private:
     };
     std::unordered_map<std::uint64_t, Seat> members_ NDV_GUARDED_BY(mutex_);
     std::size_t bells_ NDV_GUARDED_BY(mutex_) = 0;  // of them
+    // The bells as the consumer saw them at an epoch, which each change of the members ends. It may
+    // use them while `looks_` is set, which that change waits for.
+    std::atomic<std::uint64_t> epoch_{1};
+    std::atomic<bool> looks_{false};
+    std::uint64_t seen_epoch_ = 0;         // the consumer's
+    bool sees_all_ = false;                // ... every member has a bell
+    std::vector<const Bell*> seen_bells_;  // ... and these are they
     // relaxed, both: a late look costs a moment of leasing, and lease_ended() or lease_dropped()
     // publishes an end.
-    std::atomic<std::int64_t> lease_until_{0};       // ns of the steady clock
-    std::atomic<std::uint32_t> polls_since_arm_{0};  // that found the ring empty
-    Time polled_at_ = Time::min() / 2;               // the progress thread's
-    std::atomic<int> holders_{0};                    // threads that sleep over the connections
+    static constexpr std::int64_t kSinceAsked = -1;     // polled without a clock since lease()
+    mutable std::atomic<std::int64_t> lease_until_{0};  // ns of the steady clock
+    std::atomic<std::uint32_t> polls_since_arm_{0};     // that found the ring empty
+    Time polled_at_ = Time::min() / 2;                  // the progress thread's
+    std::atomic<int> holders_{0};                       // threads that sleep over the connections
 };
 
 }  // namespace ndv::soft

@@ -70,7 +70,10 @@ Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
     // A Send may be waiting for it, or the queue pair is flushed and it ends at once.
     // acq_rel, pairs with the stepper's exchange, and modifies the word so that one of the two
     // comes later: either this thread sees the wish for a step, or the stepper sees the receive.
-    if (receives_need_step_.fetch_add(0, std::memory_order_acq_rel) != 0) {
+    // A step shows the peer of a direct connection a receive that is worth placing into; a poll
+    // that finds nothing takes none.
+    const bool is_shown = is_direct() && length > direct::kSmallMessage;
+    if (receives_need_step_.fetch_add(0, std::memory_order_acq_rel) != 0 || is_shown) {
         step_for_receive();
     }
     return Status::success;
