@@ -20,7 +20,7 @@ using iwarp::SendRequest;
 namespace {
 
 // What the kernel copies at once.
-constexpr std::uint32_t kCallPiece = 256 * 1024;
+constexpr std::uint32_t kCallPiece = 1024 * 1024;
 // Up to here it is not worth a call, where the peer will look at the ring anyway.
 constexpr std::uint32_t kSmallCall = 512;
 

@@ -3,6 +3,7 @@
 // do, and the sleep from which the peer wakes this end.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -74,16 +75,14 @@ public:
         return has_news();
     }
 
-    // The peer begins to touch nothing of this side any more.
-    void close() {
+    // The peer begins to touch nothing of this side any more, of which that many receives were
+    // shown to it.
+    void close(std::uint64_t shown) {
         // seq_cst, as the exchange and the loads in Stream::touch() and place_message(): of the
         // peer that sets its hazard and looks at these, and of this side, one sees the other's.
         mine_.closing.store(1, std::memory_order_seq_cst);
-        for (Posted& receive : mine_.posted) {
-            // Of pages that were not used none is touched.
-            if (receive.stamp.load(std::memory_order_relaxed) != 0) {
-                receive.stamp.store(0, std::memory_order_relaxed);
-            }
+        for (std::uint64_t i = 0; i < std::min<std::uint64_t>(shown, kPosted); ++i) {
+            mine_.posted[i].stamp.store(0, std::memory_order_relaxed);
         }
         full_fence();
     }

@@ -174,7 +174,7 @@ void Stream::go_over() {
     is_open_ = false;
     is_paused_ = false;
     let_go();
-    line_.close();
+    line_.close(posted_);
     wake(asleep::kForMessages);
     settle_end();
 }

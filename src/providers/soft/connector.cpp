@@ -70,8 +70,9 @@ Unexpected handshake_failure(iwarp::Handshake::Outcome outcome, const std::strin
                 "is it an RDMA listener?");
 }
 
-// A passive end of this host answers a hello at once, if it does.
-constexpr Time kOfferTime = std::chrono::milliseconds(50);
+// A passive end of this host answers a hello at once, or refuses it. One that stands still is not
+// waited for longer.
+constexpr Time kOfferTime = std::chrono::seconds(2);
 
 }  // namespace
 
@@ -84,6 +85,7 @@ public:
           connector_(std::move(connector)),
           pair_(std::move(pair)) {}
     ~Approach() override {
+        if (made_in_ != base::fork_generation()) return;  // the thread that had its mutex is gone
         progress_->clear_deadline(*this);
         if (pair_) progress_->remove(*this, pair_.get());
     }
@@ -101,6 +103,7 @@ public:
 private:
     const std::shared_ptr<Progress> progress_;
     const std::weak_ptr<Connector> connector_;
+    const unsigned made_in_ = base::fork_generation();
     base::Descriptor pair_;  // the progress thread's
 };
 

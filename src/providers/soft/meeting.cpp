@@ -164,7 +164,10 @@ Meeting::~Meeting() {
 }
 
 void Meeting::stop_hearing() {
-    if (invitation_) progress_->remove(*invitation_, invitation_->descriptor());
+    // In a forked child the thread that had the mutex may be gone.
+    if (invitation_ && made_in_ == base::fork_generation()) {
+        progress_->remove(*invitation_, invitation_->descriptor());
+    }
     invitation_.reset();
 }
 

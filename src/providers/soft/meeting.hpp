@@ -100,6 +100,7 @@ private:
     const std::string name_;
     const std::shared_ptr<Acquaintance> acquaintance_;  // null: of one process
     const bool is_active_;                              // of two
+    const unsigned made_in_ = base::fork_generation();
     // Written before the state is; constant once it is taken up.
     std::array<Reach, 2> reaches_;
     std::shared_ptr<direct::Segment> segment_;

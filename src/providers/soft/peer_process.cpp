@@ -55,6 +55,7 @@ void PeerProcess::try_calls(const Introduction& peer) {
         return;
     }
     const std::string path = "/proc/" + std::to_string(pid_) + "/mem";
+    id_at_ = peer.id_at;
     memory_ = base::Descriptor(::open(path.c_str(), O_RDWR | O_CLOEXEC));
     can_call_.store(true, std::memory_order_relaxed);
 }
@@ -101,6 +102,13 @@ ssize_t PeerProcess::copy(std::uint64_t address, bool is_write, const iovec* our
         return is_write ? ::pwritev(memory_.get(), ours, pieces, at)
                         : ::preadv(memory_.get(), ours, pieces, at);
     }
+    // Of another program in the same process this is not the memory. (A copy costs far more.)
+    AdapterId found{};
+    if (memory_ && ::pread(memory_.get(), &found, sizeof found, static_cast<off_t>(id_at_)) !=
+                       static_cast<ssize_t>(sizeof found)) {
+        errno = ESRCH;
+        return -1;
+    }
     const iovec theirs{reinterpret_cast<void*>(address), size};
     return is_write ? ::process_vm_writev(pid_, ours, count, &theirs, 1, 0)
                     : ::process_vm_readv(pid_, ours, count, &theirs, 1, 0);
@@ -115,8 +123,10 @@ std::size_t PeerProcess::call(std::uint64_t address, iwarp::RemoteRight right, c
     // Alive after is alive meanwhile: the number was that of the peer. (If it dies, is reaped, and
     // all numbers come round within one call, the copy has gone astray.)
     if (moved == static_cast<ssize_t>(size) && (size <= kSmallCall || lives())) return size;
-    // Not for a page that is missing there: the peer shall see to that itself.
-    if (moved < 0 && errno != EFAULT) can_call_.store(false, std::memory_order_relaxed);
+    // For a page that is missing there the peer shall see to that itself.
+    if (moved < 0 && (errno == EPERM || errno == ESRCH || errno == ENOSYS || errno == EACCES)) {
+        can_call_.store(false, std::memory_order_relaxed);
+    }
     return 0;
 }
 

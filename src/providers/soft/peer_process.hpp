@@ -68,6 +68,7 @@ private:
     const pid_t pid_;
     base::Descriptor life_;
     base::Descriptor memory_;  // /proc/PID/mem, which is of its address space for good
+    std::uint64_t id_at_ = 0;
     base::Descriptor arena_file_;
     base::FileMapping table_;
     std::unique_ptr<TokenPermutation> permutation_;
