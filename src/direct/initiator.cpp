@@ -108,6 +108,7 @@ Stream::Turn Stream::move(RemoteRight right, std::size_t& budget) {
     const AccessResult result =
         reach_.take(request.remote_token, request.remote_address + offset_, rest, right, grip);
     if (result != AccessResult::granted) {
+        if (right == RemoteRight::read && !has_settled()) return Turn::blocked;
         return refuse(right == RemoteRight::write ? iwarp::write_error(result)
                                                   : iwarp::read_error(result));
     }
@@ -222,7 +223,9 @@ Stream::Turn Stream::run_atomic(std::size_t& budget) {
     std::uint64_t value = 0;
     const AccessResult result = reach_.take(request.remote_token, request.remote_address,
                                             sizeof value, RemoteRight::atomic, grip);
-    if (result != AccessResult::granted) return refuse(iwarp::read_error(result));
+    if (result != AccessResult::granted) {
+        return has_settled() ? refuse(iwarp::read_error(result)) : Turn::blocked;
+    }
     if (grip.way != Way::loads) {
         reach_.let_go(grip);
         is_carried_ = true;

@@ -82,6 +82,22 @@ def test_what_is_answered_waits_with_the_message_before_it(make, kind, before):
 
 
 @answered
+def test_what_is_answered_is_not_refused_before_the_message_before_it_is_taken(make, kind):
+    pair = make()
+    pair.a.engine.post_send(1, [(0, 8)])
+    ANSWERED[kind](pair.a.engine, 2, (TOKEN, 0))
+    pair.settle()
+    assert pair.a.outcome() == [("request", 1, "success")]
+    assert not pair.b.engine.is_over
+
+    pair.b.engine.post_receive(9, [(0, 8)])
+    pair.settle()
+
+    assert pair.a.outcome()[1:] == [("request", 2, "remote_resources")]
+    assert pair.a.engine.cause == ("peer", 0, 1, 0)
+
+
+@answered
 def test_a_message_without_a_receive_ends_what_waits_behind_it(make, kind):
     pair = make(receive_wait_ns=3 * SECOND)
     pair.a.engine.post_send(1, [(0, 8)])
