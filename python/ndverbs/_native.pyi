@@ -2211,7 +2211,7 @@ class Connector(_Object):
     def transport(self) -> str:
         """What carries the connection.
 
-        On ``soft`` ``"tcp"``, ``"direct"`` (memory that both ends share) or ``"direct+vm"`` (and the
+        On ``soft`` ``"tcp"``, ``"direct"`` (memory that both ends share) or ``"direct+vm"`` (the
         kernel copies what this process does not map of the peer); on devices ``"rdma"``.
         `transport_reason` says why it is not a faster one.
 

@@ -132,7 +132,7 @@ class Channel(Closing):
 
     def allocate(self, nbytes: int) -> memoryview:
         """Return page-aligned memory to `register`, which a peer of this host maps."""
-        return memoryview(self._adapter.alloc_array(nbytes, "u1"))
+        return self._adapter.alloc_array(nbytes, "u1").data
 
     def send(self, message: Message, timeout: float) -> None:
         """Send one message; a full queue is waited for.
