@@ -30,13 +30,7 @@ public:
     }
 
     // A child of a fork opens adapters of its own, and the thread that had the mutex is not there.
-    Offers() {
-        ::pthread_atfork([] { all().mutex_.lock(); }, [] { all().mutex_.unlock(); },
-                         [] {
-                             all().offers_.clear();  // the parent's
-                             all().mutex_.unlock();
-                         });
-    }
+    Offers() { ::pthread_atfork(hold, let_go, forget); }
     void add(const std::string& name, const std::weak_ptr<Meeting>& offer) {
         const base::Lock lock(mutex_);
         offers_[name] = offer;
@@ -54,6 +48,14 @@ public:
     }
 
 private:
+    // Around a fork: the thread that forks has the mutex, in both processes.
+    static void hold() NDV_THREAD_ATTRIBUTE(no_thread_safety_analysis) { all().mutex_.lock(); }
+    static void let_go() NDV_THREAD_ATTRIBUTE(no_thread_safety_analysis) { all().mutex_.unlock(); }
+    static void forget() NDV_THREAD_ATTRIBUTE(no_thread_safety_analysis) {
+        all().offers_.clear();  // the parent's
+        all().mutex_.unlock();
+    }
+
     base::Mutex mutex_;
     std::unordered_map<std::string, std::weak_ptr<Meeting>> offers_ NDV_GUARDED_BY(mutex_);
 };
