@@ -47,8 +47,10 @@ class DirectPair:
 
     def settle(self, limit=200_000):
         """Step both sides until nothing moves."""
+        rest = 0  # what a side asks the other is counted with the answer, a round later
         for _ in range(limit):
-            if self.step(self.a) + self.step(self.b) == 0:
+            rest = 0 if self.step(self.a) + self.step(self.b) else rest + 1
+            if rest == 2:
                 return self
         raise AssertionError("the exchange does not come to rest")
 
