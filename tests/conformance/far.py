@@ -80,16 +80,27 @@ class FarProcess(_Far):
 
 
 class PeerProcess:
-    """A process that serves one End after the other."""
+    """A process that serves one End after the other.
 
-    def __init__(self):
+    Parameters
+    ----------
+    program : str
+        What runs there instead of this module; it gets the options and the descriptor to serve.
+    """
+
+    def __init__(self, program=None, *options):
         ours, theirs = socket.socketpair()
         with theirs:
             path = os.pathsep.join(
                 [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
             )
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "conformance.far", str(theirs.fileno())],
+                [
+                    sys.executable,
+                    *([program] if program else ["-m", "conformance.far"]),
+                    *options,
+                    str(theirs.fileno()),
+                ],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": path},
             )
@@ -202,7 +213,8 @@ def _echo(end, count, name):
 FUNCTIONS = {"spin": _spin, "busy": _busy, "asleep": _asleep, "echo": _echo}
 
 
-def _serve(pipe):
+def serve(pipe):
+    """Do what a PeerProcess asks for, until it closes its end."""
     end = None
     while True:
         try:
@@ -238,4 +250,4 @@ def _check_nothing_is_left():
 
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, _Absence.handle_signal)
-    _serve(Connection(int(sys.argv[1])))
+    serve(Connection(int(sys.argv[1])))
