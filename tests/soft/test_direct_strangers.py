@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strangers under the names by which processes meet: wrong hellos, wrong offers, wrong answers.
+
+They come from sockets of the test. What they say costs a connection its memory at most, never TCP,
+and leaves no descriptor behind.
+"""
+
+import contextlib
+import fcntl
+import mmap
+import os
+import socket
+import struct
+
+import numpy as np
+import pytest
+
+import ndverbs as nd
+from conformance.end import LIMIT
+from hostile.raw_peer import RawPeer, reply, request
+from hostile.victim import descriptors
+
+SO_NETNS_COOKIE = 71
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+FILES = ("segment", "bell", "bell of the peer", "table", "arena")
+INTRODUCTION = 40  # bytes
+
+
+def address_of(name):
+    """Return the address under which an end hears: as Parcel, from the name of a connection."""
+    number = 0xCBF29CE484222325
+    for byte in name.encode():
+        number = (number ^ byte) * 0x100000001B3 % 2**64
+    return f"\0ndverbs-direct-1/{number:016x}"
+
+
+def name_of(sock, *, of_peer):
+    """Return the name of a connection: both addresses, the passive end's first."""
+    ends = [f"{host}:{port}" for host, port in (sock.getsockname(), sock.getpeername())]
+    cookie = struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))[0]
+    return " ".join([*(reversed(ends) if of_peer else ends), str(cookie)])
+
+
+def memory_file(size, seals=SEALS):
+    made = os.memfd_create("stranger", os.MFD_ALLOW_SEALING)
+    os.ftruncate(made, size)
+    if seals:
+        fcntl.fcntl(made, fcntl.F_ADD_SEALS, seals)
+    return made
+
+
+def datagram_socket():
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+@contextlib.contextmanager
+def closed_afterwards(files):
+    try:
+        yield files
+    finally:
+        for each in files:
+            os.close(each)
+
+
+@pytest.fixture
+def adapter():
+    before = descriptors()
+    with nd.Adapter.open("soft") as opened:
+        yield opened
+    assert descriptors() == before
+
+
+class Ours:
+    """One connection of ours, which is to end up with TCP."""
+
+    def __init__(self, adapter):
+        self.adapter = adapter
+        self.cq = adapter.create_cq(512)
+        self.pd = adapter.create_pd()
+        self.qp = self.pd.create_qp(self.cq, self.cq)
+
+    def accept(self, listener):
+        """Begin to accept a raw peer, whose request is there."""
+        self.connector = listener.get_connector(timeout=LIMIT)
+        self.accepting = self.connector._start_accept(self.qp, timeout=LIMIT)
+
+    def connect(self, address):
+        self.connector = self.adapter.create_connector()
+        self.connecting = self.connector._start_connect(self.qp, None, address, timeout=LIMIT)
+
+    def goes_on_by_tcp(self, peer):
+        """See a message of ours come by TCP."""
+        self.qp.send(np.arange(5, dtype=np.uint8), flags=nd.Flag.INLINE)
+        self.cq.wait(LIMIT)
+        sent = self.cq.poll(1)[0]
+        found = peer.receive_fpdu()
+        while not found[18:]:  # the opening, and what keeps a silent peer awake
+            found = peer.receive_fpdu()
+        assert found[18:] == bytes(range(5))
+        return self.connector.transport == "tcp" and sent.status == nd.Status.SUCCESS
+
+    def ends(self):
+        """See that the connection has ended, or ends."""
+        self.qp.receive(())
+        self.cq.wait(LIMIT)
+        assert self.cq.poll(1)[0].status == nd.Status.CANCELLED
+        assert self.qp.state == "error"
+
+    def close(self):
+        for each in (self.connector, self.qp, self.cq, self.pd):
+            each.close()
+
+
+def genuine(adapter):
+    """Return the hello of an end of ours, and what an offer of ours consists of: sizes, bytes."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        hello, pair, ours, peer = hear_hello(adapter, listening)
+    pair.close()
+    ours.connecting.wait(LIMIT)
+    ours.close()
+    peer.sock.close()
+    listener = adapter.create_listener()
+    listener.listen(("127.0.0.1", 0))
+    with greeted(adapter, listener) as (ours, peer):
+        with pair_for(peer, renamed(hello, peer)) as kept:
+            data, files, *_ = socket.recv_fds(kept, 4096, 16)
+            with closed_afterwards(files):
+                sizes = [os.fstat(each).st_size for each in files]
+        peer.open_stream()
+        ours.accepting.wait(LIMIT)
+        assert ours.goes_on_by_tcp(peer)
+    listener.close()
+    return hello, dict(zip(FILES, sizes, strict=True)), data
+
+
+def hear_hello(adapter, listening):
+    """Let an end of ours connect to a socket of the test's, and take its hello."""
+    ours = Ours(adapter)
+    ours.connect(listening.getsockname())
+    peer = RawPeer.accept(listening)
+    peer.receive_mpa()
+    with datagram_socket() as hearing:
+        hearing.settimeout(LIMIT)
+        hearing.bind(address_of(name_of(peer.sock, of_peer=False)))
+        peer.send(reply())
+        hello, files, *_ = socket.recv_fds(hearing, 4096, 16)
+    assert len(files) == 1
+    return hello, socket.socket(fileno=files[0]), ours, peer
+
+
+@contextlib.contextmanager
+def greeted(adapter, listener):
+    """Give an end of ours that has answered a socket of the test's, and hears hellos for it."""
+    ours = Ours(adapter)
+    with RawPeer.connect(listener.local_address) as peer:
+        peer.send(request())
+        ours.accept(listener)
+        peer.receive_reply()
+        yield ours, peer
+        ours.close()
+
+
+@contextlib.contextmanager
+def pair_for(peer, hello):
+    """Say hello to the end of ours at the other end of a socket; give what it answers by."""
+    kept, given = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with kept, given, datagram_socket() as speaking:
+        kept.settimeout(LIMIT)
+        address = address_of(name_of(peer.sock, of_peer=True))
+        speaking.connect(address)
+        socket.send_fds(speaking, [hello], [given.fileno()])
+        given.close()
+        yield kept
+
+
+@contextlib.contextmanager
+def taking(peer, hello):
+    """Say a good hello; give what it is answered by, and the files that come with the answer."""
+    with pair_for(peer, renamed(hello, peer)) as kept:
+        _, files, *_ = socket.recv_fds(kept, 4096, 16)
+        with closed_afterwards(files):
+            yield kept, files
+
+
+def renamed(hello, peer):
+    """Return a hello for the connection of another socket."""
+    return hello[:8] + name_of(peer.sock, of_peer=True).encode().ljust(len(hello) - 8, b"\0")
+
+
+# ---- our end is passive -------------------------------------------------------------------------
+
+# What a stranger makes of a good hello, and how many descriptors come with it.
+HELLOS = {
+    "nothing": (lambda _: b"", 0),
+    "nothing, with a descriptor": (lambda _: b"", 1),
+    "garbage": (lambda _: os.urandom(8) * 20, 1),
+    "one byte less": (lambda hello: hello[:-1], 1),
+    "one byte more": (lambda hello: hello + b"\0", 1),
+    "a large one": (lambda hello: hello.ljust(50_000, b"\0"), 1),
+    "another layout": (lambda hello: bytes([hello[0] ^ 1]) + hello[1:], 1),
+    "a connection that is not its own": (lambda hello: hello[:8] + b"1" + hello[9:], 1),
+    "no descriptor": (lambda hello: hello, 0),
+    "two descriptors": (lambda hello: hello, 2),
+    "six descriptors": (lambda hello: hello, 6),
+    "many descriptors": (lambda hello: hello, 250),
+}
+
+
+@pytest.mark.parametrize(("change", "count"), HELLOS.values(), ids=HELLOS)
+def test_a_wrong_hello_leaves_a_connection_with_tcp(adapter, change, count):
+    hello, *_ = genuine(adapter)
+    with adapter.create_listener() as listener:
+        listener.listen(("127.0.0.1", 0))
+        with greeted(adapter, listener) as (ours, peer), datagram_socket() as speaking:
+            before = descriptors()
+            with socket.socket() as some:
+                speaking.connect(address_of(name_of(peer.sock, of_peer=True)))
+                for _ in range(3):
+                    socket.send_fds(
+                        speaking, [change(renamed(hello, peer))], [some.fileno()] * count
+                    )
+            peer.open_stream()
+            ours.accepting.wait(LIMIT)
+
+            assert ours.goes_on_by_tcp(peer)
+            assert descriptors() <= before
+
+
+# What a stranger does with a good offer.
+def close_it(kept, _peer):
+    kept.close()
+
+
+def answer_garbage(kept, _peer):
+    kept.send(bytes(INTRODUCTION))
+
+
+def answer_with_files_that_are_none(kept, _peer):
+    with open(os.devnull) as nothing:
+        socket.send_fds(kept, [bytes(INTRODUCTION)], [nothing.fileno()] * 2)
+
+
+def say_hello_again(kept, peer):
+    hello = renamed(bytes(168), peer)
+    with datagram_socket() as speaking, contextlib.suppress(ConnectionRefusedError):
+        speaking.connect(address_of(name_of(peer.sock, of_peer=True)))
+        socket.send_fds(speaking, [hello], [kept.fileno()])
+
+
+@pytest.mark.parametrize(
+    "do", [close_it, answer_garbage, answer_with_files_that_are_none, say_hello_again]
+)
+def test_an_offer_that_is_not_taken_up_leaves_a_connection_with_tcp(adapter, do):
+    hello, *_ = genuine(adapter)
+    with adapter.create_listener() as listener:
+        listener.listen(("127.0.0.1", 0))
+        with greeted(adapter, listener) as (ours, peer), taking(peer, hello) as (kept, _):
+            do(kept, peer)
+            peer.open_stream()
+            ours.accepting.wait(LIMIT)
+            assert ours.goes_on_by_tcp(peer)
+
+
+@pytest.mark.parametrize("do", [close_it, answer_garbage, answer_with_files_that_are_none])
+def test_an_offer_that_is_taken_up_without_an_answer_ends_the_connection(adapter, do):
+    hello, *_ = genuine(adapter)
+    with adapter.create_listener() as listener:
+        listener.listen(("127.0.0.1", 0))
+        with greeted(adapter, listener) as (ours, peer), taking(peer, hello) as (kept, files):
+            do(kept, peer)
+            with mmap.mmap(files[0], mmap.PAGESIZE) as segment:
+                segment[:4] = struct.pack("I", 1)  # taken up
+            peer.open_stream()
+
+            with contextlib.suppress(nd.RdmaError):
+                ours.accepting.wait(LIMIT)
+
+            ours.ends()
+
+
+# ---- our end is active --------------------------------------------------------------------------
+
+
+def files_for(sizes, **changes):
+    """Make the files of an offer; `changes` give what some of them are instead."""
+    made = []
+    for name in FILES:
+        if name in changes:
+            made.append(changes[name](sizes[name]))
+        elif name.startswith("bell"):
+            made.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        else:
+            made.append(memory_file(sizes[name]))
+    return made
+
+
+def offer(pair, data, files):
+    """Answer a hello, unless the end of ours has waited long enough for it."""
+    with contextlib.suppress(BrokenPipeError):
+        socket.send_fds(pair, [data], files)
+
+
+def unsealed(size):
+    return memory_file(size, 0)
+
+
+def half_sealed(size):
+    return memory_file(size, fcntl.F_SEAL_SHRINK)
+
+
+def smaller(size):
+    return memory_file(size - mmap.PAGESIZE)
+
+
+def larger(size):
+    return memory_file(size + mmap.PAGESIZE)
+
+
+def no_memory(_size):
+    return os.open(os.devnull, os.O_RDWR)
+
+
+def one_end_of_a_pipe(_size):
+    ours, theirs = os.pipe()
+    os.close(theirs)
+    return ours
+
+
+def not_to_be_written(size):
+    """Of the right size and sealed, but not to be mapped for writing."""
+    return memory_file(size, SEALS | fcntl.F_SEAL_WRITE)
+
+
+BAD_FILES = {
+    f"{name}, {how.__name__}": {name: how}
+    for name in ("segment", "table", "arena")
+    for how in (unsealed, half_sealed, smaller, larger, no_memory, one_end_of_a_pipe)
+} | {"segment, not_to_be_written": {"segment": not_to_be_written}}
+
+
+@pytest.fixture
+def meeting_one(adapter):
+    """Give an end of ours that has said hello, the pair to answer by, and what an offer is."""
+    _, sizes, data = genuine(adapter)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        before = descriptors()
+        _, pair, ours, peer = hear_hello(adapter, listening)
+        with pair, peer:
+            yield ours, peer, pair, sizes, data
+            ours.close()
+    assert descriptors() <= before
+
+
+@pytest.mark.parametrize("changes", BAD_FILES.values(), ids=BAD_FILES)
+def test_an_offer_of_files_that_are_not_so_leaves_a_connection_with_tcp(meeting_one, changes):
+    ours, peer, pair, sizes, data = meeting_one
+    with closed_afterwards(files_for(sizes, **changes)) as files:
+        offer(pair, data, files)
+
+    ours.connecting.wait(LIMIT)
+    ours.connector.complete_connect()
+
+    assert ours.goes_on_by_tcp(peer)
+
+
+# What is offered -> bytes of a good offer made other ones, and how many descriptors.
+OFFERS = {
+    "nothing": (lambda _: b"", 5),
+    "one byte less": (lambda data: data[:-1], 5),
+    "one byte more": (lambda data: data + b"\0", 5),
+    "no descriptor": (lambda data: data, 0),
+    "four descriptors": (lambda data: data, 4),
+    "six descriptors": (lambda data: data, 6),
+    "many descriptors": (lambda data: data, 200),
+}
+
+
+@pytest.mark.parametrize(("change", "count"), OFFERS.values(), ids=OFFERS)
+def test_an_offer_of_another_shape_leaves_a_connection_with_tcp(meeting_one, change, count):
+    ours, peer, pair, sizes, data = meeting_one
+    with closed_afterwards(files_for(sizes)) as files:
+        offer(pair, change(data), (files * count)[:count])
+
+    ours.connecting.wait(LIMIT)
+    ours.connector.complete_connect()
+
+    assert ours.goes_on_by_tcp(peer)
+
+
+@pytest.mark.parametrize("how", ["silence", "hang-up"])
+def test_a_hello_without_an_offer_leaves_a_connection_with_tcp(meeting_one, how):
+    ours, peer, pair, *_ = meeting_one
+    if how == "hang-up":
+        pair.close()
+
+    ours.connecting.wait(LIMIT)
+    ours.connector.complete_connect()
+
+    assert ours.goes_on_by_tcp(peer)
+
+
+def test_an_offer_that_was_taken_back_leaves_a_connection_with_tcp(meeting_one):
+    ours, peer, pair, sizes, data = meeting_one
+    with closed_afterwards(files_for(sizes)) as files:
+        with mmap.mmap(files[0], mmap.PAGESIZE) as segment:
+            segment[:4] = struct.pack("I", 2)
+        offer(pair, data, files)
+
+    ours.connecting.wait(LIMIT)
+    ours.connector.complete_connect()
+
+    assert ours.goes_on_by_tcp(peer)
+
+
+@pytest.mark.parametrize("which", ["bell", "bell of the peer"])
+def test_an_offer_with_a_bell_that_is_none_ends_or_goes_on(meeting_one, which):
+    """What a thread cannot sleep over, or ring, is the offering process's loss."""
+    ours, peer, pair, sizes, data = meeting_one
+    with closed_afterwards(files_for(sizes, **{which: no_memory})) as files:
+        offer(pair, data, files)
+        ours.connecting.wait(LIMIT)
+
+        with contextlib.suppress(nd.RdmaError):
+            ours.connector.complete_connect()
+
+        pair.close()
+        peer.sock.close()
+        ours.ends()
