@@ -18,7 +18,7 @@ iWARP: 5040 RDMAP, 5041 DDP, 5044 and 6581 MPA.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import (
@@ -2349,6 +2349,7 @@ class _BenchSession:
         *,
         remote: tuple[int, int],
         plan: _BenchPlan,
+        more: Iterable[QueuePair] = (),
     ) -> None: ...
     def run(self) -> dict[str, float]:
         """Return what was measured, in seconds."""

@@ -2,6 +2,8 @@
 // Posting, collecting and the signs of a dead peer.
 #include "bench/driver.hpp"
 
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
 #include <string>
@@ -24,12 +26,19 @@ std::string failure_text(const core::Completion& completion) {
 
 }  // namespace
 
+Clock::duration cpu_time() {
+    timespec time{};
+    ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
+
 Driver::Driver(Side side, std::uint32_t signal_every, bool sleeps)
     : side_(std::move(side)),
-      cq_(*side_.qp->initiator_cq()),
+      cq_(*side_.qps.front()->initiator_cq()),
       signal_every_(std::max(1U, signal_every)),
       sleeps_(sleeps),
-      inline_limit_(std::min(kInlineLimit, side_.qp->limits().inline_size)) {}
+      inline_limit_(std::min(kInlineLimit, side_.qps.front()->limits().inline_size)),
+      counts_(side_.qps.size()) {}
 
 void Driver::watch(const Interrupt* is_interrupted, bool may_stall) {
     is_interrupted_ = is_interrupted;
@@ -43,8 +52,8 @@ bool Driver::fail_with(Error error) {
     return false;
 }
 
-bool Driver::post(core::OperationType type, std::uint32_t size) {
-    core::Segment segment = type == core::OperationType::read ? side_.target : side_.source;
+bool Driver::post(std::size_t qp, core::OperationType type, std::uint32_t size) {
+    core::Segment segment = is_fetch(type) ? side_.target : side_.source;
     segment.length = size;
     core::WorkRequest request;
     request.type = type;
@@ -53,40 +62,44 @@ bool Driver::post(core::OperationType type, std::uint32_t size) {
         request.remote_address = side_.remote_address;
         request.remote_token = side_.remote_token;
     }
-    if (type != core::OperationType::read && size <= inline_limit_) {
+    if (type == core::OperationType::fetch_add) {
+        request.operand = 1;
+    } else if (type != core::OperationType::read && size <= inline_limit_) {
         request.flags |= core::flag::kInline;
         segment.token = 0;  // the caller's own memory, which no one has to look up
     }
-    request.context = posted_;
-    if ((posted_ + 1) % signal_every_ != 0) request.flags |= core::flag::kSilentSuccess;
-    const Status status = side_.qp->post(request);
+    std::uint64_t& posted = counts_[qp].posted;
+    request.context = posted << kQpBits | qp;
+    if ((posted + 1) % signal_every_ != 0) request.flags |= core::flag::kSilentSuccess;
+    const Status status = side_.qps[qp]->post(request);
     if (status != Status::success) [[unlikely]] {
-        return fail_with(side_.qp->explain(status, request));
+        return fail_with(side_.qps[qp]->explain(status, request));
     }
-    ++posted_;
+    ++posted;
     return true;
 }
 
-bool Driver::post_receive(std::uint32_t size) {
+bool Driver::post_receive(std::size_t qp, std::uint32_t size) {
     core::Segment segment = side_.target;
     segment.length = size;
     core::ReceiveRequest request;
     if (size > 0) request.segments = {&segment, 1};
-    const Status status = side_.qp->post_receive(request);
+    request.context = qp;
+    const Status status = side_.qps[qp]->post_receive(request);
     if (status != Status::success) [[unlikely]] {
-        return fail_with(side_.qp->explain(status, request));
+        return fail_with(side_.qps[qp]->explain(status, request));
     }
     return true;
 }
 
-void Driver::transmit() {
+void Driver::transmit(std::size_t qp) {
     // What a full socket leaves behind is transmitted by the next collect().
-    static_cast<void>(side_.qp->transmit(core::Budget::large));
+    static_cast<void>(side_.qps[qp]->transmit(core::Budget::large));
 }
 
-bool Driver::send_marker() {
-    if (!post(core::OperationType::send, 0)) return false;
-    transmit();
+bool Driver::send_marker(std::size_t qp) {
+    if (!post(qp, core::OperationType::send, 0)) return false;
+    transmit(qp);
     return true;
 }
 
@@ -117,19 +130,21 @@ bool Driver::take(const core::Completion& completion) {
     if (is_failure(completion.status)) [[unlikely]] {
         return fail_with({completion.status, failure_text(completion), "", 0});
     }
+    Counts& counts = counts_[completion.context & ((1U << kQpBits) - 1)];
     if (completion.type != core::OperationType::receive) {
-        done_ = completion.context + 1;
+        counts.done = (completion.context >> kQpBits) + 1;
     } else if (completion.bytes_transferred > 0) {
-        ++received_;
+        ++counts.received;
     } else {
-        ++markers_;
+        ++counts.markers;
     }
     return !has_failed_;
 }
 
 bool Driver::is_alive() {
     if (has_failed_) return false;
-    if (side_.qp->state() == core::QueuePairState::error && cq_.is_empty()) {
+    const auto is_over = [](const auto& qp) { return qp->state() == core::QueuePairState::error; };
+    if (std::any_of(side_.qps.begin(), side_.qps.end(), is_over) && cq_.is_empty()) {
         return fail_with({Status::connection_disconnected, "the peer ended the connection", "", 0});
     }
     if (is_failure(cq_.status())) {

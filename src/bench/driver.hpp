@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One end of a benchmark: posts, takes completions by spinning or sleeping, counts them, and
-// remembers the first failure. Calls return false from then on; error() says what happened.
+// One end of a benchmark: posts, takes completions by spinning or sleeping, counts them for each
+// queue pair, and remembers the first failure. Calls return false from then on; error() says what
+// happened.
 #pragma once
 
 #include <array>
@@ -9,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "base/expected.hpp"
 #include "core/queue_pair.hpp"
@@ -23,15 +25,25 @@ using Interrupt = std::function<bool()>;
 // No completion and no byte for this long is a failure: the peer hangs.
 inline constexpr std::chrono::seconds kStallLimit{10};
 
-// One side of a connection, with the memory that it moves. Made and connected by the caller.
+// One side of the connections, with the memory that they move. Made and connected by the caller;
+// the queue pairs complete into one queue.
 struct Side {
-    std::shared_ptr<core::QueuePair> qp;
+    std::vector<std::shared_ptr<core::QueuePair>> qps;
     core::Segment source;              // writes and sends leave from here
     core::Segment target;              // reads and receives land here, and the peer's writes
     std::uint64_t remote_address = 0;  // the peer's target
     std::uint32_t remote_token = 0;
 };
 
+// Whether the answer of the peer is what completes a request: it needs a completion of its own.
+[[nodiscard]] constexpr bool is_fetch(core::OperationType type) {
+    return type == core::OperationType::read || type == core::OperationType::fetch_add;
+}
+
+// What the process has used of all processors.
+[[nodiscard]] Clock::duration cpu_time();
+
+// Queue pairs are named by their numbers, from 0 on.
 class Driver {
 public:
     Driver(Side side, std::uint32_t signal_every, bool sleeps);
@@ -40,21 +52,24 @@ public:
     void watch(const Interrupt* is_interrupted, bool may_stall);
 
     // Posts without transmitting. Silent but for every signal_every-th.
-    [[nodiscard]] bool post(core::OperationType type, std::uint32_t size);
-    [[nodiscard]] bool post_receive(std::uint32_t size);
-    void transmit();
+    [[nodiscard]] bool post(std::size_t qp, core::OperationType type, std::uint32_t size);
+    [[nodiscard]] bool post_receive(std::size_t qp, std::uint32_t size);
+    void transmit(std::size_t qp);
     // A Send without data: the end of a burst, the answer to it, or a credit.
-    [[nodiscard]] bool send_marker();
+    [[nodiscard]] bool send_marker(std::size_t qp);
 
     // Takes what has completed. When there is nothing and the plan sleeps, sleeps a while, unless
     // the caller has something else to watch.
     [[nodiscard]] bool collect(bool may_sleep = true);
 
+    [[nodiscard]] std::size_t qp_count() const { return counts_.size(); }
     // Initiator requests that were posted, and have not surely ended.
-    [[nodiscard]] std::uint64_t in_flight() const { return posted_ - done_; }
+    [[nodiscard]] std::uint64_t in_flight(std::size_t qp) const {
+        return counts_[qp].posted - counts_[qp].done;
+    }
     // Receives with data, and receives without.
-    [[nodiscard]] std::uint64_t received() const { return received_; }
-    [[nodiscard]] std::uint64_t markers() const { return markers_; }
+    [[nodiscard]] std::uint64_t received(std::size_t qp) const { return counts_[qp].received; }
+    [[nodiscard]] std::uint64_t markers(std::size_t qp) const { return counts_[qp].markers; }
 
     // The last byte of the target changes when a Write has arrived; ping-pongs count in it.
     [[nodiscard]] bool target_ends_with(std::uint8_t value, std::uint32_t size) const;
@@ -68,6 +83,15 @@ public:
 
 private:
     static constexpr std::size_t kBatch = 64;
+    // A context is the number of the request and, in this many low bits, that of the queue pair.
+    static constexpr unsigned kQpBits = 16;
+
+    struct Counts {
+        std::uint64_t posted = 0;
+        std::uint64_t done = 0;
+        std::uint64_t received = 0;
+        std::uint64_t markers = 0;
+    };
 
     [[nodiscard]] bool take(const core::Completion& completion);
     [[nodiscard]] bool is_alive();
@@ -79,10 +103,7 @@ private:
     const std::uint32_t inline_limit_;
     const Interrupt* is_interrupted_ = nullptr;
     bool may_stall_ = false;
-    std::uint64_t posted_ = 0;
-    std::uint64_t done_ = 0;
-    std::uint64_t received_ = 0;
-    std::uint64_t markers_ = 0;
+    std::vector<Counts> counts_;
     std::uint64_t moved_ = 0;
     std::uint64_t looks_ = 0;
     std::uint64_t moved_before_ = 0;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Latency: one request at a time. Sends and Writes go back and forth, so one way is half of a
 // round trip; a Write is seen by its last byte, which counts 1 to 255. A Read is a round trip by
-// itself. An empty Send ends the run, and the responder answers it.
+// itself, and so is an atomic. Several queue pairs take turns. An empty Send on each ends the run,
+// and the responder answers them.
 #include <algorithm>
 
 #include "bench/bench.hpp"
@@ -15,6 +16,7 @@ std::uint8_t tag(std::uint64_t index) { return static_cast<std::uint8_t>(1 + ind
 }  // namespace
 
 bool Session::initiate_latency(Outcome& out) {
+    begin_flows();
     for (std::uint64_t i = 0; i < plan_.warm_up; ++i) {
         if (!round_trip(i)) return false;
     }
@@ -35,18 +37,20 @@ bool Session::initiate_latency(Outcome& out) {
         std::sort(first, first + static_cast<std::ptrdiff_t>(count));
         out.median = samples_[count / 2];
         out.p99 = samples_[count - 1 - count / 100];
+        out.p999 = samples_[count - 1 - count / 1000];
         out.minimum = samples_[0];
     }
-    return driver_.send_marker() && wait_for_markers(1);
+    return send_markers() && wait_for_markers();
 }
 
 bool Session::round_trip(std::uint64_t index) {
     if (plan_.operation == core::OperationType::write) {
         driver_.end_source_with(tag(index), plan_.size);
     }
-    const std::uint64_t received = driver_.received();
-    if (!driver_.post(plan_.operation, plan_.size)) return false;
-    driver_.transmit();
+    const std::size_t qp = index % flows_.size();
+    const std::uint64_t received = driver_.received(qp);
+    if (!driver_.post(qp, plan_.operation, plan_.size)) return false;
+    driver_.transmit(qp);
     // While the request is under way: there are enough for the answer.
     if (!replace_receives()) return false;
     if (plan_.operation == core::OperationType::write) {
@@ -56,8 +60,8 @@ bool Session::round_trip(std::uint64_t index) {
         driver_.note_progress();
         return true;
     }
-    const bool is_read = plan_.operation == core::OperationType::read;
-    while (is_read ? driver_.in_flight() > 0 : driver_.received() == received) {
+    const bool is_fetched = is_fetch(plan_.operation);
+    while (is_fetched ? driver_.in_flight(qp) > 0 : driver_.received(qp) == received) {
         if (!driver_.collect()) return false;
     }
     return true;
@@ -65,11 +69,13 @@ bool Session::round_trip(std::uint64_t index) {
 
 bool Session::respond_latency(Outcome& out) {
     std::uint64_t answered = 0;
+    begin_flows();
     const Clock::time_point begin = Clock::now();
     const bool is_write = plan_.operation == core::OperationType::write;
-    while (driver_.markers() == 0) {
+    while (!has_markers()) {
+        const std::size_t qp = answered % flows_.size();
         const bool has_arrived = is_write ? driver_.target_ends_with(tag(answered), plan_.size)
-                                          : driver_.received() > answered;
+                                          : driver_.received(qp) > answered / flows_.size();
         if (!has_arrived) {
             if (!driver_.collect(!is_write)) return false;
             continue;
@@ -78,14 +84,14 @@ bool Session::respond_latency(Outcome& out) {
             driver_.note_progress();
             driver_.end_source_with(tag(answered), plan_.size);
         }
-        if (!driver_.post(plan_.operation, plan_.size)) return false;
-        driver_.transmit();
+        if (!driver_.post(qp, plan_.operation, plan_.size)) return false;
+        driver_.transmit(qp);
         ++answered;
         if (!replace_receives()) return false;
     }
     out.operations = answered;
     out.elapsed = Clock::now() - begin;
-    return driver_.send_marker();
+    return send_markers();
 }
 
 }  // namespace ndv::bench

@@ -24,7 +24,9 @@ core::QueuePairLimits limits_for(const Plan& plan) {
 }
 
 Session::Session(Side side, const Plan& plan)
-    : plan_(plan), driver_(std::move(side), plan.signal_every, plan.sleeps) {}
+    : plan_(plan),
+      driver_(std::move(side), plan.signal_every, plan.sleeps),
+      flows_(driver_.qp_count()) {}
 
 std::uint32_t Session::receive_count() const {
     const bool takes_stream = plan_.measure == Measure::throughput &&
@@ -42,19 +44,28 @@ std::uint32_t Session::receive_size() const {
 
 Expected<void> Session::prepare() {
     const Side& side = driver_.side();
-    if (side.qp->receive_cq() != side.qp->initiator_cq()) {
-        return fail(Status::invalid_parameter, "bench: the queue pair has two completion queues",
-                    "give one for both directions");
+    for (const auto& qp : side.qps) {
+        const auto& cq = side.qps.front()->initiator_cq();
+        if (qp->receive_cq() != cq || qp->initiator_cq() != cq) {
+            return fail(Status::invalid_parameter,
+                        "bench: the queue pairs have several completion queues",
+                        "give one for all, and for both directions");
+        }
     }
     if (plan_.size == 0 || plan_.depth == 0) {
         return fail(Status::invalid_parameter, "bench: size and depth must be at least 1");
     }
-    const bool is_read = plan_.operation == core::OperationType::read;
+    if (plan_.operation == core::OperationType::fetch_add && plan_.size != core::kAtomicSize) {
+        return fail(Status::invalid_parameter, "bench: fetch_add has a size of " +
+                                                   std::to_string(core::kAtomicSize) + ", not " +
+                                                   std::to_string(plan_.size));
+    }
     const bool is_throughput = plan_.measure == Measure::throughput;
-    if ((is_read && plan_.signal_every > 1) ||
+    if ((is_fetch(plan_.operation) && plan_.signal_every > 1) ||
         (is_throughput && plan_.signal_every > plan_.depth)) {
-        return fail(Status::invalid_parameter,
-                    "bench: a read, and one request of each window, must complete visibly");
+        return fail(
+            Status::invalid_parameter,
+            "bench: a read or atomic, and one request of each window, must complete visibly");
     }
     if (plan_.size > side.source.length || plan_.size > side.target.length) {
         return fail(Status::invalid_parameter, "bench: size " + std::to_string(plan_.size) +
@@ -73,8 +84,10 @@ Expected<void> Session::prepare() {
             plan_.iterations == 0 ? kMostSamples : std::min(plan_.iterations, kMostSamples);
         samples_.assign(plan_.role == Role::initiator ? count : 0, Clock::duration{});
     }
-    for (std::uint32_t i = 0; i < receive_count(); ++i) {
-        if (!driver_.post_receive(receive_size())) return Unexpected{driver_.error()};
+    for (std::size_t qp = 0; qp < flows_.size(); ++qp) {
+        for (std::uint32_t i = 0; i < receive_count(); ++i) {
+            if (!driver_.post_receive(qp, receive_size())) return Unexpected{driver_.error()};
+        }
     }
     return {};
 }
@@ -82,7 +95,7 @@ Expected<void> Session::prepare() {
 Expected<Outcome> Session::run(const Interrupt& is_interrupted) {
     const bool is_target =
         plan_.role == Role::responder &&
-        (plan_.operation == core::OperationType::read ||
+        (is_fetch(plan_.operation) ||
          (plan_.operation == core::OperationType::write && plan_.measure == Measure::throughput));
     driver_.watch(&is_interrupted, is_target);
     Outcome out;
@@ -98,8 +111,31 @@ Expected<Outcome> Session::run(const Interrupt& is_interrupted) {
     return out;
 }
 
-bool Session::wait_for_markers(std::uint64_t count) {
-    while (driver_.markers() < count) {
+void Session::begin_flows() {
+    for (std::size_t qp = 0; qp < flows_.size(); ++qp) {
+        const std::uint64_t replaced = flows_[qp].replaced;
+        flows_[qp] = {.received_before = driver_.received(qp),
+                      .markers_due = driver_.markers(qp) + 1,
+                      .replaced = replaced};
+    }
+}
+
+bool Session::send_markers() {
+    for (std::size_t qp = 0; qp < flows_.size(); ++qp) {
+        if (!driver_.send_marker(qp)) return false;
+    }
+    return true;
+}
+
+bool Session::has_markers() const {
+    for (std::size_t qp = 0; qp < flows_.size(); ++qp) {
+        if (driver_.markers(qp) < flows_[qp].markers_due) return false;
+    }
+    return true;
+}
+
+bool Session::wait_for_markers() {
+    while (!has_markers()) {
         if (!driver_.collect() || !replace_receives()) return false;
     }
     return true;
@@ -107,8 +143,11 @@ bool Session::wait_for_markers(std::uint64_t count) {
 
 // Keeps as many receives posted as prepare() did.
 bool Session::replace_receives() {
-    for (; replaced_ < driver_.received() + driver_.markers(); ++replaced_) {
-        if (!driver_.post_receive(receive_size())) return false;
+    for (std::size_t qp = 0; qp < flows_.size(); ++qp) {
+        std::uint64_t& replaced = flows_[qp].replaced;
+        for (; replaced < driver_.received(qp) + driver_.markers(qp); ++replaced) {
+            if (!driver_.post_receive(qp, receive_size())) return false;
+        }
     }
     return true;
 }

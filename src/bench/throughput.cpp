@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bandwidth and rate: as many requests as fit, `depth` of them in flight. A burst of Writes or
-// Sends ends with a Send that the peer answers: Sends stay behind the Writes before them, so the
-// answer says that every byte has arrived. A burst of Reads ends with the last Read.
+// Bandwidth and rate: as many requests as fit, `depth` of them in flight on each queue pair. A
+// burst of Writes or Sends ends with a Send that the peer answers: Sends stay behind the Writes
+// before them, so the answer says that every byte has arrived. A burst of Reads or atomics ends
+// with the last of them. The next burst begins when every queue pair has its answer.
 //
 // A Send needs a receive: the responder keeps 2 * depth posted and returns a credit, an empty
 // Send, for every credit_batch() of them that it has posted anew.
@@ -30,38 +31,45 @@ bool Session::initiate_throughput(Outcome& out) {
 bool Session::initiate_burst(std::uint64_t count, Clock::time_point until, Outcome& out) {
     const bool is_timed = until != Clock::time_point::max();
     const bool is_send = plan_.operation == core::OperationType::send;
-    const std::uint64_t batch = credit_batch(plan_);
-    const std::uint64_t markers_before = driver_.markers();
+    const bool is_fetched = is_fetch(plan_.operation);
+    begin_flows();
     std::uint64_t sent = 0;
+    const Clock::duration cpu_begin = cpu_time();
     const Clock::time_point begin = Clock::now();
     while (sent < count && !(is_timed && Clock::now() >= until)) {
-        std::uint64_t room =
-            plan_.depth - std::min<std::uint64_t>(plan_.depth, driver_.in_flight());
-        if (is_send) {
-            const std::uint64_t credits = (driver_.markers() - markers_before) * batch;
-            room = std::min(room, credits + 2 * plan_.depth - sent);
+        for (std::size_t qp = 0; qp < flows_.size(); ++qp) {
+            const std::uint64_t room = std::min(room_of(qp), count - sent);
+            for (std::uint64_t i = 0; i < room; ++i) {
+                if (!driver_.post(qp, plan_.operation, plan_.size)) return false;
+            }
+            flows_[qp].sent += room;
+            sent += room;
+            if (room > 0) driver_.transmit(qp);
         }
-        room = std::min(room, count - sent);
-        for (std::uint64_t i = 0; i < room; ++i) {
-            if (!driver_.post(plan_.operation, plan_.size)) return false;
-        }
-        sent += room;
-        if (room > 0) driver_.transmit();
         if (!driver_.collect() || !replace_receives()) return false;
     }
-    if (plan_.operation == core::OperationType::read) {
-        while (driver_.in_flight() > 0) {
+    for (std::size_t qp = 0; is_fetched && qp < flows_.size(); ++qp) {
+        while (driver_.in_flight(qp) > 0) {
             if (!driver_.collect()) return false;
         }
     }
-    const Clock::time_point reads_end = Clock::now();
-    if (!driver_.send_marker()) return false;
-    const std::uint64_t credits = is_send ? sent / batch : 0;
-    if (!wait_for_markers(markers_before + credits + 1)) return false;
-    const bool is_read = plan_.operation == core::OperationType::read;
+    const Clock::time_point fetches_end = Clock::now();
+    for (Flow& flow : flows_) flow.markers_due += is_send ? flow.sent / credit_batch(plan_) : 0;
+    if (!send_markers() || !wait_for_markers()) return false;
     out.operations = sent;
-    out.elapsed = (is_read ? reads_end : Clock::now()) - begin;
+    out.elapsed = (is_fetched ? fetches_end : Clock::now()) - begin;
+    out.cpu = cpu_time() - cpu_begin;
     return true;
+}
+
+// How many requests its window takes, and for Sends the peer's receives.
+std::uint64_t Session::room_of(std::size_t qp) const {
+    const Flow& flow = flows_[qp];
+    const std::uint64_t window =
+        plan_.depth - std::min<std::uint64_t>(plan_.depth, driver_.in_flight(qp));
+    if (plan_.operation != core::OperationType::send) return window;
+    const std::uint64_t credits = driver_.markers(qp) - (flow.markers_due - 1);
+    return std::min(window, credits * credit_batch(plan_) + 2 * plan_.depth - flow.sent);
 }
 
 bool Session::respond_throughput(Outcome& out) {
@@ -74,22 +82,28 @@ bool Session::respond_throughput(Outcome& out) {
 
 bool Session::respond_burst(Outcome& out) {
     const std::uint64_t batch = credit_batch(plan_);
-    const std::uint64_t received_before = driver_.received();
-    const std::uint64_t markers_before = driver_.markers();
-    std::uint64_t credits = 0;
+    begin_flows();
+    const Clock::duration cpu_begin = cpu_time();
     const Clock::time_point begin = Clock::now();
-    while (driver_.markers() == markers_before) {
+    while (!has_markers()) {
         if (!driver_.collect() || !replace_receives()) return false;
-        const std::uint64_t earned = (driver_.received() - received_before) / batch;
-        if (credits == earned) continue;
-        for (; credits < earned; ++credits) {
-            if (!driver_.post(core::OperationType::send, 0)) return false;
+        for (std::size_t qp = 0; qp < flows_.size(); ++qp) {
+            Flow& flow = flows_[qp];
+            const std::uint64_t earned = (driver_.received(qp) - flow.received_before) / batch;
+            if (flow.credits == earned) continue;
+            for (; flow.credits < earned; ++flow.credits) {
+                if (!driver_.post(qp, core::OperationType::send, 0)) return false;
+            }
+            driver_.transmit(qp);
         }
-        driver_.transmit();
     }
-    out.operations = driver_.received() - received_before;
+    out.operations = 0;
+    for (std::size_t qp = 0; qp < flows_.size(); ++qp) {
+        out.operations += driver_.received(qp) - flows_[qp].received_before;
+    }
     out.elapsed = Clock::now() - begin;
-    return driver_.send_marker();
+    out.cpu = cpu_time() - cpu_begin;
+    return send_markers();
 }
 
 }  // namespace ndv::bench

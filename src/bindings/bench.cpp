@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "bench/bench.hpp"
 #include "bindings/memory.hpp"
@@ -18,8 +20,9 @@ namespace {
 class BenchSession {
 public:
     BenchSession(const QueuePair& qp, const MemoryRegion& source, const MemoryRegion& target,
-                 std::pair<std::uint64_t, std::uint32_t> remote, const bench::Plan& plan)
-        : session_({qp.share(), source.whole(), target.whole(), remote.first, remote.second},
+                 std::pair<std::uint64_t, std::uint32_t> remote, const bench::Plan& plan,
+                 const py::iterable& more)
+        : session_({all_of(qp, more), source.whole(), target.whole(), remote.first, remote.second},
                    plan) {
         check_or_raise(session_.prepare());
     }
@@ -33,13 +36,22 @@ public:
         py::dict out;
         out["operations"] = outcome.operations;
         out["elapsed"] = seconds(outcome.elapsed);
+        out["cpu"] = seconds(outcome.cpu);
         out["median"] = seconds(outcome.median);
         out["p99"] = seconds(outcome.p99);
+        out["p999"] = seconds(outcome.p999);
         out["minimum"] = seconds(outcome.minimum);
         return out;
     }
 
 private:
+    static std::vector<std::shared_ptr<core::QueuePair>> all_of(const QueuePair& first,
+                                                                const py::iterable& more) {
+        std::vector<std::shared_ptr<core::QueuePair>> qps{first.share()};
+        for (const py::handle qp : more) qps.push_back(qp.cast<const QueuePair&>().share());
+        return qps;
+    }
+
     bench::Session session_;
 };
 
@@ -81,9 +93,10 @@ void bind_bench(py::module_& module) {
         });
     py::class_<BenchSession>(module, "_BenchSession", py::is_final())
         .def(py::init<const QueuePair&, const MemoryRegion&, const MemoryRegion&,
-                      std::pair<std::uint64_t, std::uint32_t>, const bench::Plan&>(),
+                      std::pair<std::uint64_t, std::uint32_t>, const bench::Plan&,
+                      const py::iterable&>(),
              py::arg("qp"), py::arg("source"), py::arg("target"), py::kw_only(), py::arg("remote"),
-             py::arg("plan"))
+             py::arg("plan"), py::arg("more") = py::tuple())
         .def("run", &BenchSession::run);
 }
 

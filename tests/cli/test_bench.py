@@ -19,6 +19,7 @@ from ndverbs.cli.bench import ends as bench_ends
 from ndverbs.cli.bench import loops as bench_loops
 from ndverbs.cli.bench import report
 from ndverbs.cli.bench import rivals as bench_rivals
+from ndverbs.cli.bench.rows import Row, own_row, rival_row
 from ndverbs.cli.bench.runs import Run
 
 TINY = ["--iterations", "20", "--runs", "2"]
@@ -34,7 +35,9 @@ def rows_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
     code = bench.run(parsed(*arguments, "--json", "-"))
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
-    rows = json.loads(out)["rows"]
+    said = json.loads(out)
+    rows = said["rows"]
+    assert set(said["transports"]) <= {row["name"] for row in rows}
     for row in rows:
         assert list(row) == SCHEMA
         # The kernel counts user time in ticks: a tiny run may have none.
@@ -59,8 +62,9 @@ def test_every_operation_has_latency_bandwidth_and_rate(capsys, operation, loops
     names = {row["name"] for row in rows}
     for size in (8, 70000):
         assert f"{operation} bandwidth {size} B{suffix}" in names
+        assert f"{operation} bandwidth {size} B{suffix} CPU of both ends" in names
         assert f"{operation} rate {size} B{suffix}" in names
-        for label in ("median", "p99", "min", "mean"):
+        for label in ("median", "p99", "p99.9", "min", "mean"):
             assert f"{operation} latency {size} B{suffix} {label}" in names
     assert all(row["spread"] is not None for row in rows if "CPU" not in row["name"])
 
@@ -83,10 +87,140 @@ def test_a_depth_of_one_runs_through(capsys):
 
 
 def test_a_run_may_be_limited_by_time(capsys):
-    (row,) = rows_of(capsys, "write", "--bw", "--sizes", "4K", "--seconds", "0.05", "--runs", "1")
+    row, cpu = rows_of(capsys, "write", "--bw", "--sizes", "4K", "--seconds", "0.05", "--runs", "1")
     assert row["name"] == "write bandwidth 4096 B"
     assert row["unit"] == "GB/s"
     assert row["spread"] is None
+    assert cpu["name"] == "write bandwidth 4096 B CPU of both ends"
+    assert cpu["unit"] == "s/GB"
+    assert cpu["value"] > 0
+
+
+@pytest.mark.parametrize("loops", [[], ["--python"]], ids=["c++", "python"])
+def test_fetch_add_has_latency_and_rate(capsys, loops):
+    rows = rows_of(capsys, "fetch_add", *loops, *TINY)
+    names = [row["name"] for row in rows]
+    suffix = " Python" * bool(loops)
+    assert f"fetch_add latency 8 B{suffix} p99.9" in names
+    assert f"fetch_add rate 8 B{suffix}" in names
+
+
+@pytest.mark.parametrize("wrong", [["--sizes", "16"], ["--bw"]])
+def test_fetch_add_of_other_than_a_word_is_refused(capsys, wrong):
+    assert bench.run(parsed("fetch_add", *wrong, *TINY)) == 1
+    assert "fetch_add works on 8 bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("operation", ["write", "read", "send", "fetch_add"])
+def test_several_queue_pairs_share_the_requests(capsys, operation):
+    arguments = ["--queue-pairs", "3", "--depth", "5", "--iterations", "50", "--runs", "1"]
+
+    rows = rows_of(capsys, operation, *arguments)
+
+    assert {row["name"] for row in rows} >= {
+        f"{operation} latency 8 B 3 queue pairs median",
+        f"{operation} rate 8 B 3 queue pairs",
+    }
+    assert all("--queue-pairs 3" in row["command"] for row in rows)
+
+
+def test_several_queue_pairs_sleep_over_one_completion_queue(capsys):
+    assert rows_of(capsys, "send", "--bw", "--lat", "--wait", "--queue-pairs", "2", *TINY)
+
+
+@pytest.mark.parametrize("arguments", [["write", "--python"], ["connect"], ["register"]])
+def test_several_queue_pairs_are_for_native_loops(capsys, arguments):
+    assert bench.run(parsed(*arguments, "--queue-pairs", "2", *TINY)) == 1
+    assert "--queue-pairs 2 is for" in capsys.readouterr().err
+
+
+def test_more_queue_pairs_than_a_completion_queue_takes_are_refused(capsys):
+    assert bench.run(parsed("write", "--queue-pairs", "1000000", *TINY)) == 1
+    assert "--queue-pairs 1000000 needs a completion queue of" in capsys.readouterr().err
+
+
+def test_every_request_may_be_visible(capsys):
+    rows = rows_of(capsys, "write", "--lat", "--rate", "--visible", *TINY)
+    assert all(" visible" in row["name"] and "--visible" in row["command"] for row in rows)
+
+
+def test_connections_have_a_rate_and_percentiles(capsys):
+    rows = rows_of(capsys, "connect", "--iterations", "3", "--runs", "2")
+    units = {row["name"]: row["unit"] for row in rows}
+    assert units["connect rate"] == "1/s"
+    assert units["connect p99.9"] == "us"
+    assert units["connect, disconnect and close median"] == "us"
+
+
+def test_registrations_and_revocations_have_percentiles(capsys):
+    rows = rows_of(capsys, "register", "--sizes", "4K,100000", "--iterations", "3", "--runs", "1")
+    calls = ("register", "deregister", "fast register", "invalidate")
+    assert {row["name"] for row in rows} == {
+        f"{call} {size} B {label}"
+        for call in calls
+        for size in (4096, 100000)
+        for label in ("median", "p99", "p99.9", "min", "mean")
+    }
+
+
+def test_fast_registrations_of_more_pages_than_the_adapter_has_are_left_out(capsys):
+    rows = rows_of(capsys, "register", "--sizes", "256M", "--iterations", "1", "--runs", "1")
+    assert {row["name"].partition(" ")[0] for row in rows} == {"register", "deregister"}
+
+
+@pytest.mark.parametrize("loops", [[], ["--python"]], ids=["c++", "python"])
+def test_streams_have_percentiles_and_cpu_time(capsys, loops):
+    rows = rows_of(capsys, "stream", "--against", "socket", *loops, *TINY)
+    suffix = " Python" * bool(loops)
+    assert {row["name"]: row["unit"] for row in rows} == {
+        f"stream bandwidth 65536 B{suffix}": "GB/s",
+        f"stream bandwidth 65536 B{suffix} CPU of both ends": "s/GB",
+        f"stream bandwidth 65536 B{suffix} / socket": "GB/s",
+        f"stream round trip 64 B{suffix} median": "us",
+        f"stream round trip 64 B{suffix} p99": "us",
+        f"stream round trip 64 B{suffix} p99.9": "us",
+        f"stream round trip 64 B{suffix} median / socket": "us",
+    }
+
+
+@pytest.mark.parametrize("sizes", ["64", "64,4K"], ids=["bars", "lines"])
+def test_rows_are_drawn_into_a_picture(capsys, tmp_path, sizes):
+    path = tmp_path / "figures.png"
+    against = ["--against", "socket", "--plot", str(path)]
+    assert bench.run(parsed("send", "--lat", "--bw", "--sizes", sizes, *against, *TINY)) == 0
+    assert "send latency 64 B median" in capsys.readouterr().out
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_of_no_known_kind_is_refused(capsys, tmp_path):
+    path = tmp_path / "figures.txt"
+    assert bench.run(parsed("write", "--bw", "--plot", str(path), *TINY)) == 1
+    assert f"--plot {path}: " in capsys.readouterr().err
+
+
+def test_a_picture_without_matplotlib_is_refused_before_the_first_run(capsys, monkeypatch):
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    assert bench.run(parsed("write", "--plot", "figures.png", "--iterations", "1000000000")) == 1
+    assert "pip install 'ndverbs[plot]'" in capsys.readouterr().err
+
+
+def test_ratios_say_how_many_times_as_fast_we_are():
+    faster = rival_row("latency", [1.0, 2.0, 2.0], [2.0, 4.0, 5.0], "us", "", target=1.5)
+    slower = rival_row("rate", [10.0, 10.0], [20.0, 20.0], "1/s", "", target=1.0)
+
+    assert (faster.ratio, faster.value, faster.spread) == (2.0, 4.0, 0.25)
+    assert faster.is_reached is True
+    assert (slower.ratio, slower.is_reached) == (0.5, False)
+
+
+def test_a_target_without_a_ratio_bounds_the_value():
+    assert own_row("time", [0.3], "us", "", target=0.4).is_reached is True
+    assert own_row("memory", [9.0], "KiB", "", target=8.0).is_reached is False
+    assert own_row("rate", [9.0], "1/s", "", target=8.0).is_reached is True
+    assert Row("none", 1.0, "us").is_reached is None
 
 
 @pytest.mark.parametrize("operation", ["write", "read"])

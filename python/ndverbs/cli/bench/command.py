@@ -11,13 +11,19 @@ from ndverbs.errors import RdmaError
 
 RIVALS = ("iperf3", "ucx", "fi_pingpong", "socket", "perftest")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_OPERATIONS = ("write", "read", "send", "fetch_add", "stream", "connect", "register")
 _EPILOG = """\
-Sizes take K, M and G (powers of 1024); GB/s is 10^9 bytes per second. Latency of write and send is
-half of a round trip, of read the whole. Figures are medians over --runs; "spread" is (highest -
-lowest) / median. A row of --against is the tool's figure; its ratio is ours / theirs: above 1 is
-good for bandwidth and rate, below 1 for latency, where means are compared, because means are what
-tools print. Bandwidth ends when the peer has answered a Send behind the last byte. stream:
-sockets over the adapter, --bw and --lat (whole round trips), against iperf3 and socket.
+Sizes take K, M and G (powers of 1024); GB/s is 10^9 bytes per second, s/GB the processor time that
+both ends took for 10^9 bytes. Latency of write and send is half of a round trip, of read and
+fetch_add the whole. Figures are medians over --runs; "spread" is (highest - lowest) / median.
+"over" is what carried the bytes (connector.transport). A row of --against is the tool's figure; its
+ratio says how many times as fast we are, so above 1 is good, and the spread is the ratio's. Of
+latencies means are compared, because means are what tools print. Bandwidth ends when the peer has
+answered a Send behind the last byte.
+
+stream: sockets over the adapter, --bw and --lat (whole round trips), against iperf3 and socket.
+connect: connections made and ended, one after the other. register: registration and revocation of
+memory, with the fast calls on a queue pair where the adapter has them for so many pages.
 """
 
 
@@ -46,16 +52,16 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "bench",
-        help="time writes, reads and sends",
+        help="time writes, reads, sends, streams, connections and registrations",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, is_report=False)
     argument = parser.add_argument
-    argument("operation", choices=("write", "read", "send", "stream"), help="what to time")
-    argument("--lat", action="store_true", help="latency: median, 99th percentile, lowest, mean")
-    argument("--bw", action="store_true", help="bandwidth in GB/s")
+    argument("operation", choices=_OPERATIONS, help="what to time")
+    argument("--lat", action="store_true", help="latency: percentiles, lowest, mean")
+    argument("--bw", action="store_true", help="bandwidth in GB/s, and processor time")
     argument("--rate", action="store_true", help="requests per second; without a choice, all three")
     argument(
         "--sizes",
@@ -64,6 +70,13 @@ def add(commands: Commands) -> None:
         help="default: 8 for latency and rate, 1M for bandwidth",
     )
     argument("--depth", type=positive, help="requests in flight (bandwidth 16, rate 64)")
+    argument(
+        "--queue-pairs",
+        type=positive,
+        metavar="N",
+        default=1,
+        help="that many connections at once, each with --depth requests in flight (1)",
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--iterations", type=positive, metavar="N", help="operations a run")
     length.add_argument(
@@ -76,6 +89,11 @@ def add(commands: Commands) -> None:
         help="CRC32C on every frame, or none (default: between hosts)",
     )
     argument("--wait", action="store_true", help="sleep for completions instead of polling")
+    argument(
+        "--visible",
+        action="store_true",
+        help="with --rate or --lat: every request has a completion, not one of some",
+    )
     argument(
         "--python", action="store_true", help="loops in Python; --rate also shows CPU per request"
     )
@@ -93,6 +111,11 @@ def add(commands: Commands) -> None:
     )
     add_adapter(parser)
     argument(
+        "--plot",
+        metavar="FILE.png",
+        help="draw the rows there, with lines over --sizes (needs matplotlib)",
+    )
+    argument(
         "--json", metavar="FILE", help="write the rows there; - is standard output, and no table"
     )
 
@@ -100,7 +123,7 @@ def add(commands: Commands) -> None:
 def run(given: argparse.Namespace) -> int:
     """Run the command; the exit code says whether every figure was taken."""
     from ndverbs.cli.bench import report
-    from ndverbs.cli.bench.loops import BenchError
+    from ndverbs.cli.bench.channel import BenchError
 
     try:
         return report.run(given)

@@ -7,8 +7,9 @@ They agree over a socket pair, one JSON object a line, and a run has these steps
     {"offer": ...}    where to connect, and the memory to aim at
     {"target": ...}   the other direction
     {"ready": true}   receives are posted
-    the connection and the timed loops
-    {"over": true}    from both: no end closes before the other has finished
+    the connections and the timed loops
+    {"over": ...}     from both: no end closes before the other has finished; the peer's has the
+                      processor time that its loop took
 
 An end that fails says {"error": "..."}. The peer ends when the channel does, so it cannot outlive
 the command.
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import mmap
 import signal
 import socket
@@ -33,15 +33,14 @@ from ndverbs._native import (
     Access,
     Adapter,
     CompletionQueue,
-    Connector,
     Listener,
     MemoryRegion,
     ProtectionDomain,
     QueuePair,
     _BenchSession,
 )
-from ndverbs.cli.bench import loops
-from ndverbs.cli.bench.loops import BenchError
+from ndverbs.cli.bench import control, loops
+from ndverbs.cli.bench.channel import BenchError, Channel
 from ndverbs.cli.bench.runs import Run
 from ndverbs.errors import RdmaError
 
@@ -50,47 +49,8 @@ _SETUP_TIMEOUT_S = 30.0
 _END_TIMEOUT_S = 5.0
 
 
-class Channel:
-    """JSON lines over a socket."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-        self._lines = connection.makefile("rb")
-
-    def send(self, **message: object) -> None:
-        """Send one message."""
-        self._socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self) -> dict[str, Any] | None:
-        """Return the next message; None at the end."""
-        line = self._lines.readline()
-        return json.loads(line) if line.endswith(b"\n") else None
-
-    def expect(self, key: str) -> Any:
-        """Return `key` of the next message.
-
-        Raises
-        ------
-        BenchError
-            The other end failed and says so.
-        EOFError
-            The other end is gone.
-        """
-        message = self.receive()
-        if message is None:
-            raise EOFError("the control channel has ended")
-        if "error" in message:
-            raise BenchError(f"the peer failed: {message['error']}")
-        return message[key]
-
-    def close(self) -> None:
-        """Close; the other end reads the end."""
-        self._lines.close()
-        self._socket.close()
-
-
 class _Session(Protocol):
-    def run(self) -> dict[str, float]: ...
+    def run(self) -> dict[str, Any]: ...
 
 
 class _Side(Closing):
@@ -99,6 +59,7 @@ class _Side(Closing):
     def __init__(self, adapter: Adapter, run: Run, *, is_initiator: bool) -> None:
         self._run = run
         self._is_initiator = is_initiator
+        self._adapter = adapter
         self._closing = contextlib.ExitStack()
         try:
             self._make(adapter)
@@ -110,28 +71,35 @@ class _Side(Closing):
         enter = self._closing.enter_context
         plan = self._run.plan(is_initiator=self._is_initiator)
         limits = plan.limits
-        pd = enter(adapter.create_pd())
+        self._pd: ProtectionDomain = enter(adapter.create_pd())
         depth = limits["receive_queue_depth"] + limits["initiator_queue_depth"]
-        self.cq: CompletionQueue = enter(adapter.create_cq(depth))
+        self.cq: CompletionQueue = enter(adapter.create_cq(depth * self._run.queue_pairs))
         rights = Access.LOCAL_WRITE | Access.REMOTE_READ | Access.REMOTE_WRITE
-        self.source = enter(_registered(pd, self._run.size, Access.LOCAL_WRITE))
-        self.target = enter(_registered(pd, self._run.size, rights))
-        self.qp: QueuePair = enter(pd.create_qp(self.cq, self.cq, **limits))
+        if self._run.operation == "fetch_add":
+            rights |= Access.REMOTE_ATOMIC
+        self.source = enter(_registered(self._pd, self._run.size, Access.LOCAL_WRITE))
+        self.target = enter(_registered(self._pd, self._run.size, rights))
+        self.qps: list[QueuePair] = [
+            enter(self._pd.create_qp(self.cq, self.cq, **limits))
+            for _ in range(self._run.queue_pairs)
+        ]
         self._plan = plan
 
     def session(self, remote: tuple[int, int]) -> _Session:
         """Return what runs this end, with its first receives posted."""
-        if self._run.python and (self._is_initiator or self._run.is_latency):
+        qp, *more = self.qps
+        run = self._run
+        if run.operation == "register":
+            if not self._is_initiator:
+                return control.Idle()
+            return control.Registrations(self._adapter, self._pd, qp, self.cq, run)
+        if run.python and (self._is_initiator or run.is_latency):
             return loops.Session(
-                self.qp,
-                self.cq,
-                self.source,
-                self.target,
-                remote,
-                self._run,
-                is_initiator=self._is_initiator,
+                qp, self.cq, self.source, self.target, remote, run, is_initiator=self._is_initiator
             )
-        return _BenchSession(self.qp, self.source, self.target, remote=remote, plan=self._plan)
+        return _BenchSession(
+            qp, self.source, self.target, remote=remote, plan=self._plan, more=more
+        )
 
     def close(self) -> None:
         self._closing.close()
@@ -183,8 +151,8 @@ class Peer(Closing):
         return f"the peer process ended with exit code {code}"
 
 
-def measure(adapter: Adapter, peer: Peer, run: Run) -> dict[str, float]:
-    """Run once against the peer and return what was measured, in seconds.
+def measure(adapter: Adapter, peer: Peer, run: Run) -> dict[str, Any]:
+    """Run once against the peer and return what was measured, in seconds, and over what.
 
     Raises
     ------
@@ -200,7 +168,10 @@ def measure(adapter: Adapter, peer: Peer, run: Run) -> dict[str, float]:
         raise BenchError(str(failure)) from failure
 
 
-def _initiate(adapter: Adapter, channel: Channel, run: Run) -> dict[str, float]:
+def _initiate(adapter: Adapter, channel: Channel, run: Run) -> dict[str, Any]:
+    if run.operation == "connect":
+        channel.send(run=dataclasses.asdict(run))
+        return control.connect(adapter, channel, run)
     # In the order of other tools: a driver gives processors to queue pairs as they come.
     with _Side(adapter, run, is_initiator=True) as side:
         channel.send(run=dataclasses.asdict(run))
@@ -209,15 +180,18 @@ def _initiate(adapter: Adapter, channel: Channel, run: Run) -> dict[str, float]:
         channel.send(target=[remote.address, remote.remote_token])
         session = side.session((offer["target"][0], offer["target"][1]))
         channel.expect("ready")
-        with adapter.create_connector() as connector:
-            connector.connect(
-                side.qp, None, (offer["host"], offer["port"]), timeout=_SETUP_TIMEOUT_S, crc=run.crc
-            )
-            connector.complete_connect(timeout=_SETUP_TIMEOUT_S)
+        with contextlib.ExitStack() as closing:
+            for qp in side.qps:
+                connector = closing.enter_context(adapter.create_connector())
+                connector.connect(
+                    qp, None, (offer["host"], offer["port"]), timeout=_SETUP_TIMEOUT_S, crc=run.crc
+                )
+                connector.complete_connect(timeout=_SETUP_TIMEOUT_S)
+            transport = connector.transport
             result = session.run()
             channel.send(over=True)
-            channel.expect("over")
-            return result
+            peer_cpu = channel.expect("over")
+            return result | {"peer_cpu": peer_cpu, "transport": transport}
 
 
 def _respond(adapter: Adapter, channel: Channel, run: Run) -> None:
@@ -225,6 +199,9 @@ def _respond(adapter: Adapter, channel: Channel, run: Run) -> None:
     if not addresses:
         raise BenchError(f"no network interface of {adapter.info.name} has an address")
     host = addresses[0]
+    if run.operation == "connect":
+        control.accept(adapter, channel, run, host)
+        return
     with contextlib.ExitStack() as closing:
         side = closing.enter_context(_Side(adapter, run, is_initiator=False))
         listener: Listener = closing.enter_context(adapter.create_listener())
@@ -235,13 +212,12 @@ def _respond(adapter: Adapter, channel: Channel, run: Run) -> None:
         remote = channel.expect("target")
         session = side.session((remote[0], remote[1]))
         channel.send(ready=True)
-        connector: Connector = closing.enter_context(
-            listener.get_connector(timeout=_SETUP_TIMEOUT_S)
-        )
-        connector.accept(side.qp, timeout=_SETUP_TIMEOUT_S, crc=run.crc)
-        session.run()
+        for qp in side.qps:
+            connector = closing.enter_context(listener.get_connector(timeout=_SETUP_TIMEOUT_S))
+            connector.accept(qp, timeout=_SETUP_TIMEOUT_S, crc=run.crc)
+        result = session.run()
         channel.expect("over")
-        channel.send(over=True)
+        channel.send(over=result.get("cpu", 0.0))
 
 
 def serve(channel: Channel) -> None:

@@ -8,6 +8,7 @@ and the responder of a stream of Sends returns such a Send as a credit for every
 
 from __future__ import annotations
 
+import functools
 import resource
 import time
 from collections.abc import Callable
@@ -23,15 +24,12 @@ from ndverbs._native import (
     request_dtype,
     result_dtype,
 )
-from ndverbs.cli.bench.runs import Run
+from ndverbs.cli.bench.channel import BenchError
+from ndverbs.cli.bench.runs import Run, percentiles
 
 _STALL_LIMIT_S = 10.0
 _MOST_SAMPLES = 1_000_000
 _FEW_RECEIVES = 16
-
-
-class BenchError(Exception):
-    """A benchmark could not be run or did not come to its end."""
 
 
 class Session:
@@ -87,6 +85,8 @@ class Session:
             self._qp.write(self._source, self._remote)
         elif self._run.operation == "read":
             self._qp.read(self._target, self._remote)
+        elif self._run.operation == "fetch_add":
+            self._qp.fetch_add(self._target, self._remote, 1)
         else:
             self._qp.send(self._source)
 
@@ -120,7 +120,7 @@ class Session:
         if self._qp.state == "error":
             raise BenchError("the peer ended the connection")
         # The target of Reads sees nothing of them; the other end notices a stall.
-        is_target = not self._is_initiator and self._run.operation == "read"
+        is_target = not self._is_initiator and self._run.is_fetch
         if not is_target and time.monotonic() - self._moved_at > _STALL_LIMIT_S:
             raise BenchError(f"nothing moved for {_STALL_LIMIT_S:.0f} s")
 
@@ -130,24 +130,26 @@ class Session:
         pairs = self._run.measure == "rate" and self._run.operation != "send"
         markers = self._markers
         before = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = time.process_time()
         begin = time.perf_counter()
         if self._run.many:
             sent = self._batches(count, until)
         else:
             sent = self._pairs(count, until) if pairs else self._stream(count, until)
-        while self._run.operation == "read" and self._done < self._posted:
+        while self._run.is_fetch and self._done < self._posted:
             self._collect()
-        reads_end = time.perf_counter()
+        fetches_end = time.perf_counter()
         after = resource.getrusage(resource.RUSAGE_SELF)
         self._send_marker()
         is_send = self._run.operation == "send"
         credits = sent // max(1, self._run.depth // 2) if is_send else 0
         while self._markers < markers + credits + 1:
             self._collect()
-        end = reads_end if self._run.operation == "read" else time.perf_counter()
+        end = fetches_end if self._run.is_fetch else time.perf_counter()
         return {
             "operations": sent,
             "elapsed": end - begin,
+            "cpu": time.process_time() - cpu,
             "user": after.ru_utime - before.ru_utime,
             "system": after.ru_stime - before.ru_stime,
         }
@@ -176,8 +178,10 @@ class Session:
         post: Callable[..., None]
         if self._run.operation == "write":
             post, segment = self._qp.write, self._source
-        else:
+        elif self._run.operation == "read":
             post, segment = self._qp.read, self._target
+        else:
+            post, segment = functools.partial(self._qp.fetch_add, value=1), self._target
         poll = self._cq.poll
         remote = self._remote
         depth = self._run.depth
@@ -263,15 +267,7 @@ class Session:
         self._send_marker()
         while self._markers == 0:
             self._collect()
-        samples.sort()
-        count = len(samples)
-        return {
-            "operations": count,
-            "elapsed": before - begin,
-            "median": samples[count // 2],
-            "p99": samples[count - 1 - count // 100],
-            "minimum": samples[0],
-        }
+        return {"operations": len(samples), "elapsed": before - begin, **percentiles(samples)}
 
     def _send_round_trip(self, _: int) -> None:
         received = self._received
@@ -283,6 +279,8 @@ class Session:
         self._post()
         while self._done < self._posted:
             self._collect()
+
+    _fetch_add_round_trip = _read_round_trip
 
     def _write_round_trip(self, index: int) -> None:
         # The last byte counts 1 to 255, so it differs from what it was before.

@@ -1,37 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``ndverbs bench`` times and prints: writes, reads and sends between two processes.
+"""What ``ndverbs bench`` times and prints: what a queue pair does, between two processes.
 
 The loops are C++ (src/bench), or with ``--python`` the same in Python. ``--against`` runs other
-tools in turn with ours and prints ratios of medians.
+tools in turn with ours and prints ratios.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
-import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ndverbs._native import Adapter
 from ndverbs.cli.bench import rivals as bench_rivals
+from ndverbs.cli.bench.channel import BenchError
 from ndverbs.cli.bench.ends import Peer, measure
-from ndverbs.cli.bench.loops import BenchError
-from ndverbs.cli.bench.runs import Measure, Operation, Row, Run
+from ndverbs.cli.bench.rows import Row, format_table, own_row, rival_row
+from ndverbs.cli.bench.runs import Measure, Operation, Run
 
 _DEFAULT_SIZES: dict[Measure, int] = {"latency": 8, "bandwidth": 1 << 20, "rate": 8}
+_REGISTER_SIZES = (4096, 1 << 20)
 _MANY_DEPTH = 1024
 _DEFAULT_DEPTHS: dict[Measure, int] = {"latency": 1, "bandwidth": 16, "rate": 64}
 # Calls that one measurement of user CPU is spread over; the kernel counts it in ticks.
 _PYTHON_PAIRS = 100_000
+_PERCENTILES = {"median": "median", "p99": "p99", "p999": "p99.9", "minimum": "min", "mean": "mean"}
 
 
 def run(args: argparse.Namespace) -> int:
     """Take the figures and print them; returns the exit code."""
+    if args.plot:
+        from ndverbs.cli.bench import plot
+
+        plot.check()
     lacking = [text for name in args.against if (text := bench_rivals.missing(name))]
     for text in lacking:
         print(f"ndverbs bench: not compared with {text}", file=sys.stderr)
@@ -51,10 +57,13 @@ def run(args: argparse.Namespace) -> int:
             for run in runs:
                 rows += _rows(adapter, peer, run, args.runs, rivals)
     report = {
-        "rows": [dataclasses.asdict(row) for row in rows],
+        "rows": [row.as_json() for row in rows],
+        "transports": {row.name: row.transport for row in rows if row.transport},
         "machine": machine,
         "missing": lacking,
     }
+    if args.plot:
+        plot.save(args.plot, rows, machine)
     if args.json == "-":
         print(json.dumps(report, indent=1))
         return 0
@@ -65,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _runs(args: argparse.Namespace) -> Iterator[Run]:
+    operation: Operation = args.operation
     measures: list[Measure] = []
     if args.lat:
         measures.append("latency")
@@ -72,10 +82,17 @@ def _runs(args: argparse.Namespace) -> Iterator[Run]:
         measures.append("bandwidth")
     if args.rate:
         measures.append("rate")
-    operation: Operation = args.operation
+    if operation in ("connect", "register"):
+        measures = ["latency"]
+    elif operation == "fetch_add":
+        measures = measures or ["latency", "rate"]
+    sizes = args.sizes
+    if operation == "register":
+        sizes = sizes or _REGISTER_SIZES
     for kind in measures or ("latency", "bandwidth", "rate"):
-        for size in args.sizes or [_DEFAULT_SIZES[kind]]:
-            is_many = args.many and args.python and kind == "rate" and operation != "send"
+        for size in sizes or [_DEFAULT_SIZES[kind]]:
+            is_batched = operation in ("write", "read")
+            is_many = args.many and args.python and kind == "rate" and is_batched
             is_pairs = args.python and kind == "rate" and not is_many
             default_depth = _MANY_DEPTH if is_many else _DEFAULT_DEPTHS[kind]
             iterations = args.iterations or (_PYTHON_PAIRS if is_pairs else 0)
@@ -86,6 +103,8 @@ def _runs(args: argparse.Namespace) -> Iterator[Run]:
                 depth=1 if kind == "latency" else args.depth or default_depth,
                 iterations=iterations,
                 seconds=args.seconds,
+                queue_pairs=args.queue_pairs,
+                visible=args.visible,
                 sleeps=args.wait,
                 crc=args.crc,
                 python=args.python,
@@ -96,17 +115,35 @@ def _runs(args: argparse.Namespace) -> Iterator[Run]:
 
 def _check(adapter: Adapter, run: Run) -> None:
     """Refuse before the first run what a later one could not do."""
-    if run.size > adapter.info.max_transfer_length:
+    info = adapter.info
+    if run.size > info.max_transfer_length and run.moves_data:
         raise BenchError(
-            f"size {run.size} exceeds {adapter.info.name}'s max_transfer_length, "
-            f"{adapter.info.max_transfer_length}"
+            f"size {run.size} exceeds {info.name}'s max_transfer_length, {info.max_transfer_length}"
         )
     limits = run.plan(is_initiator=True).limits
-    most = adapter.info.max_initiator_queue_depth
+    most = info.max_initiator_queue_depth
     if limits["initiator_queue_depth"] > most or limits["receive_queue_depth"] > (
-        adapter.info.max_receive_queue_depth
+        info.max_receive_queue_depth
     ):
-        raise BenchError(f"depth {run.depth} is too much for {adapter.info.name}'s queues ({most})")
+        raise BenchError(f"depth {run.depth} is too much for {info.name}'s queues ({most})")
+    if run.operation == "fetch_add":
+        if "atomics" not in info.extensions:
+            raise BenchError(f"{info.name} has no atomics, which fetch_add is one of")
+        if run.size != 8 or run.measure == "bandwidth":
+            raise BenchError(
+                f"fetch_add works on 8 bytes, not {run.size}: leave --sizes and --bw out"
+            )
+    if run.queue_pairs > 1 and (run.python or not run.moves_data):
+        raise BenchError(
+            f"--queue-pairs {run.queue_pairs} is for write, read, send and fetch_add "
+            "without --python"
+        )
+    depth = run.queue_pairs * (limits["initiator_queue_depth"] + limits["receive_queue_depth"])
+    if depth > info.max_cq_depth:
+        raise BenchError(
+            f"--queue-pairs {run.queue_pairs} needs a completion queue of {depth} entries; "
+            f"{info.name} has {info.max_cq_depth}: give less of them, or a smaller --depth"
+        )
     if run.operation == "write" and run.is_latency and run.sleeps:
         raise BenchError(
             "a Write raises no completion at its target, which cannot sleep for it: "
@@ -119,65 +156,69 @@ def _rows(
 ) -> Iterator[Row]:
     """Run ours and the rivals in turn and yield the rows of their medians."""
     compared = [name for name in rivals if bench_rivals.can_measure(name, run)]
-    ours: list[dict[str, float]] = []
+    ours: list[dict[str, tuple[float, str]]] = []
     theirs: dict[str, list[bench_rivals.Figure]] = {name: [] for name in compared}
+    transport = None
     for _ in range(count):
-        ours.append(_figures(run, measure(adapter, peer, run)))
+        result = measure(adapter, peer, run)
+        transport = result["transport"]
+        ours.append(figures(run, result))
         for name in compared:
             theirs[name].append(bench_rivals.measure(name, run))
-    title = f"{run.operation} {run.measure} {run.size} B"
-    title += " CRC" * bool(run.crc) + " Python" * run.python
-    title += " many" * run.many + " wait" * run.sleeps
     command = command_of(run)
-    for label, unit in _labels(run, ours[0]):
-        values = [figures[label] for figures in ours]
-        name = f"{title} {label}".rstrip()
-        yield Row(name, statistics.median(values), unit, None, None, _spread(values), command)
-    unit = "us" if run.is_latency else _unit(run)
-    for name, figures in theirs.items():
-        values = [figure.value * (1e6 if run.is_latency else 1) for figure in figures]
-        label = bench_rivals.latency_label(name) if run.is_latency else ""
-        # The ratio is that of the pairs: each was taken on the machine as it was at that moment.
-        yield Row(
-            f"{title} {label}".rstrip() + f" / {name}",
-            statistics.median(values),
-            unit,
-            statistics.median(
-                each[label] / value for each, value in zip(ours, values, strict=True)
-            ),
-            _target(name, run),
-            _spread(values),
-            figures[0].command,
+    for name, (_, unit) in ours[0].items():
+        yield own_row(name, [each[name][0] for each in ours], unit, command, transport=transport)
+    for rival, taken in theirs.items():
+        name = title_of(run)
+        name += f" {bench_rivals.latency_label(rival)}" * run.is_latency
+        yield rival_row(
+            f"{name} / {rival}",
+            [each[name][0] for each in ours],
+            [figure.value * (1e6 if run.is_latency else 1) for figure in taken],
+            ours[0][name][1],
+            taken[0].command,
+            target=_target(rival, run),
         )
 
 
-def _figures(run: Run, result: dict[str, float]) -> dict[str, float]:
-    """Return the figures of one run by label; the main one has none."""
+def title_of(run: Run) -> str:
+    """Return the name of a run's figures, without what they say of it."""
+    title = f"{run.operation} {run.measure} {run.size} B"
+    title += f" {run.queue_pairs} queue pairs" * (run.queue_pairs > 1)
+    title += " CRC" * bool(run.crc) + " Python" * run.python + " many" * run.many
+    return title + " visible" * run.visible + " wait" * run.sleeps
+
+
+def figures(run: Run, result: dict[str, Any]) -> dict[str, tuple[float, str]]:
+    """Return the figures of one run with their units by name; the main one has the run's own."""
+    if not run.moves_data:
+        size = f" {run.size} B" * (run.operation == "register")
+        found = {
+            f"{call}{size} {label}": (result[call][key] * 1e6, "us")
+            for call in result
+            if isinstance(result[call], dict)
+            for key, label in _PERCENTILES.items()
+        }
+        if run.operation == "connect":
+            found["connect rate"] = (result["operations"] / result["elapsed"], "1/s")
+        return found
+    title = title_of(run)
     operations, elapsed = result["operations"], result["elapsed"]
     if run.is_latency:
-        one_way = 1e6 if run.operation == "read" else 0.5e6
+        one_way = 1e6 if run.is_fetch else 0.5e6
+        result = {**result, "mean": elapsed / operations}
         return {
-            "median": result["median"] * one_way,
-            "p99": result["p99"] * one_way,
-            "min": result["minimum"] * one_way,
-            "mean": elapsed / operations * one_way,
+            f"{title} {label}": (result[key] * one_way, "us") for key, label in _PERCENTILES.items()
         }
     if run.measure == "bandwidth":
-        return {"": operations * run.size / elapsed / 1e9}
-    figures = {"": operations / elapsed}
-    if run.python:
-        figures["user CPU per request and poll"] = result["user"] / operations * 1e6
-        figures["system CPU per request and poll"] = result["system"] / operations * 1e6
-    return figures
-
-
-def _labels(run: Run, figures: dict[str, float]) -> Iterator[tuple[str, str]]:
-    for label in figures:
-        yield label, "us" if run.is_latency or label else _unit(run)
-
-
-def _unit(run: Run) -> str:
-    return "GB/s" if run.measure == "bandwidth" else "1/s"
+        gigabytes = operations * run.size / 1e9
+        cpu = (result["cpu"] + result["peer_cpu"]) / gigabytes
+        return {title: (gigabytes / elapsed, "GB/s"), f"{title} CPU of both ends": (cpu, "s/GB")}
+    found = {title: (operations / elapsed, "1/s")}
+    for kind in ("user", "system") if run.python else ():
+        name = f"{title} {kind} CPU per request and poll"
+        found[name] = (result[kind] / operations * 1e6, "us")
+    return found
 
 
 def _target(name: str, run: Run) -> float | None:
@@ -190,21 +231,22 @@ def _target(name: str, run: Run) -> float | None:
     return 1.0 if is_promised else None
 
 
-def _spread(values: Sequence[float]) -> float | None:
-    median = statistics.median(values)
-    return (max(values) - min(values)) / median if len(values) > 1 and median else None
-
-
 def command_of(run: Run) -> str:
     """Return the command line that takes this figure alone."""
+    parts = ["ndverbs bench", run.operation]
     option = {"latency": "--lat", "bandwidth": "--bw", "rate": "--rate"}[run.measure]
-    parts = ["ndverbs bench", run.operation, option, f"--sizes {run.size}"]
+    if run.moves_data:
+        parts.append(option)
+    if run.moves_data or run.operation == "register":
+        parts.append(f"--sizes {run.size}")
     if not run.is_latency:
         parts.append(f"--depth {run.depth}")
     length = f"--iterations {run.iterations}" if run.iterations else f"--seconds {run.seconds:g}"
     parts.append(length)
+    parts += [f"--queue-pairs {run.queue_pairs}"] * (run.queue_pairs > 1)
     parts += ["--crc"] * bool(run.crc) + ["--no-crc"] * (run.crc is False)
-    parts += ["--wait"] * run.sleeps + ["--python"] * run.python + ["--many"] * run.many
+    parts += ["--wait"] * run.sleeps + ["--visible"] * run.visible
+    parts += ["--python"] * run.python + ["--many"] * run.many
     if run.adapter:
         parts.append(f"--adapter {run.adapter}")
     return " ".join(parts)
@@ -242,32 +284,3 @@ def _first_match(path: str, key: str) -> str | None:
     except OSError:
         return None
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
-
-
-def format_table(rows: Sequence[Row]) -> str:
-    """Return the rows as aligned text, command lines below."""
-    head = ("", "value", "unit", "ratio", "target", "spread")
-    cells = [head]
-    for row in rows:
-        target = "" if row.target is None else ("<= " if row.unit == "us" else ">= ")
-        target += "" if row.target is None else f"{row.target:.1f}"
-        cells.append(
-            (
-                row.name,
-                f"{row.value:.0f}" if row.value >= 1000 else f"{row.value:.3f}",
-                row.unit,
-                "" if row.ratio is None else f"{row.ratio:.2f}",
-                target,
-                "" if row.spread is None else f"{row.spread:.0%}",
-            )
-        )
-    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
-    lines = []
-    for line in cells:
-        first, *rest = (
-            text.ljust(width) if i in (0, 2) else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        )
-        lines.append("  ".join((first, *rest)).rstrip())
-    commands = dict.fromkeys(row.command for row in rows)
-    return "\n".join([*lines, "", *(f"$ {command}" for command in commands)])

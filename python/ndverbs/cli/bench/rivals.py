@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ndverbs._native import AdapterInfo, adapters
-from ndverbs.cli.bench.loops import BenchError
+from ndverbs.cli.bench.channel import BenchError
 from ndverbs.cli.bench.runs import Run
 
 _PROGRAMS = {
@@ -62,6 +62,8 @@ def missing(name: str) -> str | None:
 
 def can_measure(name: str, run: Run) -> bool:
     """Return whether a tool has a figure that compares with the run."""
+    if run.operation not in ("write", "read", "send"):
+        return False
     if name == "perftest":
         return _device_of(run) is not None
     if name == "iperf3":

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import socket
-import statistics
 import struct
 import subprocess
 import sys
@@ -21,12 +20,14 @@ from typing import Literal, TypeAlias
 
 from ndverbs._native import Stream
 from ndverbs._sharing import adapter_for
-from ndverbs.cli.bench.loops import BenchError
+from ndverbs.cli.bench.channel import BenchError
 from ndverbs.cli.bench.rivals import iperf3
-from ndverbs.cli.bench.runs import Row
+from ndverbs.cli.bench.rows import Row, own_row, rival_row
+from ndverbs.cli.bench.runs import percentiles
 from ndverbs.socket import Socket
 
 _HEADER = struct.Struct("=BBQQ")  # latency?, in Python?, size, total or count
+_CPU = struct.Struct("=d")  # seconds of the end that answers
 _SINK_SIZE = 128 * 1024
 _WARM_UP = 200
 
@@ -86,14 +87,23 @@ def _echo(sock: AnySocket, size: int, count: int) -> None:
 def _initiate(
     sock: AnySocket, is_native: bool, is_latency: bool, size: int, amount: int
 ) -> list[float]:
-    """Run one measurement over a fresh connection: seconds, of each round trip or of all."""
+    """Run one measurement over a fresh connection.
+
+    Returns
+    -------
+    list of float
+        Seconds of each round trip; or those of the transfer, and processor time of both ends.
+    """
     sock.sendall(_HEADER.pack(is_latency, not is_native, size, amount))
     _read(sock, 1)
     stream = _stream_of(sock) if is_native else None
     if is_latency:
         samples = stream._bench_ping(size, amount) if stream else _ping(sock, size, amount)
         return samples[min(_WARM_UP, amount // 2) :]
-    return [stream._bench_source(size, amount) if stream else _source(sock, size, amount)]
+    cpu = time.process_time()
+    elapsed = stream._bench_source(size, amount) if stream else _source(sock, size, amount)
+    cpu = time.process_time() - cpu
+    return [elapsed, cpu + _CPU.unpack(_read(sock, _CPU.size))[0]]
 
 
 def _serve(sock: AnySocket) -> None:
@@ -103,7 +113,9 @@ def _serve(sock: AnySocket) -> None:
     if is_latency:
         stream._bench_echo(size, amount) if stream else _echo(sock, size, amount)
     else:
+        cpu = time.process_time()
         stream._bench_sink(amount) if stream else _sink(sock, amount)
+        sock.sendall(_CPU.pack(time.process_time() - cpu))
     sock.recv(1)  # the other end closes first
 
 
@@ -136,15 +148,19 @@ def _peer(kind: Kind, adapter: str | None) -> Iterator[tuple[str, int]]:
             process.terminate()
 
 
-def _figure(kind: Kind, address: tuple[str, int], run: _Run) -> float:
-    """Return GB/s, or the median round trip in microseconds."""
+def _figures(kind: Kind, address: tuple[str, int], run: _Run) -> dict[str, float]:
+    """Return GB/s and processor time, or microseconds of a round trip, by what the row says."""
     with _make(kind, run.adapter) as sock:
         sock.connect(address)
         _prepare(sock)
         outcome = _initiate(sock, kind == "native", run.is_latency, run.size, run.amount)
     if run.is_latency:
-        return statistics.median(outcome) * 1e6
-    return run.amount / outcome[0] / 1e9
+        found = percentiles(outcome)
+        labels = {"median": "median", "p99": "p99", "p999": "p99.9"}
+        return {label: found[key] * 1e6 for key, label in labels.items()}
+    elapsed, cpu = outcome
+    gigabytes = run.amount / 1e9
+    return {"": gigabytes / elapsed, "CPU of both ends": cpu / gigabytes}
 
 
 class _Run:
@@ -171,42 +187,51 @@ def rows(args: argparse.Namespace) -> list[Row]:
         address = stack.enter_context(_peer(ours, args.adapter))
         rival = stack.enter_context(_peer("socket", None)) if "socket" in args.against else None
         for run in runs:
-            values: dict[str, list[float]] = {"": []}
+            mine: list[dict[str, float]] = []
+            theirs: dict[str, list[float]] = {}
+            main = "median" if run.is_latency else ""
             for _ in range(args.runs):
-                values[""].append(_figure(ours, address, run))
+                mine.append(_figures(ours, address, run))
                 if rival is not None:
-                    values.setdefault("socket", []).append(_figure("socket", rival, run))
+                    theirs.setdefault("socket", []).append(_figures("socket", rival, run)[main])
                 if "iperf3" in args.against and not run.is_latency:
-                    values.setdefault("iperf3", []).append(iperf3(1, run.size).value)
-            found += _rows_of(args, run, values, ours)
+                    theirs.setdefault("iperf3", []).append(iperf3(1, run.size).value)
+            found += _rows_of(args, run, mine, theirs, ours)
     return found
 
 
 def _rows_of(
-    args: argparse.Namespace, run: _Run, values: dict[str, list[float]], ours: Kind
+    args: argparse.Namespace,
+    run: _Run,
+    mine: list[dict[str, float]],
+    theirs: dict[str, list[float]],
+    ours: Kind,
 ) -> Iterator[Row]:
     title = f"stream {'round trip' if run.is_latency else 'bandwidth'} {run.size} B"
     title += " Python" * (ours == "Python")
     command = f"ndverbs bench stream {'--lat' if run.is_latency else '--bw'} --sizes {run.size}"
     command += " --python" * (ours == "Python")
     command += f" --adapter {args.adapter}" if args.adapter else ""
-    for name, figures in values.items():
-        median = statistics.median(figures)
-        pairs = zip(values[""], figures, strict=True)
-        ratio = statistics.median(mine / theirs for mine, theirs in pairs) if name else None
+    unit = "us" if run.is_latency else "GB/s"
+    for label in mine[0]:
+        values = [each[label] for each in mine]
+        yield own_row(
+            f"{title} {label}".rstrip(), values, "s/GB" if "CPU" in label else unit, command
+        )
+    main = next(iter(mine[0]))
+    for name, figures in theirs.items():
         target = None
         if name == "iperf3" and ours == "native" and run.size == 65536:
             target = 0.9
         elif name == "socket" and ours == "Python":
             target = 1.0
-        yield Row(
-            f"{title} / {name}" if name else title,
-            median,
-            "us" if run.is_latency else "GB/s",
-            ratio,
-            target,
-            (max(figures) - min(figures)) / median if len(figures) > 1 else None,
-            f"{command} --against {name}" if name else command,
+        yield rival_row(
+            f"{title} {main}".rstrip() + f" / {name}",
+            [each[main] for each in mine],
+            figures,
+            unit,
+            f"{command} --against {name}",
+            target=target,
         )
 
 
