@@ -2354,6 +2354,15 @@ class _BenchSession:
     def run(self) -> dict[str, float]:
         """Return what was measured, in seconds."""
 
+def _bench_store_ping_pong(*, seconds: float) -> float:
+    """Return how long a store of one thread takes to be seen by another, in seconds."""
+
+def _bench_copy_memory(*, size: int, seconds: float) -> float:
+    """Return how long ``memcpy`` takes, in seconds."""
+
+def _bench_copy_to_process(*, pid: int, address: int, size: int, seconds: float) -> float:
+    """Return how long ``process_vm_writev`` takes, in seconds."""
+
 request_dtype: Final[np.dtype[np.void]]
 result_dtype: Final[np.dtype[np.void]]
 """Rows of `CompletionQueue.poll_into`: NDK_RESULT_EX without holes, 48 bytes.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bench/bench.hpp"
+#include "bench/machine.hpp"
 #include "bindings/memory.hpp"
 #include "bindings/module.hpp"
 #include "bindings/python/errors.hpp"
@@ -73,6 +74,36 @@ bench::Plan make_plan(bool is_initiator, bool is_latency, core::OperationType op
     return plan;
 }
 
+// Calls without the GIL what takes `seconds`, and returns what it has measured.
+template <typename Measurement>
+double seconds_of(double seconds, Measurement measurement) {
+    const auto duration =
+        std::chrono::duration_cast<bench::Clock::duration>(timeout_duration(seconds));
+    return value_or_raise(without_gil([&] { return measurement(duration); })).count();
+}
+
+void bind_machine(py::module_& module) {
+    module.def(
+        "_bench_store_ping_pong",
+        [](double seconds) { return seconds_of(seconds, bench::store_ping_pong); }, py::kw_only(),
+        py::arg("seconds"));
+    module.def(
+        "_bench_copy_memory",
+        [](std::size_t size, double seconds) {
+            return seconds_of(seconds,
+                              [size](auto duration) { return bench::copy_memory(size, duration); });
+        },
+        py::kw_only(), py::arg("size"), py::arg("seconds"));
+    module.def(
+        "_bench_copy_to_process",
+        [](int pid, std::uint64_t address, std::size_t size, double seconds) {
+            return seconds_of(seconds, [=](auto duration) {
+                return bench::copy_to_process(pid, address, size, duration);
+            });
+        },
+        py::kw_only(), py::arg("pid"), py::arg("address"), py::arg("size"), py::arg("seconds"));
+}
+
 }  // namespace
 
 void bind_bench(py::module_& module) {
@@ -98,6 +129,7 @@ void bind_bench(py::module_& module) {
              py::arg("qp"), py::arg("source"), py::arg("target"), py::kw_only(), py::arg("remote"),
              py::arg("plan"), py::arg("more") = py::tuple())
         .def("run", &BenchSession::run);
+    bind_machine(module);
 }
 
 }  // namespace ndv::bindings

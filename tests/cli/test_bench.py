@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ndverbs bench`: tiny runs of every kind. Nothing here says how fast anything is."""
 
-import argparse
 import json
 import os
 import signal
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import ndverbs as nd
+from cli.benching import SCHEMA, TINY, no_process_is_left, parsed, rows_of
 from ndverbs import _native
-from ndverbs.cli import _main
 from ndverbs.cli.bench import command as bench
 from ndverbs.cli.bench import ends as bench_ends
 from ndverbs.cli.bench import loops as bench_loops
@@ -22,36 +20,7 @@ from ndverbs.cli.bench import rivals as bench_rivals
 from ndverbs.cli.bench.rows import Row, own_row, rival_row
 from ndverbs.cli.bench.runs import Run
 
-TINY = ["--iterations", "20", "--runs", "2"]
-SCHEMA = ["name", "value", "unit", "ratio", "target", "spread", "command"]
-
-
-def parsed(*arguments: str) -> argparse.Namespace:
-    return _main.parser().parse_args(["bench", *arguments])
-
-
-def rows_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
-    """Run the command with --json - and return its rows, checked for what all rows promise."""
-    code = bench.run(parsed(*arguments, "--json", "-"))
-    out, err = capsys.readouterr()
-    assert (code, err) == (0, "")
-    said = json.loads(out)
-    rows = said["rows"]
-    assert set(said["transports"]) <= {row["name"] for row in rows}
-    for row in rows:
-        assert list(row) == SCHEMA
-        # The kernel counts user time in ticks: a tiny run may have none.
-        assert row["value"] > 0 or "CPU" in row["name"]
-        assert row["command"]
-    return rows
-
-
-@pytest.fixture(autouse=True)
-def no_process_is_left():
-    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
-    before = children.read_text()
-    yield
-    assert children.read_text() == before
+__all__ = ["no_process_is_left"]  # a fixture of every test here
 
 
 @pytest.mark.parametrize("loops", [[], ["--python"]], ids=["c++", "python"])

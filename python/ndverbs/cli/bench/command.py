@@ -9,9 +9,20 @@ import sys
 from ndverbs.cli._arguments import Commands, add_adapter, positive, seconds
 from ndverbs.errors import RdmaError
 
-RIVALS = ("iperf3", "ucx", "fi_pingpong", "socket", "perftest")
+RIVALS = ("iperf3", "ucx", "fi_pingpong", "socket", "perftest", "unix", "pipe", "pyzmq", "mpi4py")
+_STREAM_RIVALS = ("iperf3", "socket", "unix", "pipe", "pyzmq", "mpi4py")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_OPERATIONS = ("write", "read", "send", "fetch_add", "stream", "connect", "register")
+_OPERATIONS = (
+    "write",
+    "read",
+    "send",
+    "fetch_add",
+    "stream",
+    "connect",
+    "register",
+    "idle",
+    "compare",
+)
 _EPILOG = """\
 Sizes take K, M and G (powers of 1024); GB/s is 10^9 bytes per second, s/GB the processor time that
 both ends took for 10^9 bytes. Latency of write and send is half of a round trip, of read and
@@ -21,9 +32,14 @@ ratio says how many times as fast we are, so above 1 is good, and the spread is 
 latencies means are compared, because means are what tools print. Bandwidth ends when the peer has
 answered a Send behind the last byte.
 
-stream: sockets over the adapter, --bw and --lat (whole round trips), against iperf3 and socket.
-connect: connections made and ended, one after the other. register: registration and revocation of
-memory, with the fast calls on a queue pair where the adapter has them for so many pages.
+stream: sockets over the adapter, --bw and --lat (whole round trips), against iperf3, socket (TCP),
+unix (AF_UNIX), pipe (multiprocessing), pyzmq and mpi4py. connect: connections made and ended, one
+after the other. register: registration and revocation of memory, with the fast calls on a queue
+pair where the adapter has them for so many pages. idle: memory of --iterations connections (100).
+
+compare: what the project promises, beside all rivals that are installed, with targets. A latency
+there is the median of single operations, on both sides. "raw store" is a ping-pong of two threads
+by one store each, which nothing beats.
 """
 
 
@@ -57,7 +73,7 @@ def add(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(run=run, is_report=False)
+    parser.set_defaults(run=run, is_report=False, usage=parser.error)
     argument = parser.add_argument
     argument("operation", choices=_OPERATIONS, help="what to time")
     argument("--lat", action="store_true", help="latency: percentiles, lowest, mean")
@@ -82,7 +98,12 @@ def add(commands: Commands) -> None:
     length.add_argument(
         "--seconds", type=seconds, metavar="S", default=1.0, help="length of a run (1)"
     )
-    argument("--runs", type=positive, metavar="N", default=3, help="runs of each kind (3)")
+    argument(
+        "--runs",
+        type=positive,
+        metavar="N",
+        help="runs of each kind (3; of compare 5, and 15 pairs with --baseline)",
+    )
     argument(
         "--crc",
         action=argparse.BooleanOptionalAction,
@@ -93,6 +114,11 @@ def add(commands: Commands) -> None:
         "--visible",
         action="store_true",
         help="with --rate or --lat: every request has a completion, not one of some",
+    )
+    argument(
+        "--plain",
+        action="store_true",
+        help="aim at an ordinary array, not at one that adapter.alloc_array made",
     )
     argument(
         "--python", action="store_true", help="loops in Python; --rate also shows CPU per request"
@@ -109,6 +135,17 @@ def add(commands: Commands) -> None:
         metavar="TOOL,...",
         help=f"compare, run by run, with: {', '.join(RIVALS)}",
     )
+    argument(
+        "--baseline",
+        metavar="PYTHON",
+        help="with compare: also our TCP beside the older ndverbs of this interpreter",
+    )
+    argument(
+        "--only",
+        type=lambda text: text.split(","),
+        metavar="TEXT,...",
+        help="with compare: the figures whose names contain one of these",
+    )
     add_adapter(parser)
     argument(
         "--plot",
@@ -122,11 +159,17 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Run the command; the exit code says whether every figure was taken."""
+    if given.operation != "compare" and (given.baseline or given.only):
+        given.usage("--baseline and --only are for compare")
+    if given.operation == "stream" and not set(given.against) <= set(_STREAM_RIVALS):
+        given.usage(f"stream --against takes {', '.join(_STREAM_RIVALS)}")
+    from subprocess import SubprocessError
+
     from ndverbs.cli.bench import report
     from ndverbs.cli.bench.channel import BenchError
 
     try:
         return report.run(given)
-    except (BenchError, RdmaError, OSError) as failure:
+    except (BenchError, RdmaError, OSError, SubprocessError) as failure:
         print(f"ndverbs bench: {failure}", file=sys.stderr)
         return 1

@@ -11,6 +11,8 @@ They agree over a socket pair, one JSON object a line, and a run has these steps
     {"over": ...}     from both: no end closes before the other has finished; the peer's has the
                       processor time that its loop took
 
+Between runs {"memory": size} asks the peer for memory, whose address is the answer.
+
 An end that fails says {"error": "..."}. The peer ends when the channel does, so it cannot outlive
 the command.
 """
@@ -27,6 +29,7 @@ import sys
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ndverbs._closing import Closing
 from ndverbs._native import (
@@ -39,11 +42,13 @@ from ndverbs._native import (
     QueuePair,
     _BenchSession,
 )
-from ndverbs.cli.bench import control, loops
+from ndverbs.cli.bench import control, footprint, loops
 from ndverbs.cli.bench.channel import BenchError, Channel
 from ndverbs.cli.bench.runs import Run
 from ndverbs.errors import RdmaError
 
+# Operations that make their connections themselves.
+_WITHOUT_MEMORY = {"connect": control, "idle": footprint}
 # Limits that only mean failure.
 _SETUP_TIMEOUT_S = 30.0
 _END_TIMEOUT_S = 5.0
@@ -77,8 +82,14 @@ class _Side(Closing):
         rights = Access.LOCAL_WRITE | Access.REMOTE_READ | Access.REMOTE_WRITE
         if self._run.operation == "fetch_add":
             rights |= Access.REMOTE_ATOMIC
-        self.source = enter(_registered(self._pd, self._run.size, Access.LOCAL_WRITE))
-        self.target = enter(_registered(self._pd, self._run.size, rights))
+        # What the peer reaches: only the target's reach decides how.
+        allocate = None if self._run.plain else getattr(adapter, "alloc_array", None)
+        source = _plain(self._run.size)
+        target = allocate(self._run.size, np.uint8) if allocate else _plain(self._run.size)
+        for array in (source, target):
+            array[:] = 0  # every page is there before the clock starts
+        self.source: MemoryRegion = enter(self._pd.register(source, Access.LOCAL_WRITE))
+        self.target: MemoryRegion = enter(self._pd.register(target, rights))
         self.qps: list[QueuePair] = [
             enter(self._pd.create_qp(self.cq, self.cq, **limits))
             for _ in range(self._run.queue_pairs)
@@ -105,11 +116,9 @@ class _Side(Closing):
         self._closing.close()
 
 
-def _registered(pd: ProtectionDomain, size: int, access: Access) -> MemoryRegion:
+def _plain(size: int) -> NDArray[np.uint8]:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    array = np.frombuffer(memory, np.uint8)
-    array[:] = 0  # every page is there before the clock starts
-    return pd.register(array, access)
+    return np.frombuffer(memory, np.uint8)
 
 
 class Peer(Closing):
@@ -129,6 +138,11 @@ class Peer(Closing):
     def pid(self) -> int:
         """Return the number of the process."""
         return self._process.pid
+
+    def memory(self, size: int) -> int:
+        """Return the address of so many bytes of the process, which stay until the next call."""
+        self.channel.send(memory=size)
+        return int(self.channel.expect("memory"))
 
     def close(self) -> None:
         """End the process; it leaves by itself when the channel closes."""
@@ -151,6 +165,11 @@ class Peer(Closing):
         return f"the peer process ended with exit code {code}"
 
 
+def open_adapter(run: Run) -> Adapter:
+    """Open the adapter that a run asks for."""
+    return Adapter.open(run.adapter) if run.direct else Adapter.open(run.adapter, direct="off")
+
+
 def measure(adapter: Adapter, peer: Peer, run: Run) -> dict[str, Any]:
     """Run once against the peer and return what was measured, in seconds, and over what.
 
@@ -169,9 +188,10 @@ def measure(adapter: Adapter, peer: Peer, run: Run) -> dict[str, Any]:
 
 
 def _initiate(adapter: Adapter, channel: Channel, run: Run) -> dict[str, Any]:
-    if run.operation == "connect":
+    if run.operation in _WITHOUT_MEMORY:
         channel.send(run=dataclasses.asdict(run))
-        return control.connect(adapter, channel, run)
+        result: dict[str, Any] = _WITHOUT_MEMORY[run.operation].connect(adapter, channel, run)
+        return result
     # In the order of other tools: a driver gives processors to queue pairs as they come.
     with _Side(adapter, run, is_initiator=True) as side:
         channel.send(run=dataclasses.asdict(run))
@@ -199,8 +219,8 @@ def _respond(adapter: Adapter, channel: Channel, run: Run) -> None:
     if not addresses:
         raise BenchError(f"no network interface of {adapter.info.name} has an address")
     host = addresses[0]
-    if run.operation == "connect":
-        control.accept(adapter, channel, run, host)
+    if run.operation in _WITHOUT_MEMORY:
+        _WITHOUT_MEMORY[run.operation].accept(adapter, channel, run, host)
         return
     with contextlib.ExitStack() as closing:
         side = closing.enter_context(_Side(adapter, run, is_initiator=False))
@@ -222,14 +242,20 @@ def _respond(adapter: Adapter, channel: Channel, run: Run) -> None:
 
 def serve(channel: Channel) -> None:
     """Be the peer until the channel ends."""
-    adapter: Adapter | None = None
+    adapters: dict[bool, Adapter] = {}
+    array: NDArray[np.uint8]
     with contextlib.ExitStack() as closing:
         while (message := channel.receive()) is not None:
+            if "memory" in message:
+                array = _plain(message["memory"])
+                array[:] = 0
+                channel.send(memory=array.ctypes.data)
+                continue
             run = Run(**message["run"])
             try:
-                if adapter is None:
-                    adapter = closing.enter_context(Adapter.open(run.adapter))
-                _respond(adapter, channel, run)
+                if run.direct not in adapters:
+                    adapters[run.direct] = closing.enter_context(open_adapter(run))
+                _respond(adapters[run.direct], channel, run)
             except EOFError:
                 return
             except (RdmaError, BenchError, OSError) as failure:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ndverbs._native import Adapter
+from ndverbs.cli.bench import footprint
 from ndverbs.cli.bench import rivals as bench_rivals
 from ndverbs.cli.bench.channel import BenchError
 from ndverbs.cli.bench.ends import Peer, measure
@@ -24,6 +25,7 @@ from ndverbs.cli.bench.rows import Row, format_table, own_row, rival_row
 from ndverbs.cli.bench.runs import Measure, Operation, Run
 
 _DEFAULT_SIZES: dict[Measure, int] = {"latency": 8, "bandwidth": 1 << 20, "rate": 8}
+_ROUNDS = 3
 _REGISTER_SIZES = (4096, 1 << 20)
 _MANY_DEPTH = 1024
 _DEFAULT_DEPTHS: dict[Measure, int] = {"latency": 1, "bandwidth": 16, "rate": 64}
@@ -48,14 +50,21 @@ def run(args: argparse.Namespace) -> int:
         from ndverbs.cli.bench import stream
 
         args.against = rivals
+        args.runs = args.runs or _ROUNDS
         rows = stream.rows(args)
+    elif args.operation == "compare":
+        from ndverbs.cli.bench import compare
+
+        rows, lacking = compare.rows(args)
+        for text in lacking:
+            print(f"ndverbs bench: not compared with {text}", file=sys.stderr)
     else:
         runs = list(_runs(args))
         with Adapter.open(args.adapter) as adapter, Peer() as peer:
             for run in runs:
                 _check(adapter, run)
             for run in runs:
-                rows += _rows(adapter, peer, run, args.runs, rivals)
+                rows += _rows(adapter, peer, run, args.runs or _ROUNDS, rivals)
     report = {
         "rows": [row.as_json() for row in rows],
         "transports": {row.name: row.transport for row in rows if row.transport},
@@ -82,7 +91,7 @@ def _runs(args: argparse.Namespace) -> Iterator[Run]:
         measures.append("bandwidth")
     if args.rate:
         measures.append("rate")
-    if operation in ("connect", "register"):
+    if operation in ("connect", "register", "idle"):
         measures = ["latency"]
     elif operation == "fetch_add":
         measures = measures or ["latency", "rate"]
@@ -95,7 +104,8 @@ def _runs(args: argparse.Namespace) -> Iterator[Run]:
             is_many = args.many and args.python and kind == "rate" and is_batched
             is_pairs = args.python and kind == "rate" and not is_many
             default_depth = _MANY_DEPTH if is_many else _DEFAULT_DEPTHS[kind]
-            iterations = args.iterations or (_PYTHON_PAIRS if is_pairs else 0)
+            default_count = footprint.COUNT if operation == "idle" else 0
+            iterations = args.iterations or (_PYTHON_PAIRS if is_pairs else default_count)
             yield Run(
                 operation=operation,
                 measure=kind,
@@ -109,6 +119,7 @@ def _runs(args: argparse.Namespace) -> Iterator[Run]:
                 crc=args.crc,
                 python=args.python,
                 many=is_many,
+                plain=args.plain,
                 adapter=args.adapter,
             )
 
@@ -186,11 +197,13 @@ def title_of(run: Run) -> str:
     title = f"{run.operation} {run.measure} {run.size} B"
     title += f" {run.queue_pairs} queue pairs" * (run.queue_pairs > 1)
     title += " CRC" * bool(run.crc) + " Python" * run.python + " many" * run.many
-    return title + " visible" * run.visible + " wait" * run.sleeps
+    return title + " visible" * run.visible + " plain" * run.plain + " wait" * run.sleeps
 
 
 def figures(run: Run, result: dict[str, Any]) -> dict[str, tuple[float, str]]:
     """Return the figures of one run with their units by name; the main one has the run's own."""
+    if run.operation == "idle":
+        return {"idle connection, memory of an end": (result["memory"], "KiB")}
     if not run.moves_data:
         size = f" {run.size} B" * (run.operation == "register")
         found = {
@@ -245,11 +258,11 @@ def command_of(run: Run) -> str:
     parts.append(length)
     parts += [f"--queue-pairs {run.queue_pairs}"] * (run.queue_pairs > 1)
     parts += ["--crc"] * bool(run.crc) + ["--no-crc"] * (run.crc is False)
-    parts += ["--wait"] * run.sleeps + ["--visible"] * run.visible
+    parts += ["--wait"] * run.sleeps + ["--visible"] * run.visible + ["--plain"] * run.plain
     parts += ["--python"] * run.python + ["--many"] * run.many
     if run.adapter:
         parts.append(f"--adapter {run.adapter}")
-    return " ".join(parts)
+    return "NDVERBS_DIRECT=off " * (not run.direct) + " ".join(parts)
 
 
 def describe_machine() -> dict[str, str | float | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import shlex
@@ -17,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ndverbs._native import AdapterInfo, adapters
@@ -29,24 +30,31 @@ _PROGRAMS = {
     "ucx": "ucx_perftest",
     "fi_pingpong": "fi_pingpong",
     "perftest": "ib_write_bw",
+    "mpi4py": "mpiexec",
 }
 _PACKAGES = {
     "iperf3": "iperf3",
     "ucx": "ucx-utils",
     "fi_pingpong": "libfabric-bin",
     "perftest": "perftest",
+    "mpi4py": "openmpi-bin",
 }
+_MODULES = {"pyzmq": "zmq", "mpi4py": "mpi4py"}
 _SERVER_START_S = 10.0
 _MOST_S = 120.0
 _ATTEMPTS = 3
 # About the size of a run of one second, from the orientation figures of a two-core machine.
 _BYTES_PER_S = 4e9
 _MESSAGES_PER_S = 60_000
+# The same over shared memory: round trips of the tests of latency, and puts.
+_UCX_MESSAGES_PER_S = {"ucp_put_lat": 500_000, "tag_lat": 200_000}
+_MOST_UCX_MESSAGES_PER_S = 10_000_000
+_UCX_BYTES_PER_S = 10e9
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One figure of a tool: GB/s, seconds one way, or messages per second."""
+    """One figure: of a tool GB/s, seconds one way, or messages per second."""
 
     value: float
     command: str
@@ -54,6 +62,8 @@ class Figure:
 
 def missing(name: str) -> str | None:
     """Say what is missing to run a tool; None when it is there."""
+    if name in _MODULES and importlib.util.find_spec(_MODULES[name]) is None:
+        return f"{name}: it is not installed (pip install {name})"
     program = _PROGRAMS.get(name)
     if program is None or shutil.which(program):
         return None
@@ -62,7 +72,7 @@ def missing(name: str) -> str | None:
 
 def can_measure(name: str, run: Run) -> bool:
     """Return whether a tool has a figure that compares with the run."""
-    if run.operation not in ("write", "read", "send"):
+    if run.operation not in ("write", "read", "send") or name not in _MEASURES:
         return False
     if name == "perftest":
         return _device_of(run) is not None
@@ -95,15 +105,8 @@ def measure(name: str, run: Run) -> Figure:
     lacking = missing(name)
     if lacking is not None:
         raise BenchError(lacking)
-    functions = {
-        "iperf3": lambda run: iperf3(max(1, round(run.seconds))),
-        "ucx": _ucx,
-        "fi_pingpong": _fi_pingpong,
-        "socket": _socket,
-        "perftest": _perftest,
-    }
     try:
-        return functions[name](run)
+        return _MEASURES[name](run)
     except (OSError, subprocess.SubprocessError, ValueError, LookupError) as failure:
         raise BenchError(f"{name} failed: {failure}") from failure
 
@@ -120,29 +123,68 @@ def iperf3(seconds: int, length: int | None = None) -> Figure:
     return Figure(report["end"]["sum_received"]["bits_per_second"] / 8e9, shlex.join(client))
 
 
-def _ucx(run: Run) -> Figure:
+@dataclasses.dataclass(frozen=True)
+class _UcxFigures:
+    median_us: float
+    average_us: float
+    gigabytes_per_s: float
+    messages_per_s: float
+    command: str
+
+
+def _ucx_perftest(test: str, size: int, count: int, transports: str) -> _UcxFigures:
     port = _free_port()
-    count = _count(run)
     # "-f": final figures only; "-w": a tenth of the run, instead of 10000 messages of any size.
-    common = ["-t", "tag_lat" if run.is_latency else "tag_bw", "-s", str(run.size)]
+    common = ["-t", test, "-s", str(size)]
     common += ["-n", str(count), "-w", str(max(10, count // 10)), "-p", str(port), "-f"]
-    environment = {"UCX_TLS": "tcp"}
+    environment = {"UCX_TLS": transports, "UCX_LOG_LEVEL": "error"}
     client = ["ucx_perftest", "127.0.0.1", *common]
     with _server(["ucx_perftest", *common], port, environment):
         text = _output(client, environment)
     # iterations, 50th percentile, average, overall us; average, overall MiB/s; the same in msg/s
-    columns = text.splitlines()[-1].split()
-    command = "UCX_TLS=tcp " + shlex.join(client)
+    columns = [float(column) for column in text.splitlines()[-1].split()]
+    command = f"UCX_TLS={transports} " + shlex.join(client)
+    return _UcxFigures(columns[1], columns[3], columns[5] * (1 << 20) / 1e9, columns[7], command)
+
+
+def _ucx(run: Run) -> Figure:
+    test = "tag_lat" if run.is_latency else "tag_bw"
+    found = _ucx_perftest(test, run.size, _count(run), "tcp")
     if run.is_latency:
-        return Figure(float(columns[3]) * 1e-6, command)
+        return Figure(found.average_us * 1e-6, found.command)
     if run.measure == "rate":
-        return Figure(float(columns[7]), command)
-    return Figure(float(columns[5]) * (1 << 20) / 1e9, command)
+        return Figure(found.messages_per_s, found.command)
+    return Figure(found.gigabytes_per_s, found.command)
+
+
+def ucx_shared(test: str, size: int, seconds: float, iterations: int | None) -> Figure:
+    """Run a test of UCX over shared memory once.
+
+    Returns
+    -------
+    Figure
+        Microseconds one way (the median) of a test of latency; else GB/s, or messages per second
+        of 8 bytes.
+    """
+    per_s = min(_UCX_MESSAGES_PER_S.get(test, _MOST_UCX_MESSAGES_PER_S), _UCX_BYTES_PER_S / size)
+    count = iterations or max(20, round(seconds * per_s))
+    try:
+        found = _ucx_perftest(test, size, count, "posix,cma,self")
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError) as failure:
+        raise BenchError(f"UCX {test} failed: {failure}") from failure
+    if test.endswith("_lat"):
+        return Figure(found.median_us, found.command)
+    return Figure(found.gigabytes_per_s if size > 8 else found.messages_per_s, found.command)
 
 
 def _fi_pingpong(run: Run) -> Figure:
+    return fi_pingpong(run, "tcp", "msg")
+
+
+def fi_pingpong(run: Run, provider: str, endpoint: str) -> Figure:
+    """Run fi_pingpong once over a provider of libfabric's; figures as `measure`."""
     port = _free_port()
-    common = ["-p", "tcp", "-e", "msg", "-S", str(run.size), "-I", str(_count(run))]
+    common = ["-p", provider, "-e", endpoint, "-S", str(run.size), "-I", str(_count(run))]
     client = ["fi_pingpong", *common, "-P", str(port), "127.0.0.1"]
     with _server(["fi_pingpong", *common, "-B", str(port)], port):
         text = _output(client)
@@ -151,6 +193,11 @@ def _fi_pingpong(run: Run) -> Figure:
     transfer_us = float(columns[6])
     value = transfer_us * 1e-6 if run.is_latency else run.size / transfer_us / 1e3
     return Figure(value, shlex.join(client))
+
+
+def has_device(adapter: str | None) -> bool:
+    """Return whether an adapter's runs are over an RDMA device."""
+    return _device_of(Run("write", "latency", 8, adapter=adapter)) is not None
 
 
 def _device_of(run: Run) -> AdapterInfo | None:
@@ -254,6 +301,15 @@ def _receive_all(stream: socket.socket, data: bytearray) -> None:
         if taken == 0:
             raise EOFError("the socket's peer has closed")
         view = view[taken:]
+
+
+_MEASURES: dict[str, Callable[[Run], Figure]] = {
+    "iperf3": lambda run: iperf3(max(1, round(run.seconds))),
+    "ucx": _ucx,
+    "fi_pingpong": _fi_pingpong,
+    "socket": _socket,
+    "perftest": _perftest,
+}
 
 
 def _count(run: Run) -> int:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from ndverbs._native import OperationType, _BenchPlan
 
-Operation = Literal["write", "read", "send", "fetch_add", "connect", "register"]
+Operation = Literal["write", "read", "send", "fetch_add", "connect", "register", "idle"]
 Measure = Literal["latency", "bandwidth", "rate"]
 
 # The operations that move data; the others are about what has to be there for it.
@@ -36,6 +36,8 @@ class Run:
     crc: bool | None = None
     python: bool = False
     many: bool = False
+    plain: bool = False
+    direct: bool = True
     adapter: str | None = None
 
     @property

@@ -54,6 +54,19 @@ class _Way:
 
 def run(file: str | None, *, rounds: int, size: int) -> int:
     """Copy, check, report; returns the exit code."""
+    copied, rdma, tcp = measured(file, rounds=rounds, size=size)
+    _report(Path(file) if file else None, copied, rdma, tcp)
+    return 0
+
+
+def measured(file: str | None, *, rounds: int, size: int) -> tuple[int, _Way, _Way]:
+    """Copy and check.
+
+    Returns
+    -------
+    tuple
+        The bytes of the file, and the ways with how long their copies took: RDMA, TCP.
+    """
     previous = signal.signal(signal.SIGTERM, _end)
     try:
         with _workspace() as folder:
@@ -62,13 +75,11 @@ def run(file: str | None, *, rounds: int, size: int) -> int:
             source = Path(file) if file else _build(folder / "source.bin", size)
             with SourceFile(str(source)) as opened:
                 _check_space(folder, opened.size)
-                rdma, tcp = _copies(opened, received, rounds)
-            _report(source if file else None, opened.size, rdma, tcp)
+                return opened.size, *_copies(opened, received, rounds)
     except CopyError as error:
         raise CommandError(f"the demo failed: {error.text}") from error
     finally:
         signal.signal(signal.SIGTERM, previous)
-    return 0
 
 
 def _copies(opened: SourceFile, received: Path, rounds: int) -> tuple[_Way, _Way]:
