@@ -39,7 +39,7 @@ pair where the adapter has them for so many pages. idle: memory of --iterations 
 
 compare: what the project promises, beside all rivals that are installed, with targets. A latency
 there is the median of single operations, on both sides. "raw store" is a ping-pong of two threads
-by one store each, which nothing beats.
+by one store each, which nothing beats. docs/performance.md says more.
 """
 
 
