@@ -223,8 +223,11 @@ bool Stream::take_bytes(const Message& message) {
         fail(iwarp::error::kUntaggedTooLong);
         return false;
     }
+    if (!is_in_message_ || received_ - held_offset_ >= iwarp::kNoticeable) {
+        held_offset_ = received_;
+        held_since_ = now_;
+    }
     is_in_message_ = true;
-    held_since_ = now_;
     std::array<iovec, 16> pieces;
     for (std::uint32_t moved = 0; moved < message.length;) {
         const std::size_t left = message.length - moved;

@@ -212,6 +212,7 @@ private:
     bool is_paused_ = false;  // a message waits for a receive
     Time pause_deadline_{};
     Time held_since_{};
+    std::uint32_t held_offset_ = 0;  // received_ at that time
 };
 
 }  // namespace ndv::direct

@@ -20,9 +20,6 @@ constexpr std::size_t kBulkRead = 32 * 1024;
 // Segments without payload that are not the last of their message are legal and useless.
 constexpr std::uint32_t kMaxEmptySegments = 64;
 
-// A message that gets fewer bytes at a time stands still: one byte now and then is cheap.
-constexpr std::uint32_t kNoticeable = 4096;
-
 // With CRC a whole FPDU is staged before a byte is placed, so there is room for several; without,
 // staging only takes headers and small messages.
 constexpr std::size_t kStagingWithCrc = 4 * kMaxFpdu;

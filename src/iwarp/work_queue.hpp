@@ -161,6 +161,10 @@ private:
 using SendQueue = WorkQueue<SendRequest>;
 using ReceiveQueue = WorkQueue<ReceiveRequest>;
 
+// A message that holds a receive and gets fewer bytes at a time stands still: one byte now and then
+// is cheap.
+inline constexpr std::uint32_t kNoticeable = 4096;
+
 // Receives that wait elsewhere, for several connections: NDK's shared receive queue. The stepper
 // moves them into the connection's own queue one by one, as its producer.
 class ReceiveSupply {

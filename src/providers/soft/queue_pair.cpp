@@ -376,9 +376,12 @@ void QueuePair::check_hold(Time at) {
         hold_until_ = at + kHoldRetry;
         return;
     }
-    hold_until_.reset();
     // The opening of a peer that has taken it up is on its way, or its end.
-    if (meeting_ && !meeting_->take_back()) return;
+    if (meeting_ && !meeting_->take_back()) {
+        hold_until_ = at + kHoldRetry;
+        return;
+    }
+    hold_until_.reset();
     meeting_.reset();
     has_begun_ = true;
     connection_->release_hold();
