@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 
 #include "direct/copy.hpp"
@@ -40,6 +41,11 @@ bool Stream::transmit(std::size_t budget) {
     while (is_open_ && request_next_ != send_queue_.cursor.published()) {
         if (budget == 0) {
             is_more = true;
+            break;
+        }
+        // A process that has died closes its sockets in order. TCP would answer a reset.
+        if (peer_has_closed_ && !bells_.lives_peer()) {
+            handle_link_error(ECONNRESET);
             break;
         }
         Turn turn = execute(budget);

@@ -17,6 +17,8 @@ constexpr std::uint32_t kRefusedForPeer = 1U << 30U;
 
 // A peer that is stopped with memory of this side in hand is looked at so often.
 constexpr iwarp::Time kQuietTime = std::chrono::milliseconds(1);
+// And one that has closed, and may be dying, while something waits for it.
+constexpr iwarp::Time kGoneTime = std::chrono::milliseconds(10);
 
 std::uint32_t verdict_of(const iwarp::ErrorCode& code, std::uint32_t flags) {
     return kSaid | flags | static_cast<std::uint32_t>(code.layer) << 16U |
@@ -81,6 +83,7 @@ iwarp::StreamEvents Stream::take_events() { return std::exchange(events_, {}); }
 
 std::optional<iwarp::Time> Stream::poll_deadline() const {
     if (is_ending()) return now_ + kQuietTime;
+    if (peer_has_closed_ && is_blocked_) return now_ + kGoneTime;
     return is_paused_ ? std::optional(pause_deadline_) : std::nullopt;
 }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory of the peer's that is not within reach, or ceases to be, and a peer that stands still."""
 
+import errno
 import struct
 
 import pytest
@@ -225,6 +226,41 @@ def test_an_end_waits_until_the_peer_has_let_go():
 
     assert pair.a.outcome() == [("receive", 1, "cancelled")]
     assert pair.a.engine.deadline() is None
+
+
+@pytest.mark.parametrize("way", ["loads", "calls", "carried"])
+def test_a_request_to_a_process_that_has_died_fails(way):
+    pair = big_pair(way, fin=False)
+    pair.b.engine.post_receive(9, [(0, 8)])
+    pair.settle()
+    pair.a.engine.end_of_stream()
+    pair.step(pair.a)
+    pair.a.engine.set_peer_dead()
+    pair.a.engine.post_write(1, [(0, 8)], *WINDOW)
+    pair.a.engine.post_send(2, [(0, 8)])
+
+    pair.step(pair.a)
+
+    assert pair.a.outcome() == [("request", 1, "io_timeout"), ("request", 2, "cancelled")]
+    assert pair.a.engine.cause == ("system", errno.ECONNRESET)
+
+
+def test_what_waits_for_a_peer_that_has_closed_looks_whether_it_lives():
+    pair = big_pair("carried", fin=False)
+    pair.a.engine.post_write(1, [(0, BIG // 2)], *WINDOW)
+    pair.a.engine.post_write(2, [(0, BIG // 2)], *WINDOW)
+    pair.a.engine.end_of_stream()
+    while pair.step(pair.a):
+        pass
+    assert pair.a.outcome() == [("request", 1, "success")]
+    pair.a.completions.clear()
+    assert pair.a.engine.deadline() == pair.now + 10 * MILLISECOND
+
+    pair.a.engine.set_peer_dead()
+    pair.now += 10 * MILLISECOND
+    pair.step(pair.a)
+
+    assert pair.a.outcome() == [("request", 2, "io_timeout")]
 
 
 def test_a_dead_peer_has_let_go():
