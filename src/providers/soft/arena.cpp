@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <iterator>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -27,33 +28,46 @@ Expected<std::shared_ptr<std::byte>> Arena::allocate(std::size_t size, Pages pag
     };
     if (size > kSize) return no_memory(ENOMEM);
     const std::size_t whole = (std::max<std::size_t>(size, 1) + kPage - 1) / kPage * kPage;
-    const base::Lock lock(mutex_);
-    const std::optional<std::size_t> offset = take_range(whole);
-    if (!offset) return no_memory(ENOMEM);
-    const bool has_pages =
-        pages == Pages::once_touched ||
-        ::fallocate(file_.get(), 0, static_cast<off_t>(*offset), static_cast<off_t>(whole)) == 0;
-    const int os_error = has_pages ? ENOMEM : errno;
-    base::FileMapping mapping;
-    if (has_pages) mapping = base::FileMapping::map(file_.get(), *offset, whole, true, true);
-    std::byte* const data = mapping.data();
-    parts_.emplace(data, Part{*offset, whole, std::move(mapping)});
-    ++count_;
-    if (data == nullptr) {
-        end_part(parts_.find(data));
-        return no_memory(os_error);
+    std::byte* data = nullptr;
+    {
+        const base::Lock lock(mutex_);
+        const std::optional<std::size_t> offset = take_range(whole);
+        if (!offset) return no_memory(ENOMEM);
+        auto mapping = map(*offset, whole, pages);
+        if (!mapping) {
+            const int os_error = errno;
+            end_range(*offset, whole);
+            return no_memory(os_error);
+        }
+        data = mapping.data();
+        try {
+            parts_.emplace(data, Part{*offset, whole, std::move(mapping)});
+        } catch (const std::bad_alloc&) {
+            end_range(*offset, whole);
+            throw;
+        }
+        ++count_;
     }
     return std::shared_ptr<std::byte>(
         data, [self = shared_from_this()](const std::byte* gone) { self->give_back(gone); });
 }
 
-// First fit; neighbours that are free are one range.
+base::FileMapping Arena::map(std::size_t offset, std::size_t size, Pages pages) const {
+    if (pages == Pages::now &&
+        ::fallocate(file_.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) {
+        return {};
+    }
+    return base::FileMapping::map(file_.get(), offset, size, true, true);
+}
+
+// First fit, from the end of a range, which takes no memory; neighbours that are free are one
+// range.
 std::optional<std::size_t> Arena::take_range(std::size_t size) {
     for (auto range = free_.begin(); range != free_.end(); ++range) {
         if (range->second < size) continue;
-        const auto [offset, left] = *range;
-        free_.erase(range);
-        if (left > size) free_.emplace(offset + size, left - size);
+        const std::size_t offset = range->first + range->second - size;
+        range->second -= size;
+        if (range->second == 0) free_.erase(range);
         return offset;
     }
     return std::nullopt;
@@ -63,17 +77,18 @@ void Arena::give_back(const std::byte* data) {
     // In a forked child the memory is its parent's, and the descriptor another file's by now.
     if (made_in_ != base::fork_generation()) return;
     const base::Lock lock(mutex_);
-    if (const auto found = parts_.find(data); found != parts_.end()) end_part(found);
+    const auto found = parts_.find(data);
+    const std::size_t offset = found->second.offset;
+    const std::size_t size = found->second.size;
+    parts_.erase(found);
+    --count_;
+    end_range(offset, size);
 }
 
-void Arena::end_part(Parts::iterator part) {
-    const std::size_t offset = part->second.offset;
-    std::size_t size = part->second.size;
+void Arena::end_range(std::size_t offset, std::size_t size) {
     // Also in the processes that map it.
     static_cast<void>(::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                   static_cast<off_t>(offset), static_cast<off_t>(size)));
-    parts_.erase(part);
-    --count_;
     auto next = free_.lower_bound(offset);
     if (next != free_.end() && next->first == offset + size) {
         size += next->second;
@@ -86,7 +101,11 @@ void Arena::end_part(Parts::iterator part) {
             return;
         }
     }
-    free_.emplace(offset, size);
+    try {
+        free_.emplace(offset, size);
+    } catch (const std::bad_alloc&) {
+        // These addresses are lost; there are many.
+    }
 }
 
 std::optional<std::uint64_t> Arena::find(const std::byte* data, std::size_t size) const {

@@ -45,7 +45,8 @@ private:
 
     [[nodiscard]] std::optional<std::size_t> take_range(std::size_t size) NDV_REQUIRES(mutex_);
     void give_back(const std::byte* data);
-    void end_part(Parts::iterator part) NDV_REQUIRES(mutex_);
+    [[nodiscard]] base::FileMapping map(std::size_t offset, std::size_t size, Pages pages) const;
+    void end_range(std::size_t offset, std::size_t size) NDV_REQUIRES(mutex_);
 
     const base::Descriptor file_;
     const unsigned made_in_ = base::fork_generation();
