@@ -63,7 +63,10 @@ private:
     [[nodiscard]] bool respond_throughput(Outcome& out);
     [[nodiscard]] bool respond_burst(Outcome& out);
     [[nodiscard]] bool initiate_latency(Outcome& out);
-    [[nodiscard]] bool round_trip(std::uint64_t index);
+    [[nodiscard]] bool round_trip(std::uint64_t index, std::size_t qp);
+    [[nodiscard]] std::size_t after(std::size_t qp) const {
+        return qp + 1 == flows_.size() ? 0 : qp + 1;
+    }
     [[nodiscard]] bool respond_latency(Outcome& out);
     [[nodiscard]] bool send_markers();
     [[nodiscard]] bool has_markers() const;
@@ -74,7 +77,7 @@ private:
 
     // Of one queue pair in the burst under way, and of its receives in all.
     struct Flow {
-        std::uint64_t sent = 0;
+        std::uint64_t sent = 0;  // or answered
         std::uint64_t received_before = 0;
         std::uint64_t credits = 0;      // that the responder has returned
         std::uint64_t markers_due = 0;  // as many as these have come when the burst is over

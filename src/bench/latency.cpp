@@ -17,15 +17,17 @@ std::uint8_t tag(std::uint64_t index) { return static_cast<std::uint8_t>(1 + ind
 
 bool Session::initiate_latency(Outcome& out) {
     begin_flows();
-    for (std::uint64_t i = 0; i < plan_.warm_up; ++i) {
-        if (!round_trip(i)) return false;
+    std::size_t qp = 0;
+    for (std::uint64_t i = 0; i < plan_.warm_up; ++i, qp = after(qp)) {
+        if (!round_trip(i, qp)) return false;
     }
     std::uint64_t count = 0;
     const bool is_timed = plan_.iterations == 0;
     const Clock::time_point begin = Clock::now();
     Clock::time_point before = begin;
     while (count < samples_.size() && !(is_timed && before - begin >= plan_.duration)) {
-        if (!round_trip(plan_.warm_up + count)) return false;
+        if (!round_trip(plan_.warm_up + count, qp)) return false;
+        qp = after(qp);
         const Clock::time_point after = Clock::now();
         samples_[count++] = after - before;
         before = after;
@@ -43,11 +45,10 @@ bool Session::initiate_latency(Outcome& out) {
     return send_markers() && wait_for_markers();
 }
 
-bool Session::round_trip(std::uint64_t index) {
+bool Session::round_trip(std::uint64_t index, std::size_t qp) {
     if (plan_.operation == core::OperationType::write) {
         driver_.end_source_with(tag(index), plan_.size);
     }
-    const std::size_t qp = index % flows_.size();
     const std::uint64_t received = driver_.received(qp);
     if (!driver_.post(qp, plan_.operation, plan_.size)) return false;
     driver_.transmit(qp);
@@ -69,13 +70,13 @@ bool Session::round_trip(std::uint64_t index) {
 
 bool Session::respond_latency(Outcome& out) {
     std::uint64_t answered = 0;
+    std::size_t qp = 0;
     begin_flows();
     const Clock::time_point begin = Clock::now();
     const bool is_write = plan_.operation == core::OperationType::write;
     while (!has_markers()) {
-        const std::size_t qp = answered % flows_.size();
         const bool has_arrived = is_write ? driver_.target_ends_with(tag(answered), plan_.size)
-                                          : driver_.received(qp) > answered / flows_.size();
+                                          : driver_.received(qp) > flows_[qp].sent;
         if (!has_arrived) {
             if (!driver_.collect(!is_write)) return false;
             continue;
@@ -87,6 +88,8 @@ bool Session::respond_latency(Outcome& out) {
         if (!driver_.post(qp, plan_.operation, plan_.size)) return false;
         driver_.transmit(qp);
         ++answered;
+        ++flows_[qp].sent;
+        qp = after(qp);
         if (!replace_receives()) return false;
     }
     out.operations = answered;
