@@ -44,7 +44,8 @@ bool Stream::transmit(std::size_t budget) {
             break;
         }
         // A process that has died closes its sockets in order. TCP would answer a reset.
-        if (peer_has_closed_ && !bells_.lives_peer()) {
+        if (peer_has_closed_ && theirs_.closing.load(std::memory_order_relaxed) == 0 &&
+            !bells_.lives_peer()) {
             handle_link_error(ECONNRESET);
             break;
         }
