@@ -310,11 +310,12 @@ std::unique_ptr<direct::Reach> Meeting::make_reach(bool is_active) const {
     return peer.table ? std::make_unique<KeptReach>(peer) : nullptr;
 }
 
+// A process that becomes another program lives, and its end of the pair does not: none of its
+// threads is left by then.
 bool Meeting::lives_peer() const {
-    if (peer_) return peer_->lives();
-    if (!pair_) return true;  // as long as this process does
     pollfd life{pair_.get(), 0, 0};
-    return ::poll(&life, 1, 0) == 0;
+    if (pair_ && ::poll(&life, 1, 0) != 0) return false;
+    return !peer_ || peer_->lives();
 }
 
 bool Meeting::touches(std::uint64_t hazard) const {
