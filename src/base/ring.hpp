@@ -3,11 +3,13 @@
 // (many steppers push, one consumer pops). Bounded, no allocation after construction.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -107,38 +109,55 @@ public:
     }
 
     // False when `depth` entries are waiting: nothing was stored.
-    [[nodiscard]] bool push(const T& value) {
-        while (true) {
+    [[nodiscard]] bool push(const T& value) { return push(std::span(&value, 1)) == 1; }
+
+    // In this order, and none of another producer between those of one claim. Returns how many were
+    // stored: fewer when `depth` entries are waiting then.
+    [[nodiscard]] std::size_t push(std::span<const T> values) {
+        std::size_t done = 0;
+        while (done < values.size()) {
             Segment& segment = *producers_.load(std::memory_order_acquire);  // pairs with resize()
             std::uint64_t position = segment.tail.load(std::memory_order_relaxed);
-            while ((position & kSealed) == 0) {
+            while (done < values.size() && (position & kSealed) == 0) {
                 // acquire: pairs with the release of head_ in pop().
-                if (position - head_.load(std::memory_order_acquire) >= depth()) {
+                const std::uint64_t used = position - head_.load(std::memory_order_acquire);
+                const std::uint64_t most = depth();
+                if (used >= most) {
                     const std::uint64_t again = segment.tail.load(std::memory_order_relaxed);
-                    if (again == position) return false;
+                    if (again == position) return done;
                     position = again;
                     continue;
                 }
+                const std::uint64_t count =
+                    std::min<std::uint64_t>(values.size() - done, most - used);
                 const std::uint64_t local = position - segment.begin;
-                Slot& slot = segment.slots[local & segment.mask];
-                // acquire: pairs with the release in pop(), which gave the slot back.
-                if (slot.sequence.load(std::memory_order_acquire) != local) {
+                // acquire: pairs with the release in pop(), which gave the slot back, and those
+                // before it earlier.
+                const std::uint64_t last = local + count - 1;
+                if (segment.slots[last & segment.mask].sequence.load(std::memory_order_acquire) !=
+                    last) {
                     position = segment.tail.load(std::memory_order_relaxed);
                     continue;
                 }
                 // acq_rel on success: ordered with the seal of resize().
-                if (segment.tail.compare_exchange_weak(position, position + 1,
-                                                       std::memory_order_acq_rel,
-                                                       std::memory_order_relaxed)) {
-                    slot.value = value;
-                    // release: pairs with the acquire in pop().
-                    slot.sequence.store(local + 1, std::memory_order_release);
-                    return true;
+                if (!segment.tail.compare_exchange_weak(position, position + count,
+                                                        std::memory_order_acq_rel,
+                                                        std::memory_order_relaxed)) {
+                    continue;
                 }
+                for (std::uint64_t i = 0; i < count; ++i) {
+                    Slot& slot = segment.slots[(local + i) & segment.mask];
+                    slot.value = values[done + i];
+                    // release: pairs with the acquire in pop().
+                    slot.sequence.store(local + i + 1, std::memory_order_release);
+                }
+                done += count;
+                position += count;
             }
             // Sealed: the next segment is a few instructions away.
-            std::this_thread::yield();
+            if (done < values.size()) std::this_thread::yield();
         }
+        return done;
     }
 
     [[nodiscard]] bool pop(T& out) {

@@ -83,7 +83,6 @@ void fill_row(const core::Completion& done, ResultRow& row) {
                 (done.has_immediate ? kRowHasImmediate : 0) |
                 (was_object ? kRowContextWasObject : 0);
     if (was_object) contexts->forget({done.context, true});
-    done.requests->end();
 }
 
 PyObject* result_dtype() { return row_dtype; }

@@ -46,9 +46,10 @@ inline constexpr std::uint32_t kRowSolicited = 1;
 inline constexpr std::uint32_t kRowHasImmediate = 2;
 inline constexpr std::uint32_t kRowContextWasObject = 4;  // and request_context is 0
 
-// Both take the completion over: its context is given back, and its request is outstanding no
-// longer. Null: a Python exception is set, and the completion is gone all the same.
+// Takes the completion over: its context is given back, and its request is outstanding no longer.
+// Null: a Python exception is set, and the completion is gone all the same.
 [[nodiscard]] PyObject* make_result(const core::Completion& completion);
+// The same but for the request, which the caller ends.
 void fill_row(const core::Completion& completion, ResultRow& row);
 
 // Borrowed: the dtype of rows.

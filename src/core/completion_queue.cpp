@@ -101,36 +101,40 @@ bool CompletionQueue::is_spin_worth() {
     return vain < kVainSpins || vain % kSpinTrial == 0;
 }
 
-bool CompletionQueue::push(const Completion& completion) {
+std::size_t CompletionQueue::push(std::span<const Completion> run) {
     // A dead queue stays as it is, although polling makes room in it.
     if (is_failure(status_.load(std::memory_order_relaxed))) [[unlikely]]
-        return false;
-    if (!ring_.push(completion)) {
+        return 0;
+    const std::size_t count = ring_.push(run);
+    if (count < run.size()) [[unlikely]] {
         mark_dead(Status::buffer_overflow);
-        return false;
+        return count;
     }
-    // Read-modify-writes, so that they are ordered with the ones of arm() and Sleeper: either we
-    // see the arm or the sleeper, or it sees the completion. acq_rel: pairs with those two.
-    const std::uint32_t armed = armed_.fetch_add(0, std::memory_order_acq_rel);
-    if (armed != 0) {
-        const bool matches = armed == strength(Notify::any) ||
-                             (armed == strength(Notify::solicited) &&
-                              (completion.is_solicited || is_failure(completion.status)));
-        if (matches && polled_here == this) {
-            holds_back_ = true;
-        } else if (matches) {
-            on_satisfied();
-        }
+    // A read-modify-write, so that it is ordered with those of arm() and Sleeper: either we see the
+    // arm or the sleeper, or it sees the completions. acq_rel: pairs with those two.
+    const std::uint32_t attention = attention_.fetch_add(0, std::memory_order_acq_rel);
+    if (attention == 0) [[likely]]
+        return count;
+    const std::uint32_t armed = attention & kArmed;
+    const bool matches = armed == strength(Notify::any) ||
+                         (armed == strength(Notify::solicited) &&
+                          std::ranges::any_of(run, [](const Completion& completion) {
+                              return completion.is_solicited || is_failure(completion.status);
+                          }));
+    if (matches && polled_here == this) {
+        holds_back_ = true;
+    } else if (matches) {
+        on_satisfied();
     }
-    if (sleepers_.fetch_add(0, std::memory_order_acq_rel) > 0) wake();
-    return true;
+    if (attention >= kSleeper) wake();
+    return count;
 }
 
 void CompletionQueue::mark_dead(Status status) {
     status_.store(status, std::memory_order_release);  // pairs with status()
     on_satisfied();
     // As in push(): either we see the sleeper, or it sees the status.
-    if (sleepers_.fetch_add(0, std::memory_order_acq_rel) > 0) wake();
+    if (attention_.fetch_add(0, std::memory_order_acq_rel) >= kSleeper) wake();
 }
 
 void CompletionQueue::tell() {
@@ -174,7 +178,7 @@ void CompletionQueue::notify() {
         const base::Lock lock(mutex_);
         is_due_ = false;  // its timer finds that, or the next one that is due
         // acq_rel: pairs with arm() and push().
-        if (armed_.exchange(0, std::memory_order_acq_rel) == 0) return;
+        if ((attention_.fetch_and(~kArmed, std::memory_order_acq_rel) & kArmed) == 0) return;
         tell = on_notify_;
         const std::uint64_t one = 1;
         // An eventfd of ours takes a one unless it overflows, and it is drained at every arm.
@@ -248,7 +252,8 @@ void CompletionQueue::notify_if_due() {
 }
 
 std::optional<Notify> CompletionQueue::armed() const {
-    const std::uint32_t strength = armed_.load(std::memory_order_acquire);  // pairs with arm()
+    // acquire: pairs with arm().
+    const std::uint32_t strength = attention_.load(std::memory_order_acquire) & kArmed;
     return strength == 0 ? std::nullopt : std::optional(kind_of(strength));
 }
 
@@ -261,8 +266,9 @@ void CompletionQueue::arm(Notify kind) {
             static_cast<void>(!::read(event_.get(), &count, sizeof count));
         }
         // acq_rel, and always written: pairs with push().
-        merged = std::max(strength(kind), armed_.load(std::memory_order_relaxed));
-        armed_.exchange(merged, std::memory_order_acq_rel);
+        const std::uint32_t before = attention_.load(std::memory_order_relaxed) & kArmed;
+        merged = std::max(strength(kind), before);
+        attention_.fetch_add(merged - before, std::memory_order_acq_rel);
     }
     do_arm(kind_of(merged));
     // What waits already satisfies the arm: NDK demands it for anything new since the last

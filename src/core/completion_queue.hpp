@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "base/descriptor.hpp"
 #include "base/expected.hpp"
@@ -82,7 +83,11 @@ public:
 
     // Producers: the steppers of connections. False: the queue is dead, by this one or before, and
     // nothing was stored.
-    [[nodiscard]] bool push(const Completion& completion);
+    [[nodiscard]] bool push(const Completion& completion) {
+        return push(std::span(&completion, 1)) == 1;
+    }
+    // A run of them. Returns how many were stored: fewer when the queue is dead by then.
+    [[nodiscard]] std::size_t push(std::span<const Completion> run);
 
 protected:
     // Steps what may have completions for this queue. True: work is left for a large budget.
@@ -111,9 +116,9 @@ protected:
     public:
         explicit Sleeper(CompletionQueue& cq) : cq_(cq) {
             // acq_rel: pairs with push(); it sees a sleeper, or we its completion.
-            cq_.sleepers_.fetch_add(1, std::memory_order_acq_rel);
+            cq_.attention_.fetch_add(kSleeper, std::memory_order_acq_rel);
         }
-        ~Sleeper() { cq_.sleepers_.fetch_sub(1, std::memory_order_relaxed); }
+        ~Sleeper() { cq_.attention_.fetch_sub(kSleeper, std::memory_order_relaxed); }
         Sleeper(const Sleeper&) = delete;
         Sleeper& operator=(const Sleeper&) = delete;
 
@@ -161,9 +166,12 @@ private:
 
     base::MpscRing<Completion> ring_;
     std::atomic<Status> status_{Status::success};
-    // 0: not armed, otherwise 1 + strength (errors 0, solicited 1, any 2).
-    std::atomic<std::uint32_t> armed_{0};
-    std::atomic<std::uint32_t> sleepers_{0};
+    // Who wants to hear of a completion, in one word, because each push() looks. The low bits: 0:
+    // not armed, otherwise 1 + strength (errors 0, solicited 1, any 2), changed under the mutex.
+    // Above them: how many threads sleep.
+    static constexpr std::uint32_t kArmed = 3;
+    static constexpr std::uint32_t kSleeper = 4;
+    std::atomic<std::uint32_t> attention_{0};
     std::atomic<std::uint64_t> promised_{0};
     std::atomic<bool> has_warned_{false};
     std::atomic<bool> was_polled_{false};

@@ -5,8 +5,10 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "base/live.hpp"
 #include "core/types.hpp"
@@ -40,10 +42,10 @@ public:
     void begin() {
         posted_.store(posted_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     }
-    // From any thread: the completion was polled, or none will come.
-    void end() {
-        if (shared_ != nullptr) shared_->end();
-        settle(1);
+    // From any thread: as many completions were polled, or will not come.
+    void end(std::uint64_t count = 1) {
+        if (shared_ != nullptr) shared_->end(count);
+        settle(count);
     }
     // From the thread that steps, which is one at a time: none will come.
     void end_silently() {
@@ -99,6 +101,15 @@ private:
     std::atomic<std::uint64_t> silent_{0};
     std::atomic<std::uint64_t> ended_{0};
 };
+
+// The requests of completions that were polled, after the last look at their contexts.
+inline void end_requests(std::span<const Completion> polled) {
+    for (std::size_t i = 0, next = 0; i < polled.size(); i = next) {
+        Outstanding* const requests = polled[i].requests;
+        while (next < polled.size() && polled[next].requests == requests) ++next;
+        requests->end(next - i);
+    }
+}
 
 // A completion that no program will poll: its queue is dead or gone.
 inline void discard(const Completion& completion) {

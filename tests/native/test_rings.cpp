@@ -3,8 +3,10 @@
 // a ring takes exactly its depth.
 #include "base/ring.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -94,20 +96,42 @@ void test_ring_takes_exactly_its_depth(Checks& checks, std::uint32_t depth) {
     }
 }
 
+// `count` items, in runs of up to `most`.
+void push_all(Checks& checks, MpscRing<Item>& ring, std::uint32_t producer, std::uint64_t count,
+              std::size_t most) {
+    std::vector<Item> run(most);
+    for (std::uint64_t done = 0; done < count;) {
+        const auto size = static_cast<std::size_t>(std::min<std::uint64_t>(most, count - done));
+        for (std::size_t i = 0; i < size; ++i) run[i] = {producer, done + i, done + i};
+        std::size_t pushed = 0;
+        checks.wait_until([&] { return (pushed = ring.push(std::span(run.data(), size))) > 0; },
+                          "the consumer makes room");
+        done += pushed;
+    }
+}
+
+void test_a_ring_takes_of_a_run_what_fits(Checks& checks) {
+    MpscRing<Item> ring(5);
+    std::vector<Item> run;
+    for (std::uint64_t i = 0; i < 4; ++i) run.push_back({0, i, i});
+    checks.check(ring.push(std::span<const Item>{}) == 0 && ring.is_empty(), "no run is nothing");
+    checks.check(ring.push(std::span<const Item>(run)) == 4, "a run with room goes in whole");
+    checks.check(ring.push(std::span<const Item>(run)) == 1, "of a longer one its beginning");
+    checks.check(ring.push(std::span<const Item>(run)) == 0, "and of another nothing");
+    Item out;
+    for (const std::uint64_t value : {0U, 1U, 2U, 3U, 0U}) {
+        checks.check(ring.pop(out) && out.value == value, "in order");
+    }
+    checks.check(!ring.pop(out), "and no more");
+}
+
 void test_ring_keeps_the_order_of_each_producer(Checks& checks, std::uint32_t producers,
-                                                std::uint32_t depth, std::uint64_t count) {
+                                                std::uint32_t depth, std::uint64_t count,
+                                                std::size_t most) {
     MpscRing<Item> ring(depth);
     std::vector<std::thread> threads;
     for (std::uint32_t producer = 0; producer < producers; ++producer) {
-        threads.emplace_back([&, producer] {
-            for (std::uint64_t i = 0; i < count; ++i) {
-                checks.wait_until(
-                    [&] {
-                        return ring.push({producer, i, i});
-                    },
-                    "the consumer makes room");
-            }
-        });
+        threads.emplace_back([&, producer] { push_all(checks, ring, producer, count, most); });
     }
     std::vector<std::uint64_t> next(producers, 0);
     for (std::uint64_t i = 0; i < count * producers; ++i) {
@@ -196,11 +220,9 @@ void test_resizing_beside_producers_and_a_consumer(Checks& checks, std::uint32_t
     std::atomic<bool> is_over{false};
     std::vector<std::thread> threads;
     for (std::uint32_t producer = 0; producer < producers; ++producer) {
-        threads.emplace_back([&, producer] {
-            for (std::uint64_t i = 0; i < count; ++i) {
-                checks.wait_until([&] { return ring.push({producer, i, i}); }, "there is room");
-            }
-        });
+        // The first pushes one by one, others in longer and longer runs.
+        threads.emplace_back(
+            [&, producer] { push_all(checks, ring, producer, count, 1 + 3 * producer); });
     }
     threads.emplace_back([&] {
         // Up in small steps, so that every growth is a new segment; down whenever it may.
@@ -232,8 +254,10 @@ int main(int argc, char** argv) {
     }
     for (const std::uint32_t depth : {1U, 3U, 64U}) {
         test_cursor_hands_slots_between_two_threads(checks, depth, count);
-        test_ring_keeps_the_order_of_each_producer(checks, 3, depth, count / 3);
+        test_ring_keeps_the_order_of_each_producer(checks, 3, depth, count / 3, 1);
+        test_ring_keeps_the_order_of_each_producer(checks, 3, depth, count / 3, 7);
     }
+    test_a_ring_takes_of_a_run_what_fits(checks);
     test_racing_producers_overrun_at_the_depth(checks, 4, 37, 100);
     test_resizing_keeps_what_waits_and_its_order(checks);
     test_resizes_with_nothing_in_between(checks);

@@ -20,6 +20,7 @@
 #include "bindings/python/errors.hpp"
 #include "bindings/queue_pair.hpp"
 #include "bindings/result.hpp"
+#include "core/outstanding.hpp"
 
 namespace ndv::bindings {
 namespace {
@@ -176,6 +177,7 @@ PyObject* poll_into(PyObject* self, const Arguments<1>& arguments) {
         Taken taken;
         const std::size_t taken_now = taken.take(handle, rows.size() - done, done);
         for (std::size_t i = 0; i < taken_now; ++i) fill_row(taken.data()[i], rows[done + i]);
+        core::end_requests({taken.data(), taken_now});
         done += taken_now;
         if (taken_now < Taken::kMost || !handle.is_usable()) break;
     }
