@@ -104,10 +104,11 @@ public:
         // relaxed, all of them: numbers to look at, which order nothing.
         all["starting_connection"] = parts_->starting_connections.load(std::memory_order_relaxed);
         all["lingering_connection"] = parts_->progress->lingering();
-        all["rdma_in_octets"] = parts_->totals->bytes_in.load(std::memory_order_relaxed);
-        all["rdma_out_octets"] = parts_->totals->bytes_out.load(std::memory_order_relaxed);
-        all["rdma_in_frames"] = parts_->totals->fpdus_in.load(std::memory_order_relaxed);
-        all["rdma_out_frames"] = parts_->totals->fpdus_out.load(std::memory_order_relaxed);
+        const iwarp::StreamCounters moved = parts_->totals->read();
+        all["rdma_in_octets"] = moved.bytes_in;
+        all["rdma_out_octets"] = moved.bytes_out;
+        all["rdma_in_frames"] = moved.fpdus_in;
+        all["rdma_out_frames"] = moved.fpdus_out;
         if (parts_->capture) all["capture_lost_packets"] = parts_->capture->lost();
         return all;
     }

@@ -60,6 +60,7 @@ QueuePair::QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
       receive_queue_(soft_srq_ == nullptr ? limits.receive_queue_depth : kTakenReceives,
                      limits.max_receive_sge, 0) {
     set_srq(std::move(srq));
+    totals_->join(moved_);
 }
 
 QueuePair::~QueuePair() {
@@ -75,6 +76,7 @@ QueuePair::~QueuePair() {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
         static_cast<void>(step_once(kDeadline, core::Budget::small));
     }
+    totals_->leave(moved_);
 }
 
 Expected<void> QueuePair::attach(std::unique_ptr<Link> link, const iwarp::ConnectionConfig& config,
@@ -442,15 +444,17 @@ void QueuePair::watch_in_queues(std::uint32_t events) {
 }
 
 void QueuePair::count_traffic() {
-    const iwarp::StreamCounters seen = stream_->counters();
-    // relaxed: totals for stats(), which order nothing.
+    const iwarp::StreamCounters& seen = stream_->counters();
+    // relaxed: this thread's alone to write; see their declaration.
     const auto add = [](std::atomic<std::uint64_t>& total, std::uint64_t more) {
-        if (more != 0) total.fetch_add(more, std::memory_order_relaxed);
+        if (more != 0) {
+            total.store(total.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);
+        }
     };
-    add(totals_->fpdus_in, seen.fpdus_in - counted_.fpdus_in);
-    add(totals_->fpdus_out, seen.fpdus_out - counted_.fpdus_out);
-    add(totals_->bytes_in, seen.bytes_in - counted_.bytes_in);
-    add(totals_->bytes_out, seen.bytes_out - counted_.bytes_out);
+    add(moved_.fpdus_in, seen.fpdus_in - counted_.fpdus_in);
+    add(moved_.fpdus_out, seen.fpdus_out - counted_.fpdus_out);
+    add(moved_.bytes_in, seen.bytes_in - counted_.bytes_in);
+    add(moved_.bytes_out, seen.bytes_out - counted_.bytes_out);
     counted_ = seen;
 }
 

@@ -21,15 +21,9 @@
 #include "providers/soft/memory_table.hpp"
 #include "providers/soft/progress.hpp"
 #include "providers/soft/shared_receive_queue.hpp"
+#include "providers/soft/totals.hpp"
 
 namespace ndv::soft {
-
-struct StreamTotals {
-    std::atomic<std::uint64_t> fpdus_in{0};
-    std::atomic<std::uint64_t> fpdus_out{0};
-    std::atomic<std::uint64_t> bytes_in{0};
-    std::atomic<std::uint64_t> bytes_out{0};
-};
 
 class QueuePair final : public core::QueuePair, public Member, private iwarp::ReceiveSupply {
 public:
@@ -149,6 +143,7 @@ private:
     const std::uint64_t domain_;
     const std::shared_ptr<Progress> progress_;
     const std::shared_ptr<StreamTotals> totals_;
+    StreamTotals::Part moved_;
     CompletionQueue& soft_receive_cq_;  // held by core::QueuePair
     CompletionQueue& soft_initiator_cq_;
     SharedReceiveQueue* const soft_srq_;  // null: none
