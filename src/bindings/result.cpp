@@ -27,6 +27,7 @@ constexpr Column kColumns[] = {
 
 // What a row has no room for is no column, as flags are no field. document() adds the pages.
 constexpr std::size_t kDetail = std::size(kColumns) - 1;  // behind the fields of the list
+constexpr Py_ssize_t kFieldCount = kDetail + 1;
 constinit std::array<PyStructSequence_Field, std::size(kColumns) + 1> fields = [] {
     std::array<PyStructSequence_Field, std::size(kColumns) + 1> out{};  // the last one ends them
 #define NDV_X(type, name, index, ...) out[index] = {#name, nullptr};
@@ -56,7 +57,8 @@ Contexts* contexts_of(const core::Completion& done) {
 PyObject* make_result(const core::Completion& done) {
     Contexts* const contexts = contexts_of(done);
     PyObject* const request_context = contexts->give_back(done.context, done.context_is_object);
-    PyObject* const result = PyStructSequence_New(result_type);
+    // As PyStructSequence_New(), which looks its size up in the type's dictionary, twice.
+    PyObject* const result = result_type->tp_alloc(result_type, kFieldCount);
     if (result != nullptr && request_context != nullptr) {
 #define NDV_X(type, name, index, object, number) PyStructSequence_SET_ITEM(result, index, object);
         NDV_RESULT_LIST(NDV_X)

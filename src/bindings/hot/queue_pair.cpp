@@ -139,13 +139,29 @@ private:
 };
 static_assert(std::is_trivially_copyable_v<core::Completion>);
 
-// Appends one Result per completion. All of them are consumed, whatever happens.
-void append_results(const py::list& list, Taken& taken, std::size_t count) {
+// Adds one Result per completion to `list`, which is made with the first of them. All of them are
+// consumed, whatever happens.
+void add_results(py::object& list, Taken& taken, std::size_t count) {
+    // Made first: the list is never seen with places that are empty.
+    std::array<PyObject*, Taken::kMost> made;
     bool has_failed = false;
     for (std::size_t i = 0; i < count; ++i) {
-        PyObject* const result = make_result(taken.data()[i]);
-        if (result == nullptr || PyList_Append(list.ptr(), result) != 0) has_failed = true;
-        Py_XDECREF(result);
+        made[i] = make_result(taken.data()[i]);
+        has_failed = has_failed || made[i] == nullptr;
+    }
+    if (!list && !has_failed) {
+        list = py::reinterpret_steal<py::object>(PyList_New(static_cast<Py_ssize_t>(count)));
+        if (list) {
+            for (std::size_t i = 0; i < count; ++i) {
+                PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i), made[i]);
+            }
+            return;
+        }
+        has_failed = true;
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+        has_failed = has_failed || PyList_Append(list.ptr(), made[i]) != 0;
+        Py_XDECREF(made[i]);
     }
     if (has_failed) throw py::error_already_set();
 }
@@ -154,16 +170,17 @@ PyObject* poll(PyObject* self, const Arguments<1>& arguments) {
     const auto [given] = arguments;
     auto& handle = usable<CompletionQueue>(self);
     std::uint64_t limit = given == nullptr ? 32 : to_unsigned64(given, "limit");
-    py::list results;
-    while (limit > 0) {
+    py::object results;
+    do {
         Taken taken;
-        const std::size_t taken_now = taken.take(handle, limit, results.size());
-        append_results(results, taken, taken_now);
+        const std::size_t taken_now =
+            limit == 0 ? 0 : taken.take(handle, limit, results ? Taken::kMost : 0);
+        add_results(results, taken, taken_now);
         limit -= taken_now;
         // A short count means that the ring was empty. The results above may have run code that
         // closed the queue.
         if (taken_now < Taken::kMost || !handle.is_usable()) break;
-    }
+    } while (limit > 0);
     return results.release().ptr();
 }
 
