@@ -35,7 +35,7 @@ public:
 
     // What the hazard word says while memory with the token is touched; not 0. The peer that ends
     // that memory waits for this value to go.
-    [[nodiscard]] virtual std::uint64_t hazard(std::uint32_t token) const = 0;
+    [[nodiscard]] virtual std::uint64_t hazard(std::uint32_t token) = 0;
     // Behind the hazard.
     [[nodiscard]] virtual iwarp::AccessResult take(std::uint32_t token, std::uint64_t address,
                                                    std::uint32_t length, iwarp::RemoteRight right,
@@ -62,7 +62,7 @@ class NearReach : public Reach {
 public:
     explicit NearReach(iwarp::RemoteMemory& memory) : memory_(memory) {}
 
-    [[nodiscard]] std::uint64_t hazard(std::uint32_t) const override { return kReceives; }
+    [[nodiscard]] std::uint64_t hazard(std::uint32_t) override { return kReceives; }
     [[nodiscard]] iwarp::AccessResult take(std::uint32_t token, std::uint64_t address,
                                            std::uint32_t length, iwarp::RemoteRight right,
                                            Grip& out) override {

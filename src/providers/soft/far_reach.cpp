@@ -7,16 +7,22 @@ namespace ndv::soft {
 using direct::Grip;
 using direct::Way;
 
-std::uint64_t FarReach::hazard(std::uint32_t token) const {
-    std::uint64_t hazard = 0;
-    static_cast<void>(peer_->line(token, hazard));
-    return hazard;
+const SharedLine& FarReach::line_of(std::uint32_t token) {
+    if (line_ == nullptr || token != token_) {
+        token_ = token;
+        line_ = &peer_->line(token, hazard_);
+    }
+    return *line_;
+}
+
+std::uint64_t FarReach::hazard(std::uint32_t token) {
+    static_cast<void>(line_of(token));
+    return hazard_;
 }
 
 iwarp::AccessResult FarReach::take(std::uint32_t token, std::uint64_t address, std::uint32_t length,
                                    iwarp::RemoteRight right, Grip& out) {
-    std::uint64_t hazard = 0;
-    const SharedLine& line = peer_->line(token, hazard);
+    const SharedLine& line = line_of(token);
     // acquire: pairs with the release in MemoryTable::show(). seq_cst: with hide(), see there.
     if (line.live.load(std::memory_order_seq_cst) != (SharedLine::kLive | token)) {
         return iwarp::AccessResult::invalid_stag;

@@ -18,7 +18,7 @@ public:
              std::shared_ptr<const MemoryTable> own)
         : peer_(std::move(peer)), domain_(domain), queue_pair_(queue_pair), own_(std::move(own)) {}
 
-    [[nodiscard]] std::uint64_t hazard(std::uint32_t token) const override;
+    [[nodiscard]] std::uint64_t hazard(std::uint32_t token) override;
     [[nodiscard]] iwarp::AccessResult take(std::uint32_t token, std::uint64_t address,
                                            std::uint32_t length, iwarp::RemoteRight right,
                                            direct::Grip& out) override;
@@ -37,6 +37,7 @@ public:
     }
 
 private:
+    [[nodiscard]] const SharedLine& line_of(std::uint32_t token);
     // How the peer's memory at that place is reached.
     [[nodiscard]] direct::Grip grip(std::uint64_t where, std::uint64_t offset,
                                     std::uint32_t length) const;
@@ -45,6 +46,10 @@ private:
     const std::uint64_t domain_;
     const std::uint64_t queue_pair_;
     const std::shared_ptr<const MemoryTable> own_;
+    // Of the token that was looked up last, as MemoryTable::Memo.
+    const SharedLine* line_ = nullptr;
+    std::uint64_t hazard_ = 0;
+    std::uint32_t token_ = 0;
 };
 
 }  // namespace ndv::soft

@@ -161,8 +161,7 @@ void MemoryTable::remove(std::uint32_t token) {
     give_back({number % kSlots, number >> kSlotBits, 1});
 }
 
-MemoryTable::Entry* MemoryTable::pin(std::uint32_t token) {
-    const std::uint32_t number = permutation_.number(token);
+MemoryTable::Entry* MemoryTable::pin_number(std::uint32_t number) {
     Entry* found = entry(number % kSlots);
     if (found == nullptr) return nullptr;
     // acquire: pairs with the release in activate().
@@ -254,7 +253,7 @@ void MemoryTable::add_user(const std::weak_ptr<const FarUser>& user) {
 iwarp::AccessResult DomainMemory::pin(std::uint32_t stag, std::uint64_t to, std::uint32_t length,
                                       iwarp::RemoteRight right, iwarp::Pin& out) {
     using iwarp::AccessResult;
-    MemoryTable::Entry* entry = table_.pin(stag);
+    MemoryTable::Entry* entry = table_.pin(stag, memo_);
     if (entry == nullptr) return AccessResult::invalid_stag;
     const EntryContent& content = entry->content;
     const AccessResult result = check_access(content, content.kind == EntryKind::window, domain_,

@@ -172,8 +172,18 @@ public:
     [[nodiscard]] static std::uint64_t hazard_of(std::uint32_t slot) { return slot + 2ULL; }
 
     struct Entry;
+    // The number behind the token that was looked up last: requests that follow each other mostly
+    // name the same memory.
+    struct Memo {
+        std::uint32_t token = 0;
+        std::uint32_t number = 0;
+    };
     // Null when the token names nothing. A pinned entry stays what it is until unpin().
-    [[nodiscard]] Entry* pin(std::uint32_t token);
+    [[nodiscard]] Entry* pin(std::uint32_t token) { return pin_number(permutation_.number(token)); }
+    [[nodiscard]] Entry* pin(std::uint32_t token, Memo& memo) {
+        if (token != memo.token || token == 0) memo = {token, permutation_.number(token)};
+        return pin_number(memo.number);
+    }
     static void unpin(Entry* entry);
 
     struct Entry {
@@ -190,6 +200,7 @@ private:
     static constexpr std::size_t kRest = 4096;
 
     [[nodiscard]] Entry* entry(std::uint32_t slot) const;
+    [[nodiscard]] Entry* pin_number(std::uint32_t number);
     [[nodiscard]] SharedLine& line(std::uint32_t slot) const {
         return reinterpret_cast<SharedTable*>(shared_.data())->lines[slot];
     }
@@ -261,6 +272,7 @@ private:
     MemoryTable& table_;
     const std::uint64_t domain_;
     const std::uint64_t queue_pair_;
+    MemoryTable::Memo memo_;  // of steps
     std::vector<Leaving> leaving_;
 };
 

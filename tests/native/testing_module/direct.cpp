@@ -20,7 +20,7 @@ public:
     WayReach(direct::Way way, RemoteMemory& memory) : way_(way), near_(memory) {}
 
     // A token of its own each, as in tables that processes share.
-    [[nodiscard]] std::uint64_t hazard(std::uint32_t token) const override {
+    [[nodiscard]] std::uint64_t hazard(std::uint32_t token) override {
         return std::uint64_t{token} + 2;
     }
     [[nodiscard]] AccessResult take(std::uint32_t token, std::uint64_t address,
