@@ -34,11 +34,19 @@ public:
         }
     }
 
+    // As enter(), and without a request where another thread steps.
+    [[nodiscard]] bool try_enter() {
+        std::uint32_t expected = kIdle;
+        // acquire: as in enter().
+        return word_.compare_exchange_strong(expected, kStepping, std::memory_order_acquire,
+                                             std::memory_order_relaxed);
+    }
+
     // True: left. False: a thread asked for more; the caller still owns it and steps again.
     [[nodiscard]] bool leave() {
         std::uint32_t expected = kStepping;
-        // release: pairs with the acquire in enter() of the next owner.
-        if (word_.compare_exchange_strong(expected, kIdle, std::memory_order_acq_rel,
+        // release: pairs with the acquire in enter() of the next owner. seq_cst: see is_idle().
+        if (word_.compare_exchange_strong(expected, kIdle, std::memory_order_seq_cst,
                                           std::memory_order_acquire)) {
             return true;
         }
@@ -47,9 +55,9 @@ public:
         return false;
     }
 
-    [[nodiscard]] bool is_idle() const {
-        return word_.load(std::memory_order_acquire) == kIdle;  // pairs with leave()
-    }
+    // seq_cst: of a thread that stores and then asks this, and one that leaves and then loads, both
+    // seq_cst, one sees the other.
+    [[nodiscard]] bool is_idle() const { return word_.load(std::memory_order_seq_cst) == kIdle; }
 
 private:
     static constexpr std::uint32_t kIdle = 0;

@@ -42,6 +42,10 @@ public:
     void begin() {
         posted_.store(posted_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     }
+    // The poster's: the request that was begun last was not posted.
+    void take_back() {
+        posted_.store(posted_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
+    }
     // From any thread: as many completions were polled, or will not come.
     void end(std::uint64_t count = 1) {
         if (shared_ != nullptr) shared_->end(count);

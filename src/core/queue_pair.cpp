@@ -85,6 +85,17 @@ bool QueuePair::deliver(bool is_receive, Completion& completion) {
     return false;
 }
 
+bool QueuePair::deliver(std::span<Completion> run) {
+    if (run.empty()) return true;
+    for (Completion& completion : run) completion.requests = initiated_.get();
+    const std::size_t count = initiator_cq_->push(run);
+    if (count == run.size()) return true;
+    for (const Completion& completion : run.subspan(count)) discard(completion);
+    note_cause(Detail::of(End::overrun));
+    set_state(QueuePairState::error);
+    return false;
+}
+
 void QueuePair::end_silently(const Completion& completion) {
     if (completion.context_is_object) initiated_->contexts()->retire(completion.context);
     initiated_->end_silently();
@@ -140,12 +151,23 @@ std::uint32_t QueuePair::local_rights(OperationType type) const {
     return is_atomic(type) ? access::kLocalWrite : sink_rights();
 }
 
+bool QueuePair::takes_express(const WorkRequest& request, std::uint64_t length,
+                              std::uint32_t rights) {
+    if (initiated_->count() >= limits_.initiator_queue_depth) return false;
+    // Before its completion can be polled.
+    initiated_->begin();
+    if (express(request, static_cast<std::uint32_t>(length), rights)) return true;
+    initiated_->take_back();
+    return false;
+}
+
 Status QueuePair::post(const WorkRequest& request) {
     std::uint64_t length = 0;
     const Status status = check(request, length);
     if (status != Status::success) return status;
     const bool is_inline = (request.flags & flag::kInline) != 0;
     const std::uint32_t rights = local_rights(request.type);
+    if (takes_express(request, length, rights)) return Status::success;
     Buffers buffers;
     const Status local = is_inline ? buffers.acquire<true>(*pd_, request.segments, rights)
                                    : buffers.acquire<false>(*pd_, request.segments, rights);

@@ -70,6 +70,19 @@ public:
         return status;
     }
 
+    // For the thread that posts, while it lives: what requests that follow each other have in
+    // common is done once. They may show, and complete, at its end alone.
+    class Batch {
+    public:
+        explicit Batch(QueuePair& qp) : qp_(qp) { qp_.begin_batch(); }
+        Batch(const Batch&) = delete;
+        Batch& operator=(const Batch&) = delete;
+        ~Batch() { qp_.end_batch(); }
+
+    private:
+        QueuePair& qp_;
+    };
+
     // The sentence behind a status that post() or post_receive() returned. Cold.
     [[nodiscard]] Error explain(Status status, const WorkRequest& request) const;
     [[nodiscard]] Error explain(Status status, const ReceiveRequest& request) const;
@@ -128,12 +141,27 @@ protected:
     // The one end of a request that has a completion. False: the completion queue is dead, and with
     // it this queue pair, in error by now; the provider ends it.
     [[nodiscard]] bool deliver(bool is_receive, Completion& completion);
+    // The same for a run of requests of the initiator queue. Consumed, whatever happens.
+    [[nodiscard]] bool deliver(std::span<Completion> run);
     // And of a request that has none.
     void end_silently(const Completion& completion);
     // Optional: ends requests that are over and not looked at yet; the queue is full.
     virtual void look_for_ends() {}
     // From do_close(): no more requests that need room in the completion queues.
     void withdraw();
+    // Optional. The express lane: does a request that has passed the checks, all of it, in the
+    // call that posts it. Its memory is looked at for `rights` by the provider, and needs no
+    // reference. False: nothing was done, and the request takes the ordinary way.
+    [[nodiscard]] virtual bool express(const WorkRequest& request, std::uint32_t length,
+                                       std::uint32_t rights) {
+        static_cast<void>(request);
+        static_cast<void>(length);
+        static_cast<void>(rights);
+        return false;
+    }
+    // Optional: see Batch.
+    virtual void begin_batch() {}
+    virtual void end_batch() noexcept {}
     // `buffers` carry references that the provider owns once it returns success. Those of an INLINE
     // request stay the caller's: their bytes are copied before it returns.
     [[nodiscard]] virtual Status do_post(const WorkRequest& request,
@@ -166,6 +194,8 @@ private:
         return initiated_->post(
             limits_.initiator_queue_depth, [this] { look_for_ends(); }, post);
     }
+    [[nodiscard]] bool takes_express(const WorkRequest& request, std::uint64_t length,
+                                     std::uint32_t rights);
     [[nodiscard]] Status check_extension(const WorkRequest& request, std::uint64_t length) const;
 
     const std::shared_ptr<ProtectionDomain> pd_;

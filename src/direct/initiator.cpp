@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "direct/copy.hpp"
 #include "direct/stream.hpp"
@@ -72,6 +73,27 @@ bool Stream::transmit(std::size_t budget) {
     return is_more;
 }
 
+bool Stream::begin_ahead(bool is_in_row) {
+    is_in_row_ = is_in_row;
+    slots_told_ = slots_sent_;
+    return is_open_ && !is_disconnecting_ && !peer_has_closed_ &&
+           request_next_ == send_queue_.cursor.published();
+}
+
+bool Stream::run_ahead() {
+    std::size_t budget = std::max<std::size_t>(send_queue_[request_next_].length, 1);
+    if (execute(budget) != Turn::done) return false;
+    offset_ = 0;
+    is_carried_ = has_asked_ = false;
+    ++counters_.fpdus_out;
+    return true;
+}
+
+void Stream::end_ahead() {
+    let_go();
+    if (std::exchange(slots_told_, slots_sent_) != slots_sent_) wake(asleep::kForMessages);
+}
+
 Stream::Turn Stream::execute(std::size_t& budget) {
     const SendRequest& request = send_queue_[request_next_];
     if (peer_has_closed_ && iwarp::is_answered(request.kind)) {
@@ -119,9 +141,11 @@ Stream::Turn Stream::move(RemoteRight right, std::size_t& budget) {
         return refuse(right == RemoteRight::write ? iwarp::write_error(result)
                                                   : iwarp::read_error(result));
     }
-    // One of several that are small goes sooner with the others through the ring.
+    // One of several that are small goes sooner with the others through the ring. Ahead of the
+    // queue there are none in it.
+    const std::uint32_t waiting = send_queue_.cursor.published() - request_next_;
     const bool is_small = right == RemoteRight::write && rest <= kSmallCall &&
-                          send_queue_.cursor.published() - request_next_ > 1;
+                          (waiting > 1 || (waiting == 0 && is_in_row_));
     const bool is_reached = grip.way == Way::loads || (grip.way == Way::calls && !is_small);
     const bool has_turn = !is_reached || has_settled();
     std::uint32_t moved = 0;

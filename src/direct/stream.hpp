@@ -55,6 +55,17 @@ public:
     // Bytes that are left of the answer or the request in line.
     [[nodiscard]] std::size_t backlog();
 
+    // Beside steps: requests that are executed in the slot behind the last one of an empty queue,
+    // and never published. `is_in_row`: several follow each other. False: the stream has another
+    // thing to do first.
+    [[nodiscard]] bool begin_ahead(bool is_in_row);
+    // The one there. True: it is done, all of it, and the slot may be filled anew. False: it is to
+    // be published, and to go on in a step.
+    [[nodiscard]] bool run_ahead();
+    // Behind some of them, which may have been none: nothing is held any more, and the peer hears
+    // of messages.
+    void end_ahead();
+
     void retire(const iwarp::StreamCompletion& completion) override;
     [[nodiscard]] iwarp::StreamEvents take_events() override;
     [[nodiscard]] std::optional<Time> poll_deadline() const override;
@@ -199,6 +210,8 @@ private:
     // Sent with the last message that changes what this side would find in the peer's memory.
     std::uint64_t settled_slots_ = 0;
     std::uint64_t messages_sent_ = 0;
+    std::uint64_t slots_told_ = 0;  // ahead of the queue: the peer was woken for these
+    bool is_in_row_ = false;        // ... and several requests follow each other
     Answer answer_;
 
     // In.

@@ -133,6 +133,9 @@ void test_transitions_of_one_thread(Checks& checks) {
     checks.check(!word.leave(), "leaving fails once for any number of requests for more");
     checks.check(!word.is_idle(), "the owner keeps the word then");
     checks.check(word.leave(), "leaving succeeds after the extra step");
+    checks.check(word.try_enter(), "an idle word can be entered by a thread that asks for no step");
+    checks.check(!word.try_enter(), "and one that is stepped cannot");
+    checks.check(word.leave(), "which leaves no request behind");
 }
 
 }  // namespace

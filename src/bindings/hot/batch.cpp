@@ -134,9 +134,12 @@ PyObject* post_many(PyObject* self, const Arguments<1>& arguments) {
     Status status = Status::success;
     std::size_t posted = 0;
     OwnMemory own;
-    for (; posted < rows.size(); ++posted) {
-        status = post_row(native, rows[posted], own);
-        if (status != Status::success) break;
+    {
+        const core::QueuePair::Batch batch(native);
+        for (; posted < rows.size(); ++posted) {
+            status = post_row(native, rows[posted], own);
+            if (status != Status::success) break;
+        }
     }
     const bool has_failed = status != Status::success && status != Status::no_more_entries;
     Error error;

@@ -356,7 +356,6 @@ bool DomainMemory::grant_local(const EntryContent& content, const core::Segment&
     } else {
         out.offset = offset;
     }
-    content.hold->add_reference();
     return true;
 }
 
@@ -366,6 +365,7 @@ Status DomainMemory::acquire_local(const core::Segment& segment, std::uint32_t r
     if (entry == nullptr) [[unlikely]] {
         if (Mapping* const posted = table_.posted().find(segment.token)) {
             const bool is_granted = grant_local(posted->content(), segment, rights, out);
+            if (is_granted) out.hold->add_reference();
             posted->release();
             return is_granted ? Status::success : Status::access_violation;
         }
@@ -373,6 +373,7 @@ Status DomainMemory::acquire_local(const core::Segment& segment, std::uint32_t r
         if (entry == nullptr) return Status::access_violation;
     }
     const bool is_granted = grant_local(entry->content, segment, rights, out);
+    if (is_granted) out.hold->add_reference();
     MemoryTable::unpin(entry);
     return is_granted ? Status::success : Status::access_violation;
 }

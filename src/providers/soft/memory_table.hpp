@@ -254,12 +254,16 @@ public:
     // The same for segments of this process's own requests, which need no remote right.
     [[nodiscard]] Status acquire_local(const core::Segment& segment, std::uint32_t rights,
                                        core::LocalBuffer& out);
+    // Its halves, for memory that stays pinned while it is used. The stepper's.
+    [[nodiscard]] MemoryTable::Entry* pin_local(std::uint32_t token) {
+        return table_.pin(token, local_memo_);
+    }
+    // A granted `out` has no reference of its own.
+    [[nodiscard]] bool grant_local(const EntryContent& content, const core::Segment& segment,
+                                   std::uint32_t rights, core::LocalBuffer& out) const;
 
 private:
     [[nodiscard]] bool may_end(const EntryContent& content) const;
-    // A granted `out` has a reference of its own.
-    [[nodiscard]] bool grant_local(const EntryContent& content, const core::Segment& segment,
-                                   std::uint32_t rights, core::LocalBuffer& out) const;
     [[nodiscard]] Status end_local(std::uint32_t stag);
     [[nodiscard]] bool end(std::uint32_t stag);
 
@@ -273,6 +277,7 @@ private:
     const std::uint64_t domain_;
     const std::uint64_t queue_pair_;
     MemoryTable::Memo memo_;  // of steps
+    MemoryTable::Memo local_memo_;
     std::vector<Leaving> leaving_;
 };
 

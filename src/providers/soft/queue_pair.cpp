@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The step of a soft queue pair. Posting is in queue_pair_post.cpp, where requests and the stream
-// end in queue_pair_end.cpp, how memory takes TCP's place in queue_pair_direct.cpp.
+// The step of a soft queue pair. Posting is in queue_pair_post.cpp, what needs no step in
+// queue_pair_lane.cpp, where requests and the stream end in queue_pair_end.cpp, how memory takes
+// TCP's place in queue_pair_direct.cpp.
 #include "providers/soft/queue_pair.hpp"
 
 #include <sys/epoll.h>
@@ -135,7 +136,10 @@ bool QueuePair::step(unsigned reasons, core::Budget budget) {
     // release: pairs with the acquire of the exchange below, in whatever thread steps: it sees what
     // was written before the reason was given.
     reasons_.fetch_or(reasons, std::memory_order_acq_rel);
-    if (!word_.enter()) return false;
+    return word_.enter() && step_and_leave(budget);
+}
+
+bool QueuePair::step_and_leave(core::Budget budget) {
     bool is_more = false;
     try {
         do {
@@ -145,10 +149,15 @@ bool QueuePair::step(unsigned reasons, core::Budget budget) {
         leave_without_memory();
         throw;  // a caller gets an error, the progress thread pauses
     }
-    // acq_rel: pairs with lease(). Either we see that the progress thread waits, or it sees that
-    // the word is idle.
-    if (is_awaited_.exchange(false, std::memory_order_acq_rel)) progress_->lease_dropped();
+    has_left();
     return is_more;
+}
+
+void QueuePair::has_left() {
+    // seq_cst: pairs with bell_lease(). Either we see that the progress thread waits, or it sees
+    // that the word is idle.
+    if (!is_awaited_.load(std::memory_order_seq_cst)) return;
+    if (is_awaited_.exchange(false, std::memory_order_acq_rel)) progress_->lease_dropped();
 }
 
 void QueuePair::step_for_receive() {
@@ -507,8 +516,8 @@ Lease QueuePair::bell_lease(Time at) const {
     if (is_polled && !soft_receive_cq_.is_awaited() && !soft_initiator_cq_.is_awaited()) {
         return Lease::fresh;
     }
-    // acq_rel: pairs with the end of step(), and is_idle() with leave() there.
-    is_awaited_.exchange(true, std::memory_order_acq_rel);
+    // seq_cst: pairs with has_left(), and is_idle() with leave() before it.
+    is_awaited_.exchange(true, std::memory_order_seq_cst);
     return word_.is_idle() ? Lease::none : Lease::fresh;
 }
 

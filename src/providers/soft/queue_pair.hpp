@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "base/mutex.hpp"
 #include "base/state_word.hpp"
@@ -24,6 +25,9 @@
 #include "providers/soft/totals.hpp"
 
 namespace ndv::soft {
+
+// What core calls it, as the engines do.
+[[nodiscard]] iwarp::RequestKind kind_of(const core::WorkRequest& request);
 
 class QueuePair final : public core::QueuePair, public Member, private iwarp::ReceiveSupply {
 public:
@@ -69,7 +73,15 @@ public:
     void disconnect() override;
     void end(core::End why) override;
 
-    [[nodiscard]] bool transmit(core::Budget budget) override { return step(kTransmit, budget); }
+    // Where nothing is posted, the lane has done it.
+    [[nodiscard]] bool transmit(core::Budget budget) override {
+        if (is_direct() && send_queue_.cursor.size() == 0 &&
+            !lane_has_rest_.load(std::memory_order_relaxed)) {
+            return false;
+        }
+        lane_has_rest_.store(false, std::memory_order_relaxed);
+        return step(kTransmit, budget);
+    }
     void flush() override;
 
     // Member.
@@ -99,6 +111,24 @@ private:
     [[nodiscard]] Status do_fast_register(const core::FastRegisterRequest& request) override;
     [[nodiscard]] Status do_bind(const core::BindRequest& request) override;
     [[nodiscard]] Status do_invalidate(const core::InvalidateRequest& request) override;
+    [[nodiscard]] iwarp::SendRequest& fill_slot(const core::WorkRequest& request,
+                                                iwarp::RequestKind kind, std::uint32_t length);
+
+    // The express lane: requests of a direct connection that are executed and completed by the call
+    // that posts them. Meanwhile the thread that posts is the stepper.
+    [[nodiscard]] bool express(const core::WorkRequest& request, std::uint32_t length,
+                               std::uint32_t rights) override;
+    void begin_batch() override;
+    void end_batch() noexcept override;
+    [[nodiscard]] bool enter_lane(std::size_t budget);
+    [[nodiscard]] bool run_in_lane(const core::WorkRequest& request, std::uint32_t length,
+                                   std::uint32_t rights);
+    [[nodiscard]] bool find_in_lane(const core::WorkRequest& request, std::uint32_t rights,
+                                    core::LocalBuffer& out);
+    void deliver_lane();
+    // Before something is posted in the ordinary way: what is behind it may not overtake it.
+    void close_lane();
+    void leave_word();
     // Takes the reference to `mapping` over, if there is one.
     void publish(iwarp::RequestKind kind, const core::MappingRequest& request, std::uint32_t token,
                  Mapping* mapping);
@@ -114,7 +144,10 @@ private:
     }
 
     // Stepper.
+    [[nodiscard]] bool step_and_leave(core::Budget budget);
     [[nodiscard]] bool step_once(unsigned reasons, core::Budget budget);
+    // Behind a word that was left.
+    void has_left();
     void leave_without_memory();
     void end_without_memory();
     void take_attachment();
@@ -198,6 +231,25 @@ private:
     std::optional<Time> settle_at_;  // memory that ended here is in the hand of a peer
     std::optional<Time> deadline_;
     iwarp::StreamCounters counted_;
+
+    // The poster's, who is the stepper while the lane is open.
+    static constexpr std::size_t kLaneRun = 64;  // requests under one hazard and one pin
+    struct Lane {
+        bool is_batch = false;
+        bool has_word = false;
+        bool is_open = false;
+        bool owes_step = false;    // there is something to do for one
+        std::size_t requests = 0;  // since what is held was let go
+        std::size_t budget = 0;    // bytes that are left
+        // Local memory, pinned for requests that follow each other.
+        std::uint32_t token = 0;
+        MemoryTable::Entry* pinned = nullptr;
+        std::vector<core::Completion> run;
+    };
+    Lane lane_;
+    // The step behind the lane has left something for a large budget. relaxed: the poster's own,
+    // which may transmit beside the next one.
+    std::atomic<bool> lane_has_rest_{false};
 
     // Written by the stepper, read by the progress thread, which arms by it.
     std::atomic<std::uint32_t> wanted_{0};

@@ -56,6 +56,7 @@ void QueuePair::go_direct() {
         stream_->handle_link_error(EPROTO);
         return;
     }
+    lane_.run.reserve(kLaneRun);
     iwarp::ReceiveSupply* const supply = soft_srq_ == nullptr ? nullptr : this;
     auto made = std::make_unique<direct::Stream>(bell->line(), *bell, send_queue_, receive_queue_,
                                                  memory_, *reach_, supply, receive_wait_);

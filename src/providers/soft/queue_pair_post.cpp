@@ -6,7 +6,6 @@
 #include "providers/soft/queue_pair.hpp"
 
 namespace ndv::soft {
-namespace {
 
 iwarp::RequestKind kind_of(const core::WorkRequest& request) {
 #define NDV_X(name, build, answer, operation, is_with_immediate) \
@@ -19,17 +18,9 @@ iwarp::RequestKind kind_of(const core::WorkRequest& request) {
     return iwarp::RequestKind::send;  // core posts no other
 }
 
-}  // namespace
-
-Status QueuePair::do_post(const core::WorkRequest& request,
-                          std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
-    const iwarp::RequestKind kind = kind_of(request);
-    // relaxed: see its declaration.
-    if (iwarp::is_answered(kind) && outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
-        return Status::invalid_device_request;
-    }
-    const std::uint32_t position = send_queue_.cursor.tail_position();
-    iwarp::SendRequest& slot = send_queue_[position];
+iwarp::SendRequest& QueuePair::fill_slot(const core::WorkRequest& request, iwarp::RequestKind kind,
+                                         std::uint32_t length) {
+    iwarp::SendRequest& slot = send_queue_[send_queue_.cursor.tail_position()];
     slot = iwarp::SendRequest{};
     slot.context = request.context;
     slot.context_is_object = request.context_is_object;
@@ -43,6 +34,19 @@ Status QueuePair::do_post(const core::WorkRequest& request,
     slot.solicits = (request.flags & core::flag::kSendAndSolicitEvent) != 0;
     slot.is_fenced = (request.flags & core::flag::kReadFence) != 0;
     slot.is_silent = (request.flags & core::flag::kSilentSuccess) != 0;
+    return slot;
+}
+
+Status QueuePair::do_post(const core::WorkRequest& request,
+                          std::span<const core::LocalBuffer> buffers, std::uint32_t length) {
+    const iwarp::RequestKind kind = kind_of(request);
+    // relaxed: see its declaration.
+    if (iwarp::is_answered(kind) && outbound_read_limit_.load(std::memory_order_relaxed) == 0) {
+        return Status::invalid_device_request;
+    }
+    close_lane();
+    const std::uint32_t position = send_queue_.cursor.tail_position();
+    iwarp::SendRequest& slot = fill_slot(request, kind, length);
     if ((request.flags & core::flag::kRdmaReadLocalInvalidate) != 0) {
         slot.invalidates = true;
         slot.local_token = request.segments.front().token;
@@ -83,6 +87,7 @@ Status QueuePair::do_post_receive(const core::ReceiveRequest& request,
 
 void QueuePair::publish(iwarp::RequestKind kind, const core::MappingRequest& request,
                         std::uint32_t token, Mapping* mapping) {
+    close_lane();
     iwarp::SendRequest& slot = send_queue_[send_queue_.cursor.tail_position()];
     slot = iwarp::SendRequest{};
     slot.kind = kind;
