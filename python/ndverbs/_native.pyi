@@ -1966,7 +1966,7 @@ class Connector(_Object):
         -----
         Returns when the peer has completed the connection. On ``soft`` also about 100 ms after the
         answer, because not every peer says that it has: one that gives up later than that ends a
-        connection, and `on_disconnect` is called.
+        connection, and `on_disconnect` is called. A peer with which it will share memory does.
 
         References
         ----------

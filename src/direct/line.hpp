@@ -3,7 +3,6 @@
 // do, and the sleep from which the peer wakes this end.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -75,15 +74,12 @@ public:
         return has_news();
     }
 
-    // The peer begins to touch nothing of this side any more, of which that many receives were
-    // shown to it.
-    void close(std::uint64_t shown) {
+    // The peer begins to touch nothing of this side any more.
+    void close() {
         // seq_cst, as the exchange and the loads in Stream::touch() and place_message(): of the
         // peer that sets its hazard and looks at these, and of this side, one sees the other's.
         mine_.closing.store(1, std::memory_order_seq_cst);
-        for (std::uint64_t i = 0; i < std::min<std::uint64_t>(shown, kPosted); ++i) {
-            mine_.posted[i].stamp.store(0, std::memory_order_relaxed);
-        }
+        for (Posted& receive : mine_.posted) receive.stamp.store(0, std::memory_order_relaxed);
         full_fence();
     }
     // ... and has let go of what it had. A moment is as long as a copy takes.

@@ -177,7 +177,7 @@ void Stream::go_over() {
     is_open_ = false;
     is_paused_ = false;
     let_go();
-    line_.close(posted_);
+    line_.close();
     wake(asleep::kForMessages);
     settle_end();
 }

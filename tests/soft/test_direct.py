@@ -152,18 +152,19 @@ def test_a_connection_through_a_proxy_stays_with_tcp(near, make):
         proxy.join(LIMIT)
 
 
-def test_an_end_that_began_to_speak_by_tcp_goes_on_so(near, make):
-    # The passive end waits for the active one's first message a moment, and then may speak.
+def test_accept_waits_for_an_active_end_that_is_late(near, make):
     passive = make()
     address = passive.listen()
     with ThreadPoolExecutor(1) as thread:
         accepted = thread.submit(passive.accept)
         near.begin_connect(address)
+        # Far longer than it waits for one that says nothing.
+        with pytest.raises(TimeoutError):
+            accepted.result(0.5)
+        near.connector.complete_connect()
         accepted.result(LIMIT)
 
-    near.connector.complete_connect()
-
-    assert near.connector.transport == passive.connector.transport == "tcp"
+    assert near.connector.transport == passive.connector.transport == "direct"
 
 
 def test_a_message_behind_a_wait_satisfies_an_arm(near, make):

@@ -281,10 +281,12 @@ void Connector::take_answer(Aftermath& after) {
 
 // False: there is nothing to wait for.
 bool Connector::approach() {
-    if (!may_be_direct() || !parts_->table->is_shared() || Meeting::find(*link_) ||
-        !is_one_host(*local_, *peer_)) {
+    if (!may_be_direct()) return false;
+    if (const auto offer = Meeting::find(*link_)) {
+        offer->greet();
         return false;
     }
+    if (!parts_->table->is_shared() || !is_one_host(*local_, *peer_)) return false;
     base::Descriptor pair = say_hello(*link_);
     if (!pair) return false;
     const auto self = std::static_pointer_cast<Connector>(shared_from_this());

@@ -134,7 +134,7 @@ public:
         if (!parcel || !meeting || hello.layout != kLayout) return;
         if (std::memcmp(hello.name.data(), hello_of(meeting->name_).name.data(),
                         hello.name.size()) == 0) {
-            meeting->greet(std::move(parcel->descriptors[0]));
+            meeting->make_offer(std::move(parcel->descriptors[0]));
         }
     }
     [[nodiscard]] std::uint32_t wanted() const override { return EPOLLIN; }
@@ -211,7 +211,7 @@ bool Meeting::make_means() {
 }
 
 // On the progress thread: an end in another process has found this one.
-void Meeting::greet(base::Descriptor pair) {
+void Meeting::make_offer(base::Descriptor pair) {
     const base::Lock lock(mutex_);
     if (state_ != State::offered) return;
     const Reach& own = reaches_[0];
@@ -229,6 +229,11 @@ void Meeting::greet(base::Descriptor pair) {
     segment_file_.reset();
     pair_ = std::move(pair);
     state_ = State::awaited;
+}
+
+void Meeting::greet() {
+    const base::Lock lock(mutex_);
+    is_greeted_ = true;
 }
 
 std::shared_ptr<Meeting> Meeting::take_offer(base::Descriptor pair,
@@ -299,7 +304,7 @@ bool Meeting::take_answer() {
 
 bool Meeting::is_awaited() const {
     const base::Lock lock(mutex_);
-    return state_ == State::awaited;
+    return state_ == State::awaited || (state_ == State::offered && is_greeted_);
 }
 
 std::unique_ptr<direct::Reach> Meeting::make_reach(bool is_active) const {

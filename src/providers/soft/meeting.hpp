@@ -68,7 +68,9 @@ public:
     [[nodiscard]] bool take_up(Reach active);
     // Passive. False: it was taken up.
     [[nodiscard]] bool take_back();
-    // Passive: an end in another process has said hello. It will speak first.
+    // Active, in the same process: it will take it up.
+    void greet();
+    // Passive: an active end has said hello. It will speak first.
     [[nodiscard]] bool is_awaited() const;
 
     // Once it is taken up. `is_active`: of that end.
@@ -90,7 +92,7 @@ private:
     friend class Invitation;
     enum class State : std::uint8_t { offered, taken_up, taken_back, awaited };
 
-    void greet(base::Descriptor pair);
+    void make_offer(base::Descriptor pair);
     [[nodiscard]] bool make_means();
     [[nodiscard]] bool take_answer();
     void stop_hearing();
@@ -107,6 +109,7 @@ private:
     std::array<base::Descriptor, 2> bells_;
     mutable base::Mutex mutex_;
     State state_ NDV_GUARDED_BY(mutex_) = State::offered;
+    bool is_greeted_ NDV_GUARDED_BY(mutex_) = false;
 
     // Of two processes.
     base::Descriptor segment_file_;

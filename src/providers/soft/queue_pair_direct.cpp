@@ -52,7 +52,7 @@ void QueuePair::go_direct() {
     reach_ = meeting_->make_reach(is_active_);
     if (!reach_) {
         // It goes on by memory, and has not said where: nothing more can come of it.
-        bell->line().close(0);
+        bell->line().close();
         stream_->handle_link_error(EPROTO);
         return;
     }

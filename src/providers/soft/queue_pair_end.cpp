@@ -168,7 +168,7 @@ void QueuePair::end_stream() {
     // A peer that has taken the meeting up is in this side's memory already.
     if (meeting_ && direct_ == nullptr && !is_active_ && !meeting_->take_back()) {
         direct::Line line(meeting_->segment(), false);
-        line.close(0);
+        line.close();
         while (!line.is_quiet() && meeting_->lives_peer()) {
         }
     }
