@@ -71,6 +71,11 @@ def campaigns() -> dict[str, Campaign]:
         "engine": Campaign(2, ("tests/wire", "tests/engine")),
         "streams": Campaign(2, ("tests/stream/test_stream_simulation.py",)),
         "kills": Campaign(2, ("tests/hostile/test_killed_peers.py", "tests/package/test_exit.py")),
+        "sharers": Campaign(
+            2,
+            ("tests/soft/test_direct_kills.py", "tests/soft/test_direct_revocation.py"),
+            effort=20,
+        ),
         "floods": Campaign(2, ("tests/hostile/test_floods.py", "tests/hostile/test_strangers.py")),
         "closing": Campaign(1, ("tests/conformance/test_close.py",), effort=3),
         "fuzz": Fuzzing(4, ()),

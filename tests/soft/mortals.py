@@ -211,8 +211,8 @@ def become_another_program(_end):
     os.execv(sys.executable, [sys.executable, "-c", "import signal; signal.pause()"])
 
 
-def die_after(_end, turns):
-    """Be killed by a thread that counts so far, whatever the others do then."""
+def die_in(end, name, turns, *args):
+    """Do something, and be killed by a thread that counts so far, wherever the others are then."""
 
     def count():
         for _ in range(turns):
@@ -220,6 +220,8 @@ def die_after(_end, turns):
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=count, daemon=True).start()
+    getattr(end, name)(*args)
+    signal.pause()
 
 
 def hammer(end, what, remote, size):
@@ -256,7 +258,7 @@ def hammer_round_by_round(end, address, rounds):
 
 
 FUNCTIONS = {
-    "die_after": die_after,
+    "die_in": die_in,
     "hammer": hammer,
     "hammer_round_by_round": hammer_round_by_round,
     "set_trap": set_trap,
