@@ -215,20 +215,24 @@ void Meeting::make_offer(base::Descriptor pair) {
     const base::Lock lock(mutex_);
     if (state_ != State::offered) return;
     const Reach& own = reaches_[0];
+    state_ = State::taken_back;  // unless all of it succeeds, and then there is no second one
     segment_file_ = base::make_memory_file("ndverbs-segment", sizeof(direct::Segment));
     if (!segment_file_ || !make_means()) return;
     segment_ = map_segment(segment_file_.get());
     if (!segment_) return;
+    pair_ = std::move(pair);
     // From the offer on the peer may be in this memory.
     own.table->add_user(weak_from_this());
     Introduction offer = introduce(own);
     const std::array<int, kOffered> given{segment_file_.get(), bells_[0].get(), bells_[1].get(),
                                           own.table->descriptor(),
                                           own.table->arena()->descriptor()};
-    if (!send_parcel(pair.get(), {}, bytes_of(offer), given)) return;
+    if (send_parcel(pair_.get(), {}, bytes_of(offer), given)) {
+        state_ = State::awaited;
+    } else {
+        pair_.reset();  // the peer waits no longer
+    }
     segment_file_.reset();
-    pair_ = std::move(pair);
-    state_ = State::awaited;
 }
 
 void Meeting::greet() {
