@@ -102,6 +102,7 @@ def test_what_is_about_frames_keeps_tcp(near, make, option):
     assert connect(near, make(), active_options=option) == ("tcp", "tcp")
 
 
+@pytest.mark.usefixtures("kernel_copies")
 @pytest.mark.parametrize("direct", ["auto", "no-vm", "off"])
 @pytest.mark.parametrize("is_active", [True, False])
 def test_a_process_of_the_same_user_shares_memory(make, peer_process, direct, is_active):

@@ -16,6 +16,8 @@ from conformance.pair import join
 from hostile.victim import descriptors
 from soft.mortals import PAGE, Survivor, shared_mappings
 
+pytestmark = pytest.mark.usefixtures("kernel_copies")
+
 SIZE = 16 * PAGE
 TRAP = 8 * PAGE  # in the middle
 SEED = 9

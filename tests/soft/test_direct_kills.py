@@ -15,6 +15,8 @@ from conformance.end import End
 from hostile.victim import descriptors
 from soft.mortals import Survivor, shared_mappings
 
+pytestmark = pytest.mark.usefixtures("kernel_copies")
+
 ROUNDS = 5  # of each of ten phases
 SIZES = (8, 3000, 40_000, 3_000_000)
 RECEIVES = 4

@@ -14,6 +14,8 @@ from conformance.end import LIMIT, PAGE, End, pattern
 from conformance.far import FarProcess
 from conformance.pair import join, kept_ends
 
+pytestmark = pytest.mark.usefixtures("kernel_copies")
+
 MOST = 2 * PAGE  # of an idle connection, a side
 
 

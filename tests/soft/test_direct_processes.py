@@ -13,6 +13,8 @@ from conformance.end import ALL, LIMIT, End, pattern
 from conformance.far import FarProcess, PeerProcess
 from conformance.pair import join, kept_ends
 
+pytestmark = pytest.mark.usefixtures("kernel_copies")
+
 PROGRAM = str(Path(__file__).with_name("confined_far.py"))
 BOTH = pytest.mark.parametrize("is_active", [True, False], ids=["active", "passive"])
 EVERYTHING = nd.Access.REMOTE_READ | nd.Access.REMOTE_WRITE | nd.Access.REMOTE_ATOMIC

@@ -14,6 +14,8 @@ import pytest
 import ndverbs as nd
 from conformance.end import End
 
+pytestmark = pytest.mark.usefixtures("kernel_copies")
+
 ROUNDS = 60
 SIZES = (8, 64, 3000, 40_000)
 OURS = 0xEE
