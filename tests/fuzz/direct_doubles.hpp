@@ -92,7 +92,7 @@ public:
     WatchedReach(direct::Way way, FakeMemory& memory, std::span<std::byte> offered, Moment& moment)
         : way_(way), memory_(memory), offered_(offered), moment_(moment) {}
 
-    std::uint64_t hazard(std::uint32_t token) const override { return std::uint64_t{token} + 2; }
+    std::uint64_t hazard(std::uint32_t token) override { return std::uint64_t{token} + 2; }
     iwarp::AccessResult take(std::uint32_t token, std::uint64_t address, std::uint32_t length,
                              iwarp::RemoteRight right, direct::Grip& out) override {
         moment_.pass();
