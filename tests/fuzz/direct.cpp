@@ -422,6 +422,7 @@ private:
     void step(unsigned choice) {
         const std::size_t budget = kBudgets[choice];
         const bool was_over = stream_.is_over();
+        const bool had_ended = was_over || stream_.is_ending();
         const bool is_quiet = armed_.empty();
         const auto near = copy_if(was_over, near_);
         const auto far = copy_if(was_over || (is_quiet && theirs_.closing != 0), far_);
@@ -453,7 +454,7 @@ private:
                             far_.arena().data() + kOfferedRange.offset, kOfferedRange.length) == 0,
                 "what is not offered is left alone");
         }
-        if (stream_.is_over() && !was_over && !has_meddled_) {
+        if ((stream_.is_over() || stream_.is_ending()) && !had_ended && !has_meddled_) {
             require(mine_.closing == 1, "the peer hears of the end");
             for (const direct::Posted& receive : mine_.posted) {
                 require(receive.stamp == 0, "receives are taken back at the end");
