@@ -134,10 +134,8 @@ bool Stream::take_atomic(const Message& message) {
         return false;
     }
     iovec word{};
-    const bool is_aligned = message.target.address % sizeof value == 0 &&
-                            iwarp::slice_pin(own_, pin, 0, sizeof value, &word, 1) == 1 &&
-                            word.iov_len == sizeof value &&
-                            reinterpret_cast<std::uintptr_t>(word.iov_base) % sizeof value == 0;
+    const bool is_aligned = iwarp::slice_pin(own_, pin, 0, sizeof value, &word, 1) == 1 &&
+                            is_word(message.target.address, word);
     if (is_aligned) {
         const bool is_add = message.kind == Kind::fetch_add;
         value = run(is_add ? RequestKind::fetch_add : RequestKind::compare_swap, word.iov_base,

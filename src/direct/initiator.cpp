@@ -235,6 +235,13 @@ Stream::Turn Stream::end_local(Status status) {
     return Turn::ended;
 }
 
+// A word that is aligned by both counts lies in one piece, also in pages.
+bool Stream::is_word(std::uint64_t address, const iovec& piece) {
+    constexpr std::size_t kSize = sizeof(std::uint64_t);
+    return address % kSize == 0 && piece.iov_len == kSize &&
+           reinterpret_cast<std::uintptr_t>(piece.iov_base) % kSize == 0;
+}
+
 // seq_cst: pairs with the atomics of other steppers, and of programs that map the word.
 std::uint64_t Stream::run(RequestKind kind, void* word, std::uint64_t operand,
                           std::uint64_t compare) {
@@ -264,11 +271,8 @@ Stream::Turn Stream::run_atomic(std::size_t& budget) {
     }
     const bool has_turn = has_settled();
     iovec word{};
-    // A word that is aligned by both counts lies in one piece, also in pages.
-    const bool is_aligned = request.remote_address % sizeof value == 0 &&
-                            reach_.pieces(grip, 0, sizeof value, &word, 1) == 1 &&
-                            word.iov_len == sizeof value &&
-                            reinterpret_cast<std::uintptr_t>(word.iov_base) % sizeof value == 0;
+    const bool is_aligned = reach_.pieces(grip, 0, sizeof value, &word, 1) == 1 &&
+                            is_word(request.remote_address, word);
     if (has_turn && is_aligned) {
         value = run(request.kind, word.iov_base, request.operand, request.compare);
     }

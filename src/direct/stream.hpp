@@ -130,6 +130,7 @@ private:
     [[nodiscard]] bool has_settled();
     [[nodiscard]] std::uint32_t copy(const Grip& grip, std::size_t at, iwarp::RemoteRight right,
                                      std::uint32_t size);
+    [[nodiscard]] static bool is_word(std::uint64_t address, const iovec& piece);
     [[nodiscard]] static std::uint64_t run(iwarp::RequestKind kind, void* word,
                                            std::uint64_t operand, std::uint64_t compare);
     void gather(std::byte* to, std::uint32_t size);

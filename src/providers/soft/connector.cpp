@@ -311,10 +311,11 @@ void Connector::on_offer(base::Descriptor pair) {
                 meeting_ =
                     Meeting::take_offer(std::move(pair), parts_->table, parts_->acquaintance);
             }
+            apply(core::Input::answered, after);
         } catch (const std::bad_alloc&) {
-            meeting_.reset();  // by TCP, if that finds memory
+            apply(core::Input::failed, after,
+                  fail(Status::insufficient_resources, "out of memory", {}, ENOMEM));
         }
-        apply(core::Input::answered, after);
     }
     after.run();
 }

@@ -39,7 +39,8 @@ std::shared_ptr<PeerProcess> PeerProcess::meet(const Introduction& peer, pid_t p
         reinterpret_cast<const SharedTable*>(made->table_.data())->key);
     if (pid > 0)
         made->life_ = base::Descriptor(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-    if (!made->life_) made->life_ = std::move(hangs_up);
+    made->has_pidfd_ = static_cast<bool>(made->life_);
+    if (!made->has_pidfd_) made->life_ = std::move(hangs_up);
     if (may_call) made->try_calls(peer);
     return made;
 }
@@ -133,18 +134,15 @@ std::size_t PeerProcess::call(std::uint64_t address, iwarp::RemoteRight right, c
 std::shared_ptr<PeerProcess> PeerProcesses::meet(const Introduction& peer, pid_t pid,
                                                  base::Descriptor table, base::Descriptor arena,
                                                  base::Descriptor hangs_up, bool may_call) {
-    if (pid <= 0) {
-        // Known by a connection, whose end says nothing of others.
-        return PeerProcess::meet(peer, pid, std::move(table), std::move(arena), std::move(hangs_up),
-                                 may_call);
-    }
     const base::Lock lock(mutex_);
     std::erase_if(known_, [](const auto& one) { return one.second.expired(); });
-    std::weak_ptr<PeerProcess>& known = known_[peer.id];
-    if (auto found = known.lock(); found && found->is(pid)) return found;
+    const auto known = known_.find(peer.id);
+    auto found = known == known_.end() ? nullptr : known->second.lock();
+    if (found && found->is(pid)) return found;
     auto made = PeerProcess::meet(peer, pid, std::move(table), std::move(arena),
                                   std::move(hangs_up), may_call);
-    known = made;
+    // One whose life is seen by the end of a connection is that connection's alone.
+    if (made && made->has_pidfd()) known_[peer.id] = made;
     return made;
 }
 

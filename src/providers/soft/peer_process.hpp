@@ -46,6 +46,8 @@ public:
     explicit PeerProcess(pid_t pid) : pid_(pid) {}
 
     [[nodiscard]] bool is(pid_t pid) const { return pid == pid_; }
+    // Its life is seen by itself, not by the connection that met it.
+    [[nodiscard]] bool has_pidfd() const { return has_pidfd_; }
     // None of its instructions runs any more: false.
     [[nodiscard]] bool lives() const;
     // Whether the kernel copies for us.
@@ -66,6 +68,7 @@ private:
                                std::size_t count, std::size_t size) const;
 
     const pid_t pid_;
+    bool has_pidfd_ = false;
     base::Descriptor life_;
     base::Descriptor memory_;  // /proc/PID/mem, which is of its address space for good
     std::uint64_t id_at_ = 0;

@@ -474,10 +474,10 @@ void QueuePair::update_deadline() {
     }
     if (next == deadline_) return;
     deadline_ = next;
-    if (next) {
-        progress_->set_deadline(std::static_pointer_cast<QueuePair>(shared_from_this()), *next);
-    } else {
+    if (!next) {
         progress_->clear_deadline(*this);
+    } else if (const auto self = weak_from_this().lock()) {  // else the destructor steps itself
+        progress_->set_deadline(std::static_pointer_cast<QueuePair>(self), *next);
     }
 }
 
