@@ -5,6 +5,7 @@
 #include <poll.h>
 
 #include <chrono>
+#include <exception>
 #include <new>
 
 #include "base/expected.hpp"
@@ -12,6 +13,13 @@
 namespace ndv::base {
 
 constexpr std::chrono::milliseconds kMemoryPause{10};
+
+// Of the thread that calls it, before memory is short: the first exception of a thread needs some
+// for what it keeps, and where there is none the C library ends the process.
+inline void prepare_thread() {
+    // volatile: the compiler knows that the call changes nothing else.
+    [[maybe_unused]] const volatile int known = std::uncaught_exceptions();
+}
 
 inline void pause_for_memory() { ::poll(nullptr, 0, int{kMemoryPause.count()}); }
 

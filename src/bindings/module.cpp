@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/live.hpp"
+#include "base/shortage.hpp"
 #include "bindings/checksum.hpp"
 #include "bindings/hot/segments.hpp"
 #include "bindings/python/adapter_state.hpp"
@@ -44,6 +45,7 @@ PYBIND11_MODULE(native_of_main, module) {
     // What pybind11 would show: document() has better.
     py::options documentation;
     documentation.disable_function_signatures().disable_user_defined_docstrings();
+    ndv::base::prepare_thread();
     prepare_exit();
     prepare_contexts(module);
     bind_enums(module);

@@ -11,6 +11,7 @@
 #include <string>
 #include <utility>
 
+#include "base/thread_local.hpp"
 #include "core/outstanding.hpp"
 
 namespace ndv::core {
@@ -33,7 +34,7 @@ std::uint32_t strength(Notify kind) {
 constexpr std::uint32_t kUnlimited = 0xFFFFFFFF;
 
 // The queue whose poll() makes progress on this thread right now.
-constinit thread_local const void* polled_here = nullptr;
+NDV_THREAD_LOCAL const void* polled_here = nullptr;
 
 // A step may call streams, which poll queues of their own.
 class PolledHere {

@@ -151,6 +151,7 @@ int Progress::next_timeout_ms(Time at) {
 }
 
 void Progress::run() {
+    base::prepare_thread();
     pthread_setname_np(pthread_self(), "ndverbs");
     std::array<epoll_event, 64> events;
     while (!is_stopping_.load(std::memory_order_acquire)) {  // pairs with stop()

@@ -117,6 +117,7 @@ void Worker::stop() {
 }
 
 void Worker::run() {
+    base::prepare_thread();
     pthread_setname_np(pthread_self(), "ndverbs streams");
     while (true) {
         Prepared task;

@@ -6,13 +6,14 @@
 #include <exception>
 #include <utility>
 
+#include "base/thread_local.hpp"
 #include "bindings/python/errors.hpp"
 #include "bindings/python/gil.hpp"
 
 namespace ndv::bindings {
 namespace {
 
-thread_local bool is_callback_thread = false;
+NDV_THREAD_LOCAL bool is_callback_thread = false;
 
 }  // namespace
 

@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "base/thread_local.hpp"
 #include "bindings/python/deferred.hpp"
 #include "bindings/python/errors.hpp"
 
@@ -26,7 +27,7 @@ constexpr double kNever_s = 10 * 365.0 * 24 * 3600;
 // begin_exit() says that it has and then looks at the count. One of the two sees the other.
 constinit std::atomic<bool> exiting{false};
 constinit std::atomic<unsigned> returning{0};  // threads that wait for the GIL in ~Released
-constinit thread_local bool survives_exit = false;
+NDV_THREAD_LOCAL bool survives_exit = false;
 
 [[noreturn]] void stay() {
     while (true) ::pause();

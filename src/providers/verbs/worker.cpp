@@ -9,6 +9,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/shortage.hpp"
 #include "base/signals.hpp"
 
 namespace ndv::verbs {
@@ -19,7 +20,10 @@ std::thread start_thread(std::function<void()> body) {
     const base::BlockedSignals blocked;
     std::thread thread;
     try {
-        thread = std::thread(std::move(body));
+        thread = std::thread([body = std::move(body)] {
+            base::prepare_thread();
+            body();
+        });
         pthread_setname_np(thread.native_handle(), "ndverbs-cm");
     } catch (const std::system_error&) {
         // The caller knows what to do without.
