@@ -26,11 +26,15 @@ Value& usable(PyObject* self) {
     return *handle;
 }
 
+// Large steps of a posting call. What they leave of a long request goes on in other threads, or in
+// the poll that waits for it: memory takes bytes without end, where a socket is full at some time.
+inline constexpr int kPostingSteps = 4;
+
 // The step that a small budget has left: too large to take with the GIL.
 inline void transmit_large(const QueuePair& handle) {
     const std::shared_ptr<core::QueuePair> native = handle.peek();
     const Released released;
-    while (native->transmit(core::Budget::large)) {
+    for (int i = 0; i < kPostingSteps && native->transmit(core::Budget::large); ++i) {
     }
 }
 
