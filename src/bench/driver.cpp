@@ -79,6 +79,15 @@ bool Driver::post(std::size_t qp, core::OperationType type, std::uint32_t size) 
     return true;
 }
 
+bool Driver::post_many(std::size_t qp, core::OperationType type, std::uint32_t size,
+                       std::uint64_t count) {
+    const core::QueuePair::Batch batch(*side_.qps[qp]);
+    for (; count > 0; --count) {
+        if (!post(qp, type, size)) return false;
+    }
+    return true;
+}
+
 bool Driver::post_receive(std::size_t qp, std::uint32_t size) {
     core::Segment segment = side_.target;
     segment.length = size;

@@ -53,6 +53,9 @@ public:
 
     // Posts without transmitting. Silent but for every signal_every-th.
     [[nodiscard]] bool post(std::size_t qp, core::OperationType type, std::uint32_t size);
+    // `count` of them, in a batch.
+    [[nodiscard]] bool post_many(std::size_t qp, core::OperationType type, std::uint32_t size,
+                                 std::uint64_t count);
     [[nodiscard]] bool post_receive(std::size_t qp, std::uint32_t size);
     void transmit(std::size_t qp);
     // A Send without data: the end of a burst, the answer to it, or a credit.

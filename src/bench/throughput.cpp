@@ -39,9 +39,7 @@ bool Session::initiate_burst(std::uint64_t count, Clock::time_point until, Outco
     while (sent < count && !(is_timed && Clock::now() >= until)) {
         for (std::size_t qp = 0; qp < flows_.size(); ++qp) {
             const std::uint64_t room = std::min(room_of(qp), count - sent);
-            for (std::uint64_t i = 0; i < room; ++i) {
-                if (!driver_.post(qp, plan_.operation, plan_.size)) return false;
-            }
+            if (!driver_.post_many(qp, plan_.operation, plan_.size, room)) return false;
             flows_[qp].sent += room;
             sent += room;
             if (room > 0) driver_.transmit(qp);

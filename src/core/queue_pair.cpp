@@ -41,6 +41,7 @@ QueuePair::QueuePair(std::shared_ptr<ProtectionDomain> pd,
                      std::shared_ptr<CompletionQueue> initiator_cq, const QueuePairLimits& limits,
                      RequestContexts* contexts)
     : pd_(std::move(pd)),
+      info_(pd_->info()),
       receive_cq_(std::move(receive_cq)),
       initiator_cq_(std::move(initiator_cq)),
       limits_(limits),
@@ -96,8 +97,8 @@ bool QueuePair::deliver(std::span<Completion> run) {
     return false;
 }
 
-void QueuePair::end_silently(const Completion& completion) {
-    if (completion.context_is_object) initiated_->contexts()->retire(completion.context);
+void QueuePair::end_silently(std::uint64_t context, bool is_object) {
+    if (is_object) initiated_->contexts()->retire(context);
     initiated_->end_silently();
 }
 
@@ -116,17 +117,16 @@ Status QueuePair::check(const WorkRequest& request, std::uint64_t& length) const
         const Status status = check_extension(request, length);
         if (status != Status::success) return status;
     }
-    const AdapterInfo& info = pd_->info();
     if ((request.flags & flag::kInline) != 0) {
         // NDK: the number of segments is not limited, the sum of bytes is.
         if (length > limits_.inline_size) return Status::buffer_overflow;
     } else {
         const std::uint32_t most =
             request.type == OperationType::read
-                ? std::min(info.max_read_request_sge, limits_.max_initiator_sge)
+                ? std::min(info_.max_read_request_sge, limits_.max_initiator_sge)
                 : limits_.max_initiator_sge;
         if (request.segments.size() > most) return Status::data_overrun;
-        if (length > info.max_transfer_length) return Status::buffer_overflow;
+        if (length > info_.max_transfer_length) return Status::buffer_overflow;
     }
     if (state() != QueuePairState::connected) return Status::connection_invalid;
     return Status::success;
@@ -135,14 +135,14 @@ Status QueuePair::check(const WorkRequest& request, std::uint64_t& length) const
 Status QueuePair::check_extension(const WorkRequest& request, std::uint64_t length) const {
     const std::uint32_t needed =
         request.has_immediate ? extension::kImmediate : extension::kAtomics;
-    if ((pd_->info().extensions & needed) == 0) return Status::not_supported;
+    if ((info_.extensions & needed) == 0) return Status::not_supported;
     const bool is_sound = request.has_immediate ||
                           (length == kAtomicSize && request.remote_address % kAtomicSize == 0);
     return is_sound ? Status::success : Status::invalid_parameter;
 }
 
 std::uint32_t QueuePair::sink_rights() const {
-    const bool is_free = (pd_->info().adapter_flags & adapter_flag::kRdmaReadSinkNotRequired) != 0;
+    const bool is_free = (info_.adapter_flags & adapter_flag::kRdmaReadSinkNotRequired) != 0;
     return is_free ? access::kLocalWrite : access::kLocalWrite | access::kRdmaReadSink;
 }
 
@@ -183,7 +183,7 @@ Status QueuePair::post_receive(const ReceiveRequest& request) {
     if (srq_ != nullptr) return Status::invalid_device_request;
     if (request.segments.size() > limits_.max_receive_sge) return Status::data_overrun;
     const std::uint64_t length = total_length(request.segments);
-    if (length > pd_->info().max_transfer_length) return Status::buffer_overflow;
+    if (length > info_.max_transfer_length) return Status::buffer_overflow;
     Buffers buffers;
     const Status local = buffers.acquire<false>(*pd_, request.segments, access::kLocalWrite);
     if (local != Status::success) return local;
@@ -245,7 +245,7 @@ Error QueuePair::explain(Status status, const WorkRequest& request) const {
     } else if (status == Status::buffer_overflow) {
         error.what = name + ": " + text(total_length(request.segments)) +
                      " bytes exceed the adapter's max_transfer_length " +
-                     text(pd_->info().max_transfer_length);
+                     text(info_.max_transfer_length);
         error.hint = "split the request";
     } else if (status == Status::data_overrun) {
         error.what = name + ": " + text(request.segments.size()) +

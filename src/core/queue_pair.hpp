@@ -144,7 +144,7 @@ protected:
     // The same for a run of requests of the initiator queue. Consumed, whatever happens.
     [[nodiscard]] bool deliver(std::span<Completion> run);
     // And of a request that has none.
-    void end_silently(const Completion& completion);
+    void end_silently(std::uint64_t context, bool is_object);
     // Optional: ends requests that are over and not looked at yet; the queue is full.
     virtual void look_for_ends() {}
     // From do_close(): no more requests that need room in the completion queues.
@@ -199,6 +199,7 @@ private:
     [[nodiscard]] Status check_extension(const WorkRequest& request, std::uint64_t length) const;
 
     const std::shared_ptr<ProtectionDomain> pd_;
+    const AdapterInfo& info_;  // of the domain, which keeps it
     const std::shared_ptr<CompletionQueue> receive_cq_;
     const std::shared_ptr<CompletionQueue> initiator_cq_;
     const QueuePairLimits limits_;

@@ -89,6 +89,18 @@ bool Stream::run_ahead() {
     return true;
 }
 
+bool Stream::copy_ahead(RemoteRight right, std::uint32_t token, std::uint64_t address,
+                        std::byte* own, std::uint32_t length) {
+    const bool is_read = right == RemoteRight::read;
+    if (length == 0 || !touch_token(token) || !has_settled(is_read)) return false;
+    std::byte* const theirs = reach_.find(token, address, length, right);
+    if (theirs == nullptr) return false;
+    place(is_read ? own : theirs, is_read ? theirs : own, length);
+    (is_read ? counters_.bytes_in : counters_.bytes_out) += length;
+    ++counters_.fpdus_out;
+    return true;
+}
+
 void Stream::end_ahead() {
     let_go();
     if (std::exchange(slots_told_, slots_sent_) != slots_sent_) wake(asleep::kForMessages);
@@ -127,17 +139,17 @@ Stream::Turn Stream::move(RemoteRight right, std::size_t& budget) {
     const SendRequest& request = send_queue_[request_next_];
     const std::uint32_t rest = request.length - offset_;
     if (rest == 0) {  // as iWARP: not checked; a Read has its turn
-        const bool is_early = right == RemoteRight::read && offset_ == 0 && !has_settled();
+        const bool is_early = right == RemoteRight::read && offset_ == 0 && !has_settled(true);
         return is_early ? Turn::blocked : Turn::done;
     }
     if (is_carried_) return carry(budget);
-    if (!touch(reach_.hazard(request.remote_token))) return gone();
+    if (!touch_token(request.remote_token)) return gone();
     Grip grip;
     // The whole rest at once: what is refused must not have been done in part.
     const AccessResult result =
         reach_.take(request.remote_token, request.remote_address + offset_, rest, right, grip);
     if (result != AccessResult::granted) {
-        if (right == RemoteRight::read && !has_settled()) return Turn::blocked;
+        if (right == RemoteRight::read && !has_settled(true)) return Turn::blocked;
         return refuse(right == RemoteRight::write ? iwarp::write_error(result)
                                                   : iwarp::read_error(result));
     }
@@ -147,7 +159,7 @@ Stream::Turn Stream::move(RemoteRight right, std::size_t& budget) {
     const bool is_small = right == RemoteRight::write && rest <= kSmallCall &&
                           (waiting > 1 || (waiting == 0 && is_in_row_));
     const bool is_reached = grip.way == Way::loads || (grip.way == Way::calls && !is_small);
-    const bool has_turn = !is_reached || has_settled();
+    const bool has_turn = !is_reached || has_settled(right == RemoteRight::read);
     std::uint32_t moved = 0;
     if (is_reached && has_turn) {
         moved =
@@ -195,8 +207,7 @@ std::uint32_t Stream::copy(const Grip& grip, std::size_t at, RemoteRight right,
 // Whether the peer has taken the last message that changes its memory for what comes behind it: a
 // token that it names is dead by then, and bytes that it carries are in their place. A request that
 // is answered comes behind every message (RFC 5040 section 5.5).
-bool Stream::has_settled() {
-    const bool is_answered = iwarp::is_answered(send_queue_[request_next_].kind);
+bool Stream::has_settled(bool is_answered) {
     const std::uint64_t last = is_answered ? slots_sent_ : settled_slots_;
     if (seen_slots_ >= last) return true;
     // acquire: pairs with the release in receive(): what the peer changed before.
@@ -256,20 +267,20 @@ std::uint64_t Stream::run(RequestKind kind, void* word, std::uint64_t operand,
 Stream::Turn Stream::run_atomic(std::size_t& budget) {
     const SendRequest& request = send_queue_[request_next_];
     if (is_carried_) return carry(budget);
-    if (!touch(reach_.hazard(request.remote_token))) return gone();
+    if (!touch_token(request.remote_token)) return gone();
     Grip grip;
     std::uint64_t value = 0;
     const AccessResult result = reach_.take(request.remote_token, request.remote_address,
                                             sizeof value, RemoteRight::atomic, grip);
     if (result != AccessResult::granted) {
-        return has_settled() ? refuse(iwarp::read_error(result)) : Turn::blocked;
+        return has_settled(true) ? refuse(iwarp::read_error(result)) : Turn::blocked;
     }
     if (grip.way != Way::loads) {
         reach_.let_go(grip);
         is_carried_ = true;
         return carry(budget);
     }
-    const bool has_turn = has_settled();
+    const bool has_turn = has_settled(true);
     iovec word{};
     const bool is_aligned = reach_.pieces(grip, 0, sizeof value, &word, 1) == 1 &&
                             is_word(request.remote_address, word);

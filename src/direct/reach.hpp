@@ -40,6 +40,12 @@ public:
     [[nodiscard]] virtual iwarp::AccessResult take(std::uint32_t token, std::uint64_t address,
                                                    std::uint32_t length, iwarp::RemoteRight right,
                                                    Grip& out) = 0;
+    // Optional. Where that is, if it is granted and lies in one piece of this address space. It
+    // stays while the hazard is set, and there is nothing to let go.
+    [[nodiscard]] virtual std::byte* find(std::uint32_t, std::uint64_t, std::uint32_t,
+                                          iwarp::RemoteRight) {
+        return nullptr;
+    }
     // A receive of the peer's, by its place. False: it is not within reach.
     [[nodiscard]] virtual bool take_receive(std::uint64_t place, std::uint32_t length,
                                             Grip& out) = 0;

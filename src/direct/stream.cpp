@@ -207,9 +207,17 @@ bool Stream::touch(std::uint64_t what) {
     if (touched_ == what) return true;
     mine_.hazard.exchange(what, std::memory_order_seq_cst);
     touched_ = what;
+    touched_token_ = 0;
     if (theirs_.closing.load(std::memory_order_seq_cst) == 0) return true;
     let_go();
     return false;
+}
+
+bool Stream::touch_token(std::uint32_t token) {
+    if (touched_ != 0 && token == touched_token_) return true;
+    if (!touch(reach_.hazard(token))) return false;
+    touched_token_ = token;
+    return true;
 }
 
 void Stream::let_go() {

@@ -62,9 +62,14 @@ public:
     // The one there. True: it is done, all of it, and the slot may be filled anew. False: it is to
     // be published, and to go on in a step.
     [[nodiscard]] bool run_ahead();
+    // A Write or Read between two pieces, in no slot. False: nothing was done, it needs one.
+    [[nodiscard]] bool copy_ahead(iwarp::RemoteRight right, std::uint32_t token,
+                                  std::uint64_t address, std::byte* own, std::uint32_t length);
     // Behind some of them, which may have been none: nothing is held any more, and the peer hears
     // of messages.
     void end_ahead();
+    // Messages that have come. False: a step has to see to the rest.
+    [[nodiscard]] bool take_ahead(std::size_t budget);
 
     void retire(const iwarp::StreamCompletion& completion) override;
     [[nodiscard]] iwarp::StreamEvents take_events() override;
@@ -127,7 +132,7 @@ private:
     [[nodiscard]] Turn end_local(Status status);
     [[nodiscard]] Turn carry(std::size_t& budget);
     [[nodiscard]] Turn carry_write(std::size_t& budget);
-    [[nodiscard]] bool has_settled();
+    [[nodiscard]] bool has_settled(bool is_answered);
     [[nodiscard]] std::uint32_t copy(const Grip& grip, std::size_t at, iwarp::RemoteRight right,
                                      std::uint32_t size);
     [[nodiscard]] static bool is_word(std::uint64_t address, const iovec& piece);
@@ -145,6 +150,7 @@ private:
     [[nodiscard]] Turn refuse(const iwarp::ErrorCode& code);
     [[nodiscard]] Turn gone();
     [[nodiscard]] bool touch(std::uint64_t what);
+    [[nodiscard]] bool touch_token(std::uint32_t token);
     void let_go();
     void wake(std::uint32_t for_what);
     [[nodiscard]] bool answer(std::size_t& budget);
@@ -198,12 +204,13 @@ private:
 
     // Out.
     std::uint32_t request_next_;
-    std::uint32_t offset_ = 0;   // bytes of the next request that are done
-    bool is_placing_ = false;    // ... into the peer's receive
-    bool is_carried_ = false;    // the peer executes it
-    bool has_asked_ = false;     // ... and is to answer
-    bool is_blocked_ = false;    // it waits until the peer takes a message, or answers
-    std::uint64_t touched_ = 0;  // the hazard
+    std::uint32_t offset_ = 0;         // bytes of the next request that are done
+    bool is_placing_ = false;          // ... into the peer's receive
+    bool is_carried_ = false;          // the peer executes it
+    bool has_asked_ = false;           // ... and is to answer
+    bool is_blocked_ = false;          // it waits until the peer takes a message, or answers
+    std::uint64_t touched_ = 0;        // the hazard
+    std::uint32_t touched_token_ = 0;  // ... and for which token it is; 0: none
     std::uint64_t slots_sent_ = 0;
     Area data_;
     Area bulk_;

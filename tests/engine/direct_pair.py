@@ -10,7 +10,7 @@ class DirectPair:
 
     way = "loads"  # how each gets to the memory of the other, unless a test says so
 
-    def __init__(self, *, window=True, fin=True, budget=1 << 20, **config):
+    def __init__(self, *, window=True, fin=True, budget=1 << 20, has_lane=False, **config):
         config.setdefault("arena_size", ARENA)
         config.setdefault("way", self.way)
         first, second = _testing.direct_pair(**config)
@@ -21,6 +21,7 @@ class DirectPair:
         self.now = 0
         self.fin = fin
         self.budget = budget
+        self.has_lane = has_lane  # messages are taken beside steps where that is enough
 
     def other(self, side):
         return self.b if side is self.a else self.a
@@ -29,6 +30,9 @@ class DirectPair:
         """One step of a side; returns how much happened, and whether more could at once."""
         engine, peer = side.engine, self.other(side)
         before = engine.counters, len(side.completions), side.engine.is_over
+        if self.has_lane and not peer.engine.is_over and engine.take_ahead(self.budget):
+            side.collect()
+            return before != (engine.counters, len(side.completions), side.engine.is_over)
         engine.begin(self.now)
         is_more = engine.transmit(self.budget)
         is_more = engine.receive(self.budget) or is_more

@@ -215,6 +215,35 @@ def test_a_missing_receive_waits_for_its_time_and_ends_both_sides():
     assert pair.a.engine.cause == ("peer", 1, 2, 2)
 
 
+def test_a_missing_receive_that_is_found_beside_steps_waits_as_long():
+    pair = DirectPair(receive_wait_ns=3 * SECOND, has_lane=True)
+    pair.now = 10 * SECOND  # since a step
+    pair.a.engine.post_send(1, [(0, 8)])
+
+    pair.settle()
+
+    assert pair.b.engine.deadline() == 13 * SECOND
+
+
+def test_messages_are_taken_beside_steps_until_one_wants_a_step():
+    pair = DirectPair()
+    for context in (1, 2, 3):
+        pair.a.engine.post_send(context, [(0, 8)])
+    pair.b.engine.post_receive(4, [(0, 8)])
+    pair.b.engine.post_receive(5, [(8, 8)])
+    pair.step(pair.a)
+
+    # The third has no receive.
+    assert not pair.b.engine.take_ahead()
+    pair.b.collect()
+
+    assert pair.b.outcome() == [("receive", 4, "success"), ("receive", 5, "success")]
+    pair.b.engine.post_receive(6, [(16, 8)])
+    assert pair.b.engine.take_ahead()
+    pair.b.collect()
+    assert pair.b.outcome()[2:] == [("receive", 6, "success")]
+
+
 @within_reach
 @pytest.mark.parametrize(
     ("kind", "options"), [("write", {}), ("write", {"immediate": 5}), ("read", {})]

@@ -159,7 +159,7 @@ public:
         const std::uint64_t offset = line.where & ~soft::place::kInArena;
         if (!peer_->open_arena(offset, kWords * sizeof(std::uint64_t))) return;
         auto* const target = reinterpret_cast<std::atomic<std::uint64_t>*>(
-            peer_->in_arena(offset, kWords * sizeof(std::uint64_t)).iov_base);
+            peer_->in_arena(offset, kWords * sizeof(std::uint64_t)));
         std::atomic<std::uint64_t>& mine = segment_->sides[0].hazard;
         bool is_live = true;
         while (is_live) {

@@ -23,6 +23,8 @@ public:
     [[nodiscard]] bool doze() const { return line_.doze(); }
     [[nodiscard]] bool has_news() const { return line_.has_news(); }
 
+    [[nodiscard]] std::shared_ptr<QueuePair> queue_pair() const { return qp_.lock(); }
+
     void ring_peer() override { ring(meeting_->bell(!is_active_)); }
     void ring_self() override { ring(descriptor()); }
     [[nodiscard]] bool lives_peer() const override { return meeting_->lives_peer(); }

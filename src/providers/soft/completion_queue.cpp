@@ -136,14 +136,19 @@ void CompletionQueue::members_changed() {
     while (looks_.load(std::memory_order_seq_cst)) std::this_thread::yield();
 }
 
-CompletionQueue::Look CompletionQueue::look() {
+CompletionQueue::Look CompletionQueue::look(std::shared_ptr<QueuePair>& only) {
     while (true) {
         // seq_cst, both: pairs with members_changed().
         looks_.exchange(true, std::memory_order_seq_cst);
         const bool is_current = epoch_.load(std::memory_order_seq_cst) == seen_epoch_;
-        const bool has_news =
-            is_current && std::any_of(seen_bells_.begin(), seen_bells_.end(),
-                                      [](const Bell* bell) { return bell->has_news(); });
+        const auto has_any = [](const Bell* bell) { return bell->has_news(); };
+        bool has_news = false;
+        if (is_current) {
+            const auto end = seen_bells_.end();
+            const auto found = std::find_if(seen_bells_.begin(), end, has_any);
+            has_news = found != end;
+            if (has_news && std::none_of(found + 1, end, has_any)) only = (*found)->queue_pair();
+        }
         // release: pairs with members_changed(): what was looked at may go.
         looks_.store(false, std::memory_order_release);
         if (is_current) return !sees_all_ ? Look::by_tcp : has_news ? Look::news : Look::idle;
@@ -189,7 +194,8 @@ void CompletionQueue::end_lease() {
 }
 
 bool CompletionQueue::do_progress(core::Budget budget) {
-    const Look seen = look();
+    std::shared_ptr<QueuePair> only;
+    const Look seen = look(only);
     if (takes_lease()) {
         const std::int64_t until =
             seen == Look::by_tcp ? (now() + kLeaseTime).count() : kSinceAsked;
@@ -199,9 +205,11 @@ bool CompletionQueue::do_progress(core::Budget budget) {
         }
     }
     if (seen == Look::idle) return false;
+    if (seen == Look::news && only) return only->take_messages(budget);
     bool has_several = false;
     // One connection: reading costs less than asking whether to read.
-    if (const auto only = only_member(has_several)) return only->step(QueuePair::kIo, budget);
+    only = only_member(has_several);
+    if (only) return only->step(QueuePair::kIo, budget);
     if (!has_several) return false;
     bool has_stepped = false;
     const bool is_more = step_direct(false, budget, has_stepped);

@@ -64,7 +64,8 @@ private:
     // What the members have, as far as it shows without a system call, a clock or the mutex: of
     // direct connections everything, of others nothing.
     enum class Look : std::uint8_t { idle, news, by_tcp };
-    [[nodiscard]] Look look();
+    // `only`: the one direct connection that has news, if no other one has.
+    [[nodiscard]] Look look(std::shared_ptr<QueuePair>& only);
     // Called with the mutex, behind each change of the members: no look has them as they were.
     void members_changed();
     // Steps direct connections that have something; none of them is in the set while it does not

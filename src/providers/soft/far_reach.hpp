@@ -22,6 +22,8 @@ public:
     [[nodiscard]] iwarp::AccessResult take(std::uint32_t token, std::uint64_t address,
                                            std::uint32_t length, iwarp::RemoteRight right,
                                            direct::Grip& out) override;
+    [[nodiscard]] std::byte* find(std::uint32_t token, std::uint64_t address, std::uint32_t length,
+                                  iwarp::RemoteRight right) override;
     [[nodiscard]] bool take_receive(std::uint64_t where, std::uint32_t length,
                                     direct::Grip& out) override;
     void let_go(const direct::Grip&) override {}
@@ -38,9 +40,16 @@ public:
 
 private:
     [[nodiscard]] const SharedLine& line_of(std::uint32_t token);
+    struct Place {
+        std::uint64_t where = 0;  // of the first byte that the token names
+        std::uint64_t offset = 0;
+    };
+    [[nodiscard]] iwarp::AccessResult look_up(std::uint32_t token, std::uint64_t address,
+                                              std::uint32_t length, iwarp::RemoteRight right,
+                                              Place& out);
     // How the peer's memory at that place is reached.
-    [[nodiscard]] direct::Grip grip(std::uint64_t where, std::uint64_t offset,
-                                    std::uint32_t length) const;
+    void grip(std::uint64_t where, std::uint64_t offset, std::uint32_t length,
+              direct::Grip& out) const;
 
     const std::shared_ptr<PeerProcess> peer_;
     const std::uint64_t domain_;

@@ -89,7 +89,7 @@ bool PeerProcess::open_arena(std::uint64_t offset, std::uint64_t size) {
     return true;
 }
 
-iovec PeerProcess::in_arena(std::uint64_t offset, std::size_t left) const {
+iovec PeerProcess::part_of_arena(std::uint64_t offset, std::size_t left) const {
     const std::size_t at = offset % kChunk;
     return {chunks_[offset / kChunk].load(std::memory_order_acquire) + at,
             std::min(left, kChunk - at)};

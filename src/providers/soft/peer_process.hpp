@@ -57,7 +57,14 @@ public:
     // Maps this part of its arena, where it is not mapped yet. False: there is no room.
     [[nodiscard]] bool open_arena(std::uint64_t offset, std::uint64_t size);
     // Of what was opened, in one piece up to `left`.
-    [[nodiscard]] iovec in_arena(std::uint64_t offset, std::size_t left) const;
+    [[nodiscard]] iovec part_of_arena(std::uint64_t offset, std::size_t left) const;
+    // Where that part is, opened or not; null where it is not in one piece.
+    [[nodiscard]] std::byte* in_arena(std::uint64_t offset, std::uint64_t size) const {
+        const std::uint64_t at = offset % kChunk;
+        if (offset >= Arena::kSize || size > kChunk - at) return nullptr;
+        std::byte* const chunk = chunks_[offset / kChunk].load(std::memory_order_acquire);
+        return chunk == nullptr ? nullptr : chunk + at;
+    }
     // Moves all of `ours` to or from `address` there. Less: no more calls, from now on.
     [[nodiscard]] std::size_t call(std::uint64_t address, iwarp::RemoteRight right,
                                    const iovec* ours, std::size_t count);

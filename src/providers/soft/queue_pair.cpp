@@ -19,9 +19,8 @@
 namespace ndv::soft {
 namespace {
 
-// Bytes gathered for one sendmsg, and moved each way by one large step.
+// Bytes gathered for one sendmsg.
 constexpr std::size_t kBatch = 1024 * 1024;
-constexpr std::size_t kLargeStep = 4 * 1024 * 1024;
 constexpr std::size_t kPieces = 256;
 
 // Receives of a shared queue that one connection may have taken and not yet completed: a step that
@@ -271,13 +270,13 @@ bool QueuePair::transmit_some(core::Budget budget) {
     if (direct_ != nullptr) {
         const bool is_small = budget == core::Budget::small;
         if (is_small && direct_->backlog() > core::kSmallStep) return true;
-        return direct_->transmit(is_small ? core::kSmallStep : kLargeStep);
+        return direct_->transmit(step_bytes(budget));
     }
     if (!connection_->wants_write()) return false;
     if (budget == core::Budget::small && connection_->has_large_backlog(core::kSmallStep)) {
         return true;
     }
-    const std::size_t limit = budget == core::Budget::small ? core::kSmallStep : kLargeStep;
+    const std::size_t limit = step_bytes(budget);
     std::array<iovec, kPieces> pieces;
     std::size_t moved = 0;
     while (moved < limit) {
@@ -307,14 +306,14 @@ bool QueuePair::transmit_some(core::Budget budget) {
 
 bool QueuePair::receive_some(core::Budget budget) {
     if (direct_ != nullptr) {
-        return direct_->receive(budget == core::Budget::small ? core::kSmallStep : kLargeStep);
+        return direct_->receive(step_bytes(budget));
     }
     if (!connection_->wants_read()) {
         // A reset shows even so, and would be reported without end.
         if (const int os_error = link_->take_error()) connection_->handle_link_error(os_error);
         return false;
     }
-    const std::size_t limit = budget == core::Budget::small ? core::kSmallStep : kLargeStep;
+    const std::size_t limit = step_bytes(budget);
     std::array<iovec, 20> pieces;
     std::size_t moved = 0;
     while (moved < limit) {

@@ -26,6 +26,11 @@
 
 namespace ndv::soft {
 
+// Bytes that a step moves each way.
+constexpr std::size_t step_bytes(core::Budget budget) {
+    return budget == core::Budget::small ? core::kSmallStep : 4U * 1024 * 1024;
+}
+
 // What core calls it, as the engines do.
 [[nodiscard]] iwarp::RequestKind kind_of(const core::WorkRequest& request);
 
@@ -83,6 +88,9 @@ public:
         return step(kTransmit, budget);
     }
     void flush() override;
+    // For a poll, of a direct connection that has something: see the lane below. True: work is left
+    // for a large budget.
+    [[nodiscard]] bool take_messages(core::Budget budget);
 
     // Member.
     void on_ready() override;
@@ -125,10 +133,12 @@ private:
                                    std::uint32_t rights);
     [[nodiscard]] bool find_in_lane(const core::WorkRequest& request, std::uint32_t rights,
                                     core::LocalBuffer& out);
+    void note_done(const core::WorkRequest& request);
     void deliver_lane();
     // Before something is posted in the ordinary way: what is behind it may not overtake it.
     void close_lane();
     void leave_word();
+    [[nodiscard]] bool receive_in_lane(core::Budget budget);
     // Takes the reference to `mapping` over, if there is one.
     void publish(iwarp::RequestKind kind, const core::MappingRequest& request, std::uint32_t token,
                  Mapping* mapping);

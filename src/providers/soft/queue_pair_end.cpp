@@ -121,7 +121,7 @@ void QueuePair::complete(const iwarp::StreamCompletion& done) {
         send_queue_.cursor.retire();
     }
     if (is_silent) {
-        end_silently(out);
+        end_silently(out.context, out.context_is_object);
         return;
     }
     if (deliver(done.is_receive, out)) return;

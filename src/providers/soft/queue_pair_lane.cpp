@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The express lane of a direct connection: requests that are done while they are posted. Each is
-// executed in the slot that it would have, which is never published; its memory is pinned meanwhile
-// and needs no reference; its completion is pushed here. A lane is a small step, without what only
-// messages, TCP and deadlines need. Whatever it does not do at once takes the ordinary way.
+// The express lanes of a direct connection. Out: requests that are done while they are posted. Each
+// is executed in the slot that it would have, which is never published; its memory is pinned
+// meanwhile and needs no reference; its completion is pushed here. A lane is a small step, without
+// what only messages, TCP and deadlines need. Whatever it does not do at once takes the ordinary
+// way. In: messages that a poll has found.
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -68,6 +69,16 @@ bool QueuePair::run_in_lane(const core::WorkRequest& request, std::uint32_t leng
     }
     core::LocalBuffer local;
     if (!request.segments.empty() && !find_in_lane(request, rights, local)) return false;
+    const bool is_copy = kind == iwarp::RequestKind::write || kind == iwarp::RequestKind::read;
+    const auto right =
+        kind == iwarp::RequestKind::read ? iwarp::RemoteRight::read : iwarp::RemoteRight::write;
+    if (is_copy && local.data != nullptr &&
+        direct_->copy_ahead(right, request.remote_token, request.remote_address, local.data,
+                            length)) {
+        lane_.budget -= length;
+        note_done(request);
+        return true;
+    }
     const std::uint32_t position = send_queue_.cursor.tail_position();
     iwarp::SendRequest& slot = fill_slot(request, kind, length);
     iwarp::PostedSegment& segment = send_queue_.segment_storage(position)[0];
@@ -87,16 +98,20 @@ bool QueuePair::run_in_lane(const core::WorkRequest& request, std::uint32_t leng
         lane_.owes_step = true;
         return true;
     }
-    core::Completion& done = lane_.run.emplace_back();
-    done.type = request.type;
-    done.context = request.context;
-    done.context_is_object = request.context_is_object;
-    if (slot.is_silent) {
-        end_silently(done);
-        lane_.run.pop_back();
+    note_done(request);
+    return true;
+}
+
+void QueuePair::note_done(const core::WorkRequest& request) {
+    if ((request.flags & core::flag::kSilentSuccess) != 0) {
+        end_silently(request.context, request.context_is_object);
+    } else {
+        core::Completion& done = lane_.run.emplace_back();
+        done.type = request.type;
+        done.context = request.context;
+        done.context_is_object = request.context_is_object;
     }
     if (++lane_.requests == kLaneRun) deliver_lane();
-    return true;
 }
 
 // False: not granted, as far as the table shows; core says why, or finds it elsewhere.
@@ -161,6 +176,37 @@ void QueuePair::leave_word() {
     } catch (const std::bad_alloc&) {
         // The connection ends in the next step, and the request that was posted with it.
     }
+}
+
+bool QueuePair::take_messages(core::Budget budget) {
+    if (!word_.try_enter()) return step(kIo, budget);
+    bool is_done = false;
+    try {
+        is_done = receive_in_lane(budget);
+    } catch (const std::bad_alloc&) {
+        leave_without_memory();
+        throw;
+    }
+    if (is_done && word_.leave()) {
+        has_left();
+        return false;
+    }
+    // relaxed: this thread takes it itself.
+    reasons_.fetch_or(kIo, std::memory_order_relaxed);
+    return step_and_leave(budget);
+}
+
+// False: a step has to see to the rest.
+bool QueuePair::receive_in_lane(core::Budget budget) {
+    // A shared queue wants to know how long a message takes.
+    if (direct_ == nullptr || soft_srq_ != nullptr || is_flushed_ || has_no_memory_ || settle_at_ ||
+        !direct_->begin_ahead(false) || !direct_->take_ahead(step_bytes(budget)) ||
+        !memory_.has_settled()) {
+        return false;
+    }
+    deliver_completions();
+    count_traffic();
+    return !is_flushed_;
 }
 
 }  // namespace ndv::soft

@@ -310,7 +310,7 @@ void QueuePair::end_head(bool is_receive, core::Completion done) {
         return;
     }
     if (slot.is_silent && is_success) {
-        end_silently(done);
+        end_silently(done.context, done.context_is_object);
         return;
     }
     push(is_receive, done);

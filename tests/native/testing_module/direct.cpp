@@ -151,6 +151,14 @@ void add_direct(py::module_& module) {
                 return self.end().stream().receive(budget);
             },
             py::arg("budget") = kBudget)
+        // As a poll does beside steps. False: a step has to see to the rest.
+        .def(
+            "take_ahead",
+            [](PyDirectEnd& self, std::size_t budget) {
+                direct::Stream& stream = self.end().stream();
+                return stream.begin_ahead(false) && stream.take_ahead(budget);
+            },
+            py::arg("budget") = kBudget)
         .def("doze", [](PyDirectEnd& self) { return self.end().line().doze(); })
         .def("has_news", [](PyDirectEnd& self) { return self.end().line().has_news(); })
         .def("take_rings", [](PyDirectEnd& self) { return self.end().take_rings(); })
