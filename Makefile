@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+# Some tests want a gigabyte or two.
+PYTEST_WORKERS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 LAB_ARGS ?=
 FUZZ_SECONDS ?= 600
 SOAK_MINUTES ?= 60
@@ -85,7 +87,7 @@ native-test: $(VENV)/.build-tools
 	$(BIN)/ctest --test-dir build/native --output-on-failure
 
 python-test: $(VENV)/.installed $(VENV)/.test-tools
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 soak: $(VENV)/.installed $(VENV)/.test-tools  ## Run the long campaigns for SOAK_MINUTES (SOAK_ARGS: names of campaigns)
 	$(BIN)/python tests/soak.py $(SOAK_MINUTES) $(SOAK_ARGS)
@@ -135,7 +137,7 @@ define sanitized_pytest
 	log="log_path=$(abspath build)/$(1)/reports/report"; \
 	ASAN_OPTIONS="$(ASAN_OPTIONS):$$log" UBSAN_OPTIONS="$(UBSAN_OPTIONS):$$log" TSAN_OPTIONS="$(TSAN_OPTIONS):$$log" \
 	PYTHONMALLOC=malloc OPENBLAS_NUM_THREADS=1 NDVERBS_SANITIZED=$(2) LD_PRELOAD="$(call preload,$(3))" \
-		$(5) build/$(1)/venv/bin/python -m pytest $(4) $(SANITIZE_PYTEST_ARGS) $(PYTEST_ARGS) || status=$$?; \
+		$(5) build/$(1)/venv/bin/python -m pytest $(4) $(PYTEST_WORKERS) $(SANITIZE_PYTEST_ARGS) $(PYTEST_ARGS) || status=$$?; \
 	for report in build/$(1)/reports/*; do \
 		test -s "$$report" || continue; \
 		if grep -q -E 'ERROR: AddressSanitizer|runtime error:|: ThreadSanitizer' "$$report"; then cat "$$report"; status=1; \
