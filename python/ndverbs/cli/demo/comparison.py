@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
+
 from ndverbs import Adapter
 from ndverbs._address import split
 from ndverbs._native import _default_adapter
@@ -132,12 +134,14 @@ def _compare(source: SourceFile, target: Path) -> None:
                 f"the copy {target.name} of {shown(source.path)} DIFFERS: it has {size} bytes, "
                 f"not {source.size}; please report this"
             )
-        ours, theirs = memoryview(bytearray(_BLOCK)), memoryview(bytearray(_BLOCK))
+        blocks = np.empty((2, _BLOCK), np.uint8)
         for position in range(0, size, _BLOCK):
             length = min(_BLOCK, size - position)
-            source.read_into(ours[:length], position)
+            # NumPy compares blocks, a memoryview one byte after the other.
+            ours, theirs = blocks[:, :length]
+            source.read_into(memoryview(ours), position)
             # A regular file gives what it has: a short count is its end.
-            if received.readinto(theirs[:length]) != length or ours[:length] != theirs[:length]:
+            if received.readinto(theirs.data) != length or not np.array_equal(ours, theirs):
                 raise CommandError(
                     f"the copy {target.name} DIFFERS from {shown(source.path)} within "
                     f"{_BLOCK} bytes from byte {position} on; please report this"
