@@ -166,6 +166,7 @@ def pair_for(peer, hello):
     kept, given = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with kept, given, datagram_socket() as speaking:
         kept.settimeout(LIMIT)
+        given.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         address = address_of(name_of(peer.sock, of_peer=True))
         speaking.connect(address)
         socket.send_fds(speaking, [hello], [given.fileno()])
@@ -278,6 +279,29 @@ def test_an_offer_that_is_taken_up_without_an_answer_ends_the_connection(adapter
             ours.ends()
 
 
+def test_an_end_before_the_opening_waits_for_a_peer_that_stands_still_in_its_memory(adapter):
+    hello, sizes, _ = genuine(adapter)
+    with adapter.create_listener() as listener:
+        listener.listen(("127.0.0.1", 0))
+        with greeted(adapter, listener) as (ours, peer), taking(peer, hello) as (kept, files):
+            answer = [memory_file(sizes["table"]), memory_file(sizes["arena"])]
+            with closed_afterwards(answer):
+                socket.send_fds(kept, [bytes(INTRODUCTION)], answer)
+            with mmap.mmap(files[0], sizes["segment"]) as segment:
+                hazard = 64 + (sizes["segment"] - 64) // 2
+                segment[:4] = struct.pack("I", 1)  # taken up
+                segment[hazard : hazard + 8] = struct.pack("Q", 1)
+
+                ours.qp.flush()
+
+                ours.qp.receive((), context=1)
+                genuine(adapter)  # nothing else stands still
+                assert ours.cq.poll() == []
+                segment[hazard : hazard + 8] = bytes(8)
+                ours.cq.wait(LIMIT)
+                assert [one.request_context for one in ours.cq.poll()] == [1]
+
+
 # ---- our end is active --------------------------------------------------------------------------
 
 
@@ -331,10 +355,20 @@ def not_to_be_written(size):
     return memory_file(size, SEALS | fcntl.F_SEAL_WRITE)
 
 
+def some_memory(_size):
+    return memory_file(mmap.PAGESIZE)
+
+
+def an_event_that_blocks(_size):
+    return os.eventfd(0, os.EFD_CLOEXEC)
+
+
+NO_MEMORY = no_memory, one_end_of_a_pipe, unsealed, half_sealed, smaller, larger
+NO_BELL = no_memory, one_end_of_a_pipe, some_memory, an_event_that_blocks
 BAD_FILES = {
     f"{name}, {how.__name__}": {name: how}
-    for name in ("segment", "table", "arena")
-    for how in (unsealed, half_sealed, smaller, larger, no_memory, one_end_of_a_pipe)
+    for name in FILES
+    for how in (NO_BELL if "bell" in name else NO_MEMORY)
 } | {"segment, not_to_be_written": {"segment": not_to_be_written}}
 
 
@@ -410,19 +444,3 @@ def test_an_offer_that_was_taken_back_leaves_a_connection_with_tcp(meeting_one):
     ours.connector.complete_connect()
 
     assert ours.goes_on_by_tcp(peer)
-
-
-@pytest.mark.parametrize("which", ["bell", "bell of the peer"])
-def test_an_offer_with_a_bell_that_is_none_ends_or_goes_on(meeting_one, which):
-    """What a thread cannot sleep over, or ring, is the offering process's loss."""
-    ours, peer, pair, sizes, data = meeting_one
-    with closed_afterwards(files_for(sizes, **{which: no_memory})) as files:
-        offer(pair, data, files)
-        ours.connecting.wait(LIMIT)
-
-        with contextlib.suppress(nd.RdmaError):
-            ours.connector.complete_connect()
-
-        pair.close()
-        peer.sock.close()
-        ours.ends()

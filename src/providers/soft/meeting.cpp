@@ -9,9 +9,13 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <array>
 #include <cstring>
 #include <new>
+#include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -20,6 +24,16 @@
 
 namespace ndv::soft {
 namespace {
+
+// Steps write to the peer's bell: to nothing that makes them wait, or fills up.
+bool is_bell(int descriptor) {
+    constexpr std::string_view kEvent = "anon_inode:[eventfd]";
+    const std::string path = "/proc/self/fd/" + std::to_string(descriptor);
+    std::array<char, kEvent.size() + 1> what{};
+    const ssize_t size = ::readlink(path.c_str(), what.data(), what.size());
+    return size > 0 && std::string_view(what.data(), static_cast<std::size_t>(size)) == kEvent &&
+           (::fcntl(descriptor, F_GETFL) & O_NONBLOCK) != 0;
+}
 
 // All offers of this process. Never destroyed: a connector may outlive static objects.
 class Offers {
@@ -248,6 +262,7 @@ std::shared_ptr<Meeting> Meeting::take_offer(base::Descriptor pair,
     if (!parcel || !own->is_shared()) return nullptr;
     auto& given = parcel->descriptors;
     if (!base::is_memory_file(given[0].get(), sizeof(direct::Segment))) return nullptr;
+    if (!is_bell(given[1].get()) || !is_bell(given[2].get())) return nullptr;
     made->segment_ = map_segment(given[0].get());
     made->bells_ = {std::move(given[1]), std::move(given[2])};
     made->peer_ =

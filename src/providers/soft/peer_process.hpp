@@ -33,8 +33,8 @@ struct Introduction {
 
 class PeerProcess {
 public:
-    // Of the file of an arena, mapped at once.
-    static constexpr std::size_t kChunk = std::size_t{64} << 20U;
+    // Of the file of an arena, mapped at once: addresses, of which `chunks_` has a word each.
+    static constexpr std::size_t kChunk = std::size_t{1} << 30U;
 
     // Null: something is not what it should be, or there is no memory. `hangs_up` is readable when
     // the peer has gone; for where its number is not known here.

@@ -376,7 +376,7 @@ void QueuePair::handle_events() {
         link_->shut_write();
         if (observer) observer->on_drained();
     }
-    if (events.over) end_stream();
+    if (events.over && !ends_by_memory()) end_stream();
 }
 
 void QueuePair::check_hold(Time at) {

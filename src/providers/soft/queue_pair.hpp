@@ -163,6 +163,7 @@ private:
     void take_attachment();
     void try_direct();
     void settle_direct(bool has_ended);
+    [[nodiscard]] bool ends_by_memory();
     void go_direct();
     [[nodiscard]] Expected<void> sleep_over(const std::shared_ptr<Bell>& bell);
     void look_at_link();

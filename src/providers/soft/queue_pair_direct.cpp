@@ -44,6 +44,21 @@ void QueuePair::settle_direct(bool has_ended) {
     steps_again_ = true;
 }
 
+// Passive, at the end of a stream whose opening did not come. A peer that has taken the meeting up
+// may be in this side's memory already, and stand still there: true, it ends as a direct one does.
+bool QueuePair::ends_by_memory() {
+    if (!meeting_ || direct_ != nullptr || is_active_ || meeting_->take_back()) return false;
+    const int os_error = stream_->cause().os_error;
+    go_direct();
+    if (direct_ == nullptr) return false;
+    if (os_error != 0) stream_->handle_link_error(os_error);
+    stream_->handle_flush();
+    // relaxed: this thread takes it itself, in its next round.
+    reasons_.fetch_or(kIo, std::memory_order_relaxed);
+    steps_again_ = true;
+    return true;
+}
+
 // From here on the two ends share memory, and TCP says no more than that the peer has ended. Until
 // all is there that takes memory, the connection can still end as one over TCP.
 void QueuePair::go_direct() {

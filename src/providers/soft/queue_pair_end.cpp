@@ -165,13 +165,6 @@ void QueuePair::end_stream() {
     const iwarp::Cause cause = stream_->cause();
     count_traffic();
     stream_->end_step();
-    // A peer that has taken the meeting up is in this side's memory already.
-    if (meeting_ && direct_ == nullptr && !is_active_ && !meeting_->take_back()) {
-        direct::Line line(meeting_->segment(), false);
-        line.close();
-        while (!line.is_quiet() && meeting_->lives_peer()) {
-        }
-    }
     stop_watching();
     if (soft_srq_ != nullptr) soft_srq_->leave(*this);
     held_since_.store(0, std::memory_order_relaxed);  // see its declaration
