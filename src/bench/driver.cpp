@@ -38,7 +38,9 @@ Driver::Driver(Side side, std::uint32_t signal_every, bool sleeps)
       signal_every_(std::max(1U, signal_every)),
       sleeps_(sleeps),
       inline_limit_(std::min(kInlineLimit, side_.qps.front()->limits().inline_size)),
-      counts_(side_.qps.size()) {}
+      counts_(side_.qps.size()) {
+    prepare(core::OperationType::send, 0);
+}
 
 void Driver::watch(const Interrupt* is_interrupted, bool may_stall) {
     is_interrupted_ = is_interrupted;
@@ -52,30 +54,37 @@ bool Driver::fail_with(Error error) {
     return false;
 }
 
-bool Driver::post(std::size_t qp, core::OperationType type, std::uint32_t size) {
-    core::Segment segment = is_fetch(type) ? side_.target : side_.source;
-    segment.length = size;
-    core::WorkRequest request;
-    request.type = type;
-    if (size > 0) request.segments = {&segment, 1};
+void Driver::prepare(core::OperationType type, std::uint32_t size) {
+    segment_ = is_fetch(type) ? side_.target : side_.source;
+    segment_.length = size;
+    request_ = {};
+    request_.type = type;
+    if (size > 0) request_.segments = {&segment_, 1};
     if (type != core::OperationType::send) {
-        request.remote_address = side_.remote_address;
-        request.remote_token = side_.remote_token;
+        request_.remote_address = side_.remote_address;
+        request_.remote_token = side_.remote_token;
     }
+    flags_ = 0;
     if (type == core::OperationType::fetch_add) {
-        request.operand = 1;
+        request_.operand = 1;
     } else if (type != core::OperationType::read && size <= inline_limit_) {
-        request.flags |= core::flag::kInline;
-        segment.token = 0;  // the caller's own memory, which no one has to look up
+        flags_ = core::flag::kInline;
+        segment_.token = 0;  // the caller's own memory, which no one has to look up
     }
-    std::uint64_t& posted = counts_[qp].posted;
-    request.context = posted << kQpBits | qp;
-    if ((posted + 1) % signal_every_ != 0) request.flags |= core::flag::kSilentSuccess;
-    const Status status = side_.qps[qp]->post(request);
+}
+
+bool Driver::post(std::size_t qp, core::OperationType type, std::uint32_t size) {
+    if (type != request_.type || size != segment_.length) prepare(type, size);
+    Counts& counts = counts_[qp];
+    request_.context = counts.posted << kQpBits | qp;
+    const bool is_told = counts.silent + 1 == signal_every_;
+    request_.flags = is_told ? flags_ : flags_ | core::flag::kSilentSuccess;
+    const Status status = side_.qps[qp]->post(request_);
     if (status != Status::success) [[unlikely]] {
-        return fail_with(side_.qps[qp]->explain(status, request));
+        return fail_with(side_.qps[qp]->explain(status, request_));
     }
-    ++posted;
+    ++counts.posted;
+    counts.silent = is_told ? 0 : counts.silent + 1;
     return true;
 }
 

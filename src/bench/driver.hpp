@@ -47,6 +47,8 @@ struct Side {
 class Driver {
 public:
     Driver(Side side, std::uint32_t signal_every, bool sleeps);
+    Driver(const Driver&) = delete;
+    Driver& operator=(const Driver&) = delete;
 
     // `may_stall`: the peer works without this end seeing anything of it, and notices a stall.
     void watch(const Interrupt* is_interrupted, bool may_stall);
@@ -91,11 +93,13 @@ private:
 
     struct Counts {
         std::uint64_t posted = 0;
+        std::uint32_t silent = 0;  // since the last one that was not
         std::uint64_t done = 0;
         std::uint64_t received = 0;
         std::uint64_t markers = 0;
     };
 
+    void prepare(core::OperationType type, std::uint32_t size);
     [[nodiscard]] bool take(const core::Completion& completion);
     [[nodiscard]] bool is_alive();
 
@@ -106,6 +110,9 @@ private:
     const std::uint32_t inline_limit_;
     const Interrupt* is_interrupted_ = nullptr;
     bool may_stall_ = false;
+    core::Segment segment_{};
+    core::WorkRequest request_;  // what is posted again and again, with the segment
+    std::uint32_t flags_ = 0;
     std::vector<Counts> counts_;
     std::uint64_t moved_ = 0;
     std::uint64_t looks_ = 0;

@@ -125,7 +125,7 @@ Error explain_row(const core::QueuePair& qp, const RequestRow& row, Status statu
 }
 
 PyObject* post_many(PyObject* self, const Arguments<1>& arguments) {
-    const auto [given] = arguments;
+    const auto& [given] = arguments;
     auto& handle = usable<QueuePair>(self);
     const Rows<const RequestRow> rows("post_many", given, row_dtype,
                                       "requests must be an array of ndverbs.request_dtype", false);

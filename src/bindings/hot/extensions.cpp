@@ -18,7 +18,7 @@ constinit Parameters<6> compare_swap_parameters{
     "compare_swap", 4, 4, {"local", "remote", "expected", "new", "context", "flags"}};
 
 PyObject* write_with_immediate(PyObject* self, const Arguments<5>& arguments) {
-    const auto [segments, remote, immediate, context, flags] = arguments;
+    const auto& [segments, remote, immediate, context, flags] = arguments;
     core::WorkRequest request;
     request.type = OperationType::write;
     request.has_immediate = true;
@@ -27,7 +27,7 @@ PyObject* write_with_immediate(PyObject* self, const Arguments<5>& arguments) {
 }
 
 PyObject* fetch_add(PyObject* self, const Arguments<5>& arguments) {
-    const auto [local, remote, value, context, flags] = arguments;
+    const auto& [local, remote, value, context, flags] = arguments;
     core::WorkRequest request;
     request.type = OperationType::fetch_add;
     request.operand = to_word64(value, "value");
@@ -35,7 +35,7 @@ PyObject* fetch_add(PyObject* self, const Arguments<5>& arguments) {
 }
 
 PyObject* compare_swap(PyObject* self, const Arguments<6>& arguments) {
-    const auto [local, remote, expected, replacement, context, flags] = arguments;
+    const auto& [local, remote, expected, replacement, context, flags] = arguments;
     core::WorkRequest request;
     request.type = OperationType::compare_swap;
     request.compare = to_word64(expected, "expected");

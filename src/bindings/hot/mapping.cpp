@@ -124,7 +124,7 @@ PyObject* post_mapped(QueuePair& handle, Request& request, PyObject* flags, PyOb
 }
 
 PyObject* fast_register(PyObject* self, const Arguments<7>& arguments) {
-    const auto [region, given, offset, length, base, context, flags] = arguments;
+    const auto& [region, given, offset, length, base, context, flags] = arguments;
     auto& handle = usable<QueuePair>(self);
     const Pages pages(given);
     core::FastRegisterRequest request;
@@ -147,7 +147,7 @@ PyObject* fast_register(PyObject* self, const Arguments<7>& arguments) {
 }
 
 PyObject* bind(PyObject* self, const Arguments<6>& arguments) {
-    const auto [window, region, address, nbytes, context, flags] = arguments;
+    const auto& [window, region, address, nbytes, context, flags] = arguments;
     auto& handle = usable<QueuePair>(self);
     core::BindRequest request;
     const auto& base = handle_of<MemoryRegion>(region, "region");
@@ -163,7 +163,7 @@ PyObject* bind(PyObject* self, const Arguments<6>& arguments) {
 }
 
 PyObject* invalidate(PyObject* self, const Arguments<3>& arguments) {
-    const auto [object, context, flags] = arguments;
+    const auto& [object, context, flags] = arguments;
     auto& handle = usable<QueuePair>(self);
     core::InvalidateRequest request;
     std::shared_ptr<core::FastRegisterMemoryRegion> region;

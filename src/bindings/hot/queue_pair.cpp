@@ -53,12 +53,12 @@ PyObject* post_request(PyObject* self, core::WorkRequest request, const Given& g
 namespace {
 
 PyObject* send(PyObject* self, const Arguments<3>& arguments) {
-    const auto [segments, context, flags] = arguments;
+    const auto& [segments, context, flags] = arguments;
     return post_request(self, {}, {segments, nullptr, context, flags});
 }
 
 PyObject* send_and_invalidate(PyObject* self, const Arguments<4>& arguments) {
-    const auto [segments, token, context, flags] = arguments;
+    const auto& [segments, token, context, flags] = arguments;
     core::WorkRequest request;
     request.invalidates = true;
     request.remote_token = to_unsigned32(token, "remote_token");
@@ -66,21 +66,21 @@ PyObject* send_and_invalidate(PyObject* self, const Arguments<4>& arguments) {
 }
 
 PyObject* read(PyObject* self, const Arguments<4>& arguments) {
-    const auto [segments, remote, context, flags] = arguments;
+    const auto& [segments, remote, context, flags] = arguments;
     core::WorkRequest request;
     request.type = OperationType::read;
     return post_request(self, request, {segments, remote, context, flags});
 }
 
 PyObject* write(PyObject* self, const Arguments<4>& arguments) {
-    const auto [segments, remote, context, flags] = arguments;
+    const auto& [segments, remote, context, flags] = arguments;
     core::WorkRequest request;
     request.type = OperationType::write;
     return post_request(self, request, {segments, remote, context, flags});
 }
 
 PyObject* receive(PyObject* self, const Arguments<2>& arguments) {
-    const auto [given, context_object] = arguments;
+    const auto& [given, context_object] = arguments;
     auto& handle = usable<QueuePair>(self);
     SegmentList segments(handle, OperationType::receive, false);
     if (given != nullptr) segments.add_all(given);
@@ -167,7 +167,7 @@ void add_results(py::object& list, Taken& taken, std::size_t count) {
 }
 
 PyObject* poll(PyObject* self, const Arguments<1>& arguments) {
-    const auto [given] = arguments;
+    const auto& [given] = arguments;
     auto& handle = usable<CompletionQueue>(self);
     std::uint64_t limit = given == nullptr ? 32 : to_unsigned64(given, "limit");
     py::object results;
@@ -185,7 +185,7 @@ PyObject* poll(PyObject* self, const Arguments<1>& arguments) {
 }
 
 PyObject* poll_into(PyObject* self, const Arguments<1>& arguments) {
-    const auto [given] = arguments;
+    const auto& [given] = arguments;
     auto& handle = usable<CompletionQueue>(self);
     const Rows<ResultRow> rows("poll_into", given, result_dtype(),
                                "results must be an array of ndverbs.result_dtype", true);

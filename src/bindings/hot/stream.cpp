@@ -117,7 +117,7 @@ std::size_t send_directly(const std::shared_ptr<stream::Stream>& stream, PyObjec
 }
 
 PyObject* send(PyObject* self, const Arguments<2>& arguments) {
-    const auto [data, flags_object] = arguments;
+    const auto& [data, flags_object] = arguments;
     auto& handle = usable<Stream>(self);
     const int flags = to_flags(flags_object, "send");
     Patience patience(handle, flags, "send");
@@ -137,7 +137,7 @@ PyObject* send(PyObject* self, const Arguments<2>& arguments) {
 }
 
 PyObject* sendall(PyObject* self, const Arguments<2>& arguments) {
-    const auto [data, flags_object] = arguments;
+    const auto& [data, flags_object] = arguments;
     auto& handle = usable<Stream>(self);
     const int flags = to_flags(flags_object, "sendall");
     Patience patience(handle, flags, "sendall");
@@ -185,7 +185,7 @@ std::size_t receive(const std::shared_ptr<stream::Stream>& stream, std::byte* to
 }
 
 PyObject* recv(PyObject* self, const Arguments<2>& arguments) {
-    const auto [size_object, flags_object] = arguments;
+    const auto& [size_object, flags_object] = arguments;
     auto& handle = usable<Stream>(self);
     const std::size_t most = to_size(size_object, "buffersize in recv");
     const int flags = to_flags(flags_object, "recv");
@@ -216,7 +216,7 @@ PyObject* recv(PyObject* self, const Arguments<2>& arguments) {
 }
 
 PyObject* recv_into(PyObject* self, const Arguments<3>& arguments) {
-    const auto [buffer, size_object, flags_object] = arguments;
+    const auto& [buffer, size_object, flags_object] = arguments;
     auto& handle = usable<Stream>(self);
     Export given;
     given.take_plain("recv_into", buffer, true);
