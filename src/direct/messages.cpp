@@ -89,25 +89,39 @@ std::uint8_t Stream::marks_of(const iwarp::SendRequest& request) {
 
 // For a slot and `bytes` in one piece: in the slot up to `in_slot`.
 Stream::Room Stream::find_room(std::uint32_t bytes, std::uint32_t in_slot) {
-    // acquire: pairs with the release in receive(): the peer has done with them.
-    const std::uint64_t slots = theirs_.consumed_slots.load(std::memory_order_acquire);
     const bool is_bulk = bytes > kSmallMessage;
     Area& area = is_bulk ? bulk_ : data_;
     const std::uint32_t size = is_bulk ? kBulkBytes : kDataBytes;
-    const std::uint64_t taken =
-        (is_bulk ? theirs_.consumed_bulk : theirs_.consumed_data).load(std::memory_order_relaxed);
-    if (slots_sent_ - slots > kSlots || area.sent - taken > size) {
-        fail(iwarp::error::kStreamCatastrophic);
-        return {};
-    }
-    seen_slots_ = slots;
-    if (slots_sent_ - slots == kSlots) return {};
-    if (bytes <= in_slot) return {mine_.slots[slots_sent_ % kSlots].bytes.data(), 0};
     area.at = area.sent;
     if (area.at % size + bytes > size) area.at += size - area.at % size;
-    if (area.at + bytes - taken > size) return {};
+    const bool is_in_slot = bytes <= in_slot;
+    const auto has_room = [&] {
+        return slots_sent_ - seen_slots_ < kSlots &&
+               (is_in_slot || area.at + bytes - area.taken <= size);
+    };
+    // What the peer had taken at the last look is mostly enough, and each look waits for another
+    // processor's cache.
+    if (!has_room() && (!see_room() || !has_room())) return {};
+    if (is_in_slot) return {mine_.slots[slots_sent_ % kSlots].bytes.data(), 0};
     return {(is_bulk ? mine_.bulk.data() : mine_.data.data()) + area.at % size,
             is_bulk ? mark::kInBulk : mark::kInData};
+}
+
+// False: the peer says what cannot be, and the stream is over.
+bool Stream::see_room() {
+    // acquire: pairs with the release in receive(): the peer has done with them.
+    const std::uint64_t slots = theirs_.consumed_slots.load(std::memory_order_acquire);
+    const std::uint64_t data = theirs_.consumed_data.load(std::memory_order_relaxed);
+    const std::uint64_t bulk = theirs_.consumed_bulk.load(std::memory_order_relaxed);
+    if (slots_sent_ - slots > kSlots || data_.sent - data > kDataBytes ||
+        bulk_.sent - bulk > kBulkBytes) {
+        fail(iwarp::error::kStreamCatastrophic);
+        return false;
+    }
+    seen_slots_ = slots;
+    data_.taken = data;
+    bulk_.taken = bulk;
+    return true;
 }
 
 // After find_room(), with the bytes where they belong.

@@ -109,8 +109,9 @@ private:
         std::uint8_t mark = 0;
     };
     struct Area {
-        std::uint64_t sent = 0;  // position in the stream of its bytes
-        std::uint64_t at = 0;    // where the next ones go
+        std::uint64_t sent = 0;   // position in the stream of its bytes
+        std::uint64_t at = 0;     // where the next ones go
+        std::uint64_t taken = 0;  // by the peer, when this side looked last
     };
     // A Read or an atomic that this side executes for the peer; of the latter, what was there.
     struct Answer {
@@ -145,6 +146,7 @@ private:
     [[nodiscard]] Turn send_by_ring(std::size_t& budget);
     [[nodiscard]] bool can_place() const;
     [[nodiscard]] Room find_room(std::uint32_t bytes, std::uint32_t in_slot = Slot::kBytes);
+    [[nodiscard]] bool see_room();
     [[nodiscard]] static std::uint8_t marks_of(const iwarp::SendRequest& request);
     void publish(Kind kind, std::uint8_t marks, std::uint32_t length, std::uint32_t value);
     [[nodiscard]] Turn refuse(const iwarp::ErrorCode& code);
