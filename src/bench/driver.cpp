@@ -186,11 +186,17 @@ bool Driver::is_alive() {
     return true;
 }
 
-bool Driver::target_ends_with(std::uint8_t value, std::uint32_t size) const {
+bool Driver::target_comes_to(std::uint8_t value, std::uint32_t size) const {
+    constexpr int kTries = 64;
     auto* const last =
         reinterpret_cast<std::uint8_t*>(side_.target.address + std::uint64_t{size} - 1);
-    // acquire: pairs with the stepper's fence that placed the Write; the bytes before it are there.
-    return std::atomic_ref<std::uint8_t>(*last).load(std::memory_order_acquire) == value;
+    const std::atomic_ref<std::uint8_t> byte(*last);
+    for (int i = 0; i < kTries; ++i) {
+        // acquire: pairs with the stepper's fence that placed the Write; the bytes before it are
+        // there.
+        if (byte.load(std::memory_order_acquire) == value) return true;
+    }
+    return false;
 }
 
 void Driver::end_source_with(std::uint8_t value, std::uint32_t size) {

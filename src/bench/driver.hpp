@@ -77,7 +77,8 @@ public:
     [[nodiscard]] std::uint64_t markers(std::size_t qp) const { return counts_[qp].markers; }
 
     // The last byte of the target changes when a Write has arrived; ping-pongs count in it.
-    [[nodiscard]] bool target_ends_with(std::uint8_t value, std::uint32_t size) const;
+    // Looks several times: a poll in between takes longer than all of them.
+    [[nodiscard]] bool target_comes_to(std::uint8_t value, std::uint32_t size) const;
     void end_source_with(std::uint8_t value, std::uint32_t size);
     // Something moved that no completion reports.
     void note_progress() { ++moved_; }

@@ -55,7 +55,7 @@ bool Session::round_trip(std::uint64_t index, std::size_t qp) {
     // While the request is under way: there are enough for the answer.
     if (!replace_receives()) return false;
     if (plan_.operation == core::OperationType::write) {
-        while (!driver_.target_ends_with(tag(index), plan_.size)) {
+        while (!driver_.target_comes_to(tag(index), plan_.size)) {
             if (!driver_.collect(false)) return false;
         }
         driver_.note_progress();
@@ -75,7 +75,7 @@ bool Session::respond_latency(Outcome& out) {
     const Clock::time_point begin = Clock::now();
     const bool is_write = plan_.operation == core::OperationType::write;
     while (!has_markers()) {
-        const bool has_arrived = is_write ? driver_.target_ends_with(tag(answered), plan_.size)
+        const bool has_arrived = is_write ? driver_.target_comes_to(tag(answered), plan_.size)
                                           : driver_.received(qp) > flows_[qp].sent;
         if (!has_arrived) {
             if (!driver_.collect(!is_write)) return false;
