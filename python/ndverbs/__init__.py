@@ -60,6 +60,7 @@ from ndverbs.remote import RemoteBuffer
 
 if TYPE_CHECKING:
     from ndverbs import wsk
+    from ndverbs._tables import table
     from ndverbs.socket import (
         Socket,
         create_connection,
@@ -113,6 +114,7 @@ __all__ = [
     "request_dtype",
     "result_dtype",
     "start_server",
+    "table",
     "wsk",
 ]
 
@@ -123,13 +125,14 @@ _shown.attach()
 _coroutines.attach()
 
 
-# Streams are loaded when they are used: what they stand on is slow to import.
+# Streams and tables are loaded when they are used: what they stand on is slow to import.
 _LAZY = {
     "Socket": "ndverbs.socket",
     "create_connection": "ndverbs.socket",
     "create_server": "ndverbs.socket",
     "open_connection": "ndverbs.socket",
     "start_server": "ndverbs.socket",
+    "table": "ndverbs._tables",
     "wsk": "ndverbs.wsk",
 }
 

@@ -1,11 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How values of the extension show themselves: by name, and whole in completion."""
+"""How values show themselves: by name, whole in completion, and in notebooks as tables."""
 
 from __future__ import annotations
 
 import enum
 
+from ndverbs import _native
 from ndverbs._native import Access, Flag, Notify, OperationType, Result, Status
+from ndverbs.remote import RemoteBuffer
+
+# Each has its fields in _tables.py, which is loaded when the first is shown.
+_HAVE_TABLES: tuple[type, ...] = (
+    Result,
+    RemoteBuffer,
+    _native.Adapter,
+    _native.AdapterInfo,
+    _native.CompletionQueue,
+    _native.ConnectionData,
+    _native.Connector,
+    _native.FastRegisterMemoryRegion,
+    _native.Listener,
+    _native.LogicalAddressMapping,
+    _native.MemoryRegion,
+    _native.MemoryWindow,
+    _native.ProtectionDomain,
+    _native.QueuePair,
+    _native.Segment,
+    _native.SharedEndpoint,
+    _native.SharedReceiveQueue,
+)
 
 
 class _Complete(enum.EnumMeta):
@@ -26,10 +49,22 @@ def _result_repr(self: Result) -> str:
     return f"<Result {', '.join(parts)}>"
 
 
+def _as_html(self: object) -> str:
+    """Return its fields as an HTML table."""
+    from ndverbs import _tables
+
+    return _tables.html_of(self)
+
+
 def attach() -> None:
-    """Give the names of members to str(), and all of them to dir(); the values stay integers."""
+    """Give members their names in str() and dir(), and objects their tables in notebooks.
+
+    The values stay integers, and the reprs of objects what they are.
+    """
     for kind in (Access, Flag, Notify, OperationType, Status):
         kind.__class__ = _Complete  # type: ignore[assignment]
         shown = enum.Flag if issubclass(kind, enum.Flag) else enum.Enum
         kind.__str__ = shown.__str__  # type: ignore[method-assign]
     Result.__repr__ = _result_repr  # type: ignore[assignment, method-assign]
+    for shown_as_table in _HAVE_TABLES:
+        shown_as_table._repr_html_ = _as_html  # type: ignore[attr-defined]

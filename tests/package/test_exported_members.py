@@ -60,6 +60,7 @@ MEMBERS = {
         "crc32c",
         "request_dtype",
         "result_dtype",
+        "table",
         "wsk",
     ],
     "ndverbs.errors": [*ERRORS, "error", "error_class", "error_from_result"],

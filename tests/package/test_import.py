@@ -13,10 +13,12 @@ import pytest
 
 # Each costs milliseconds, and an import of NumPy alone needs none of them.
 UNNEEDED = {
+    "IPython",
     "argparse",
     "asyncio",
     "concurrent",
     "email",
+    "html",
     "http",
     "importlib.metadata",
     "inspect",
