@@ -10,6 +10,7 @@ from docs.markdown_examples import ROOT, clean_environment, programs
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIRST_WRITE = ROOT / "notebooks" / "01_first_write.ipynb"
 SOCKETS = ROOT / "notebooks" / "02_sockets.ipynb"
+QUEUE_PAIRS = ROOT / "notebooks" / "03_queue_pairs.ipynb"
 # Of one cell; only means failure.
 CELL_LIMIT_S = 30
 
@@ -104,6 +105,59 @@ def test_sockets_show_what_the_text_says(tmp_path):
     assert "'RDMA':" in texts["time"]
     assert texts["end"] == "b''\n"
     assert texts["indications"] == "[1 2 3 4 5 6 7 8 9] False\n"
+
+
+def words_of(text):
+    """Return the first two words of each row of a table: of results, type and status."""
+    return [" ".join(line.split()[:2]) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def queue_pairs(tmp_path_factory):
+    notebook = nbformat.read(QUEUE_PAIRS, as_version=4)
+    return executed(notebook, tmp_path_factory.mktemp("notebook"))
+
+
+def test_queue_pairs_show_their_states(queue_pairs):
+    texts = texts_of(queue_pairs)
+    assert texts["make"].startswith("<QueuePair idle, initiator depth 4")
+    assert texts["idle"].startswith("CONNECTION_INVALID - send: the queue pair is not connected")
+    connected = ["QueuePair connected"] * 2 + ["Connector connected"] * 2
+    assert words_of(texts["connect"])[1:] == connected
+    assert texts["broken"].startswith("error error\n")
+    assert texts["over"].startswith("RdmaConnectionResetError - send: ")
+    ended = ["QueuePair error"] * 2 + ["Connector disconnected"] * 2
+    assert words_of(texts["after"])[1:] == ended
+    assert all(line.endswith(" closed") for line in texts["close"].splitlines())
+
+
+def test_queue_pairs_show_how_requests_end(queue_pairs):
+    texts = texts_of(queue_pairs)
+    assert words_of(texts["post"])[1:] == ["WRITE SUCCESS", "SEND SUCCESS", "RECEIVE SUCCESS"]
+    assert words_of(texts["silent"])[1:] == ["RECEIVE SUCCESS"]
+    assert texts["full"].startswith("NO_MORE_ENTRIES - write: the initiator queue is full (4 ")
+    assert words_of(texts["full"])[2:] == ["WRITE SUCCESS"] * 4
+    assert texts["refused"].startswith("still connected\n")
+    assert (texts["refused"].count("RdmaValueError"), texts["refused"].count("RdmaBuffer")) == (
+        2,
+        2,
+    )
+    cancelled = "RECEIVE CANCELLED"
+    broken = ["RECEIVE BUFFER_OVERFLOW", cancelled, cancelled, "SEND SUCCESS"]
+    assert sorted(words_of(texts["broken"])[2:]) == broken
+    assert words_of(texts["over"])[-1] == cancelled
+    assert words_of(texts["flush"])[1:] == [cancelled, cancelled]
+    assert texts["disconnect"].startswith("the server leaves; the client is connected and has []\n")
+    assert words_of(texts["disconnect"])[-1] == cancelled
+
+
+def test_queue_pairs_show_tables_as_pages(queue_pairs):
+    code = [cell for cell in queue_pairs.cells if cell.cell_type == "code"]
+    shown = {cell.id: output.data for cell in code for output in outputs(cell)}
+
+    assert {"open", "make", "connect", "post", "refused", "after", "close"} <= set(shown)
+    assert all(data["text/html"].startswith("<table>") for data in shown.values())
+    assert ">idle</td>" in shown["make"]["text/html"]
 
 
 def test_readme_example_runs_in_a_cell(tmp_path):
