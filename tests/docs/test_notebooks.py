@@ -11,6 +11,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIRST_WRITE = ROOT / "notebooks" / "01_first_write.ipynb"
 SOCKETS = ROOT / "notebooks" / "02_sockets.ipynb"
 QUEUE_PAIRS = ROOT / "notebooks" / "03_queue_pairs.ipynb"
+WINDOWS = ROOT / "notebooks" / "04_windows.ipynb"
 # Of one cell; only means failure.
 CELL_LIMIT_S = 30
 
@@ -158,6 +159,36 @@ def test_queue_pairs_show_tables_as_pages(queue_pairs):
     assert {"open", "make", "connect", "post", "refused", "after", "close"} <= set(shown)
     assert all(data["text/html"].startswith("<table>") for data in shown.values())
     assert ">idle</td>" in shown["make"]["text/html"]
+
+
+def test_windows_show_what_the_text_says(tmp_path):
+    texts = texts_of(executed(nbformat.read(WINDOWS, as_version=4), tmp_path))
+    assert texts["bind"] == "<Result BIND SUCCESS, request_context='rows 2 and 3'>"
+    assert "nbytes=64" in texts["bound"]
+    assert "token" not in texts["bound"]
+    assert texts["use"].startswith("SUCCESS\nSUCCESS\n")
+    assert texts["busy"].startswith("DEVICE_BUSY - deregister: 1 memory windows are bound")
+    assert texts["peer"].startswith(
+        "it is the window's token: True\n<Result RECEIVE_AND_INVALIDATE SUCCESS"
+    )
+    assert texts["again"].startswith("another token: True\n")
+    assert texts["own"] == "<Result INVALIDATE SUCCESS, request_context='row 0'>"
+    assert texts["dead"].startswith("error error\n")
+    assert words_of(texts["dead"])[2:] == ["READ REMOTE_RESOURCES", "RECEIVE CANCELLED"]
+    answers = texts["answers"].splitlines()
+    assert [" ".join(line.partition(": ")[0].split()[-2:]) for line in answers] == [
+        "WRITE REMOTE_RESOURCES",
+        "WRITE REMOTE_RESOURCES",
+        "READ REMOTE_RESOURCES",
+        "READ REMOTE_RESOURCES",
+    ]
+    assert [line.rpartition(" (")[0].rpartition(": ")[2] for line in answers] == [
+        "invalid STag",
+        "base or bounds violation",
+        "access rights violation",
+        "STag not associated with the stream",
+    ]
+    assert texts["close"].startswith("rows changed: [2 3]\n<MemoryRegion not registered>\n")
 
 
 def test_readme_example_runs_in_a_cell(tmp_path):
