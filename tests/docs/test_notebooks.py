@@ -12,6 +12,7 @@ FIRST_WRITE = ROOT / "notebooks" / "01_first_write.ipynb"
 SOCKETS = ROOT / "notebooks" / "02_sockets.ipynb"
 QUEUE_PAIRS = ROOT / "notebooks" / "03_queue_pairs.ipynb"
 WINDOWS = ROOT / "notebooks" / "04_windows.ipynb"
+MEASURING = ROOT / "notebooks" / "05_measuring.ipynb"
 # Of one cell; only means failure.
 CELL_LIMIT_S = 30
 
@@ -189,6 +190,29 @@ def test_windows_show_what_the_text_says(tmp_path):
         "STag not associated with the stream",
     ]
     assert texts["close"].startswith("rows changed: [2 3]\n<MemoryRegion not registered>\n")
+
+
+def test_measuring_plots_and_tells_its_figures_without_matplotlib(tmp_path):
+    notebook = nbformat.read(MEASURING, as_version=4)
+    (place,) = [i for i, cell in enumerate(notebook.cells) if cell.id == "plot"]
+    without = (
+        "sys.modules['matplotlib'] = None\n"
+        f"{notebook.cells[place].source}\n"
+        "del sys.modules['matplotlib']"
+    )
+    notebook.cells.insert(place, nbformat.v4.new_code_cell(without, id="plot-as-text"))
+
+    notebook = executed(notebook, tmp_path)
+
+    texts = texts_of(notebook)
+    assert texts["one"].startswith("send latency 8 B wait median ")
+    assert texts["tcp"] == "{'tcp'}"
+    lines = [line.split() for line in texts["plot-as-text"].splitlines()]
+    sizes = ["64", "4096", "65536", "1048576"]
+    assert [line[:2] for line in lines] == [[o, s] for o in ("memory", "TCP") for s in sizes]
+    assert all(float(line[3]) > 0 and float(line[5]) > 0 for line in lines)
+    (plot,) = [cell for cell in notebook.cells if cell.id == "plot"]
+    assert any("image/png" in output.data for output in outputs(plot))
 
 
 def test_readme_example_runs_in_a_cell(tmp_path):
