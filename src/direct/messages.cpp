@@ -180,12 +180,12 @@ bool Stream::receive(std::size_t budget) {
     return is_more;
 }
 
-bool Stream::take_ahead(std::size_t budget) {
+bool Stream::take_ahead(std::size_t budget, bool& is_more) {
     if (is_paused_) return false;
-    const bool is_more = receive(budget);
+    is_more = receive(budget);
     // Its deadline wants a step's time.
     const bool has_paused = std::exchange(is_paused_, false);
-    return !is_more && !has_paused && is_open_ && !peer_has_closed_ && answer_.left == 0;
+    return !has_paused && is_open_ && !peer_has_closed_ && answer_.left == 0;
 }
 
 // False: it waits for a receive, or the stream is over.

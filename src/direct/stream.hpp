@@ -68,8 +68,9 @@ public:
     // Behind some of them, which may have been none: nothing is held any more, and the peer hears
     // of messages.
     void end_ahead();
-    // Messages that have come. False: a step has to see to the rest.
-    [[nodiscard]] bool take_ahead(std::size_t budget);
+    // Messages that have come. False: a step has to see to the rest. `is_more`: of the budget there
+    // is nothing left, and more has come.
+    [[nodiscard]] bool take_ahead(std::size_t budget, bool& is_more);
 
     void retire(const iwarp::StreamCompletion& completion) override;
     [[nodiscard]] iwarp::StreamEvents take_events() override;

@@ -11,6 +11,7 @@ import mmap
 import os
 import socket
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -300,6 +301,38 @@ def test_an_end_before_the_opening_waits_for_a_peer_that_stands_still_in_its_mem
                 segment[hazard : hazard + 8] = bytes(8)
                 ours.cq.wait(LIMIT)
                 assert [one.request_context for one in ours.cq.poll()] == [1]
+
+
+def hazard_of(table, size, token):
+    """Return what a peer's hazard says of a token, by the line that has it."""
+    lines = 64 << 20
+    with mmap.mmap(table, size, prot=mmap.PROT_READ) as found:
+        return (found.find(struct.pack("Q", 1 << 32 | token)) - (size - lines)) // 64 + 2
+
+
+def test_memory_in_the_hand_of_a_peer_that_did_not_answer_is_not_given_back(adapter):
+    hello, sizes, _ = genuine(adapter)
+    with adapter.create_listener() as listener, ThreadPoolExecutor() as pool:
+        listener.listen(("127.0.0.1", 0))
+        with greeted(adapter, listener) as (ours, peer), taking(peer, hello) as (kept, files):
+            region = ours.pd.register(np.zeros(8, np.uint8), nd.Access.REMOTE_WRITE)
+            hazard = hazard_of(files[3], sizes["table"], region.remote_token)
+            answer_garbage(kept, peer)
+            with mmap.mmap(files[0], sizes["segment"]) as segment:
+                at = 64 + (sizes["segment"] - 64) // 2
+                segment[:4] = struct.pack("I", 1)  # taken up
+                segment[at : at + 8] = struct.pack("Q", hazard)
+                peer.open_stream()
+                with contextlib.suppress(nd.RdmaError):
+                    ours.accepting.wait(LIMIT)
+                ours.ends()
+
+                ending = pool.submit(region.deregister)
+
+                genuine(adapter)
+                assert not ending.done()
+                segment[at : at + 8] = bytes(8)
+                ending.result(LIMIT)
 
 
 # ---- our end is active --------------------------------------------------------------------------

@@ -9,31 +9,66 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
-#include <array>
 #include <cstring>
 #include <new>
-#include <string>
-#include <string_view>
 #include <unordered_map>
 #include <utility>
 
 #include "base/shortage.hpp"
+#include "direct/line.hpp"
 #include "providers/soft/far_reach.hpp"
 
 namespace ndv::soft {
 namespace {
 
-// Steps write to the peer's bell: to nothing that makes them wait, or fills up.
+// Steps write to the peer's bell: to nothing that makes them wait, or fills up. Events are of one
+// inode with what else is no file, pipe or socket, and that takes no bytes.
 bool is_bell(int descriptor) {
-    constexpr std::string_view kEvent = "anon_inode:[eventfd]";
-    const std::string path = "/proc/self/fd/" + std::to_string(descriptor);
-    std::array<char, kEvent.size() + 1> what{};
-    const ssize_t size = ::readlink(path.c_str(), what.data(), what.size());
-    return size > 0 && std::string_view(what.data(), static_cast<std::size_t>(size)) == kEvent &&
+    const base::Descriptor own(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    struct stat ours {};
+    struct stat theirs {};
+    return own && ::fstat(own.get(), &ours) == 0 && ::fstat(descriptor, &theirs) == 0 &&
+           ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino &&
            (::fcntl(descriptor, F_GETFL) & O_NONBLOCK) != 0;
 }
+
+// A process that becomes another program lives, and its end of the pair does not: none of its
+// threads is left by then.
+bool lives(const base::Descriptor& pair, const std::shared_ptr<PeerProcess>& peer) {
+    pollfd life{pair.get(), 0, 0};
+    if (pair && ::poll(&life, 1, 0) != 0) return false;
+    return !peer || peer->lives();
+}
+
+// seq_cst: see MemoryTable::hide(). What it named before is not touched any more.
+std::uint64_t hazard_of(const direct::Segment& segment, bool is_active) {
+    return segment.sides[is_active ? 0 : 1].hazard.load(std::memory_order_seq_cst);
+}
+
+// A peer that stands still in the memory of an end that is gone, and has closed.
+class Remnant final : public FarUser {
+public:
+    Remnant(std::shared_ptr<direct::Segment> segment, bool is_active, base::Descriptor pair,
+            std::shared_ptr<PeerProcess> peer)
+        : segment_(std::move(segment)),
+          is_active_(is_active),
+          pair_(std::move(pair)),
+          peer_(std::move(peer)) {}
+    [[nodiscard]] bool touches(std::uint64_t hazard) const override {
+        return hazard_of(*segment_, is_active_) == hazard && lives(pair_, peer_);
+    }
+    [[nodiscard]] bool has_left() const override {
+        return hazard_of(*segment_, is_active_) == 0 || !lives(pair_, peer_);
+    }
+
+private:
+    const std::shared_ptr<direct::Segment> segment_;
+    const bool is_active_;
+    const base::Descriptor pair_;
+    const std::shared_ptr<PeerProcess> peer_;
+};
 
 // All offers of this process. Never destroyed: a connector may outlive static objects.
 class Offers {
@@ -177,6 +212,21 @@ Meeting::Meeting(std::string name, std::shared_ptr<Acquaintance> acquaintance, b
 Meeting::~Meeting() {
     stop_hearing();
     if (!is_active_) Offers::all().remove(name_);
+    leave_memory();
+}
+
+// However the connection ended: who has taken the offer up may have memory of this end in hand,
+// and be stopped.
+void Meeting::leave_memory() {
+    // A forked child is no end of it, and ends of one process pin what they use.
+    if (!pair_ || made_in_ != base::fork_generation() || take_back()) return;
+    direct::Line line(segment_, is_active_);
+    line.close();
+    if (line.is_quiet() || !lives_peer()) return;
+    base::with_memory([this] {
+        own().table->keep_user(
+            std::make_shared<Remnant>(segment_, is_active_, std::move(pair_), peer_));
+    });
 }
 
 void Meeting::stop_hearing() {
@@ -334,18 +384,10 @@ std::unique_ptr<direct::Reach> Meeting::make_reach(bool is_active) const {
     return peer.table ? std::make_unique<KeptReach>(peer) : nullptr;
 }
 
-// A process that becomes another program lives, and its end of the pair does not: none of its
-// threads is left by then.
-bool Meeting::lives_peer() const {
-    pollfd life{pair_.get(), 0, 0};
-    if (pair_ && ::poll(&life, 1, 0) != 0) return false;
-    return !peer_ || peer_->lives();
-}
+bool Meeting::lives_peer() const { return lives(pair_, peer_); }
 
 bool Meeting::touches(std::uint64_t hazard) const {
-    const direct::Side& theirs = segment_->sides[is_active_ ? 0 : 1];
-    // seq_cst: see MemoryTable::hide(). The copies are done when it is another.
-    return theirs.hazard.load(std::memory_order_seq_cst) == hazard && lives_peer();
+    return hazard_of(*segment_, is_active_) == hazard && lives_peer();
 }
 
 const char* Meeting::transport() const {

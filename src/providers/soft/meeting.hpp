@@ -96,6 +96,7 @@ private:
     [[nodiscard]] bool make_means();
     [[nodiscard]] bool take_answer();
     void stop_hearing();
+    void leave_memory();
     [[nodiscard]] Introduction introduce(const Reach& own) const;
     [[nodiscard]] const Reach& own() const { return reaches_[is_active_ ? 1 : 0]; }
 

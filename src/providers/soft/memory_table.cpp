@@ -243,9 +243,16 @@ std::shared_ptr<const FarUser> MemoryTable::user_of(std::uint64_t hazard) {
 
 void MemoryTable::add_user(const std::weak_ptr<const FarUser>& user) {
     const base::Lock lock(users_mutex_);
+    std::erase_if(kept_, [](const auto& one) { return one->has_left(); });
     std::erase_if(users_, [](const auto& one) { return one.expired(); });
     users_.push_back(user);
     user_count_.store(users_.size(), std::memory_order_seq_cst);
+}
+
+void MemoryTable::keep_user(std::shared_ptr<const FarUser> user) {
+    add_user(user);
+    const base::Lock lock(users_mutex_);
+    kept_.push_back(std::move(user));
 }
 
 // ---- one domain -----------------------------------------------------------------------------

@@ -78,6 +78,8 @@ public:
     virtual ~FarUser() = default;
     // It lives, and its hazard has this value.
     [[nodiscard]] virtual bool touches(std::uint64_t hazard) const = 0;
+    // It touches nothing any more, and never will.
+    [[nodiscard]] virtual bool has_left() const { return false; }
 };
 
 // What an entry was made by; it says which calls may end it and how it is addressed.
@@ -169,6 +171,8 @@ public:
     [[nodiscard]] std::uint64_t place_of(const std::byte* data, std::size_t size) const;
     // From here on the end of memory waits for it, for as long as it exists.
     void add_user(const std::weak_ptr<const FarUser>& user);
+    // The same, and it exists until it has left.
+    void keep_user(std::shared_ptr<const FarUser> user);
     [[nodiscard]] static std::uint64_t hazard_of(std::uint32_t slot) { return slot + 2ULL; }
 
     struct Entry;
@@ -224,6 +228,7 @@ private:
     std::shared_ptr<Arena> arena_;
     base::Mutex users_mutex_;
     std::vector<std::weak_ptr<const FarUser>> users_ NDV_GUARDED_BY(users_mutex_);
+    std::vector<std::shared_ptr<const FarUser>> kept_ NDV_GUARDED_BY(users_mutex_);  // of them
     // seq_cst: of a new user, which then looks at a line, and a thread that has hidden it and looks
     // here, one sees the other.
     std::atomic<std::size_t> user_count_{0};

@@ -138,7 +138,7 @@ private:
     // Before something is posted in the ordinary way: what is behind it may not overtake it.
     void close_lane();
     void leave_word();
-    [[nodiscard]] bool receive_in_lane(core::Budget budget);
+    [[nodiscard]] bool receive_in_lane(core::Budget budget, bool& is_more);
     // Takes the reference to `mapping` over, if there is one.
     void publish(iwarp::RequestKind kind, const core::MappingRequest& request, std::uint32_t token,
                  Mapping* mapping);

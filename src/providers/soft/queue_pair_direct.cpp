@@ -48,10 +48,13 @@ void QueuePair::settle_direct(bool has_ended) {
 // may be in this side's memory already, and stand still there: true, it ends as a direct one does.
 bool QueuePair::ends_by_memory() {
     if (!meeting_ || direct_ != nullptr || is_active_ || meeting_->take_back()) return false;
-    const int os_error = stream_->cause().os_error;
+    const iwarp::Cause cause = stream_->cause();
     go_direct();
     if (direct_ == nullptr) return false;
-    if (os_error != 0) stream_->handle_link_error(os_error);
+    hold_until_.reset();
+    if (cause.source != iwarp::Cause::Source::none) {
+        stream_->handle_link_error(cause.os_error != 0 ? cause.os_error : EPROTO);
+    }
     stream_->handle_flush();
     // relaxed: this thread takes it itself, in its next round.
     reasons_.fetch_or(kIo, std::memory_order_relaxed);

@@ -181,15 +181,16 @@ void QueuePair::leave_word() {
 bool QueuePair::take_messages(core::Budget budget) {
     if (!word_.try_enter()) return step(kIo, budget);
     bool is_done = false;
+    bool is_more = false;
     try {
-        is_done = receive_in_lane(budget);
+        is_done = receive_in_lane(budget, is_more);
     } catch (const std::bad_alloc&) {
         leave_without_memory();
         throw;
     }
     if (is_done && word_.leave()) {
         has_left();
-        return false;
+        return is_more;
     }
     // relaxed: this thread takes it itself.
     reasons_.fetch_or(kIo, std::memory_order_relaxed);
@@ -197,10 +198,10 @@ bool QueuePair::take_messages(core::Budget budget) {
 }
 
 // False: a step has to see to the rest.
-bool QueuePair::receive_in_lane(core::Budget budget) {
+bool QueuePair::receive_in_lane(core::Budget budget, bool& is_more) {
     // A shared queue wants to know how long a message takes.
     if (direct_ == nullptr || soft_srq_ != nullptr || is_flushed_ || has_no_memory_ || settle_at_ ||
-        !direct_->begin_ahead(false) || !direct_->take_ahead(step_bytes(budget)) ||
+        !direct_->begin_ahead(false) || !direct_->take_ahead(step_bytes(budget), is_more) ||
         !memory_.has_settled()) {
         return false;
     }

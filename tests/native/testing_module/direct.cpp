@@ -156,7 +156,8 @@ void add_direct(py::module_& module) {
             "take_ahead",
             [](PyDirectEnd& self, std::size_t budget) {
                 direct::Stream& stream = self.end().stream();
-                return stream.begin_ahead(false) && stream.take_ahead(budget);
+                bool is_more = false;
+                return stream.begin_ahead(false) && stream.take_ahead(budget, is_more);
             },
             py::arg("budget") = kBudget)
         .def("doze", [](PyDirectEnd& self) { return self.end().line().doze(); })
