@@ -445,7 +445,9 @@ class Adapter(_Object):
             Seconds after which a dead peer on another host ends its connections, up to 98301; 0
             waits for it for ever.
         capture : str, bytes or path, optional
-            Path of a pcap file that gets every connection's stream from its first byte.
+            Path of a pcap file that gets every connection's stream from its first byte. Without
+            one, the environment variable NDVERBS_CAPTURE names a folder, where each adapter that
+            can capture makes a file of its own, named PID-N.pcap.
         crc : bool or "auto"
             Whether its connections ask for CRC32C (iWARP): ``"auto"`` when the peer is another
             host, where bit errors pass TCP's checksum at times.
@@ -2378,6 +2380,9 @@ _default_adapter: str
 
 def _error_classes() -> dict[Status, str]:
     """Return the name of the class that each status raises."""
+
+def _terminate_text(layer: int, error_type: int, code: int) -> str:
+    """Return the sentence about a Terminate of the peer."""
 
 def _diagnose() -> list[tuple[str, str, bool, str, str]]:
     """Look at what each provider needs: provider, check, whether it is good, what, remedy."""

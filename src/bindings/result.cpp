@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <iterator>
 #include <string>
 
@@ -116,6 +117,12 @@ void bind_result(py::module_& module) {
     py::object dtype = dtype_of(kColumns, sizeof(ResultRow));
     module.attr("result_dtype") = dtype;
     row_dtype = dtype.release().ptr();
+    module.def(
+        "_terminate_text",
+        [](std::uint8_t layer, std::uint8_t error_type, std::uint8_t code) {
+            return core::detail_text({core::Detail::Source::peer, layer, error_type, code, 0, 0});
+        },
+        py::arg("layer"), py::arg("error_type"), py::arg("code"));
 }
 
 }  // namespace ndv::bindings

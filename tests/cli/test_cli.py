@@ -53,7 +53,7 @@ def test_wrong_usage_is_told_with_2(arguments: tuple[str, ...], capsys: Captured
     assert "usage: ndverbs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["info", "serve", "cp", "demo", "bench"])
+@pytest.mark.parametrize("command", ["info", "serve", "cp", "demo", "bench", "capture", "decode"])
 def test_every_command_has_help(command: str, capsys: Captured):
     with pytest.raises(SystemExit) as caught:
         run(command, "--help")
@@ -88,6 +88,9 @@ def test_nothing_of_a_command_is_imported_before_it_is_called():
         "_main",
         "bench",
         "bench.command",
+        "capture",
+        "capture.command",
+        "decode",
         "demo",
         "demo.command",
         "doctor",

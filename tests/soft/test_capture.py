@@ -16,6 +16,8 @@ from conformance.end import End
 from conformance.pair import join
 from hostile.raw_peer import RawPeer, request
 from hostile.victim import Victim
+from ndverbs import _captures, _frames
+from ndverbs.cli.capture.merging import merge
 from wire import reference
 
 TSHARK = shutil.which("tshark")
@@ -254,6 +256,28 @@ def test_several_connections_share_a_file(tmp_path):
     assert found.is_clean()
     assert found.messages() == sent
     assert len(found.start_up) == 10
+
+
+def test_a_capture_that_was_merged_is_read_as_one(tmp_path, monkeypatch):
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    monkeypatch.setenv("NDVERBS_CAPTURE", str(parts))
+    with nd.Adapter.open("soft") as one, nd.Adapter.open("soft") as other:
+        near, far = End(adapter=one), End(adapter=other)
+        connect(near, far, "127.0.0.1")
+        exchange(near, far)
+        near.close()
+        far.close()
+        sent = one.stats()["rdma_out_frames"] + other.stats()["rdma_out_frames"]
+    path = tmp_path / "merged.pcapng"
+    merge(sorted(parts.iterdir()), path)
+    rows = tshark(path, "iwarp_rdma.opcode", "tcp.analysis.flags", "_ws.malformed")
+    opcodes = [int(opcode, 0) for codes, _, _ in rows for opcode in codes]
+    assert len(opcodes) == sent
+    assert [row for row in rows if row[1] or row[2]] == []
+    with open(path, "rb") as file:
+        ours = [frame.fields["opcode"] for frame in _captures.frames(file)]
+    assert ours[2:] == [_frames._OPCODES[opcode] for opcode in opcodes]
 
 
 def test_a_stream_that_came_in_single_bytes_is_decoded(tmp_path):

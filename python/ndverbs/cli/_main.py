@@ -15,13 +15,23 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from ndverbs.cli import doctor, info
+from ndverbs.cli import decode, doctor, info
 from ndverbs.cli.bench import command as bench
+from ndverbs.cli.capture import command as capture
 from ndverbs.cli.demo import command as demo
 from ndverbs.cli.failure import INTERRUPTED, CommandError, complain
 from ndverbs.cli.filecopy import cp, serve
 
-_COMMANDS = (info, doctor, serve, cp, demo, bench)  # as help lists them
+_COMMANDS = (
+    info,
+    doctor,
+    serve,
+    cp,
+    demo,
+    bench,
+    capture,
+    decode,
+)  # as help lists them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,11 +2,15 @@
 // The soft adapter: limits, creation, and the soft provider itself.
 #include "providers/soft/adapter.hpp"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
+#include <string>
 #include <utility>
 
 #include "providers/soft/connector.hpp"
@@ -169,6 +173,18 @@ private:
     core::AdapterInfo info_;  // constant once made
 };
 
+// An empty file, PID-N.pcap, so that adapters and processes share the folder. Where none can be
+// made, its path says so when it is opened.
+std::string new_capture_in(const std::string& folder) {
+    for (unsigned number = 1;; ++number) {
+        std::string path =
+            folder + '/' + std::to_string(::getpid()) + '-' + std::to_string(number) + ".pcap";
+        const base::Descriptor made(
+            ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+        if (made || errno != EEXIST) return path;
+    }
+}
+
 }  // namespace
 
 std::vector<core::AdapterInfo> SoftProvider::adapters() const { return {soft_info()}; }
@@ -187,8 +203,10 @@ Expected<std::shared_ptr<core::Adapter>> SoftProvider::open(
         }
         parts->address = *address;
     }
-    if (!options.capture_path.empty()) {
-        auto capture = Capture::open(options.capture_path);
+    const char* const folder = std::getenv("NDVERBS_CAPTURE");
+    if (!options.capture_path.empty() || (folder != nullptr && *folder != 0)) {
+        auto capture = Capture::open(options.capture_path.empty() ? new_capture_in(folder)
+                                                                  : options.capture_path);
         if (!capture) return Unexpected{capture.error()};
         parts->capture = *capture;
     }

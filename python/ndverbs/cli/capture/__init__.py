@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ndverbs capture`: runs a program with capture on."""
