@@ -2381,6 +2381,9 @@ _default_adapter: str
 def _error_classes() -> dict[Status, str]:
     """Return the name of the class that each status raises."""
 
+def _status_meanings() -> dict[Status, str]:
+    """Return what each status means."""
+
 def _terminate_text(layer: int, error_type: int, code: int) -> str:
     """Return the sentence about a Terminate of the peer."""
 

@@ -90,6 +90,13 @@ void bind_enums(py::module_& module) {
 #undef NDV_X
         return out;
     });
+    module.def("_status_meanings", [] {
+        py::dict out;
+#define NDV_X(name, value, exception, meaning) out[py::cast(Status::name)] = meaning;
+        NDV_STATUS_LIST(NDV_X)
+#undef NDV_X
+        return out;
+    });
     access_type = module.attr("Access").cast<py::object>().release().ptr();
 }
 

@@ -47,6 +47,74 @@ def test_unknown_provider_is_wrong_usage(capsys):
     assert "nonsense" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "IO_TIMEOUT",
+        "io_timeout",
+        "STATUS_IO_TIMEOUT",
+        "nd.Status.IO_TIMEOUT",
+        "0xC00000B5",
+        "c00000b5",
+        "3221225653",
+        "-1073741643",
+    ],
+)
+def test_a_status_is_explained_by_any_name_or_number_of_it(code, capsys):
+    # argparse takes what looks like a negative number for a value.
+    assert cli.main(["doctor", "--explain", code]) == 0
+
+    assert capsys.readouterr().out == (
+        "IO_TIMEOUT (0xc00000b5): timed out\n"
+        "  RdmaTimeoutError: The time was over; posted requests go on, an attempt to connect is "
+        "abandoned.\n"
+    )
+
+
+def test_every_status_is_explained(capsys):
+    for status in nd.Status:
+        assert cli.main(["doctor", "--json", "--explain", str(int(status))]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["status"] == status.name
+        assert said["meaning"]
+        assert ("exception" in said) == (status >= 0x80000000)
+
+
+@pytest.mark.parametrize("code", ["1/2/02", "1/2/2", "1/2/0x02"])
+def test_the_code_of_a_terminate_is_explained(code, capsys):
+    assert cli.main(["doctor", "--explain", code]) == 0
+
+    assert capsys.readouterr().out == (
+        "Terminate 1/2/02: DDP untagged buffer error: no receive was posted for the message\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("1/2/0a", "'1/2/0a' is no layer/type/code"),
+        ("1/300/02", "'1/300/02' is no layer/type/code"),
+        ("TIMEOUT", "'TIMEOUT' is neither a status nor"),
+        ("IO_TIMEOT", "similar names: IO_TIMEOUT"),
+        ("0xC00000B6B5", "'0xC00000B6B5' is neither a status"),
+        ("", "'' is neither a status"),
+    ],
+)
+def test_an_unknown_code_is_one_sentence_with_1(code, why, capsys):
+    assert cli.main(["doctor", "--explain", code]) == 1
+
+    err = capsys.readouterr().err
+    assert why in err
+    assert err.count("\n") == 1
+
+
+def test_explain_takes_no_provider(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["doctor", "soft", "--explain", "SUCCESS"])
+
+    assert caught.value.code == 2
+
+
 def _absent():
     return [
         row for row in doctor.findings() if (row.provider, row.check) == ("verbs", "this build")

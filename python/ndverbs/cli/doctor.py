@@ -22,8 +22,14 @@ def add(commands: Commands) -> None:
         allow_abbrev=False,
     )
     doctor.add_argument("provider", nargs="?", type=_provider, metavar="PROVIDER")
-    doctor.add_argument("--json", action="store_true", help="print a JSON list")
-    doctor.set_defaults(run=run, is_report=True)
+    doctor.add_argument(
+        "--explain",
+        metavar="CODE",
+        help="say what a status means, by its name or number, or the layer/type/code that a "
+        "Terminate reports, such as 1/2/02; nothing is checked",
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON: a list, of CODE an object")
+    doctor.set_defaults(run=run, is_report=True, usage=doctor.error)
 
 
 class Finding(NamedTuple):
@@ -57,6 +63,14 @@ def run(given: argparse.Namespace) -> int:
         1 when something is wrong that the asked-for provider needs; without one, that
         the provider needs which works on every machine. Else 0.
     """
+    if given.explain is not None:
+        if given.provider is not None:
+            given.usage("--explain takes no PROVIDER")
+        from ndverbs.cli import explain
+
+        said = explain.explain(given.explain)
+        print(json.dumps(said, indent=2) if given.json else explain.text(said))
+        return 0
     found = [finding for finding in findings() if given.provider in (None, finding.provider)]
     if given.json:
         print(json.dumps([finding._asdict() for finding in found], indent=2))
