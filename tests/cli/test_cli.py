@@ -53,7 +53,9 @@ def test_wrong_usage_is_told_with_2(arguments: tuple[str, ...], capsys: Captured
     assert "usage: ndverbs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["info", "serve", "cp", "demo", "bench", "capture", "decode"])
+@pytest.mark.parametrize(
+    "command", ["info", "serve", "cp", "demo", "ping", "bench", "capture", "decode"]
+)
 def test_every_command_has_help(command: str, capsys: Captured):
     with pytest.raises(SystemExit) as caught:
         run(command, "--help")
@@ -99,6 +101,8 @@ def test_nothing_of_a_command_is_imported_before_it_is_called():
         "filecopy.cp",
         "filecopy.serve",
         "info",
+        "ping",
+        "ping.command",
     }
     assert {"dataclasses", "socket", "subprocess", "tempfile"}.isdisjoint(loaded)
 

@@ -21,6 +21,7 @@ from ndverbs.cli.capture import command as capture
 from ndverbs.cli.demo import command as demo
 from ndverbs.cli.failure import INTERRUPTED, CommandError, complain
 from ndverbs.cli.filecopy import cp, serve
+from ndverbs.cli.ping import command as ping
 
 _COMMANDS = (
     info,
@@ -28,6 +29,7 @@ _COMMANDS = (
     serve,
     cp,
     demo,
+    ping,
     bench,
     capture,
     decode,
