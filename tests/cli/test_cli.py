@@ -92,6 +92,7 @@ def test_nothing_of_a_command_is_imported_before_it_is_called():
         "bench.command",
         "capture",
         "capture.command",
+        "completion",
         "decode",
         "demo",
         "demo.command",

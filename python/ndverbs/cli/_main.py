@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from ndverbs.cli import decode, doctor, info
+from ndverbs.cli import completion, decode, doctor, info
 from ndverbs.cli.bench import command as bench
 from ndverbs.cli.capture import command as capture
 from ndverbs.cli.demo import command as demo
@@ -33,6 +33,7 @@ _COMMANDS = (
     bench,
     capture,
     decode,
+    completion,
 )  # as help lists them
 
 
