@@ -37,6 +37,7 @@ struct AdapterOptions {
     std::optional<bool> crc;  // ask for MPA's CRC; none: when the peer is another host
     Direct direct = Direct::automatic;  // where the provider can
     std::string capture_path;           // not empty: a pcap of every stream from its first byte
+    std::string capture_folder;         // not empty: where a pcap with a name of its own is made
 };
 
 class Adapter : public Object, base::Live<base::LiveKind::adapter> {

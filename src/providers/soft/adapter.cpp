@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <string>
 #include <utility>
 
@@ -203,10 +202,10 @@ Expected<std::shared_ptr<core::Adapter>> SoftProvider::open(
         }
         parts->address = *address;
     }
-    const char* const folder = std::getenv("NDVERBS_CAPTURE");
-    if (!options.capture_path.empty() || (folder != nullptr && *folder != 0)) {
-        auto capture = Capture::open(options.capture_path.empty() ? new_capture_in(folder)
-                                                                  : options.capture_path);
+    if (!options.capture_path.empty() || !options.capture_folder.empty()) {
+        auto capture =
+            Capture::open(options.capture_path.empty() ? new_capture_in(options.capture_folder)
+                                                       : options.capture_path);
         if (!capture) return Unexpected{capture.error()};
         parts->capture = *capture;
     }
