@@ -223,10 +223,20 @@ void Meeting::leave_memory() {
     direct::Line line(segment_, is_active_);
     line.close();
     if (line.is_quiet() || !lives_peer()) return;
-    base::with_memory([this] {
-        own().table->keep_user(
-            std::make_shared<Remnant>(segment_, is_active_, std::move(pair_), peer_));
-    });
+    std::shared_ptr<Remnant> left;
+    try {
+        base::with_memory([&] {
+            if (!left) {
+                left = std::make_shared<Remnant>(segment_, is_active_, std::move(pair_), peer_);
+            }
+            own().table->keep_user(left);
+        });
+    } catch (const std::bad_alloc&) {
+        // A destructor has no caller to report to.
+        while (left ? !left->has_left() : !line.is_quiet() && lives_peer()) {
+            base::pause_for_memory();
+        }
+    }
 }
 
 void Meeting::stop_hearing() {
