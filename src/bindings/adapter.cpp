@@ -77,7 +77,11 @@ std::unique_ptr<Adapter> open(const std::string& name, double keepalive, const p
     options.crc = crc_of(crc);
     options.direct = direct_of(direct);
     if (!capture.is_none()) options.capture_path = to_path(capture, "capture");
-    options.capture_folder = variable("NDVERBS_CAPTURE");
+    // A path is bytes, whatever they mean as text.
+    options.capture_folder = py::module_::import("os")
+                                 .attr("environb")
+                                 .attr("get")(py::bytes("NDVERBS_CAPTURE"), py::bytes())
+                                 .cast<std::string>();
     auto native = value_or_raise(
         without_gil([&] { return providers::open_adapter(name, std::move(options)); }));
     return std::make_unique<Adapter>(Adapter{AdapterState::make(std::move(native))});

@@ -131,6 +131,16 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.M
         nd.Adapter.open("soft")
 
 
+def test_a_folder_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    monkeypatch.setenv("NDVERBS_CAPTURE", str(folder))
+
+    nd.Adapter.open("soft").close()
+
+    assert len(list(folder.iterdir())) == 1
+
+
 # ---- the merged file ------------------------------------------------------------------------
 
 
@@ -154,6 +164,20 @@ def test_ports_that_serve_again_are_connections_of_their_own(parts: list[Path], 
 
     assert (summary.connections, summary.adapters) == (2, 2)
     assert len(opcodes(tmp_path / "out")) == 2 * len(opcodes(parts[0]))
+
+
+def test_a_connection_whose_opening_was_lost_begins_with_what_is_there(
+    parts: list[Path], tmp_path: Path
+):
+    data = parts[0].read_bytes()
+    (size,) = struct.unpack_from("=I", data, 24 + 8)
+    (tmp_path / "late.pcap").write_bytes(data[:24] + data[24 + 16 + size :])
+
+    whole, late = (
+        merge([part], tmp_path / part.stem) for part in (parts[0], tmp_path / "late.pcap")
+    )
+
+    assert late == whole._replace(packets=whole.packets - 1)
 
 
 def test_a_part_that_was_cut_off_gives_its_whole_packets(parts: list[Path], tmp_path: Path):

@@ -72,11 +72,14 @@ def _whole_packets(file: BinaryIO) -> Iterator[_captures.Packet]:
 def _walk(
     file: BinaryIO, known: Iterator[_Seen] | None = None
 ) -> Iterator[tuple[_captures.Packet, _Seen]]:
-    """Yield each packet with its connection: a new one, or the next that is known."""
+    """Yield each packet with its connection: a new one, or the next that is known.
+
+    A connection whose opening the adapter could not write begins with what it could.
+    """
     current: dict[frozenset[str], _Seen] = {}
     for packet in _whole_packets(file):
         pair = frozenset((packet.source, packet.target))
-        if packet.is_opening:
+        if packet.is_opening or pair not in current:
             current[pair] = next(known) if known else _Seen(packet)
         yield packet, current[pair]
 
@@ -85,7 +88,7 @@ def _connections(part: Path) -> list[_Seen]:
     found: list[_Seen] = []
     with open(part, "rb") as file:
         for packet, connection in _walk(file):
-            if packet.is_opening:
+            if connection.packets == 0:
                 found.append(connection)
             connection.last_ns = max(connection.last_ns, packet.time_ns)
             connection.packets += 1
