@@ -55,9 +55,10 @@ bool Session::round_trip(std::uint64_t index, std::size_t qp) {
     // While the request is under way: there are enough for the answer.
     if (!replace_receives()) return false;
     if (plan_.operation == core::OperationType::write) {
-        while (!driver_.target_comes_to(tag(index), plan_.size)) {
+        // At least once, however soon the answer is there: what completes would fill the queue.
+        do {
             if (!driver_.collect(false)) return false;
-        }
+        } while (!driver_.target_comes_to(tag(index), plan_.size));
         driver_.note_progress();
         return true;
     }
@@ -90,6 +91,7 @@ bool Session::respond_latency(Outcome& out) {
         ++answered;
         ++flows_[qp].sent;
         qp = after(qp);
+        if (is_write && !driver_.collect(false)) return false;  // as in round_trip()
         if (!replace_receives()) return false;
     }
     out.operations = answered;
