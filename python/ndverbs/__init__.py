@@ -61,6 +61,7 @@ from ndverbs.remote import RemoteBuffer
 if TYPE_CHECKING:
     from ndverbs import wsk
     from ndverbs._tables import table
+    from ndverbs.connection import Connection, Request, Server, connect, connect_async, listen
     from ndverbs.socket import (
         Socket,
         create_connection,
@@ -75,6 +76,7 @@ __all__ = [
     "AdapterInfo",
     "ClosedError",
     "CompletionQueue",
+    "Connection",
     "ConnectionData",
     "Connector",
     "FastRegisterMemoryRegion",
@@ -99,17 +101,22 @@ __all__ = [
     "RdmaTimeoutError",
     "RdmaValueError",
     "RemoteBuffer",
+    "Request",
     "Result",
     "Segment",
+    "Server",
     "SharedEndpoint",
     "SharedReceiveQueue",
     "Socket",
     "Status",
     "__version__",
     "adapters",
+    "connect",
+    "connect_async",
     "crc32c",
     "create_connection",
     "create_server",
+    "listen",
     "open_connection",
     "request_dtype",
     "result_dtype",
@@ -125,11 +132,17 @@ _shown.attach()
 _coroutines.attach()
 
 
-# Streams and tables are loaded when they are used: what they stand on is slow to import.
+# Loaded when they are used: what streams, Connections and tables stand on is slow to import.
 _LAZY = {
+    "Connection": "ndverbs.connection",
+    "Request": "ndverbs.connection",
+    "Server": "ndverbs.connection",
     "Socket": "ndverbs.socket",
+    "connect": "ndverbs.connection",
+    "connect_async": "ndverbs.connection",
     "create_connection": "ndverbs.socket",
     "create_server": "ndverbs.socket",
+    "listen": "ndverbs.connection",
     "open_connection": "ndverbs.socket",
     "start_server": "ndverbs.socket",
     "table": "ndverbs._tables",

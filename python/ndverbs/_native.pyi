@@ -1278,6 +1278,10 @@ class CompletionQueue(_Object):
         """
     def _is_ready(self) -> bool:
         """Return whether `poll` would find something, or fail, without serving connections."""
+    def _wait(self, timeout: float | None) -> None:
+        """Sleep as `wait` does, or until `_nudge`; it does not say which."""
+    def _nudge(self) -> None:
+        """End the sleep of a thread in `_wait`, or the next one."""
 
 @final
 class QueuePair(_Object):

@@ -18,6 +18,9 @@ offset size field
 32     8n   shape
 then   m    dtype: the Python literal of its ``numpy.lib.format`` description, ASCII
 ====== ==== ==========================================================
+
+Named buffers, version 1: ``b"NDRS"``, version 1, zero (1 byte), count (2); then for each the length
+of its name (2), zero (2), the length of its bytes (4), the name in UTF-8, and its bytes as above.
 """
 
 from __future__ import annotations
@@ -35,13 +38,21 @@ from ndverbs._native import Access, Status
 from ndverbs.errors import RdmaError, error, number_text
 
 if TYPE_CHECKING:
+    from types import EllipsisType
+
     import numpy.typing as npt
+
+    _Key = slice | SupportsIndex | EllipsisType
 
 _MAGIC = b"NDRB"
 _VERSION = 1
 _HEADER = struct.Struct("<4sBBBBQQII")
 _MAX_DIMENSIONS = 64  # NumPy's own limit
 _MAX_DTYPE = 65535
+_PACK_MAGIC = b"NDRS"
+_PACK = struct.Struct("<4sBBH")
+_PACKED = struct.Struct("<HHI")
+_MAX_PACKED = 65535
 _BYTE = np.dtype(np.uint8)
 _ACCESS_BITS = 0xF | int(Access.REMOTE_ATOMIC)
 # dtype.str: byte order, kind, size, and the unit of times.
@@ -129,47 +140,99 @@ class RemoteBuffer:
         """Refuse: a RemoteBuffer does not change."""
         raise AttributeError(f"RemoteBuffer is immutable: cannot delete {name!r}")
 
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return self.dtype.itemsize
+
+    def __array__(self, *_: object, **__: object) -> Any:
+        """Refuse: the memory is the peer's."""
+        raise TypeError(
+            "a RemoteBuffer names memory of a peer and has no data here; read it first, "
+            "as by Connection.read"
+        )
+
     def __len__(self) -> int:
         """Return the length of axis 0."""
         if not self.shape:
             raise TypeError("len() of an unsized RemoteBuffer")
         return self.shape[0]
 
-    def __getitem__(self, key: slice | SupportsIndex) -> RemoteBuffer:
-        """Slice axis 0 in elements, like the array that it names.
+    def __getitem__(self, key: _Key | tuple[_Key, ...]) -> RemoteBuffer:
+        """Index it like the array that it names, wherever the result is contiguous.
 
         Parameters
         ----------
-        key : slice or int
-            A slice with step 1, or an index, which drops the axis.
+        key : int, slice with step 1, ``...``, or tuple of those
+            An integer drops its axis. A slice that is not the whole axis needs every axis before
+            it to be an integer, or to have length 1.
 
         Raises
         ------
         IndexError
-            The index is outside the axis, or there is none.
+            An index is outside its axis, or there are more than axes.
         TypeError
-            Neither a slice nor an integer, such as an index of two axes.
+            Something else, such as an array of indices.
         RdmaError
-            A ValueError: a step other than 1 would not be contiguous.
+            A ValueError: the result would not be contiguous.
         """
-        if not self.shape:
-            raise IndexError("a RemoteBuffer without dimensions cannot be indexed")
-        length, rest = self.shape[0], self.shape[1:]
-        row = math.prod(rest) * self.dtype.itemsize
-        if isinstance(key, slice):
-            start, stop, step = key.indices(length)
-            if step != 1:
-                raise _invalid(f"step {step}: only a step of 1 is contiguous")
-            count = max(stop - start, 0)
-            return self._part(start * row, count * row, self.dtype, (count, *rest))
-        if not hasattr(key, "__index__"):
-            raise TypeError(
-                f"a RemoteBuffer takes an integer or a slice of axis 0, not {type(key).__name__}"
-            )
-        index = key.__index__()
-        if not -length <= index < length:
-            raise IndexError(f"index {index} is out of bounds for axis 0 with size {length}")
-        return self._part(index % length * row, row, self.dtype, rest)
+        keys = _one_each(key if isinstance(key, tuple) else (key,), self.ndim)
+        offset, stride, rest, shape = 0, self.itemsize, self.shape, list[int]()
+        strides = [stride * math.prod(rest[axis + 1 :]) for axis in range(len(rest))]
+        is_broken = False  # behind an axis of several, a part of another one is not contiguous
+        for axis, (one, length) in enumerate(zip(keys, self.shape, strict=True)):
+            if isinstance(one, slice):
+                start, stop, step = one.indices(length)
+                count = max(stop - start, 0)
+                if step != 1:
+                    raise _invalid(f"step {step}: only a step of 1 is contiguous")
+                shape.append(count)
+            else:
+                index = operator.index(one)
+                if not -length <= index < length:
+                    raise IndexError(
+                        f"index {index} is out of bounds for axis {axis} with size {length}"
+                    )
+                start, count = index % length, 1
+            if is_broken and count != length:
+                raise _invalid(f"the part {key!r} of shape {self.shape} is not contiguous")
+            is_broken |= count > 1
+            offset += start * strides[axis]
+        nbytes = math.prod(shape) * self.itemsize
+        return self._part(offset, nbytes, self.dtype, tuple(shape))
+
+    def view(self, dtype: npt.DTypeLike) -> RemoteBuffer:
+        """Return the same memory as elements of another type; the last axis changes its length.
+
+        Parameters
+        ----------
+        dtype : dtype_like
+            Whose size divides the bytes of the last axis.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: it does not, or `dtype` has Python objects.
+        """
+        kind = np.dtype(dtype)
+        if kind.hasobject:
+            raise _invalid(f"dtype {kind} holds Python objects")
+        if kind.itemsize == self.itemsize:
+            return self._part(0, self.nbytes, kind, self.shape)
+        row = self.shape[-1] * self.itemsize if self.shape else 0
+        if not kind.itemsize or not self.shape or row % kind.itemsize:
+            raise _invalid(f"the last axis of {self.shape} {self.dtype} is no row of {kind}")
+        return self._part(0, self.nbytes, kind, (*self.shape[:-1], row // kind.itemsize))
 
     def bytes_view(self) -> RemoteBuffer:
         """Return the same memory as one dimension of uint8, to be sliced in bytes."""
@@ -184,7 +247,7 @@ class RemoteBuffer:
 
     def __bytes__(self) -> bytes:
         """Return the fixed binary form, version 1, that `from_bytes` reads."""
-        dtype = _literal_of(self.dtype)
+        dtype = literal_of(self.dtype)
         if len(dtype) > _MAX_DTYPE:
             raise _invalid(f"dtype {self.dtype} is too long to be sent")
         header = _HEADER.pack(
@@ -232,7 +295,80 @@ class RemoteBuffer:
                 f"{len(data)} bytes are not the {shape_end + dtype_length} that the header tells"
             )
         shape = struct.unpack_from(f"<{dimensions}Q", data, _HEADER.size)
-        return cls(address, token, nbytes, _dtype_of(data[shape_end:]), shape, access)
+        return cls(address, token, nbytes, dtype_of(data[shape_end:]), shape, access)
+
+    @staticmethod
+    def pack(buffers: dict[str, RemoteBuffer]) -> bytes:
+        """Return several of them, with names, in one binary form, which `unpack` reads.
+
+        Parameters
+        ----------
+        buffers : dict of str to RemoteBuffer
+            At most 65535, with names of at most 65535 bytes in UTF-8.
+
+        Raises
+        ------
+        TypeError
+            A name, or a value, of another type.
+        RdmaError
+            A ValueError: too many, or a name that is too long.
+        """
+        if len(buffers) > _MAX_PACKED:
+            raise _invalid(f"{len(buffers)} buffers are more than {_MAX_PACKED}")
+        pieces = [_PACK.pack(_PACK_MAGIC, _VERSION, 0, len(buffers))]
+        for name, buffer in buffers.items():
+            if not isinstance(name, str) or not isinstance(buffer, RemoteBuffer):
+                raise TypeError(
+                    f"pack takes names and RemoteBuffers, not {type(name).__name__} and "
+                    f"{type(buffer).__name__}"
+                )
+            text, data = name.encode(), bytes(buffer)
+            if len(text) > _MAX_PACKED:
+                raise _invalid(f"a name of {len(text)} bytes is longer than {_MAX_PACKED}")
+            pieces += [_PACKED.pack(len(text), 0, len(data)), text, data]
+        return b"".join(pieces)
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> dict[str, RemoteBuffer]:
+        """Read what `pack` wrote.
+
+        Parameters
+        ----------
+        data : bytes-like
+            All of it and nothing more; it may come from an untrusted peer.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError that says what is wrong with the bytes.
+        """
+        data = bytes(data)
+        if len(data) < _PACK.size:
+            raise _bad_bytes(f"{len(data)} bytes are fewer than the header's {_PACK.size}")
+        magic, version, zero, count = _PACK.unpack_from(data)
+        if magic != _PACK_MAGIC or version != _VERSION or zero:
+            raise _bad_bytes("they are no named buffers of this version")
+        found: dict[str, RemoteBuffer] = {}
+        at = _PACK.size
+        for _ in range(count):
+            if at + _PACKED.size > len(data):
+                raise _bad_bytes("they end within a buffer")
+            name_length, zero, length = _PACKED.unpack_from(data, at)
+            at += _PACKED.size
+            end = at + name_length + length
+            if zero or end > len(data):
+                raise _bad_bytes("they end within a buffer")
+            try:
+                name = data[at : at + name_length].decode()
+            except UnicodeDecodeError as cause:
+                raise _bad_bytes("a name is no UTF-8") from cause
+            if name in found:
+                raise _bad_bytes(f"the name {name[:40]!r} comes twice")
+            found[name] = cls.from_bytes(data[at + name_length : end])
+            at = end
+        if at != len(data):
+            raise _bad_bytes(f"{len(data) - at} bytes follow the last buffer")
+        return found
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by value."""
@@ -270,6 +406,22 @@ class RemoteBuffer:
         )
 
 
+def _one_each(keys: tuple[object, ...], ndim: int) -> list[slice | SupportsIndex]:
+    """Return a key for each axis: ``...`` and what is left out are whole axes."""
+    for key in keys:
+        if not (key is ... or isinstance(key, slice) or hasattr(key, "__index__")):
+            raise TypeError(
+                f"a RemoteBuffer takes integers and slices of its axes, not {type(key).__name__}"
+            )
+    dots = [place for place, key in enumerate(keys) if key is ...]
+    if len(dots) > 1 or len(keys) - len(dots) > ndim:
+        raise IndexError(f"{len(keys)} indices of a RemoteBuffer of {ndim} dimensions")
+    place = dots[0] if dots else len(keys)
+    behind = keys[place + 1 :]
+    whole = [slice(None)] * (ndim - place - len(behind))
+    return [*keys[:place], *whole, *behind]  # type: ignore[list-item]
+
+
 def _in_bits(name: str, value: SupportsIndex, bits: int) -> int:
     try:
         number = operator.index(value)
@@ -280,7 +432,7 @@ def _in_bits(name: str, value: SupportsIndex, bits: int) -> int:
     return number
 
 
-def _literal_of(dtype: np.dtype[Any]) -> bytes:
+def literal_of(dtype: np.dtype[Any]) -> bytes:
     """Return what `numpy.lib.format.dtype_to_descr` describes; metadata is no part of the type."""
     try:
         description = dtype.str if dtype.names is None else dtype.descr
@@ -294,7 +446,14 @@ def _literal_of(dtype: np.dtype[Any]) -> bytes:
     return ascii(description).encode("ascii")
 
 
-def _dtype_of(literal: bytes) -> np.dtype[Any]:
+def dtype_of(literal: bytes) -> np.dtype[Any]:
+    """Return the dtype that `literal_of` wrote.
+
+    Raises
+    ------
+    RdmaError
+        A ValueError: it is none, or not in its own form.
+    """
     import ast
 
     try:
@@ -304,7 +463,7 @@ def _dtype_of(literal: bytes) -> np.dtype[Any]:
     # A hostile literal makes the parser and NumPy raise these.
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as cause:
         raise _bad_bytes(f"the dtype {literal[:40]!r} is none") from cause
-    if _literal_of(dtype) != literal:
+    if literal_of(dtype) != literal:
         raise _bad_bytes(f"the dtype {literal[:40]!r} is not in its own form")
     return dtype
 

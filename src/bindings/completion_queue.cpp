@@ -27,11 +27,17 @@ void signal_descriptor(core::CompletionQueue& queue) {
     if (auto fd = descriptor) static_cast<void>(!::write(*fd, &one, sizeof one));
 }
 
+// False: the time is over. `ends_early`: also when the queue was nudged.
+bool wait_until_ready(core::CompletionQueue& queue, std::optional<double> timeout,
+                      bool ends_early) {
+    return wait_in_slices(Deadline(timeout), [&queue, ends_early](auto slice) {
+        return queue.wait(slice) || queue.is_closed() || (queue.was_nudged() && ends_early);
+    });
+}
+
 bool wait(const CompletionQueue& self, std::optional<double> timeout) {
     const std::shared_ptr<core::CompletionQueue> queue = self.share();
-    const Deadline deadline(timeout);
-    const bool is_ready = wait_in_slices(
-        deadline, [&queue](auto slice) { return queue->wait(slice) || queue->is_closed(); });
+    const bool is_ready = wait_until_ready(*queue, timeout, false);
     static_cast<void>(self.get());
     if (queue->is_empty() && is_failure(queue->status())) raise(queue_error(*queue));
     if (!is_ready) {
@@ -136,6 +142,14 @@ void bind_completion_queue(py::module_& module) {
             },
             py::arg("kind") = core::Notify::any)
         .def("wait", wait, py::arg("timeout") = py::none())
+        .def(
+            "_wait",
+            [](const CompletionQueue& self, std::optional<double> timeout) {
+                const std::shared_ptr<core::CompletionQueue> queue = self.share();
+                static_cast<void>(wait_until_ready(*queue, timeout, true));
+            },
+            py::arg("timeout"))
+        .def("_nudge", [](const CompletionQueue& self) { self.get().nudge(); })
         .def("resize", &CompletionQueue::resize, py::arg("depth"))
         .def("control_interrupt_moderation",
              native_call<CompletionQueue>(&core::CompletionQueue::control_interrupt_moderation),

@@ -88,8 +88,14 @@ std::size_t CompletionQueue::poll(Completion* out, std::size_t limit, Budget bud
 }
 
 bool CompletionQueue::wait(std::chrono::nanoseconds timeout) {
-    if (is_empty() && !is_failure(status())) do_wait(timeout);
+    if (!is_wait_over()) do_wait(timeout);
     return !is_empty() || is_failure(status());
+}
+
+void CompletionQueue::nudge() {
+    nudged_.store(true, std::memory_order_relaxed);
+    // As in push(): either we see the sleeper, or it sees the word before it sleeps.
+    if (attention_.fetch_add(0, std::memory_order_acq_rel) >= kSleeper) wake();
 }
 
 // On one processor with the peer, spinning only keeps the peer from running: after a few in vain it

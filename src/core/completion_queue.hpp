@@ -41,6 +41,10 @@ public:
     // Sleeps until the queue holds something or the time is over; true when it holds something.
     // Returns early, with false, when a signal came. While it sleeps it serves the connections.
     [[nodiscard]] bool wait(std::chrono::nanoseconds timeout);
+    // Ends a wait, or the next one: another thread has taken out what the waiting one is there for.
+    void nudge();
+    // Since this was asked last.
+    [[nodiscard]] bool was_nudged() { return nudged_.exchange(false, std::memory_order_relaxed); }
 
     // One notification; see Notify. Merges with an arm that is not satisfied yet.
     void arm(Notify kind);
@@ -110,8 +114,12 @@ protected:
     void tell();
     // Ends the sleep of each thread that has a Sleeper: another one pushed.
     virtual void wake() noexcept = 0;
+    // There is no reason to sleep, or to go on sleeping.
+    [[nodiscard]] bool is_wait_over() const {
+        return !is_empty() || is_failure(status()) || nudged_.load(std::memory_order_relaxed);
+    }
 
-    // Announces a sleep to push(). Check is_empty() after making one and before sleeping.
+    // Announces a sleep to push(). Check is_wait_over() after making one and before sleeping.
     class Sleeper {
     public:
         explicit Sleeper(CompletionQueue& cq) : cq_(cq) {
@@ -175,6 +183,7 @@ private:
     std::atomic<std::uint64_t> promised_{0};
     std::atomic<bool> has_warned_{false};
     std::atomic<bool> was_polled_{false};
+    std::atomic<bool> nudged_{false};  // ordered by attention_, as completions are
     std::atomic<bool> spins_{false};            // the last sleep was a short one
     std::atomic<std::uint32_t> vain_spins_{0};  // since one found something
     bool owes_large_ = false;                   // the consumer's

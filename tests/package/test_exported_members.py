@@ -26,11 +26,13 @@ ERRORS = [
     "RdmaTimeoutError",
     "RdmaValueError",
 ]
+CONNECTIONS = ["Connection", "Request", "Server", "connect", "connect_async", "listen"]
 SOCKETS = ["Socket", "create_connection", "create_server", "open_connection", "start_server"]
 # Path -> what a program may import from it.
 MEMBERS = {
     "ndverbs": [
         *ERRORS,
+        *CONNECTIONS,
         *SOCKETS,
         "Access",
         "Adapter",
@@ -63,6 +65,7 @@ MEMBERS = {
         "table",
         "wsk",
     ],
+    "ndverbs.connection": CONNECTIONS,
     "ndverbs.errors": [*ERRORS, "error", "error_class", "error_from_result"],
     "ndverbs.remote": ["RemoteBuffer"],
     "ndverbs.socket": SOCKETS,

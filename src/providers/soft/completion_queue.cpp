@@ -226,7 +226,7 @@ CompletionQueue::Ready CompletionQueue::step_ready(int timeout_ms, core::Budget 
         // Another thread may step one of the connections meanwhile, and push what this one waits
         // for.
         const Sleeper sleeper(*this);
-        if (!is_empty() || is_failure(status())) return Ready::done;
+        if (is_wait_over()) return Ready::done;
         bool has_stepped = false;
         const bool is_more = step_direct(true, budget, has_stepped);
         if (has_stepped) return is_more ? Ready::more : Ready::done;
@@ -294,7 +294,7 @@ void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
     const Hold hold{*this};
     const Time until = now() + timeout;
     Ready ready = Ready::done;
-    while (ready != Ready::interrupted && is_empty() && !is_failure(status())) {
+    while (ready != Ready::interrupted && !is_wait_over()) {
         const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - now()).count();
         if (left <= 0) break;
         if (spin_on_only_member()) break;

@@ -215,13 +215,13 @@ void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
 void CompletionQueue::sleep_until(Time until) {
     while (true) {
         static_cast<void>(harvest());
-        if (!is_empty() || is_failure(status())) return;
+        if (is_wait_over()) return;
         if (spin([this] { static_cast<void>(harvest()); })) return;
         const Sleeper sleeper(*this);
         request_interrupt(core::Notify::any);
         // What came before the request raises no interrupt.
         static_cast<void>(harvest());
-        if (!is_empty() || is_failure(status())) return;
+        if (is_wait_over()) return;
         const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - now()).count();
         if (left <= 0) return;
         std::array<pollfd, 2> watched = {pollfd{hardware_->descriptor(), POLLIN, 0},

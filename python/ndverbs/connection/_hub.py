@@ -1,0 +1,503 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the Connections of one adapter share: their completion queue, and who looks at it.
+
+A thread that waits for a request leads: it sleeps over the queue, hands completions out, and wakes
+those that wait for others. A loop that waits watches the queue's descriptor. When no thread of the
+program is there for a moment and something is unfinished, the attendant, a daemon thread, does it.
+
+The lock guards the state of the hub and of all its links. Calls of the program's are made without
+it: what ends under the lock is noted, and told behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from ndverbs._native import Adapter, Result, Status
+from ndverbs.connection._memory import Pool, Registrations, Slab
+from ndverbs.connection._request import Request
+from ndverbs.errors import ClosedError, RdmaError, error
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ndverbs.connection._link import Link
+    from ndverbs.connection._server import Server
+
+_FIRST_DEPTH = 2048
+_BATCH = (256,)
+# The attendant looks after this long whether the program is there, and asks less and less often.
+_GLANCE_S = 0.02
+_LONGEST_GLANCE_S = 0.5
+_A_DAY_S = 86400.0
+# A loop whose requests end at once lets other tasks run after so many.
+_TURNS_A_ROUND = 64
+
+_hubs: weakref.WeakValueDictionary[int, Hub] = weakref.WeakValueDictionary()
+_hubs_lock = threading.Lock()
+
+
+def hub_for(adapter: Adapter, depth: int) -> Hub:
+    """Return a hub of the adapter that has room for `depth` requests more, and keeps it."""
+    with _hubs_lock:
+        hub = _hubs.get(id(adapter))
+        if hub is None or hub.cq.closed or not hub.has_room(depth):
+            hub = Hub(adapter)  # links of the one before go on with that
+            if not hub.has_room(depth):
+                raise error(
+                    Status.INSUFFICIENT_RESOURCES,
+                    f"a completion queue of {hub.info.name} holds {hub.cq.depth} requests, a "
+                    f"Connection needs {depth}",
+                )
+            _hubs[id(adapter)] = hub
+        return hub
+
+
+def _renew_lock() -> None:
+    global _hubs_lock
+    _hubs_lock = threading.Lock()  # a thread that only the parent has may hold the old one
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+class Hub:
+    """The completion queue that the links of one adapter share."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.info = adapter.info
+        self.pd = adapter.create_pd()
+        self.cq = adapter.create_cq(min(_FIRST_DEPTH, self.info.max_cq_depth))
+        self.lock = threading.Lock()
+        self.receives = Slab(self.pd, 64 << 10)
+        self.sends = Slab(self.pd, 4 << 10)
+        self.words = Slab(self.pd, 8, chunk=4096)
+        self.registrations = Registrations(self.pd)
+        self.pool = Pool()
+        self._promised = 0
+        self._keys = itertools.count(1)
+        self._links: dict[int, Link] = {}
+        self.servers: weakref.WeakSet[Server] = weakref.WeakSet()
+        self.abandoned: deque[Link] = deque()
+        self._results: deque[Result] = deque()
+        self._finished: deque[Request[Any]] = deque()
+        self._calls: deque[tuple[Callable[..., object], Any]] = deque()
+        self._leader: _Waiter | None = None
+        self._followers: list[_Waiter] = []
+        self._watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Watch] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._deadlines: dict[Link, float] = {}
+        self._turns = 0
+        self._attendant: _Attendant | None = None
+
+    # ---- links
+
+    def has_room(self, depth: int) -> bool:
+        """Promise `depth` completions more, where the queue has or gets room for them."""
+        with self.lock:
+            wanted = self._promised + depth
+            if wanted > self.cq.depth:
+                most = min(max(2 * self.cq.depth, wanted), self.info.max_cq_depth)
+                with contextlib.suppress(RdmaError):  # not every device can
+                    self.cq.resize(most)
+            if wanted > self.cq.depth:
+                return False
+            self._promised = wanted
+            return True
+
+    def join(self, link: Link) -> int:
+        """Return the key by which completions name a link; with the lock."""
+        key = next(self._keys)
+        self._links[key] = link
+        if self._attendant is None:
+            self._attendant = _Attendant(self)
+        return key
+
+    def leave(self, key: int, depth: int) -> None:
+        """Forget a link that has no request left, and its promise; with the lock."""
+        self._links.pop(key, None)
+        self._promised -= depth
+
+    def set_deadline(self, link: Link, seconds: float | None) -> None:
+        """Have `Link.expire` called later; with the lock."""
+        if seconds is None:
+            self._deadlines.pop(link, None)
+        else:
+            self._deadlines[link] = time.monotonic() + seconds
+            self.attend()
+
+    # ---- what has ended
+
+    def drain(self) -> None:
+        """Take completions and hand them out; with the lock."""
+        self._turns += 1
+        while self.abandoned:
+            self.abandoned.popleft().fail(
+                error(Status.CANCELLED, "the Connection was dropped without close")
+            )
+        results = self._results
+        while True:
+            # One call: a signal handler runs between two, and an exception of its would lose what
+            # the first one took.
+            results.extend(itertools.chain.from_iterable(map(self.cq.poll, _BATCH)))
+            if not results:
+                return
+            while results:
+                result = results[0]
+                link = self._links.get(result[2])  # its qp_context
+                try:
+                    if link is not None:
+                        link.completed(result)
+                except BaseException as cause:
+                    # An interrupt: what it interrupted is not known any more.
+                    if link is not None:
+                        link.break_off(cause)
+                    raise
+                finally:
+                    results.popleft()
+
+    def finished(self, request: Request[Any]) -> None:
+        """Note that a request has ended; with the lock."""
+        if self._leader is not None and self._leader.request is request:
+            self.cq._nudge()
+        for waiter in self._followers:
+            if waiter.request is request:
+                waiter.wake()
+        if request._done_callbacks or request._shared is not None:
+            self._finished.append(request)
+
+    def later(self, function: Callable[..., object], argument: Any) -> None:
+        """Call a function of the program's when the lock has been given back; with the lock."""
+        self._calls.append((function, argument))
+
+    def tell(self) -> None:
+        """Make the calls that are due; without the lock."""
+        while self._finished:
+            try:
+                request = self._finished.popleft()
+            except IndexError:  # another thread makes them
+                break
+            shared = request._shared
+            if shared is not None:
+                with shared:
+                    for waiter in request._waiters:
+                        waiter.add_result(request)
+                    shared.notify_all()
+            with self.lock:
+                callbacks, request._done_callbacks = request._done_callbacks, []
+            for function in callbacks:
+                self.call(function, request)
+        while self._calls:
+            try:
+                function, argument = self._calls.popleft()
+            except IndexError:
+                break
+            self.call(function, argument)
+
+    @staticmethod
+    def call(function: Callable[..., object], argument: Any) -> None:
+        """Call a function of the program's; its exception goes to ``sys.unraisablehook``."""
+        try:
+            function(argument)
+        except Exception as failure:
+            about = SimpleNamespace(
+                exc_type=type(failure),
+                exc_value=failure,
+                exc_traceback=failure.__traceback__,
+                err_msg="Exception ignored in a callback of a Connection",
+                object=function,
+            )
+            sys.unraisablehook(about)
+
+    # ---- waiting
+
+    def wait_for(self, request: Request[Any], timeout: float | None) -> None:
+        """Wait until a request has ended.
+
+        Raises
+        ------
+        RdmaError
+            A TimeoutError.
+        """
+        with self.lock:
+            self._drain_or_die()
+        if self._finished or self._calls:
+            self.tell()
+        until = None if timeout is None else time.monotonic() + timeout
+        while not request.done():
+            me = _Waiter(request)
+            try:
+                with self.lock:
+                    self._drain_or_die()
+                    if request.done():
+                        break
+                    if self._leader is None:
+                        self._leader = me
+                    else:
+                        self._followers.append(me)
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    raise error(
+                        Status.IO_TIMEOUT,
+                        f"not done within {timeout} s",
+                        hint="the request goes on; wait again",
+                    )
+                if self._leader is me:
+                    self.cq._wait(left)
+                else:
+                    me.sleep(left)
+            except ClosedError:
+                pass  # the queue: draining it says so to all links
+            finally:
+                self._stop_waiting(me)
+                if self._finished or self._calls:
+                    self.tell()
+
+    def _stop_waiting(self, me: _Waiter) -> None:
+        with self.lock:
+            if self._leader is me:
+                self._leader = None
+                if self._followers:
+                    self._followers[0].wake()  # it leads when it looks
+            elif me in self._followers:
+                self._followers.remove(me)
+
+    async def wait_in_loop(self, request: Request[Any]) -> None:
+        """Wait in the running loop until a request has ended."""
+        import asyncio
+
+        with self.lock:
+            self._drain_or_die()
+        self.tell()
+        if request.done():
+            if self._turns % _TURNS_A_ROUND == 0:
+                await asyncio.sleep(0)  # other tasks run, too, where requests end at once
+            return
+        loop = asyncio.get_running_loop()
+        watch = self._watches.get(loop)
+        if watch is None:
+            watch = self._watches[loop] = _Watch(self, loop)
+        await watch.sleep(request)
+
+    # ---- nobody looks
+
+    def attend(self) -> None:
+        """Have the attendant look soon: something is unfinished that no thread may wait for."""
+        if self._attendant is not None:
+            self._attendant.wake()
+
+    def _drain_or_die(self) -> None:
+        try:
+            self.drain()
+        except RdmaError as failure:
+            self._died(failure)
+
+    def _died(self, failure: RdmaError) -> None:
+        """End all links: the queue is dead, or closed with its adapter; with the lock."""
+        for link in list(self._links.values()):
+            link.died(failure)
+        self._links.clear()
+        for server in list(self.servers):
+            server._died(failure)
+
+    def look(self) -> tuple[bool, float]:
+        """Do what is due, for the attendant; return whether links are left, and until when."""
+        with self.lock:
+            self._drain_or_die()
+            now = time.monotonic()
+            for link, when in list(self._deadlines.items()):
+                if when <= now:
+                    del self._deadlines[link]
+                    link.expire()
+            until = min(self._deadlines.values(), default=now + _A_DAY_S)
+            has_links = bool(self._links)
+            if not has_links:
+                self._attendant = None
+        self.tell()
+        return has_links, until - now
+
+    def __repr__(self) -> str:
+        """Return its adapter and how many links it has."""
+        return f"<Hub of {self.info.name}, {len(self._links)} links>"
+
+
+class _Waiter:
+    """A thread that waits for a request; one of a hub's leads, the others sleep."""
+
+    def __init__(self, request: Request[Any]) -> None:
+        self.request = request
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def sleep(self, seconds: float | None) -> None:
+        """Sleep until another thread wakes this one."""
+        self._gate.acquire(timeout=-1 if seconds is None else min(seconds, _A_DAY_S))
+
+    def wake(self) -> None:
+        """End the sleep; with the hub's lock."""
+        if self._gate.locked():
+            self._gate.release()
+
+
+class _Watch:
+    """A loop's watch over the descriptor of a hub's queue; the loop keeps it as its reader."""
+
+    def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
+        # A loop watches a number once and forgets it when the queue closes: use one of our own.
+        self._fd = os.dup(hub.cq.fileno())
+        self._hub = weakref.ref(hub)
+        self._loop = weakref.ref(loop)
+        self._sleeping = 0
+        loop.add_reader(self._fd, self._ready)
+        weakref.finalize(hub, _end_watch, weakref.ref(self)).atexit = False
+
+    def __del__(self) -> None:
+        """Give the descriptor back: the loop is closed, or has forgotten it."""
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+
+    async def sleep(self, request: Request[Any]) -> None:
+        """Sleep until a request has ended."""
+        hub, loop = self._hub(), self._loop()
+        assert hub is not None
+        assert loop is not None
+        woken = loop.create_future()
+        waiting = weakref.ref(woken)
+        thread = threading.get_ident()
+
+        def report(_: object) -> None:
+            future = waiting()
+            if future is None:
+                return
+            if threading.get_ident() == thread:
+                _settle(future)
+            else:
+                # RuntimeError: the loop is closed, and no coroutine waits any more.
+                with contextlib.suppress(RuntimeError):
+                    future.get_loop().call_soon_threadsafe(_settle, future)
+
+        request._add_callback(report)
+        self._sleeping += 1
+        try:
+            if not woken.done():
+                self._ready()
+            del hub
+            await woken
+        finally:
+            self._sleeping -= 1
+
+    def _ready(self) -> None:
+        """Look at the queue, and be woken when it has something again."""
+        hub = self._hub()
+        if hub is None:
+            return
+        with hub.lock:
+            try:
+                if self._sleeping:
+                    hub.cq.arm()
+                while hub.cq._is_ready():
+                    hub.drain()
+                    if self._sleeping:
+                        hub.cq.arm()
+            except RdmaError as failure:
+                hub._died(failure)
+                self.end()  # what is readable for good
+        hub.tell()
+
+    def end(self) -> None:
+        """Stop watching: the hub has gone."""
+        loop = self._loop()
+        if loop is not None and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(loop.remove_reader, self._fd)
+
+
+def _end_watch(watch: weakref.ref[_Watch]) -> None:
+    found = watch()
+    if found is not None:
+        found.end()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class _Attendant:
+    """A daemon thread that looks at a hub's queue while the program does not."""
+
+    def __init__(self, hub: Hub) -> None:
+        # What this thread still uses goes with this object, so that no number means another file.
+        self._hub = weakref.ref(hub, self._gone)
+        self._fd = os.dup(hub.cq.fileno())
+        self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_woken = False
+        threading.Thread(target=self._run, name="ndverbs-attendant", daemon=True).start()
+
+    def __del__(self) -> None:
+        """Give the descriptors back."""
+        for fd in (self._fd, self._woken):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def wake(self) -> None:
+        """Look soon."""
+        if not self._is_woken:
+            self._is_woken = True
+            with contextlib.suppress(OSError):
+                os.eventfd_write(self._woken, 1)
+
+    def _gone(self, _: object) -> None:
+        self._is_woken = False
+        self.wake()
+
+    def _run(self) -> None:
+        glance = _GLANCE_S
+        turns = -1
+        while True:
+            hub = self._hub()
+            if hub is None:
+                return
+            if hub._turns != turns or hub._leader is not None:
+                # The program is there: look again after a while.
+                turns = hub._turns
+                del hub
+                is_woken = self._sleep(glance, select.POLLIN, is_quiet=True)
+                glance = _GLANCE_S if is_woken else min(2 * glance, _LONGEST_GLANCE_S)
+                continue
+            glance = _GLANCE_S
+            with contextlib.suppress(RdmaError):  # closed with its adapter: look() finds out
+                hub.cq.arm()
+            has_links, until = hub.look()
+            turns = hub._turns
+            if not has_links:
+                return
+            del hub
+            self._sleep(until, select.POLLIN, is_quiet=False)
+
+    def _sleep(self, seconds: float, events: int, *, is_quiet: bool) -> bool:
+        """Sleep until it is woken, or, unless it is quiet, the queue has something."""
+        poll = select.poll()
+        poll.register(self._woken, events)
+        if not is_quiet:
+            poll.register(self._fd, events)
+        ready = poll.poll(max(0.0, seconds) * 1000)
+        is_woken = any(fd == self._woken for fd, _ in ready)
+        if is_woken:
+            self._is_woken = False
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._woken)
+        return is_woken

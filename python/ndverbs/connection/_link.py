@@ -1,0 +1,541 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One end of a connection: its queue pair, what is under way on it, and how it begins and ends.
+
+Everything here runs with the hub's lock, unless it is said. Completions come in by `completed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from ndverbs._native import Connector, Flag, OperationType, QueuePair, Result, Status
+from ndverbs.connection import _wire
+from ndverbs.connection._channel import Channel
+from ndverbs.connection._hub import Hub
+from ndverbs.connection._request import Request
+from ndverbs.connection._trace import Notes
+from ndverbs.connection._wire import Message, WireError
+from ndverbs.errors import (
+    RdmaBrokenPipeError,
+    RdmaConnectionResetError,
+    RdmaError,
+    error,
+    error_from_result,
+)
+
+if TYPE_CHECKING:
+    from ndverbs.connection._memory import Slice
+    from ndverbs.connection._messages import Lent
+
+_SUCCESS = Status.SUCCESS
+_RECEIVE = OperationType.RECEIVE
+_INLINE = int(Flag.INLINE)
+# Requests of the program's and frames of messages that are posted at once; more wait in Python.
+INITIATOR_DEPTH = 128
+_INLINE_SIZE = 256
+DEPTH = _wire.CREDITS + INITIATOR_DEPTH
+# How many frames are posted at once: the memory that one connection takes of the hub's.
+_MOST_FRAMES = 16
+# What the peer may take for its part of the negotiation.
+NEGOTIATION_S = 5.0
+_FIRST_ORDER = 1 << 32  # contexts of receives are below it
+
+
+class Pending(Protocol):
+    """What is under way in the queue pair."""
+
+    def completed(self, result: Result) -> None:
+        """Take its completion."""
+
+
+class _SentFrame:
+    """A frame under way, with the slice that it lies in and whose last bytes it carries."""
+
+    __slots__ = ("done", "link", "used")
+
+    def __init__(self, link: Link, used: Slice | None, done: object) -> None:
+        self.link = link
+        self.used = used
+        self.done = done
+
+    def completed(self, result: Result) -> None:
+        if self.used is not None:
+            self.link.hub.sends.give(self.used)
+        self.link.frames -= 1
+        if isinstance(self.done, Request):
+            self.done._finish(None, None if result[0] is _SUCCESS else self.link.failure_of(result))
+
+
+class Link:
+    """One end of a connection below its handle, which may go first.
+
+    States: ``opening``, ``open``, ``closing`` (the last messages go out), ``over``.
+    """
+
+    def __init__(self, hub: Hub, *, is_active: bool) -> None:
+        self.hub = hub
+        self.is_active = is_active
+        self.state = "opening"
+        self.opened: Request[None] = Request(hub)
+        self.ended: Request[None] = Request(hub)  # and nothing is under way any more
+        self.failure: RdmaError | None = None
+        self.is_orderly = False
+        self.channel: Channel | None = None
+        self.inbox: deque[Message] = deque()
+        self.readers: deque[Request[Message]] = deque()
+        self.drainers: list[Request[None]] = []
+        self.quieters: list[Request[None]] = []
+        self.lent: dict[int, Lent] = {}
+        self.frames = 0
+        self.peer_private_data = b""
+        self.addresses = (("", 0), ("", 0))
+        self.is_gone = False
+        self.is_made = False  # the connection below
+        self.is_greeted = False
+        self.notes = Notes()
+        self.connector: Connector | None = None
+        self.on_open: Callable[[Link], None] | None = None
+        self.on_over: list[Callable[[Link], object]] = []
+        self.counts = dict.fromkeys(
+            ("messages_sent", "messages_received", "bytes_lent", "bytes_taken"), 0
+        )
+        self._numbers = itertools.count(1)
+        self._orders = itertools.count(_FIRST_ORDER)
+        self._pending: dict[int, Pending] = {}
+        self._backlog: deque[Callable[[], bool]] = deque()
+        self._early: list[Result] = []
+        self._posted = 0  # receives
+        self._is_released = False
+        self._memory: Slice | None = None
+        with hub.lock:
+            self.key = hub.join(self)
+            try:
+                self.qp: QueuePair = hub.pd.create_qp(
+                    hub.cq,
+                    hub.cq,
+                    context=self.key,
+                    receive_queue_depth=_wire.CREDITS,
+                    initiator_queue_depth=INITIATOR_DEPTH,
+                    max_receive_sge=1,
+                    max_initiator_sge=min(4, hub.info.max_initiator_request_sge),
+                    inline_size=min(_INLINE_SIZE, hub.info.max_inline_data_size),
+                )
+                self._inline_size = min(_INLINE_SIZE, hub.info.max_inline_data_size)
+                self._memory = hub.receives.take()
+                for place in range(_wire.CREDITS):
+                    self._post_receive(place)
+            except BaseException as cause:
+                self.break_off(cause)
+                raise
+
+    # ---- the beginning
+
+    def start(self, connector: Connector) -> None:
+        """Begin the negotiation: the connection of the queue pair is made."""
+        self.connector = connector
+        self.addresses = (connector.local_address, connector.peer_address)
+        self.is_made = True
+        if self.is_active:
+            self._send(_wire.negotiate_request(), None)
+        else:
+            self.hub.set_deadline(self, NEGOTIATION_S)
+        early, self._early = self._early, []
+        for result in early:
+            self.completed(result)
+
+    def _negotiate(self, data: memoryview) -> None:
+        if self.is_active:
+            _, granted, limits = _wire.read_negotiate_response(data)
+            # The peer has posted one receive for us beside those that it grants.
+            self.channel = Channel(limits, granted, _wire.CREDITS, 0)
+            self.channel.queue(_wire.hello(), is_free=True)
+        else:
+            _, limits_or_none = _wire.read_negotiate_request(data)
+            self._send(_wire.negotiate_response(limits_or_none, _wire.CREDITS), None)
+            if limits_or_none is None:
+                raise WireError("it speaks no version of SMB Direct that this side does")
+            self.channel = Channel(limits_or_none, 0, 0, _wire.CREDITS)
+        self.pump()
+
+    def _greeted(self, message: Message) -> None:
+        if self.is_greeted or self.channel is None:
+            raise WireError("it says hello twice")
+        if not self.is_active:
+            self.channel.queue(_wire.hello(), is_free=True)
+        refused = _wire.version_error(message.version)
+        if refused is not None:
+            self.pump()  # so that the peer can say so, too
+            self.fail(refused)
+            return
+        self.is_greeted = True
+        self.state = "open"
+        self.hub.set_deadline(self, None)
+        self.opened._finish(None)
+        if self.on_open is not None:
+            self.on_open(self)
+
+    def expire(self) -> None:
+        """Its deadline has passed."""
+        self.fail(
+            error(
+                Status.IO_TIMEOUT,
+                f"the peer did not begin a Connection within {NEGOTIATION_S:g} s",
+                hint="see that both sides use connect and listen of ndverbs",
+            )
+        )
+
+    # ---- completions
+
+    def completed(self, result: Result) -> None:
+        """Take a completion of the queue pair."""
+        status, nbytes, _, context, kind = result[:5]
+        if not self.is_made and status is _SUCCESS and self.state != "over":
+            # The peer is faster than the word that the connection is made.
+            self._early.append(result)
+        elif kind is _RECEIVE:
+            self._posted -= 1
+            if status is not _SUCCESS:
+                self._ended_by(result)
+            elif self.state != "over":
+                try:
+                    self._received(context, nbytes)
+                except WireError as broken:
+                    self.fail(
+                        RdmaConnectionResetError(
+                            Status.CONNECTION_ABORTED, f"the peer broke the protocol: {broken}"
+                        )
+                    )
+        else:
+            pending = self._pending.pop(context, None)
+            if pending is not None:
+                pending.completed(result)
+            if status is not _SUCCESS:
+                self._ended_by(result)
+            elif self._backlog or self.channel is not None:
+                self.pump()
+        if self.quieters and self._is_quiet:
+            for request in self.quieters:
+                request._finish(None)
+            self.quieters = []
+        if self.state == "over":
+            self._release_if_done()
+
+    def _received(self, place: int, nbytes: int) -> None:
+        assert self._memory is not None
+        at = place * _wire.RECEIVE_SIZE
+        frame = self._memory.view[at : at + nbytes]
+        channel = self.channel
+        if channel is None:
+            data = bytes(frame)
+            self._post_receive(place)
+            self._negotiate(memoryview(data))
+            return
+        message = channel.received(frame)
+        self._post_receive(place)
+        if message is not None:
+            if message.kind == _wire.MESSAGE:
+                if not self.is_greeted:
+                    raise WireError("its first message is no hello")
+                self.counts["messages_received"] += 1
+                self._deliver(message)
+            elif message.kind == _wire.HELLO:
+                self._greeted(message)
+            elif message.kind == _wire.TAKEN:
+                lent = self.lent.pop(message.number, None)
+                if lent is None:
+                    raise WireError(f"it has taken message {message.number}, which was not lent")
+                lent.end(None)
+            elif message.kind == _wire.GOODBYE:
+                self.is_orderly = True
+        self.pump()
+
+    def _deliver(self, message: Message) -> None:
+        if self.readers:
+            self.readers.popleft()._finish(message)
+        else:
+            self.inbox.append(message)
+
+    def _post_receive(self, place: int) -> None:
+        if self.state == "over":
+            return
+        assert self._memory is not None
+        used = self._memory
+        try:
+            self.qp.receive(
+                used.region.segment(used.at + place * _wire.RECEIVE_SIZE, _wire.RECEIVE_SIZE),
+                context=place,
+            )
+        except RdmaError as failure:
+            self.fail(self._as_end(failure))
+        else:
+            self._posted += 1
+
+    # ---- requests
+
+    def do(self, attempt: Callable[[], bool]) -> None:
+        """Post something, behind all that waits to be posted; False of `attempt`: no room yet."""
+        if self._backlog or not attempt():
+            self._backlog.append(attempt)
+            self.pump()
+
+    def post(self, pending: Pending, call: Callable[..., object], *arguments: Any) -> bool:
+        """Post a request; False: the queue is full.
+
+        Raises
+        ------
+        RdmaError
+            It cannot be posted.
+        """
+        order = next(self._orders)
+        self._pending[order] = pending
+        try:
+            call(*arguments, context=order)
+        except RdmaError as failure:
+            del self._pending[order]
+            if failure.status is Status.NO_MORE_ENTRIES:
+                return False
+            raise
+        except Exception:  # of the arguments
+            del self._pending[order]
+            raise
+        except BaseException as cause:
+            self.break_off(cause)  # whether it was posted is not known
+            raise
+        return True
+
+    def pump(self) -> None:
+        """Post what waits and can be posted now."""
+        while self._backlog:
+            if not self._backlog[0]():
+                return
+            self._backlog.popleft()
+        channel = self.channel
+        while channel is not None and self.frames < _MOST_FRAMES:
+            frame = channel.next_frame()
+            if frame is None:
+                break
+            self._send(frame.data, frame.done)
+        if self.drainers and channel is not None and not channel.unsent_bytes:
+            for request in self.drainers:
+                request._finish(None)
+            self.drainers = []
+
+    def new_order(self, pending: Pending) -> int:
+        """Return a context whose completion is given to `pending`."""
+        order = next(self._orders)
+        self._pending[order] = pending
+        return order
+
+    def forget_order(self, order: int) -> None:
+        """Take back a context that no request has."""
+        self._pending.pop(order, None)
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Nothing waits to be posted or sent, is under way, or lent."""
+        channel = self.channel
+        return not (self._backlog or self.lent or self._pending) and (
+            channel is None or channel.is_idle
+        )
+
+    def _send(self, data: bytes, done: object) -> None:
+        used = None
+        try:
+            if len(data) <= self._inline_size:
+                frame = _SentFrame(self, None, done)
+                order = next(self._orders)
+                self._pending[order] = frame
+                self.qp.send(data, context=order, flags=_INLINE)
+            else:
+                used = self.hub.sends.take()
+                used.view[: len(data)] = data
+                frame = _SentFrame(self, used, done)
+                order = next(self._orders)
+                self._pending[order] = frame
+                self.qp.send(used.region.segment(used.at, len(data)), context=order)
+        except RdmaError as failure:
+            self._pending.pop(order, None)
+            if used is not None:
+                self.hub.sends.give(used)
+            failure = self._as_end(failure)
+            if isinstance(done, Request):
+                done._finish(None, failure)
+            self.fail(failure)
+            return
+        self.frames += 1
+
+    def next_number(self) -> int:
+        """Return the number of the next message."""
+        return next(self._numbers) & 0xFFFFFFFF
+
+    # ---- the end
+
+    def say_goodbye(self, quiet: Request[None]) -> None:
+        """Take no more from the program, and tell the peer that the end is one in order."""
+        self.state = "closing"
+
+        def attempt() -> bool:
+            if self.state != "over" and self.channel is not None:
+                self.channel.queue(_wire.control(_wire.GOODBYE), is_free=True)
+            return True
+
+        self.do(attempt)
+        self.quieters.append(quiet)
+        self.pump()
+        self.hub.attend()
+
+    def check_open(self) -> None:
+        """Raise when the program may begin nothing any more."""
+        if self.state == "over":
+            self.raise_end()
+        if self.state == "closing":
+            raise closed_here()
+
+    def raise_end(self) -> NoReturn:
+        """Raise why it is over, an exception of the caller's own."""
+        assert self.failure is not None
+        raise copy.copy(self.failure)
+
+    def abandon(self) -> None:
+        """End it soon; without the lock, which this thread may have: it collects garbage."""
+        self.hub.abandoned.append(self)
+        self.hub.attend()
+
+    def disconnected(self) -> None:
+        """Hear that the peer has ended it, or that it broke; without the lock, on any thread."""
+        with self.hub.lock:
+            self.is_gone = True
+            with contextlib.suppress(RdmaError):
+                self.hub.drain()  # what arrived before
+            if self.state != "over":
+                self._flush()
+        self.hub.attend()
+        self.hub.tell()
+
+    def failure_of(self, result: Result) -> RdmaError:
+        """Return the exception for a request that has failed."""
+        if result[0] is Status.CANCELLED or result[0] is Status.CONNECTION_ABORTED:
+            return self.failure or self._end_error(result.detail)
+        return error_from_result(result)
+
+    def _ended_by(self, result: Result) -> None:
+        """End the connection, because a request of it has failed."""
+        if self.state != "over":
+            detail = result.detail
+            if result[0] is not Status.CANCELLED:
+                detail = f"{result[4].name.lower()} ended {result[0].name}" + (
+                    f": {detail}" if detail else ""
+                )
+            self.fail(self._end_error(detail))
+
+    def _as_end(self, failure: RdmaError) -> RdmaError:
+        """Return the end of a connection that a posting call has found."""
+        return self.failure or self._end_error(failure.detail or failure.what)
+
+    def _end_error(self, detail: str | None) -> RdmaError:
+        if self.state == "closing":
+            return closed_here()
+        if self.is_orderly:
+            return RdmaBrokenPipeError(
+                Status.CONNECTION_ABORTED, "the peer has closed the Connection"
+            )
+        what = "the Connection has ended" if self.state != "opening" else "the peer gave up"
+        return RdmaConnectionResetError(Status.CONNECTION_ABORTED, what, detail=detail)
+
+    def fail(self, failure: RdmaError) -> None:
+        """End the connection at once; those who wait are told why."""
+        if self.state == "over":
+            return
+        self.failure = failure
+        self.state = "over"
+        self.hub.set_deadline(self, None)
+        self._flush()
+        self._posted -= len(self._early)
+        self._early.clear()
+        backlog, self._backlog = self._backlog, deque()
+        for attempt in backlog:
+            attempt()  # each finds out
+        if self.channel is not None:
+            for done in self.channel.take_all():
+                if isinstance(done, Request):
+                    done._finish(None, failure)
+        for lent in self.lent.values():
+            lent.end(failure)
+        self.lent.clear()
+        waiting: list[Request[Any]] = [*self.readers, *self.drainers, *self.quieters, self.opened]
+        for request in waiting:
+            request._finish(None, failure)
+        self.readers.clear()
+        self.drainers, self.quieters = [], []
+        for function in self.on_over:
+            self.hub.later(function, self)
+        self.on_over = []
+        self.on_open = None
+        self.hub.attend()
+        self._release_if_done()
+
+    def _flush(self) -> None:
+        with contextlib.suppress(RdmaError):
+            self.qp.flush()
+
+    def break_off(self, cause: BaseException) -> None:
+        """End it after an exception that may have come anywhere, such as that of Ctrl-C."""
+        self.fail(
+            RdmaConnectionResetError(
+                Status.CONNECTION_ABORTED,
+                f"the Connection was ended, because {type(cause).__name__} came in the middle of a "
+                "call",
+            )
+        )
+
+    def died(self, failure: RdmaError) -> None:
+        """End it without its queue, which is dead or closed: nothing will complete."""
+        self.fail(failure)
+        pending, self._pending = self._pending, {}
+        for each in pending.values():
+            each.completed(_Cancelled)  # type: ignore[arg-type]
+        self._posted = 0
+        self._release_if_done()
+
+    def _release_if_done(self) -> None:
+        """Give back what the link has, once no request names it."""
+        if self._posted or self._pending or self._is_released:
+            return
+        self._is_released = True
+        qp = getattr(self, "qp", None)
+        if qp is not None:
+            qp.close()
+        if self.connector is not None:
+            self.connector.close()
+        if self._memory is not None:
+            self.hub.receives.give(self._memory)
+            self._memory = None
+        self.hub.leave(self.key, DEPTH)
+        self.ended._finish(None)
+
+
+# As a Result begins: what is left of a queue that died.
+_Cancelled = (Status.CANCELLED, 0, None, 0, OperationType.SEND, 0, None, None)
+
+
+def closed_here() -> RdmaError:
+    """Return what calls on a connection raise that this side has closed."""
+    return RdmaBrokenPipeError(Status.CONNECTION_ABORTED, "the Connection was closed by this side")
+
+
+def weak_call(link: Link) -> Callable[[], None]:
+    """Return what a connector calls at the end; it does not keep the link."""
+    found = weakref.ref(link)
+
+    def call() -> None:
+        alive = found()
+        if alive is not None:
+            alive.disconnected()
+
+    return call

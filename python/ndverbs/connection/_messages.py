@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of a link: sending, lending, receiving, and reading what the peer has lent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ndverbs._native import Access, MemoryRegion, Status
+from ndverbs.connection import _wire
+from ndverbs.connection._link import Link
+from ndverbs.connection._memory import check_sizes
+from ndverbs.connection._parts import Outgoing, value_of
+from ndverbs.connection._request import Request
+from ndverbs.connection._transfers import Transfer, post
+from ndverbs.connection._wire import Message, WireError
+from ndverbs.errors import RdmaConnectionResetError, RdmaError, error
+
+
+class Lent:
+    """Parts of a message that the peer reads: they are lent until it says that it has them."""
+
+    def __init__(self, request: Request[None], regions: list[MemoryRegion], memory: object) -> None:
+        self.request = request
+        self.regions = regions
+        self.memory = memory
+
+    def end(self, failure: RdmaError | None) -> None:
+        """Take the memory back: no byte of it is read from here on."""
+        for region in self.regions:
+            region.close()
+        self.memory = None
+        self.request._finish(None, failure)
+
+
+def begin_send(link: Link, value: Any) -> Request[None]:
+    """Send a message."""
+    outgoing = Outgoing(value)
+    request: Request[None] = Request(link.hub)
+    with link.hub.lock:
+        link.check_open()
+        link.notes.begin("send", sum(part.nbytes for part in outgoing.parts), request)
+        queue(link, outgoing, request)
+        push(link)
+    link.hub.tell()
+    return request
+
+
+def queue(link: Link, outgoing: Outgoing, request: Request[None]) -> None:
+    """Queue a message; with the lock."""
+    number = link.next_number()
+    regions: list[MemoryRegion] = []
+    try:
+        for part, memory in outgoing.lent:
+            region = link.hub.pd.register(memory, Access.REMOTE_READ)
+            regions.append(region)
+            part.lent = [
+                (region.address + at, region.remote_token, min(step, part.nbytes - at))
+                for step in [_wire.MOST_IN_DESCRIPTOR]
+                for at in range(0, part.nbytes, step)
+            ]
+        assert link.channel is not None
+        payload = _wire.message(number, outgoing.is_list, outgoing.parts)
+        if len(payload) > link.channel.fragmented_size:
+            raise error(
+                Status.INVALID_PARAMETER,
+                f"send: {len(outgoing.parts)} parts need {len(payload)} bytes beside what is "
+                f"lent; the peer takes {link.channel.fragmented_size}",
+                hint="send fewer parts at once, or join small ones",
+            )
+    except BaseException:
+        for region in regions:
+            region.close()
+        raise
+    link.counts["messages_sent"] += 1
+    if regions:
+        link.counts["bytes_lent"] += sum(part.nbytes for part, _ in outgoing.lent)
+        link.lent[number] = Lent(request, regions, outgoing.lent)
+    done = None if regions else request
+
+    def attempt() -> bool:
+        if link.state == "over":
+            request._finish(None, link.failure)
+        else:
+            assert link.channel is not None
+            link.channel.queue(payload, done)
+        return True
+
+    link.do(attempt)
+
+
+def push(link: Link) -> None:
+    """Send what can be sent; the attendant does the rest; with the lock."""
+    link.pump()
+    if link.channel is not None and (link.channel.unsent_bytes or link.lent):
+        link.hub.attend()
+
+
+def next_now(link: Link) -> Message | None:
+    hub = link.hub
+    with hub.lock:
+        if not link.inbox and link.state != "over":
+            hub._drain_or_die()
+        if link.inbox and not link.readers:
+            return link.inbox.popleft()
+        if link.state == "over":
+            link.raise_end()
+    return None
+
+
+def _ask(link: Link) -> Request[Message]:
+    request: Request[Message] = Request(link.hub)
+    with link.hub.lock:
+        if link.inbox:
+            request._finish(link.inbox.popleft())
+        elif link.state == "over":
+            link.raise_end()
+        else:
+            link.readers.append(request)
+    return request
+
+
+def next_message(link: Link, timeout: float | None) -> Message:
+    request = _ask(link)
+    try:
+        return request.result(timeout)
+    except BaseException:
+        _take_back(link, request)
+        if request.exception(0) is not None:
+            link.raise_end()
+        raise
+
+
+async def next_message_async(link: Link) -> Message:
+    request = _ask(link)
+    try:
+        return await request
+    except BaseException:
+        _take_back(link, request)
+        if request.done() and request.exception(0) is not None:
+            link.raise_end()
+        raise
+
+
+def _take_back(link: Link, request: Request[Message]) -> None:
+    """Keep the message of a reader that was interrupted for the next one."""
+    with link.hub.lock:
+        if not request.done():
+            link.readers.remove(request)
+            request._finish(None)
+        elif request._exception is None:
+            _put_back(link, request._result)
+
+
+def _put_back(link: Link, message: Message) -> None:
+    if link.readers:
+        link.readers.popleft()._finish(message)
+    else:
+        link.inbox.appendleft(message)
+
+
+def take(
+    link: Link,
+    message: Message,
+    allocate: Callable[[list[int]], Any] | None,
+    until: float | None,
+) -> Any:
+    taking = _begin_taking(link, message, allocate)
+    if taking.request is not None:
+        try:
+            taking.request.result(None if until is None else max(0, until - time.monotonic()))
+        except BaseException:
+            _give_up(link, taking)
+            raise
+    return _end_taking(link, taking)
+
+
+async def take_async(
+    link: Link, message: Message, allocate: Callable[[list[int]], Any] | None
+) -> Any:
+    taking = _begin_taking(link, message, allocate)
+    if taking.request is not None:
+        try:
+            await taking.request
+        except BaseException:
+            _give_up(link, taking)
+            raise
+    return _end_taking(link, taking)
+
+
+def _begin_taking(
+    link: Link, message: Message, allocate: Callable[[list[int]], Any] | None
+) -> _Taking:
+    """Find memory for a message's lent parts, and begin to read them."""
+    parts = message.parts
+    try:
+        given = None
+        if allocate is not None:
+            given = allocate([part.nbytes for part in parts])
+            targets = check_sizes("receive", [part.nbytes for part in parts], given)
+            for part, target in zip(parts, targets, strict=True):
+                if part.carried is not None:
+                    target[:] = part.carried
+        else:
+            targets = [
+                part.carried if part.carried is not None else _pooled(link, part.nbytes)
+                for part in parts
+            ]
+        request = None
+        if any(part.lent for part in parts):
+            request = _read_lent(link, message, targets)
+    except BaseException:
+        with link.hub.lock:
+            _put_back(link, message)
+        raise
+    return _Taking(message, targets, given, allocate is not None, request)
+
+
+def _pooled(link: Link, nbytes: int) -> memoryview:
+    try:
+        return link.hub.pool.take(nbytes).data
+    except (MemoryError, ValueError, OverflowError):
+        raise error(
+            Status.INSUFFICIENT_RESOURCES,
+            f"receive: the message has a part of {nbytes} bytes, and there is no memory for it",
+            hint="receive(allocate=...) takes it into memory of yours, or close the Connection",
+        ) from None
+
+
+def _read_lent(link: Link, message: Message, targets: Sequence[memoryview]) -> Request[None]:
+    hub = link.hub
+    request: Request[None] = Request(hub)
+    lent = [(p, t) for p, t in zip(message.parts, targets, strict=True) if p.lent]
+    with hub.lock:
+        transfer = Transfer(link, request, None, sum(len(part.lent) for part, _ in lent))
+        request._keeps = targets
+        link.counts["bytes_taken"] += sum(part.nbytes for part, _ in lent)
+        link.notes.begin("take", sum(part.nbytes for part, _ in lent), request)
+        regions = [hub.pd.register(target) for _, target in lent]
+        transfer.regions = regions
+        for (part, _), region in zip(lent, regions, strict=True):
+            at = 0
+            for address, token, length in part.lent:
+                segment = region.segment(at, length)
+                post(link, transfer, link.qp.read, segment, (address, token))
+                at += length
+    hub.tell()
+    return request
+
+
+def _give_up(link: Link, taking: _Taking) -> None:
+    with link.hub.lock:
+        if link.state != "over":
+            _put_back(link, taking.message)
+
+
+def _end_taking(link: Link, taking: _Taking) -> Any:
+    message = taking.message
+    try:
+        values: Any
+        if taking.is_given:
+            values = taking.given
+        else:
+            values = [
+                value_of(part, data)
+                for part, data in zip(message.parts, taking.targets, strict=True)
+            ]
+            if not message.is_list:
+                values = values[0]
+    except WireError as broken:
+        failure = RdmaConnectionResetError(
+            Status.CONNECTION_ABORTED, f"the peer broke the protocol: {broken}"
+        )
+        with link.hub.lock:
+            link.fail(failure)
+        raise failure from broken
+    with link.hub.lock:
+        _taken(link, message, was_lent=taking.request is not None)
+    return values
+
+
+def _taken(link: Link, message: Message, *, was_lent: bool) -> None:
+    if link.state == "over" or link.channel is None:
+        return
+    link.channel.taken(message)
+    if was_lent:
+        link.channel.queue_urgent(_wire.control(_wire.TAKEN, message.number))
+    link.pump()
+
+
+def take_remote(link: Link, message: Message, kind: int) -> Any:
+    part = message.parts[0] if message.parts else None
+    if message.is_list or part is None or part.kind != kind:
+        with link.hub.lock:
+            _put_back(link, message)
+        wanted = "a RemoteBuffer" if kind == _wire.REMOTE else "RemoteBuffers by name"
+        raise error(
+            Status.INVALID_DEVICE_REQUEST,
+            f"the next message is not {wanted}",
+            hint="receive() returns it, whatever it is",
+        )
+    assert part.carried is not None
+    return _end_taking(link, _Taking(message, [part.carried], None, False, None))
+
+
+class _Taking:
+    """A message on its way from the peer to the program."""
+
+    __slots__ = ("given", "is_given", "message", "request", "targets")
+
+    def __init__(
+        self,
+        message: Message,
+        targets: Sequence[memoryview],
+        given: Any,
+        is_given: bool,
+        request: Request[None] | None,
+    ) -> None:
+        self.message = message
+        self.targets = targets
+        self.given = given
+        self.is_given = is_given
+        self.request = request
