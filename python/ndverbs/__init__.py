@@ -61,7 +61,18 @@ from ndverbs.remote import RemoteBuffer
 if TYPE_CHECKING:
     from ndverbs import wsk
     from ndverbs._tables import table
-    from ndverbs.connection import Connection, Request, Server, connect, connect_async, listen
+    from ndverbs.connection import (
+        Connection,
+        RemoteArray,
+        Request,
+        Server,
+        Share,
+        attach,
+        connect,
+        connect_async,
+        listen,
+        share,
+    )
     from ndverbs.socket import (
         Socket,
         create_connection,
@@ -100,17 +111,20 @@ __all__ = [
     "RdmaPermissionError",
     "RdmaTimeoutError",
     "RdmaValueError",
+    "RemoteArray",
     "RemoteBuffer",
     "Request",
     "Result",
     "Segment",
     "Server",
+    "Share",
     "SharedEndpoint",
     "SharedReceiveQueue",
     "Socket",
     "Status",
     "__version__",
     "adapters",
+    "attach",
     "connect",
     "connect_async",
     "crc32c",
@@ -120,6 +134,7 @@ __all__ = [
     "open_connection",
     "request_dtype",
     "result_dtype",
+    "share",
     "start_server",
     "table",
     "wsk",
@@ -135,15 +150,19 @@ _coroutines.attach()
 # Loaded when they are used: what streams, Connections and tables stand on is slow to import.
 _LAZY = {
     "Connection": "ndverbs.connection",
+    "RemoteArray": "ndverbs.connection",
     "Request": "ndverbs.connection",
     "Server": "ndverbs.connection",
+    "Share": "ndverbs.connection",
     "Socket": "ndverbs.socket",
+    "attach": "ndverbs.connection",
     "connect": "ndverbs.connection",
     "connect_async": "ndverbs.connection",
     "create_connection": "ndverbs.socket",
     "create_server": "ndverbs.socket",
     "listen": "ndverbs.connection",
     "open_connection": "ndverbs.socket",
+    "share": "ndverbs.connection",
     "start_server": "ndverbs.socket",
     "table": "ndverbs._tables",
     "wsk": "ndverbs.wsk",

@@ -1735,6 +1735,20 @@ class QueuePair(_Object):
         ----------
         NdkInvalidate.
         """
+    def _send_at_once(self, segments: _Segments, context: object) -> bool:
+        """Send INLINE; True: it is done, and has no Result."""
+    def _write_at_once(self, segments: _Segments, remote: _RemoteLike, context: object) -> bool:
+        """Write; True: it is done, and has no Result."""
+    def _read_at_once(self, segments: _Segments, remote: _RemoteLike, context: object) -> bool:
+        """Read; True: it is done, and has no Result."""
+    def _fetch_add_at_once(
+        self, local: _Segments, remote: _RemoteLike, value: int, context: object
+    ) -> bool:
+        """Add; True: it is done, and has no Result."""
+    def _compare_swap_at_once(
+        self, local: _Segments, remote: _RemoteLike, expected: int, new: int, context: object
+    ) -> bool:
+        """Compare and replace; True: it is done, and has no Result."""
     def flush(self) -> None:
         """Cancel everything posted; the queue pair is over, and `on_disconnect` is called.
 

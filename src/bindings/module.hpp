@@ -41,6 +41,7 @@ void attach_hot_queue_pair_calls(const py::handle& cls);
 void attach_hot_mapping_calls(const py::handle& cls);
 void attach_hot_batch_calls(const py::handle& cls);
 void attach_hot_extension_calls(const py::handle& cls);
+void attach_hot_at_once_calls(const py::handle& cls);
 // request_dtype.
 void bind_batch(py::module_& module);
 void attach_hot_completion_queue_calls(const py::handle& cls);

@@ -13,6 +13,7 @@ SOCKETS = ROOT / "notebooks" / "02_sockets.ipynb"
 QUEUE_PAIRS = ROOT / "notebooks" / "03_queue_pairs.ipynb"
 WINDOWS = ROOT / "notebooks" / "04_windows.ipynb"
 MEASURING = ROOT / "notebooks" / "05_measuring.ipynb"
+KEY_VALUE_STORE = ROOT / "notebooks" / "07_key_value_store.ipynb"
 # Of one cell; only means failure.
 CELL_LIMIT_S = 30
 
@@ -232,3 +233,13 @@ def test_no_notebook_stores_output(path):
         if cell.cell_type == "code":
             assert cell.outputs == []
             assert cell.execution_count is None
+
+
+def test_key_value_store_shows_what_its_text_says(tmp_path):
+    texts = texts_of(executed(nbformat.read(KEY_VALUE_STORE, as_version=4), tmp_path))
+    assert texts["open"].startswith("<Share 127.0.0.1:")
+    assert texts["client"] == "1700 -1 None\n"
+    assert "[4242," in texts["owner"].replace(" ", "")
+    assert texts["many"] == "1002 keys, 2700\n"
+    assert "read_many" in texts["trace"]
+    assert texts["end"].startswith("refused: ")

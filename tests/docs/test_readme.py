@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from docs.markdown_examples import (
 
 README = ROOT / "README.md"
 LIMIT_S = 60
+SIDES = ("server.py", "client.py")
 
 
 def commands(first_words):
@@ -39,14 +41,30 @@ def commands(first_words):
     return [line for line in lines if first_words in line]
 
 
-def test_example_runs_as_pasted(tmp_path):
-    (program,) = programs(README).values()
-    assert_prints(program, run(tmp_path, program))
+def test_examples_run_as_pasted_in_two_processes(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+    server, client = (program.replace("7471", port) for program in map(programs(README).get, SIDES))
+    # The client asks once: the server says when it listens.
+    says = server.replace(" as server, ", " as server, print_address(server), ")
+    said = "import contextlib\ndef print_address(server):\n    print('listening', flush=True)\n"
+    said += "    return contextlib.nullcontext()\n"
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", said + says],
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "listening\n"
+        run(tmp_path, client)
+        assert_prints(server, process.communicate(timeout=LIMIT_S)[0])
+        assert process.returncode == 0
 
 
-def test_example_is_short():
-    (program,) = programs(README).values()
-    assert len([line for line in program.splitlines() if line.strip()]) <= 50
+def test_examples_are_eleven_lines_at_most():
+    lines = [line for side in SIDES for line in programs(README)[side].splitlines()]
+    assert len([line for line in lines if not line.startswith(("import", "print"))]) <= 11
 
 
 def test_own_data_goes_from_one_terminal_to_the_other(tmp_path):
@@ -113,11 +131,9 @@ def test_room_table_names_folders_that_exist():
     assert present - {"src/providers"} - folders == set()
 
 
-def test_what_is_called_missing_is_missing():
+def test_a_build_without_devices_lists_soft_alone():
     import ndverbs as nd
 
-    for name in ("connect", "listen", "alloc_array"):
-        assert not hasattr(nd, name)
     assert {info.provider for info in nd.adapters()} == {"soft"}
 
 

@@ -26,7 +26,18 @@ ERRORS = [
     "RdmaTimeoutError",
     "RdmaValueError",
 ]
-CONNECTIONS = ["Connection", "Request", "Server", "connect", "connect_async", "listen"]
+CONNECTIONS = [
+    "Connection",
+    "RemoteArray",
+    "Request",
+    "Server",
+    "Share",
+    "attach",
+    "connect",
+    "connect_async",
+    "listen",
+    "share",
+]
 SOCKETS = ["Socket", "create_connection", "create_server", "open_connection", "start_server"]
 # Path -> what a program may import from it.
 MEMBERS = {

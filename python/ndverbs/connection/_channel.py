@@ -82,6 +82,15 @@ class Channel:
         """Nothing waits to be sent, owed credits apart."""
         return not (self._payload or self._ordinary or self._urgent)
 
+    @property
+    def is_due(self) -> bool:
+        """There may be something to be sent now."""
+        return (
+            self._owed >= _GRANT_AT
+            or self._must_answer
+            or bool(self._payload or self._ordinary or self._urgent)
+        )
+
     def queue(self, payload: bytearray, done: object = None, *, is_free: bool = False) -> None:
         """Queue a message; `is_free` ones do not count against the window."""
         cost = 0 if is_free else len(payload) + _wire.OVERHEAD
@@ -100,6 +109,48 @@ class Channel:
         self._urgent.clear()
         self._payload, self._done, self.unsent_bytes = bytearray(), None, 0
         return found
+
+    def small_frame(self, number: int, data: bytes) -> bytes | None:
+        """Return the frame of a message of some bytes; None: it has to wait, or does not fit."""
+        length = _wire.SMALL.size - _wire.PAYLOAD_AT + len(data)
+        cost = length + _wire.OVERHEAD
+        if (
+            self._payload
+            or self._ordinary
+            or self._urgent
+            or self._credits < 2
+            or length + _wire.PAYLOAD_AT > self._limits.send_size
+            or cost > (self._peer_room - self._peer_cost) & _COUNT_MASK
+        ):
+            return None
+        self._peer_cost += cost
+        self._told_room = room = self._room
+        self._credits -= 1
+        granted, self._owed = self._owed, 0
+        self._promised += granted
+        self._must_answer = False
+        head = _wire.SMALL.pack(
+            _wire.CREDITS,
+            granted,
+            0,
+            0,
+            0,
+            _wire.PAYLOAD_AT,
+            length,
+            _wire.MAGIC,
+            _wire.VERSION,
+            _wire.MESSAGE,
+            1,
+            number,
+            0,
+            room & _COUNT_MASK,
+            len(data),
+            _wire.BYTES,
+            0,
+            0,
+            0,
+        )
+        return head + data
 
     def next_frame(self) -> Frame | None:
         """Return what is to be sent next; None while there is nothing, or no credit for it."""
@@ -140,7 +191,7 @@ class Channel:
 
     def _header(self, remaining: int, length: int) -> bytes:
         self._credits -= 1
-        granted, self._owed = min(self._owed, 255), max(self._owed - 255, 0)
+        granted, self._owed = self._owed, 0  # 16 at most
         self._promised += granted
         self._must_answer = False
         return _wire.transfer(_wire.CREDITS, granted, 0, remaining, length)
@@ -157,6 +208,12 @@ class Channel:
         """
         if not self._promised:
             raise WireError("it sent without a credit")
+        small = None if self._remaining else _wire.read_small(frame)
+        if small is not None:
+            self._promised -= 1
+            self._owed += 1
+            self._credits += small[0]
+            return self._counted(small[1])
         granted, flags, remaining, payload = _wire.read_transfer(frame)
         self._promised -= 1
         self._owed += 1
@@ -183,10 +240,9 @@ class Channel:
             whole += payload
         else:
             whole = bytearray(payload)
-        return self._message(memoryview(whole))
+        return self._counted(_wire.read_message(memoryview(whole)))
 
-    def _message(self, payload: memoryview) -> Message:
-        message = _wire.read_message(payload)
+    def _counted(self, message: Message) -> Message:
         # A window only grows; what is behind the half of all numbers is an old one.
         if (message.room - self._peer_room) & _COUNT_MASK < 1 << 63:
             self._peer_room = message.room

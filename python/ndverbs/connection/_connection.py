@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -263,11 +264,16 @@ class Connection(OneSided):
         except RuntimeError:
             loop = None
 
+        dropped = weakref.ref(self)  # a Connection that is dropped ends, whatever was asked for
+
         def over(_: Link) -> None:
+            here = dropped()
+            if here is None:
+                return
             if loop is None:
-                callback(self)
+                callback(here)
             elif not loop.is_closed():
-                loop.call_soon_threadsafe(callback, self)
+                loop.call_soon_threadsafe(callback, here)
 
         with self._hub.lock:
             is_over = self._link.state == "over"

@@ -153,8 +153,7 @@ class Hub:
             # One call: a signal handler runs between two, and an exception of its would lose what
             # the first one took.
             results.extend(itertools.chain.from_iterable(map(self.cq.poll, _BATCH)))
-            if not results:
-                return
+            is_all = len(results) < _BATCH[0]
             while results:
                 result = results[0]
                 link = self._links.get(result[2])  # its qp_context
@@ -168,6 +167,8 @@ class Hub:
                     raise
                 finally:
                     results.popleft()
+            if is_all:
+                return
 
     def finished(self, request: Request[Any]) -> None:
         """Note that a request has ended; with the lock."""
@@ -247,6 +248,7 @@ class Hub:
                     if self._leader is None:
                         self._leader = me
                     else:
+                        me.follow()
                         self._followers.append(me)
                 left = None if until is None else until - time.monotonic()
                 if left is not None and left <= 0:
@@ -259,8 +261,10 @@ class Hub:
                     self.cq._wait(left)
                 else:
                     me.sleep(left)
-            except ClosedError:
-                pass  # the queue: draining it says so to all links
+            except ClosedError as closed:
+                with self.lock:
+                    self._died(closed)
+                    request._finish(None, closed)
             finally:
                 self._stop_waiting(me)
                 if self._finished or self._calls:
@@ -339,6 +343,10 @@ class _Waiter:
 
     def __init__(self, request: Request[Any]) -> None:
         self.request = request
+        self._gate: Any = None
+
+    def follow(self) -> None:
+        """Be one that sleeps until it is woken; with the hub's lock."""
         self._gate = threading.Lock()
         self._gate.acquire()
 
@@ -361,7 +369,7 @@ class _Watch:
         self._hub = weakref.ref(hub)
         self._loop = weakref.ref(loop)
         self._sleeping = 0
-        loop.add_reader(self._fd, self._ready)
+        self._is_watching = False
         weakref.finalize(hub, _end_watch, weakref.ref(self)).atexit = False
 
     def __del__(self) -> None:
@@ -391,6 +399,9 @@ class _Watch:
 
         request._add_callback(report)
         self._sleeping += 1
+        if not self._is_watching:
+            self._is_watching = True
+            loop.add_reader(self._fd, self._ready)
         try:
             if not woken.done():
                 self._ready()
@@ -402,27 +413,32 @@ class _Watch:
     def _ready(self) -> None:
         """Look at the queue, and be woken when it has something again."""
         hub = self._hub()
-        if hub is None:
+        if not self._sleeping or hub is None:
+            self._stop()
             return
         with hub.lock:
             try:
-                if self._sleeping:
-                    hub.cq.arm()
+                hub.cq.arm()
                 while hub.cq._is_ready():
                     hub.drain()
-                    if self._sleeping:
-                        hub.cq.arm()
+                    hub.cq.arm()
             except RdmaError as failure:
                 hub._died(failure)
-                self.end()  # what is readable for good
+                self._stop()
         hub.tell()
+
+    def _stop(self) -> None:
+        loop = self._loop()
+        if self._is_watching and loop is not None:
+            self._is_watching = False
+            loop.remove_reader(self._fd)
 
     def end(self) -> None:
         """Stop watching: the hub has gone."""
         loop = self._loop()
         if loop is not None and not loop.is_closed():
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(loop.remove_reader, self._fd)
+                loop.call_soon_threadsafe(self._stop)
 
 
 def _end_watch(watch: weakref.ref[_Watch]) -> None:
@@ -475,7 +491,7 @@ class _Attendant:
                 # The program is there: look again after a while.
                 turns = hub._turns
                 del hub
-                is_woken = self._sleep(glance, select.POLLIN, is_quiet=True)
+                is_woken = self._sleep(glance, is_quiet=True)
                 glance = _GLANCE_S if is_woken else min(2 * glance, _LONGEST_GLANCE_S)
                 continue
             glance = _GLANCE_S
@@ -486,17 +502,20 @@ class _Attendant:
             if not has_links:
                 return
             del hub
-            self._sleep(until, select.POLLIN, is_quiet=False)
+            self._sleep(until, is_quiet=False)
 
-    def _sleep(self, seconds: float, events: int, *, is_quiet: bool) -> bool:
+    def _sleep(self, seconds: float, *, is_quiet: bool) -> bool:
         """Sleep until it is woken, or, unless it is quiet, the queue has something."""
         poll = select.poll()
-        poll.register(self._woken, events)
+        poll.register(self._woken, select.POLLIN)
         if not is_quiet:
-            poll.register(self._fd, events)
+            poll.register(self._fd, select.POLLIN)
         ready = poll.poll(max(0.0, seconds) * 1000)
         is_woken = any(fd == self._woken for fd, _ in ready)
         if is_woken:
+            if is_quiet:
+                # The program is there, and may wake it with each of its calls.
+                time.sleep(_GLANCE_S)
             self._is_woken = False
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._woken)

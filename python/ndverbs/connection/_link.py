@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ndverbs._native import Connector, Flag, OperationType, QueuePair, Result, Status
 from ndverbs.connection import _wire
 from ndverbs.connection._channel import Channel
 from ndverbs.connection._hub import Hub
+from ndverbs.connection._pending import CANCELLED, Pending, SentFrame
 from ndverbs.connection._request import Request
 from ndverbs.connection._trace import Notes
 from ndverbs.connection._wire import Message, WireError
@@ -45,31 +45,6 @@ _MOST_FRAMES = 16
 # What the peer may take for its part of the negotiation.
 NEGOTIATION_S = 5.0
 _FIRST_ORDER = 1 << 32  # contexts of receives are below it
-
-
-class Pending(Protocol):
-    """What is under way in the queue pair."""
-
-    def completed(self, result: Result) -> None:
-        """Take its completion."""
-
-
-class _SentFrame:
-    """A frame under way, with the slice that it lies in and whose last bytes it carries."""
-
-    __slots__ = ("done", "link", "used")
-
-    def __init__(self, link: Link, used: Slice | None, done: object) -> None:
-        self.link = link
-        self.used = used
-        self.done = done
-
-    def completed(self, result: Result) -> None:
-        if self.used is not None:
-            self.link.hub.sends.give(self.used)
-        self.link.frames -= 1
-        if isinstance(self.done, Request):
-            self.done._finish(None, None if result[0] is _SUCCESS else self.link.failure_of(result))
 
 
 class Link:
@@ -127,7 +102,18 @@ class Link:
                     inline_size=min(_INLINE_SIZE, hub.info.max_inline_data_size),
                 )
                 self._inline_size = min(_INLINE_SIZE, hub.info.max_inline_data_size)
-                self._memory = hub.receives.take()
+                self.at_once: dict[str, Callable[..., bool]] = {
+                    "write": self.qp._write_at_once,
+                    "read": self.qp._read_at_once,
+                    "fetch_add": self.qp._fetch_add_at_once,
+                    "compare_swap": self.qp._compare_swap_at_once,
+                }
+                self._memory = used = hub.receives.take()
+                size = _wire.RECEIVE_SIZE
+                self._places = [
+                    used.region.segment(used.at + place * size, size)
+                    for place in range(_wire.CREDITS)
+                ]
                 for place in range(_wire.CREDITS):
                     self._post_receive(place)
             except BaseException as cause:
@@ -177,8 +163,9 @@ class Link:
         self.state = "open"
         self.hub.set_deadline(self, None)
         self.opened._finish(None)
-        if self.on_open is not None:
-            self.on_open(self)
+        on_open, self.on_open = self.on_open, None
+        if on_open is not None:
+            on_open(self)
 
     def expire(self) -> None:
         """Its deadline has passed."""
@@ -217,7 +204,7 @@ class Link:
                 pending.completed(result)
             if status is not _SUCCESS:
                 self._ended_by(result)
-            elif self._backlog or self.channel is not None:
+            elif self._backlog or (self.channel is not None and self.channel.is_due):
                 self.pump()
         if self.quieters and self._is_quiet:
             for request in self.quieters:
@@ -253,7 +240,8 @@ class Link:
                 lent.end(None)
             elif message.kind == _wire.GOODBYE:
                 self.is_orderly = True
-        self.pump()
+        if self._backlog or channel.is_due:
+            self.pump()
 
     def _deliver(self, message: Message) -> None:
         if self.readers:
@@ -264,13 +252,8 @@ class Link:
     def _post_receive(self, place: int) -> None:
         if self.state == "over":
             return
-        assert self._memory is not None
-        used = self._memory
         try:
-            self.qp.receive(
-                used.region.segment(used.at + place * _wire.RECEIVE_SIZE, _wire.RECEIVE_SIZE),
-                context=place,
-            )
+            self.qp.receive(self._places[place], context=place)
         except RdmaError as failure:
             self.fail(self._as_end(failure))
         else:
@@ -348,14 +331,14 @@ class Link:
         used = None
         try:
             if len(data) <= self._inline_size:
-                frame = _SentFrame(self, None, done)
+                frame = SentFrame(self, None, done)
                 order = next(self._orders)
                 self._pending[order] = frame
                 self.qp.send(data, context=order, flags=_INLINE)
             else:
                 used = self.hub.sends.take()
                 used.view[: len(data)] = data
-                frame = _SentFrame(self, used, done)
+                frame = SentFrame(self, used, done)
                 order = next(self._orders)
                 self._pending[order] = frame
                 self.qp.send(used.region.segment(used.at, len(data)), context=order)
@@ -369,6 +352,35 @@ class Link:
             self.fail(failure)
             return
         self.frames += 1
+
+    def send_small(self, data: bytes, request: Request[None]) -> bool:
+        """Send a short message at once; False: it has to wait."""
+        channel = self.channel
+        if self._backlog or channel is None or self.frames >= _MOST_FRAMES:
+            return False
+        if len(data) + _wire.SMALL.size > self._inline_size:
+            return False
+        frame = channel.small_frame(self.next_number(), data)
+        if frame is None:
+            return False
+        sent = SentFrame(self, None, request)
+        order = next(self._orders)
+        self._pending[order] = sent
+        self.frames += 1
+        try:
+            is_done = self.qp._send_at_once(frame, order)
+        except RdmaError as failure:
+            self._pending.pop(order)
+            self.frames -= 1
+            failure = self._as_end(failure)
+            request._finish(None, failure)
+            self.fail(failure)
+            return True
+        if is_done:
+            del self._pending[order]
+            self.frames -= 1
+            request._finish(None)
+        return True
 
     def next_number(self) -> int:
         """Return the number of the next message."""
@@ -499,7 +511,7 @@ class Link:
         self.fail(failure)
         pending, self._pending = self._pending, {}
         for each in pending.values():
-            each.completed(_Cancelled)  # type: ignore[arg-type]
+            each.completed(CANCELLED)
         self._posted = 0
         self._release_if_done()
 
@@ -520,22 +532,6 @@ class Link:
         self.ended._finish(None)
 
 
-# As a Result begins: what is left of a queue that died.
-_Cancelled = (Status.CANCELLED, 0, None, 0, OperationType.SEND, 0, None, None)
-
-
 def closed_here() -> RdmaError:
     """Return what calls on a connection raise that this side has closed."""
     return RdmaBrokenPipeError(Status.CONNECTION_ABORTED, "the Connection was closed by this side")
-
-
-def weak_call(link: Link) -> Callable[[], None]:
-    """Return what a connector calls at the end; it does not keep the link."""
-    found = weakref.ref(link)
-
-    def call() -> None:
-        alive = found()
-        if alive is not None:
-            alive.disconnected()
-
-    return call

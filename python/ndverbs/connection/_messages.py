@@ -17,6 +17,9 @@ from ndverbs.connection._transfers import Transfer, post
 from ndverbs.connection._wire import Message, WireError
 from ndverbs.errors import RdmaConnectionResetError, RdmaError, error
 
+# What may go inline with its heads.
+_SHORT = 256
+
 
 class Lent:
     """Parts of a message that the peer reads: they are lent until it says that it has them."""
@@ -36,8 +39,16 @@ class Lent:
 
 def begin_send(link: Link, value: Any) -> Request[None]:
     """Send a message."""
-    outgoing = Outgoing(value)
     request: Request[None] = Request(link.hub)
+    if type(value) is bytes and len(value) <= _SHORT:
+        with link.hub.lock:
+            link.check_open()
+            began = time.perf_counter()
+            if link.send_small(value, request):
+                link.counts["messages_sent"] += 1
+                link.notes.add("send", len(value), began, request, is_done=request.done())
+                return request
+    outgoing = Outgoing(value)
     with link.hub.lock:
         link.check_open()
         link.notes.begin("send", sum(part.nbytes for part in outgoing.parts), request)
@@ -98,20 +109,38 @@ def push(link: Link) -> None:
 
 
 def next_now(link: Link) -> Message | None:
+    """Return the next message, if one is here; raise the end behind the last one."""
     hub = link.hub
-    with hub.lock:
-        if not link.inbox and link.state != "over":
-            hub._drain_or_die()
-        if link.inbox and not link.readers:
-            return link.inbox.popleft()
-        if link.state == "over":
-            link.raise_end()
+    try:
+        with hub.lock:
+            if not link.inbox and link.state != "over":
+                hub._drain_or_die()
+            if link.state == "over":
+                _drop_what_is_lost(link)
+            if link.inbox and not link.readers:
+                message = link.inbox.popleft()
+                if message.is_short:
+                    _count_taken(link, message)
+                return message
+            if link.state == "over":
+                link.raise_end()
+    finally:
+        if hub._finished or hub._calls:
+            hub.tell()
     return None
+
+
+def _drop_what_is_lost(link: Link) -> None:
+    """Forget messages with parts that were lent, and cannot be read any more."""
+    while link.inbox and any(part.lent for part in link.inbox[0].parts):
+        link.inbox.popleft()
 
 
 def _ask(link: Link) -> Request[Message]:
     request: Request[Message] = Request(link.hub)
     with link.hub.lock:
+        if link.state == "over":
+            _drop_what_is_lost(link)
         if link.inbox:
             request._finish(link.inbox.popleft())
         elif link.state == "over":
@@ -122,6 +151,7 @@ def _ask(link: Link) -> Request[Message]:
 
 
 def next_message(link: Link, timeout: float | None) -> Message:
+    """Wait for the next message."""
     request = _ask(link)
     try:
         return request.result(timeout)
@@ -133,6 +163,7 @@ def next_message(link: Link, timeout: float | None) -> Message:
 
 
 async def next_message_async(link: Link) -> Message:
+    """Wait for the next message in a loop."""
     request = _ask(link)
     try:
         return await request
@@ -160,12 +191,33 @@ def _put_back(link: Link, message: Message) -> None:
         link.inbox.appendleft(message)
 
 
+def _count_taken(link: Link, message: Message) -> None:
+    """Count a message that the program has or gets now; with the lock."""
+    if link.channel is not None and not message.is_taken:
+        message.is_taken = True
+        link.channel.taken(message)
+        if link.channel.is_due:
+            link.pump()
+
+
+def _short_value(link: Link, message: Message) -> Any:
+    if not message.is_taken:
+        with link.hub.lock:
+            _count_taken(link, message)
+    carried = message.parts[0].carried
+    assert carried is not None
+    return carried
+
+
 def take(
     link: Link,
     message: Message,
     allocate: Callable[[list[int]], Any] | None,
     until: float | None,
 ) -> Any:
+    """Return the value of a message, having read what was lent."""
+    if message.is_short and allocate is None:
+        return _short_value(link, message)
     taking = _begin_taking(link, message, allocate)
     if taking.request is not None:
         try:
@@ -179,6 +231,9 @@ def take(
 async def take_async(
     link: Link, message: Message, allocate: Callable[[list[int]], Any] | None
 ) -> Any:
+    """Return the value of a message in a loop, having read what was lent."""
+    if message.is_short and allocate is None:
+        return _short_value(link, message)
     taking = _begin_taking(link, message, allocate)
     if taking.request is not None:
         try:
@@ -204,7 +259,7 @@ def _begin_taking(
                     target[:] = part.carried
         else:
             targets = [
-                part.carried if part.carried is not None else _pooled(link, part.nbytes)
+                memoryview(part.carried) if part.carried is not None else _pooled(link, part.nbytes)
                 for part in parts
             ]
         request = None
@@ -283,13 +338,14 @@ def _end_taking(link: Link, taking: _Taking) -> Any:
 def _taken(link: Link, message: Message, *, was_lent: bool) -> None:
     if link.state == "over" or link.channel is None:
         return
-    link.channel.taken(message)
     if was_lent:
         link.channel.queue_urgent(_wire.control(_wire.TAKEN, message.number))
+    _count_taken(link, message)
     link.pump()
 
 
 def take_remote(link: Link, message: Message, kind: int) -> Any:
+    """Return what a message of RemoteBuffers holds; one of another kind is put back."""
     part = message.parts[0] if message.parts else None
     if message.is_list or part is None or part.kind != kind:
         with link.hub.lock:
@@ -301,7 +357,7 @@ def take_remote(link: Link, message: Message, kind: int) -> Any:
             hint="receive() returns it, whatever it is",
         )
     assert part.carried is not None
-    return _end_taking(link, _Taking(message, [part.carried], None, False, None))
+    return _end_taking(link, _Taking(message, [memoryview(part.carried)], None, False, None))
 
 
 class _Taking:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ndverbs._native import Access, MemoryRegion
 from ndverbs.connection import _messages, _transfers
 from ndverbs.connection._hub import Hub
@@ -17,6 +19,14 @@ from ndverbs.remote import RemoteBuffer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+
+# Longer requests may have to be split, and take longer than what is saved.
+_SHORT = 1 << 20
+
+
+def _is_plain(array: Any) -> bool:
+    return type(array) is np.ndarray and array.nbytes <= _SHORT
 
 
 class OneSided:
@@ -75,6 +85,13 @@ class OneSided:
         RdmaError
             As `QueuePair.write`; also by the Request.
         """
+        if notify is None and progress is None and _is_plain(src):
+            link = self._link
+            at_once = _transfers.begin_at_once(
+                link, "write", link.qp._write_at_once, src, dst, src.nbytes
+            )
+            if at_once is not None:
+                return at_once
         outgoing = None if notify is None else Outgoing(notify)
         request = _transfers.begin(self._link, "write", src, dst, progress)
         if outgoing is not None:
@@ -106,6 +123,11 @@ class OneSided:
         RdmaError
             As `QueuePair.read`; also by the Request.
         """
+        if progress is None and _is_plain(dst):
+            link = self._link
+            at_once = _transfers.begin_at_once(link, "read", link.qp._read_at_once, dst, src, dst)
+            if at_once is not None:
+                return at_once
         return _transfers.begin(self._link, "read", dst, src, progress)
 
     def fetch_add(self, dst: RemoteBuffer, n: int) -> Request[int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Self
 
 from ndverbs import _address
@@ -17,7 +18,7 @@ from ndverbs._sharing import adapter_for
 from ndverbs.connection import _link
 from ndverbs.connection._connection import Connection, Limit
 from ndverbs.connection._hub import Hub, hub_for
-from ndverbs.connection._link import Link, weak_call
+from ndverbs.connection._link import Link
 from ndverbs.connection._request import Request
 from ndverbs.errors import ClosedError, RdmaError, error
 
@@ -38,13 +39,12 @@ class Server:
     def __init__(self, adapter: Adapter, address: Address, private_data: bytes) -> None:
         self._adapter = adapter
         self._private_data = private_data
-        self._hub: Hub | None = None
         self._making: set[Link] = set()
         self._ready: deque[Link] = deque()
         self._acceptors: deque[Request[Link]] = deque()
         self._is_stopped = False
-        # A hub for what waits; each link has one with room of its own.
-        self._hub = hub_for(adapter, 0)
+        # For those who wait; each link has a hub with room of its own.
+        self._hub: Hub = hub_for(adapter, 0)
         self._hub.servers.add(self)
         arrived = weakref.WeakMethod(self._arrived)
 
@@ -57,6 +57,7 @@ class Server:
         try:
             self._listener.listen(_address.resolve(address))
         except BaseException:
+            self._is_stopped = True
             self._listener.close()
             raise
         self._local = self._listener.local_address
@@ -86,13 +87,14 @@ class Server:
         link.connector = connector
         link.peer_private_data = connector.connection_data.private_data
         link.on_open = self._opened
-        link.on_over.append(self._ended)
+        making = self._making
+        link.on_over.append(making.discard)
         self._making.add(link)
         try:
             operation = connector._start_accept(
                 link.qp,
                 private_data=self._private_data,
-                on_disconnect=weak_call(link),
+                on_disconnect=_weak_call(link),
                 timeout=_ACCEPT_S,
             )
         except RdmaError as failure:
@@ -120,7 +122,6 @@ class Server:
 
     def _hand_out(self, link: Link) -> None:
         hub = self._hub
-        assert hub is not None
         with hub.lock:
             self._making.discard(link)
             if not self._is_stopped:
@@ -132,9 +133,6 @@ class Server:
         if link is not None:
             _end(link)
         hub.tell()
-
-    def _ended(self, link: Link) -> None:
-        self._making.discard(link)
 
     # ---- the program
 
@@ -179,7 +177,6 @@ class Server:
                 raise
 
     def _ask(self) -> Request[Link]:
-        assert self._hub is not None
         request: Request[Link] = Request(self._hub)
         with self._hub.lock:
             if self._is_stopped:
@@ -191,7 +188,6 @@ class Server:
         return request
 
     def _take_back(self, request: Request[Link]) -> None:
-        assert self._hub is not None
         with self._hub.lock:
             if not request.done():
                 self._acceptors.remove(request)
@@ -221,7 +217,6 @@ class Server:
         Once more does nothing. It does not wait.
         """
         hub = self._hub
-        assert hub is not None
         with hub.lock:
             if self._is_stopped:
                 return
@@ -249,6 +244,15 @@ class Server:
             request._finish(None, failure)
         self._acceptors.clear()
 
+    def __del__(self) -> None:
+        """Stop it, with a warning, when it was not stopped."""
+        if getattr(self, "_is_stopped", True):
+            return
+        warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self._listener.close()
+        for link in [*self._making, *self._ready]:
+            link.abandon()
+
     def __enter__(self) -> Self:
         """Return it; it is stopped at the end."""
         return self
@@ -264,6 +268,18 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         """Stop it."""
         self.stop()
+
+
+def _weak_call(link: Link) -> Callable[[], None]:
+    """Return what a connector calls at the end; it does not keep the link."""
+    found = weakref.ref(link)
+
+    def call() -> None:
+        alive = found()
+        if alive is not None:
+            alive.disconnected()
+
+    return call
 
 
 def _end(link: Link) -> None:
@@ -348,7 +364,7 @@ def connect(
     try:
         connector.connect(link.qp, None, host, private_data=private_data, timeout=timeout)
         _answered(link, connector)
-        connector.complete_connect(weak_call(link), timeout=_left(until))
+        connector.complete_connect(_weak_call(link), timeout=_left(until))
         _start(link, connector)
         _wait_opened(link, until)
     except BaseException as failure:
@@ -386,7 +402,7 @@ async def connect_async(
             link.qp, None, host, private_data=private_data, timeout=timeout
         )
         _answered(link, connector)
-        await connector.complete_connect_async(weak_call(link), timeout=_left(until))
+        await connector.complete_connect_async(_weak_call(link), timeout=_left(until))
         _start(link, connector)
         async with Limit(_left(until), "connect_async"):
             await link.opened

@@ -29,6 +29,15 @@ class Notes:
         request._noted = entry
         self._entries.append(entry)
 
+    def add(
+        self, kind: str, nbytes: int, began: float, request: Request[Any], *, is_done: bool
+    ) -> None:
+        """Note a request that has begun, and may be done."""
+        entry = [kind, nbytes, began, time.perf_counter() if is_done else None, True]
+        if not is_done:
+            request._noted = entry
+        self._entries.append(entry)
+
     def trace(self) -> Trace:
         """Return what there is now."""
         entries = list(self._entries)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,12 +15,13 @@ from ndverbs._native import (
     MemoryRegion,
     OperationType,
     Result,
+    Segment,
     Status,
     request_dtype,
 )
 from ndverbs.connection._link import Link
 from ndverbs.connection._memory import Slice, memory_of
-from ndverbs.connection._request import Request
+from ndverbs.connection._request import _FINISHED, Request
 from ndverbs.errors import RdmaError, error
 from ndverbs.remote import RemoteBuffer
 
@@ -104,6 +106,62 @@ class Transfer:
         if self.word is not None:
             self.link.hub.words.give(self.word)
             self.word = None
+
+
+def begin_at_once(
+    link: Link, kind: str, call: Callable[..., bool], memory: Any, remote: RemoteBuffer, value: Any
+) -> Request[Any] | None:
+    """Begin a write or a read of an array that is registered; None: it takes the ordinary way.
+
+    Where the adapter does it in the call that posts it, nothing has to be waited for.
+    """
+    hub = link.hub
+    request: Request[Any] = Request(hub)
+    with hub.lock:
+        if link.state != "open" or link._backlog:
+            return None
+        began = time.perf_counter()
+        order = next(link._orders)
+        try:
+            is_done = call(memory, remote, order)
+        except RdmaError:  # which the ordinary way finds, too, or mends
+            return None
+        except BaseException as cause:
+            if not isinstance(cause, Exception):
+                link.break_off(cause)
+            raise
+        link.notes.add(kind, memory.nbytes, began, request, is_done=is_done)
+        if is_done:
+            request._result = value
+            request._state = _FINISHED
+        else:
+            request._keeps = memory
+            link._pending[order] = Transfer(link, request, value, 1)
+    return request
+
+
+def do(link: Link, kind: str, segment: Segment, where: tuple[int, int], *values: int) -> None:
+    """Do a request of one segment and wait for it, without a future where it is done at once."""
+    hub = link.hub
+    request: Request[None] | None = None
+    with hub.lock:
+        if link.state == "open" and not link._backlog:
+            order = next(link._orders)
+            try:
+                if link.at_once[kind](segment, where, *values, order):
+                    return
+            except RdmaError as failure:
+                if failure.status is not Status.NO_MORE_ENTRIES:
+                    raise
+            else:
+                request = Request(hub)
+                link._pending[order] = Transfer(link, request, None, 1)
+        if request is None:
+            link.check_open()
+            request = Request(hub)
+            transfer = Transfer(link, request, None, 1)
+            post(link, transfer, getattr(link.qp, kind), segment, where, *values)
+    request.result()
 
 
 def begin(

@@ -50,6 +50,8 @@ ROOM: Final = struct.Struct("<Q")
 ROOM_AT: Final = HEAD.size - ROOM.size
 # Bytes of a part, what it is, whether it is lent, length of its description, its descriptors.
 PART: Final = struct.Struct("<QBBHI")
+# All three, of the message that is sent most: bytes that fit one frame.
+SMALL: Final = struct.Struct("<HHHHIII4x4sBBHIIQQBBHI")
 # Where lent memory is: SMB Direct's Buffer Descriptor V1.
 DESCRIPTOR: Final = struct.Struct("<QII")
 MOST_IN_DESCRIPTOR: Final = 1 << 30
@@ -196,7 +198,7 @@ class Part:
     kind: int
     description: bytes = b""
     lent: list[tuple[int, int, int]] = field(default_factory=list)  # address, token, length
-    carried: memoryview | None = None
+    carried: memoryview | bytes | None = None
 
 
 @dataclass(slots=True)
@@ -210,6 +212,8 @@ class Message:
     parts: list[Part] = field(default_factory=list)
     cost: int = 0
     version: tuple[int, int] = (0, 0)
+    is_short: bool = False  # one part that came in one frame, which is the program's as it is
+    is_taken: bool = False
 
 
 def hello(lowest: int = VERSION, highest: int = VERSION) -> bytearray:
@@ -302,6 +306,45 @@ def _read_parts(payload: memoryview, count: int, found: Message) -> None:
             at += part.nbytes
     if at != len(payload):
         raise WireError(f"a message has {len(payload) - at} bytes behind its last part")
+
+
+def read_small(frame: memoryview) -> tuple[int, Message] | None:
+    """Return the credits and the message of a frame that is one whole part; None: it is not.
+
+    What it does not take, `read_transfer` and `read_message` take or refuse.
+    """
+    if len(frame) < SMALL.size:
+        return None
+    (
+        *transfer,
+        magic,
+        version,
+        kind,
+        count,
+        number,
+        is_list,
+        room,
+        nbytes,
+        part_kind,
+        lent,
+        described,
+        pieces,
+    ) = SMALL.unpack_from(frame)
+    wanted, granted, flags, zero, remaining, at, length = transfer
+    if (
+        (magic, version, kind, count) != (MAGIC, VERSION, MESSAGE, 1)
+        or (flags or zero or remaining or is_list or lent or described or pieces)
+        or not wanted
+        or at != PAYLOAD_AT
+        or part_kind > BUFFER
+        or not length + PAYLOAD_AT == len(frame) == nbytes + SMALL.size
+    ):
+        return None
+    data = frame[SMALL.size :]
+    carried = data.tobytes() if part_kind == BYTES else memoryview(bytearray(data))
+    part = Part(nbytes, part_kind, carried=carried)
+    cost = length + OVERHEAD
+    return granted, Message(MESSAGE, number, room, parts=[part], cost=cost, is_short=True)
 
 
 def version_error(theirs: tuple[int, int]) -> RdmaError | None:

@@ -103,7 +103,8 @@ bool QueuePair::run_in_lane(const core::WorkRequest& request, std::uint32_t leng
 }
 
 void QueuePair::note_done(const core::WorkRequest& request) {
-    if ((request.flags & core::flag::kSilentSuccess) != 0) {
+    if (request.done_at_once != nullptr) *request.done_at_once = true;
+    if ((request.flags & core::flag::kSilentSuccess) != 0 || request.done_at_once != nullptr) {
         end_silently(request.context, request.context_is_object);
     } else {
         core::Completion& done = lane_.run.emplace_back();
