@@ -36,45 +36,51 @@ void AsyncEvents::forget(const void* handle) {
 }
 
 template <typename Owner>
-std::shared_ptr<Owner> AsyncEvents::find(const void* handle) {
+Owner* AsyncEvents::find(const void* handle, std::shared_ptr<core::Object>& about) {
     const base::Lock lock(mutex_);
     const auto found = owners_.find(handle);
-    if (found == owners_.end()) return nullptr;
-    return std::static_pointer_cast<Owner>(found->second.lock());
+    if (found != owners_.end()) about = found->second.lock();
+    return static_cast<Owner*>(about.get());
 }
 
 std::uint32_t AsyncEvents::wanted() const { return EPOLLIN; }
 
 void AsyncEvents::on_ready() {
+    // However the handling ends: the destruction of what the event is about waits for this.
+    struct Acknowledgement {
+        ibv_async_event event{};
+        ~Acknowledgement() { ibv_ack_async_event(&event); }
+    };
     ibv_async_event event{};
     while (ibv_get_async_event(device_->get(), &event) == 0) {
-        dispatch(event);
-        // The destruction of what it is about waits for this.
-        ibv_ack_async_event(&event);
+        std::shared_ptr<core::Object> about;  // maybe the last reference: goes behind that
+        const Acknowledgement acknowledgement{event};
+        dispatch(event, about);
     }
 }
 
-void AsyncEvents::dispatch(const ibv_async_event& event) {
+void AsyncEvents::dispatch(const ibv_async_event& event, std::shared_ptr<core::Object>& about) {
     switch (event.event_type) {
         case IBV_EVENT_CQ_ERR:
-            if (const auto queue = find<CompletionQueue>(event.element.cq)) queue->break_down();
+            if (auto* const queue = find<CompletionQueue>(event.element.cq, about))
+                queue->break_down();
             break;
         case IBV_EVENT_QP_FATAL:
         case IBV_EVENT_QP_REQ_ERR:
         case IBV_EVENT_QP_ACCESS_ERR:
         case IBV_EVENT_PATH_MIG_ERR:
-            if (const auto qp = find<QueuePair>(event.element.qp)) qp->break_down();
+            if (auto* const qp = find<QueuePair>(event.element.qp, about)) qp->break_down();
             break;
         case IBV_EVENT_COMM_EST:
-            if (const auto qp = find<QueuePair>(event.element.qp)) qp->hear_peer();
+            if (auto* const qp = find<QueuePair>(event.element.qp, about)) qp->hear_peer();
             break;
         case IBV_EVENT_SRQ_LIMIT_REACHED:
-            if (const auto queue = find<SharedReceiveQueue>(event.element.srq)) {
+            if (auto* const queue = find<SharedReceiveQueue>(event.element.srq, about)) {
                 queue->handle_limit();
             }
             break;
         case IBV_EVENT_SRQ_ERR:
-            if (const auto queue = find<SharedReceiveQueue>(event.element.srq)) {
+            if (auto* const queue = find<SharedReceiveQueue>(event.element.srq, about)) {
                 queue->break_down();
             }
             break;

@@ -28,10 +28,11 @@ public:
     [[nodiscard]] std::uint32_t wanted() const override;
 
 private:
-    void dispatch(const ibv_async_event& event);
+    // `about`: a reference to what the event is about.
+    void dispatch(const ibv_async_event& event, std::shared_ptr<core::Object>& about);
     // A queue pair, completion queue or shared receive queue, by its handle.
     template <typename Owner>
-    [[nodiscard]] std::shared_ptr<Owner> find(const void* handle);
+    [[nodiscard]] Owner* find(const void* handle, std::shared_ptr<core::Object>& about);
 
     const std::shared_ptr<Device> device_;
     base::Mutex mutex_;

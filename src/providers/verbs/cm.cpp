@@ -139,23 +139,29 @@ CmChannel::~CmChannel() {
 std::uint32_t CmChannel::wanted() const { return EPOLLIN; }
 
 void CmChannel::on_ready() {
-    for (int i = 0; i < kBatch; ++i) {
+    // However the handling ends, and not before: an id's destruction waits for this, and so its
+    // binding is valid until here.
+    struct Acknowledgement {
         rdma_cm_event* event = nullptr;
-        if (rdma_get_cm_event(channel_, &event) != 0) return;
-        dispatch(*event);
-        // Only now: an id's destruction waits for it, and so the binding was valid until here.
-        rdma_ack_cm_event(event);
+        ~Acknowledgement() {
+            if (event != nullptr) rdma_ack_cm_event(event);
+        }
+    };
+    for (int i = 0; i < kBatch; ++i) {
+        std::shared_ptr<CmObserver> observer;  // maybe the last reference: goes behind that
+        Acknowledgement acknowledgement;
+        if (rdma_get_cm_event(channel_, &acknowledgement.event) != 0) return;
+        dispatch(*acknowledgement.event, observer);
     }
 }
 
-void CmChannel::dispatch(const rdma_cm_event& event) {
+void CmChannel::dispatch(const rdma_cm_event& event, std::shared_ptr<CmObserver>& observer) {
     auto* const binding = static_cast<CmId::Binding*>(event.id->context);
     std::shared_ptr<CmId> incoming;
     if (event.event == RDMA_CM_EVENT_CONNECT_REQUEST) {
         // The new id has its listener's context until the CmId gives it its own.
         incoming = std::make_shared<CmId>(event.id, shared_from_this(), worker_, device_);
     }
-    std::shared_ptr<CmObserver> observer;
     {
         const base::Lock lock(binding->mutex);
         observer = binding->observer.lock();

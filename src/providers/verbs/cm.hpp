@@ -71,7 +71,8 @@ public:
     [[nodiscard]] std::uint32_t wanted() const override;
 
 private:
-    void dispatch(const rdma_cm_event& event);
+    // `observer`: a reference to the one that the event was handed to.
+    void dispatch(const rdma_cm_event& event, std::shared_ptr<CmObserver>& observer);
 
     rdma_event_channel* const channel_;
     // Not parts: those hold this.
