@@ -54,6 +54,10 @@ class Promise(Generic[T]):
         if self._error is not None:
             raise self._error.with_traceback(None)  # which would keep the frames of earlier calls
 
+    def exception(self) -> BaseException | None:
+        """Return its failure, None when it did not fail, without a new traceback."""
+        return self._error
+
     def settle(self, failure: BaseException | None = None, information: T | int = 0) -> bool:
         """End it; False when it was ended before.
 
@@ -171,6 +175,8 @@ class Request(Generic[T]):
 
     def exception(self) -> BaseException | None:
         """Return the failure of a completed request, None when it went well."""
+        if self._promise is not None:
+            return self._promise.exception()
         try:
             if self._completion is not None:
                 self._completion.result()

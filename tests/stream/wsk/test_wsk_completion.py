@@ -313,6 +313,18 @@ def test_a_look_up_can_be_cancelled(monkeypatch):
     assert (request.status, request.information) == (nd.Status.CANCELLED, 0)
 
 
+def test_a_look_at_a_request_leaves_the_traceback_of_its_failure_alone(listening):
+    request = listening.accept_request()
+    listening.close()
+    with pytest.raises(nd.RdmaError) as caught:
+        request.result(LIMIT)
+    raised = caught.value.__traceback__
+
+    assert request.exception() is caught.value
+    assert request.status == nd.Status.CANCELLED
+    assert caught.value.__traceback__ is raised
+
+
 def test_a_promise_is_settled_once():
     promise = Promise()
     assert promise.settle(information=1)
