@@ -183,7 +183,7 @@ private:
     std::atomic<std::uint64_t> promised_{0};
     std::atomic<bool> has_warned_{false};
     std::atomic<bool> was_polled_{false};
-    std::atomic<bool> nudged_{false};  // ordered by attention_, as completions are
+    std::atomic<bool> nudged_{false};           // ordered by attention_, as completions are
     std::atomic<bool> spins_{false};            // the last sleep was a short one
     std::atomic<std::uint32_t> vain_spins_{0};  // since one found something
     bool owes_large_ = false;                   // the consumer's
