@@ -1280,6 +1280,12 @@ class CompletionQueue(_Object):
         """Return whether `poll` would find something, or fail, without serving connections."""
     def _wait(self, timeout: float | None) -> None:
         """Sleep as `wait` does, or until `_nudge`; it does not say which."""
+    def _watch_fileno(self) -> int:
+        """Return the descriptor that a loop sleeps over between `_begin_watch` and `_end_watch`."""
+    def _begin_watch(self) -> bool:
+        """Have the descriptor become readable; True: there is something already."""
+    def _end_watch(self) -> None:
+        """Serve the connections that have become ready; the loop is back."""
     def _nudge(self) -> None:
         """End the sleep of a thread in `_wait`, or the next one."""
 

@@ -25,6 +25,7 @@ void signal_descriptor(core::CompletionQueue& queue) {
     const std::uint64_t one = 1;
     // It can only be full, and then it is readable anyway.
     if (auto fd = descriptor) static_cast<void>(!::write(*fd, &one, sizeof one));
+    queue.nudge();  // the descriptor of a watch may be another one
 }
 
 // False: the time is over. `ends_early`: also when the queue was nudged.
@@ -149,6 +150,13 @@ void bind_completion_queue(py::module_& module) {
                 static_cast<void>(wait_until_ready(*queue, timeout, true));
             },
             py::arg("timeout"))
+        .def("_watch_fileno",
+             [](CompletionQueue& self) {
+                 static_cast<void>(self.fileno());  // so that closing the queue ends the watch
+                 return value_or_raise(self.get().watch_descriptor());
+             })
+        .def("_begin_watch", [](const CompletionQueue& self) { return self.get().begin_watch(); })
+        .def("_end_watch", [](const CompletionQueue& self) { self.get().end_watch(); })
         .def("_nudge", [](const CompletionQueue& self) { self.get().nudge(); })
         .def("resize", &CompletionQueue::resize, py::arg("depth"))
         .def("control_interrupt_moderation",

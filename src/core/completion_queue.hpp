@@ -46,6 +46,16 @@ public:
     // Since this was asked last.
     [[nodiscard]] bool was_nudged() { return nudged_.exchange(false, std::memory_order_relaxed); }
 
+    // For a loop that sleeps over descriptors, of which watch_descriptor() is one. begin_watch()
+    // before it sleeps; true: there is something already. end_watch() when it is back; it may make
+    // progress. By one thread; the default is an arm with its descriptor.
+    [[nodiscard]] virtual Expected<int> watch_descriptor() { return descriptor(); }
+    [[nodiscard]] virtual bool begin_watch() {
+        arm(Notify::any);
+        return !is_empty() || is_failure(status());
+    }
+    virtual void end_watch() {}
+
     // One notification; see Notify. Merges with an arm that is not satisfied yet.
     void arm(Notify kind);
     // The consumer sleeps until it is notified: what its polls kept for it is the progress
@@ -119,14 +129,14 @@ protected:
         return !is_empty() || is_failure(status()) || nudged_.load(std::memory_order_relaxed);
     }
 
+    // acq_rel: pairs with push(); it sees a sleeper, or we its completion.
+    void begin_sleep() { attention_.fetch_add(kSleeper, std::memory_order_acq_rel); }
+    void end_sleep() { attention_.fetch_sub(kSleeper, std::memory_order_relaxed); }
     // Announces a sleep to push(). Check is_wait_over() after making one and before sleeping.
     class Sleeper {
     public:
-        explicit Sleeper(CompletionQueue& cq) : cq_(cq) {
-            // acq_rel: pairs with push(); it sees a sleeper, or we its completion.
-            cq_.attention_.fetch_add(kSleeper, std::memory_order_acq_rel);
-        }
-        ~Sleeper() { cq_.attention_.fetch_sub(kSleeper, std::memory_order_relaxed); }
+        explicit Sleeper(CompletionQueue& cq) : cq_(cq) { cq_.begin_sleep(); }
+        ~Sleeper() { cq_.end_sleep(); }
         Sleeper(const Sleeper&) = delete;
         Sleeper& operator=(const Sleeper&) = delete;
 

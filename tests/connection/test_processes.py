@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections between two processes: the program of the README, and a peer that is killed."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -56,6 +57,8 @@ def test_a_peer_that_is_killed_is_a_reset_with_a_cause(adapter, peer):
     process, address = peer
     with nd.connect(address, adapter=adapter, timeout=5) as c:
         c.receive_buffer(timeout=30)
+        process.send_signal(signal.SIGSTOP)  # it takes no message any more
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
         lent = c.send(np.zeros(1 << 20, np.uint8))
         ended = threading.Event()
         c.on_closed(lambda _: ended.set())

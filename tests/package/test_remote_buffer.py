@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """RemoteBuffer: slices, the binary form, and what is refused."""
 
+import ast
 import contextlib
 import itertools
 import math
@@ -385,3 +386,20 @@ def test_a_deeply_nested_literal_is_refused():
     literal = b"[" * 60_000
     with pytest.raises(RdmaError, match="is none"):
         RemoteBuffer.from_bytes(header(dtype_length=len(literal), dimensions=0) + literal)
+
+
+def test_a_parser_that_another_thread_confuses_is_asked_again(monkeypatch):
+    real, calls = ast.literal_eval, []
+
+    def confused(text):
+        calls.append(text)
+        if len(calls) == 1:
+            raise SystemError("AST constructor recursion depth mismatch (before=45, after=43)")
+        return real(text)
+
+    monkeypatch.setattr(ast, "literal_eval", confused)
+    remote = buffer(dtype=[("a", "<i4"), ("b", "<f8")])
+    assert RemoteBuffer.from_bytes(bytes(remote)) == remote
+    assert len(calls) == 2
+    RemoteBuffer.from_bytes(bytes(buffer()))
+    assert len(calls) == 2

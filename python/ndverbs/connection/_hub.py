@@ -100,6 +100,7 @@ class Hub:
             weakref.WeakKeyDictionary()
         )
         self._deadlines: dict[Link, float] = {}
+        self.sleepers = 0  # tasks in loops that nothing has woken yet
         self._turns = 0
         self._attendant: _Attendant | None = None
 
@@ -274,10 +275,11 @@ class Hub:
         with self.lock:
             if self._leader is me:
                 self._leader = None
-                if self._followers:
-                    self._followers[0].wake()  # it leads when it looks
             elif me in self._followers:
                 self._followers.remove(me)
+            # One that was to lead may have left instead, because what it waited for had ended.
+            if self._leader is None and self._followers:
+                self._followers[0].wake()  # it leads when it looks
 
     async def wait_in_loop(self, request: Request[Any]) -> None:
         """Wait in the running loop until a request has ended."""
@@ -365,10 +367,9 @@ class _Watch:
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
         # A loop watches a number once and forgets it when the queue closes: use one of our own.
-        self._fd = os.dup(hub.cq.fileno())
+        self._fd = os.dup(hub.cq._watch_fileno())
         self._hub = weakref.ref(hub)
         self._loop = weakref.ref(loop)
-        self._sleeping = 0
         self._is_watching = False
         weakref.finalize(hub, _end_watch, weakref.ref(self)).atexit = False
 
@@ -387,6 +388,8 @@ class _Watch:
         thread = threading.get_ident()
 
         def report(_: object) -> None:
+            with counted.lock:
+                counted.sleepers -= 1
             future = waiting()
             if future is None:
                 return
@@ -397,35 +400,41 @@ class _Watch:
                 with contextlib.suppress(RuntimeError):
                     future.get_loop().call_soon_threadsafe(_settle, future)
 
+        counted = hub
+        with hub.lock:
+            hub.sleepers += 1
         request._add_callback(report)
-        self._sleeping += 1
         if not self._is_watching:
             self._is_watching = True
             loop.add_reader(self._fd, self._ready)
-        try:
-            if not woken.done():
-                self._ready()
-            del hub
-            await woken
-        finally:
-            self._sleeping -= 1
+        if not woken.done():
+            self._ready()
+        await woken
 
     def _ready(self) -> None:
         """Look at the queue, and be woken when it has something again."""
         hub = self._hub()
-        if not self._sleeping or hub is None:
+        if hub is None:
             self._stop()
             return
-        with hub.lock:
-            try:
-                hub.cq.arm()
-                while hub.cq._is_ready():
+        try:
+            with hub.lock:
+                hub.cq._end_watch()
+                hub.drain()
+            hub.tell()
+            # Also for the tasks of other loops: this one has ended their watch, too.
+            while hub.sleepers:
+                with hub.lock:
+                    if not hub.cq._begin_watch():
+                        return
+                    hub.cq._end_watch()
                     hub.drain()
-                    hub.cq.arm()
-            except RdmaError as failure:
+                hub.tell()
+        except RdmaError as failure:
+            with hub.lock:
                 hub._died(failure)
-                self._stop()
-        hub.tell()
+            self._stop()
+            hub.tell()
 
     def _stop(self) -> None:
         loop = self._loop()

@@ -275,22 +275,29 @@ class Link:
         RdmaError
             It cannot be posted.
         """
-        order = next(self._orders)
-        self._pending[order] = pending
+        return self._post(pending, lambda order: call(*arguments, context=order)) is not None
+
+    def post_at_once(
+        self, pending: Pending, call: Callable[..., bool], *arguments: Any
+    ) -> bool | None:
+        """Post a request that its call may do; True: it is done, None: the queue is full."""
+        return self._post(pending, lambda order: call(*arguments, order))
+
+    def _post(self, pending: Pending, call: Callable[[int], object]) -> bool | None:
+        order = self.new_order(pending)
         try:
-            call(*arguments, context=order)
-        except RdmaError as failure:
-            del self._pending[order]
-            if failure.status is Status.NO_MORE_ENTRIES:
-                return False
-            raise
-        except Exception:  # of the arguments
-            del self._pending[order]
+            is_done = bool(call(order))
+        except Exception as failure:
+            self.forget_order(order)
+            if isinstance(failure, RdmaError) and failure.status is Status.NO_MORE_ENTRIES:
+                return None
             raise
         except BaseException as cause:
             self.break_off(cause)  # whether it was posted is not known
             raise
-        return True
+        if is_done:
+            self.forget_order(order)
+        return is_done
 
     def pump(self) -> None:
         """Post what waits and can be posted now."""
@@ -363,21 +370,18 @@ class Link:
         frame = channel.small_frame(self.next_number(), data)
         if frame is None:
             return False
-        sent = SentFrame(self, None, request)
-        order = next(self._orders)
-        self._pending[order] = sent
         self.frames += 1
         try:
-            is_done = self.qp._send_at_once(frame, order)
+            is_done = self.post_at_once(
+                SentFrame(self, None, request), self.qp._send_at_once, frame
+            )
         except RdmaError as failure:
-            self._pending.pop(order)
             self.frames -= 1
             failure = self._as_end(failure)
             request._finish(None, failure)
             self.fail(failure)
             return True
         if is_done:
-            del self._pending[order]
             self.frames -= 1
             request._finish(None)
         return True

@@ -53,12 +53,13 @@ class Slab:
 class Slice:
     """A part of a registered chunk."""
 
-    __slots__ = ("at", "region", "view")
+    __slots__ = ("at", "region", "segment", "view")
 
     def __init__(self, region: MemoryRegion, view: memoryview, at: int) -> None:
         self.region = region
         self.view = view
         self.at = at
+        self.segment = region.segment(at, len(view))
 
 
 class Registrations:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _REPORTED_PIECE = 16 << 20
 _LONGEST_PIECE = 1 << 30
 # Of rows of write_many every so manieth completes, so that the queue never stands still.
-_ROWS_A_COMPLETION = 32
+_ROWS_A_COMPLETION = 64
 _SUCCESS = Status.SUCCESS
 _SILENT = int(Flag.SILENT_SUCCESS)
 _BYTE_ORDER: Literal["little", "big"] = "little" if np.little_endian else "big"
@@ -121,45 +121,36 @@ def begin_at_once(
         if link.state != "open" or link._backlog:
             return None
         began = time.perf_counter()
-        order = next(link._orders)
+        transfer = Transfer(link, request, value, 1)
         try:
-            is_done = call(memory, remote, order)
+            is_done = link.post_at_once(transfer, call, memory, remote)
         except RdmaError:  # which the ordinary way finds, too, or mends
             return None
-        except BaseException as cause:
-            if not isinstance(cause, Exception):
-                link.break_off(cause)
-            raise
+        if is_done is None:
+            return None
         link.notes.add(kind, memory.nbytes, began, request, is_done=is_done)
         if is_done:
             request._result = value
             request._state = _FINISHED
         else:
             request._keeps = memory
-            link._pending[order] = Transfer(link, request, value, 1)
     return request
 
 
 def do(link: Link, kind: str, segment: Segment, where: tuple[int, int], *values: int) -> None:
     """Do a request of one segment and wait for it, without a future where it is done at once."""
     hub = link.hub
-    request: Request[None] | None = None
     with hub.lock:
+        request: Request[None] = Request(hub)
+        transfer = Transfer(link, request, None, 1)
         if link.state == "open" and not link._backlog:
-            order = next(link._orders)
-            try:
-                if link.at_once[kind](segment, where, *values, order):
-                    return
-            except RdmaError as failure:
-                if failure.status is not Status.NO_MORE_ENTRIES:
-                    raise
-            else:
-                request = Request(hub)
-                link._pending[order] = Transfer(link, request, None, 1)
-        if request is None:
+            is_done = link.post_at_once(transfer, link.at_once[kind], segment, where, *values)
+            if is_done:
+                return
+        else:
             link.check_open()
-            request = Request(hub)
-            transfer = Transfer(link, request, None, 1)
+            is_done = None
+        if is_done is None:
             post(link, transfer, getattr(link.qp, kind), segment, where, *values)
     request.result()
 
@@ -294,17 +285,27 @@ def begin_atomic(link: Link, call: str, dst: RemoteBuffer, *values: int) -> Requ
     request: Request[int] = Request(hub)
     with hub.lock:
         link.check_open()
-        link.notes.begin(call, 8, request)
+        began = time.perf_counter()
+        word = hub.words.take()
         transfer = Transfer(link, request, None, 1)
-        transfer.word = word = hub.words.take()
+        transfer.word = word
         transfer.is_signed = dst.dtype.kind == "i"
-        segment = word.region.segment(word.at, 8)
         try:
-            post(link, transfer, getattr(link.qp, call), segment, dst, *values)
+            is_done = None
+            if not link._backlog:
+                is_done = link.post_at_once(
+                    transfer, link.at_once[call], word.segment, dst, *values
+                )
+            if is_done is None:
+                post(link, transfer, getattr(link.qp, call), word.segment, dst, *values)
         except BaseException as failure:
             transfer.give_up(failure)
             raise
-    hub.tell()
+        link.notes.add(call, 8, began, request, is_done=bool(is_done))
+        if is_done:
+            transfer.drop(1)
+    if hub._finished or hub._calls:
+        hub.tell()
     return request
 
 
@@ -396,8 +397,12 @@ def _checked_spans(
     if found.dtype.kind == "i" and found.min() < 0:
         raise error(Status.INVALID_PARAMETER, f"{call}: a span has a negative number")
     pieces = found.astype(np.uint64, copy=False)
+    longest = pieces[:, 2].max()
     for column, limit, whose in ((0, nbytes, "local"), (1, remote.nbytes, "remote")):
         begin, length = pieces[:, column], pieces[:, 2]
+        # No sum overflows where all numbers are below the limit, which is below 2**63.
+        if max(longest, begin.max()) <= limit < 1 << 63 and (begin + length).max() <= limit:
+            continue
         limits = np.uint64(limit)
         outside = (length > limits) | (begin > limits - np.minimum(length, limits))
         if outside.any():

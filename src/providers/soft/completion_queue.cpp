@@ -119,6 +119,11 @@ void CompletionQueue::detach(const QueuePair& qp, int fd) {
 Lease CompletionQueue::lease(Time at) const {
     // acquire: pairs with do_wait(). relaxed: see its declaration.
     if (holders_.load(std::memory_order_acquire) > 0) return Lease::held;
+    // A loop that sleeps is back within the time of a lease; one that is not has other things to
+    // do.
+    if (is_watched_.load(std::memory_order_acquire)) {
+        return has_asked_.exchange(true, std::memory_order_relaxed) ? Lease::none : Lease::fresh;
+    }
     // A poll without a clock leaves it to this thread to say when that was: since it asked last. An
     // exchange, so that an end of the lease in between stays one.
     std::int64_t until = kSinceAsked;
@@ -127,6 +132,27 @@ Lease CompletionQueue::lease(Time at) const {
         return Lease::fresh;
     }
     return until > at.count() ? Lease::fresh : Lease::none;
+}
+
+bool CompletionQueue::begin_watch() {
+    // release: pairs with lease().
+    has_asked_.store(false, std::memory_order_relaxed);
+    if (!is_watched_.exchange(true, std::memory_order_acq_rel)) begin_sleep();
+    if (!is_empty() || is_failure(status())) return true;
+    const base::Lock lock(mutex_);
+    bool has_news = false;
+    for (const auto& [id, seat] : members_) has_news |= seat.bell && seat.bell->doze();
+    return has_news;
+}
+
+void CompletionQueue::end_watch() {
+    if (!is_watched_.exchange(false, std::memory_order_acq_rel)) return;
+    end_sleep();
+    // relaxed: lease_ended() publishes it.
+    lease_until_.store((now() + kLeaseTime).count(), std::memory_order_relaxed);
+    // Also takes out of the set what would keep it readable.
+    static_cast<void>(step_ready(0, core::Budget::small));
+    progress_->lease_ended();
 }
 
 void CompletionQueue::members_changed() {

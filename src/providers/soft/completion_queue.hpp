@@ -42,6 +42,11 @@ public:
     // A program polls it, and so looks at its connections again soon. Asked by the progress thread.
     [[nodiscard]] bool is_polled(Time at);
     void end_lease() override;
+    // The loop sleeps over the epoll set itself, and serves the connections when it is back. While
+    // it takes its time, the progress thread does.
+    [[nodiscard]] Expected<int> watch_descriptor() override { return epoll_.get(); }
+    [[nodiscard]] bool begin_watch() override;
+    void end_watch() override;
     [[nodiscard]] const std::shared_ptr<Progress>& progress() const { return progress_; }
 
     // Member: a moderated notification is due.
@@ -96,6 +101,8 @@ private:
     std::atomic<std::uint32_t> polls_since_arm_{0};     // that found the ring empty
     Time polled_at_ = Time::min() / 2;                  // the progress thread's
     std::atomic<int> holders_{0};                       // threads that sleep over the connections
+    std::atomic<bool> is_watched_{false};               // by a loop, which begins and ends it
+    mutable std::atomic<bool> has_asked_{false};        // the progress thread, since it began
 };
 
 }  // namespace ndv::soft
