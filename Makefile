@@ -35,7 +35,7 @@ requirements = $(BIN)/python -c 'import sys, tomllib; p = tomllib.load(open("pyp
 	o = p["project"]["optional-dependencies"]; b = p["build-system"]["requires"] + ["cmake>=3.24", "ninja"]; \
 	print(*[r for g in sys.argv[1:] for r in (b if g == "build" else p["project"]["dependencies"] if g == "run" else o[g])], sep="\n")'
 
-.PHONY: help demo test native-test python-test soak lab sanitize sanitize-address sanitize-thread fuzz lint bench build clean
+.PHONY: help demo test native-test python-test docs soak lab sanitize sanitize-address sanitize-thread fuzz lint bench build clean
 
 help:  ## Show the commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,11 @@ $(VENV)/.test-tools: pyproject.toml $(VENV)/.build-tools
 $(VENV)/.lint-tools: pyproject.toml $(VENV)/.build-tools
 	@echo "installing what pyproject.toml names: run test lint"
 	@$(requirements) run test lint | $(BIN)/python -m pip install --quiet -r /dev/stdin
+	@touch $@
+
+$(VENV)/.docs-tools: pyproject.toml $(VENV)/.build-tools
+	@echo "installing what pyproject.toml names: docs"
+	@$(requirements) docs | $(BIN)/python -m pip install --quiet -r /dev/stdin
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(PACKAGE_FILES) $(VENV)/.build-tools
@@ -88,6 +93,10 @@ native-test: $(VENV)/.build-tools
 
 python-test: $(VENV)/.installed $(VENV)/.test-tools
 	$(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+docs: $(VENV)/.installed $(VENV)/.docs-tools  ## Build the documentation site, with its notebooks run, in build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
+	@echo "the site begins at build/docs/index.html"
 
 soak: $(VENV)/.installed $(VENV)/.test-tools  ## Run the long campaigns for SOAK_MINUTES (SOAK_ARGS: names of campaigns)
 	$(BIN)/python tests/soak.py $(SOAK_MINUTES) $(SOAK_ARGS)

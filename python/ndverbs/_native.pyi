@@ -2390,6 +2390,7 @@ def _bench_copy_to_process(*, pid: int, address: int, size: int, seconds: float)
     """Return how long ``process_vm_writev`` takes, in seconds."""
 
 request_dtype: Final[np.dtype[np.void]]
+"""Rows of `QueuePair.post_many`, which names the fields; 48 bytes."""
 result_dtype: Final[np.dtype[np.void]]
 """Rows of `CompletionQueue.poll_into`: NDK_RESULT_EX without holes, 48 bytes.
 

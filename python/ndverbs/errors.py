@@ -39,8 +39,8 @@ class RdmaError(OSError):
 
     Attributes
     ----------
-    status, what, context, detail, hint
-        As given.
+    status : Status
+        As given, like `what`, `context`, `detail` and `hint`.
     posted : int or None
         How many rows `QueuePair.post_many` posted before the one that it is about.
     errno : int or None
