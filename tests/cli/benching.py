@@ -20,11 +20,11 @@ def parsed(*arguments: str) -> argparse.Namespace:
 
 
 def rows_of(capsys: pytest.CaptureFixture[str], *arguments: str, lacks: str = "") -> list[dict]:
-    """Run the command with --json - and return its rows, checked for what all rows promise.
+    """Run the command with --json and return its rows, checked for what all rows promise.
 
     Rivals whose names begin with `lacks` may be missing.
     """
-    code = bench.run(parsed(*arguments, "--json", "-"))
+    code = bench.run(parsed(*arguments, "--json"))
     out, err = capsys.readouterr()
     left_out = [line for line in err.splitlines() if not (lacks and f" with {lacks}" in line)]
     assert (code, left_out) == (0, [])

@@ -19,6 +19,7 @@ import numpy as np
 from ndverbs import Access, Adapter, MemoryRegion
 from ndverbs.cli.filecopy.channel import Channel
 from ndverbs.cli.filecopy.client import Copied, copy_file
+from ndverbs.cli.filecopy.events import Event
 from ndverbs.cli.filecopy.protocol import CopyError, Flags, Message, Store, Window
 from ndverbs.cli.filecopy.server import Server
 from ndverbs.cli.filecopy.source import SourceFile
@@ -33,10 +34,13 @@ class Serving:
         self.directory = directory
         self.lines: queue.Queue[str] = queue.Queue()
         host = options.pop("host", "127.0.0.1")
-        self.server = Server(str(directory), (host, 0), log=self.lines.put, **options)
+        self.server = Server(str(directory), (host, 0), log=self._log, **options)
         self.address = self.server.address
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def _log(self, event: Event) -> None:
+        self.lines.put(str(event))
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):  # ClosedError: the end

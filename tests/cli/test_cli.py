@@ -18,6 +18,7 @@ import pytest
 
 from cli.copying import ServeProcess, ndverbs
 from ndverbs import cli
+from ndverbs.cli._main import parser
 from ndverbs.cli.filecopy import cp, report
 from ndverbs.cli.filecopy.protocol import Reason
 
@@ -62,6 +63,17 @@ def test_every_command_has_help(command: str, capsys: Captured):
 
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: ndverbs {command}")
+
+
+def test_the_reference_has_the_exit_codes_of_every_command():
+    page = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
+    table = page.partition("## Command line")[2].partition("\n## ")[0]
+    known = next(iter(parser()._subparsers._group_actions)).choices
+
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(known)
+    for name, command in known.items():
+        (row,) = re.findall(rf"^\| `{name}` \|.*\| (.*) \|$", table, re.MULTILINE)
+        assert row.startswith("\u2013") != ("--json" in command.format_usage())
 
 
 def test_the_version_is_told(capsys: Captured):
@@ -229,7 +241,7 @@ def test_serving_beyond_this_machine_is_warned_about(tmp_path: Path):
     with ServeProcess(tmp_path / "served", address="0.0.0.0:0") as server:
         warning = server.read_log()
 
-    assert warning.startswith("warning: 0.0.0.0 is reachable from other machines")
+    assert " warning: 0.0.0.0 is reachable from other machines" in warning
     assert "neither encryption nor authentication" in warning
 
 

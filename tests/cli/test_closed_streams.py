@@ -86,4 +86,6 @@ def test_a_server_without_output_ends_in_order(tmp_path: Path):
         server.send_signal(signal.SIGTERM)
         code, _, err = server.end()
 
-    assert (code, err) == (0, "stopped\n")
+    assert code == 0
+    assert err.endswith(" stopped\n")
+    assert err.count("\n") == 1

@@ -153,7 +153,11 @@ def add(commands: Commands) -> None:
         help="draw the rows there, with lines over --sizes (needs matplotlib)",
     )
     argument(
-        "--json", metavar="FILE", help="write the rows there; - is standard output, and no table"
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write the rows there; without FILE, or with -, to standard output, and no table",
     )
 
 

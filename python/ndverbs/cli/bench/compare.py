@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from subprocess import SubprocessError
@@ -300,7 +299,7 @@ def entries(has_device: bool) -> Iterator[Entry]:
     )
 
 
-def rows(args: argparse.Namespace) -> tuple[list[Row], list[str]]:
+def rows(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
     """Take all figures; returns the rows, and sentences about rivals that are not there."""
     only = [text.lower() for text in args.only or ()]
 
@@ -314,27 +313,25 @@ def rows(args: argparse.Namespace) -> tuple[list[Row], list[str]]:
         bench = Bench(args, stack)
         for entry in entries(rivals.has_device(args.adapter)):
             if is_wanted(entry.name):
-                _say(entry.name)
-                found += _rows(bench, entry, rounds, lacking)
+                found += _rows(bench, entry, rounds, lacking, say)
     if is_wanted("demo"):
-        _say("demo")
-        found += _demo(rounds, args.iterations)
+        found += _demo(rounds, args.iterations, say)
     if is_wanted("idle connection"):
-        _say("idle connection")
+        say("idle connection")
         found += footprint.compared(args, rounds)
     if args.baseline and is_wanted("TCP, direct off"):
-        _say("TCP, direct off")
+        say("TCP, direct off, beside the baseline")
         found += baseline.rows(args)
     return found, list(lacking)
 
 
-def _say(name: str) -> None:
-    """Tell a person at a terminal what takes so long."""
-    if sys.stderr.isatty():
-        print(f"ndverbs bench compare: {name}", file=sys.stderr)
-
-
-def _rows(bench: Bench, entry: Entry, rounds: int, lacking: dict[str, None]) -> Iterator[Row]:
+def _rows(
+    bench: Bench,
+    entry: Entry,
+    rounds: int,
+    lacking: dict[str, None],
+    say: Callable[[str], None],
+) -> Iterator[Row]:
     present = []
     for rival in entry.rivals:
         if rival.program and (text := rivals.missing(rival.program)):
@@ -344,10 +341,13 @@ def _rows(bench: Bench, entry: Entry, rounds: int, lacking: dict[str, None]) -> 
     ours: list[Figure] = []
     theirs: dict[str, list[Figure]] = {rival.name: [] for rival in present}
     bench.transport = transport = None
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
+        what = f"{entry.name}, run {number} of {rounds}"
+        say(what)
         ours.append(entry.take(bench))
         transport = bench.transport
         for rival in list(present):
+            say(f"{what}: {rival.name}")
             try:
                 theirs[rival.name].append(rival.take(bench))
             except (BenchError, RdmaError, OSError, SubprocessError) as failure:
@@ -369,11 +369,11 @@ def _rows(bench: Bench, entry: Entry, rounds: int, lacking: dict[str, None]) -> 
         )
 
 
-def _demo(rounds: int, iterations: int | None) -> Sequence[Row]:
+def _demo(rounds: int, iterations: int | None, say: Callable[[str], None]) -> Sequence[Row]:
     from ndverbs.cli.demo import comparison
 
     size = (1 if iterations else _DEMO_MIB) << 20
-    copied, rdma, tcp = comparison.measured(None, rounds=rounds, size=size)
+    copied, rdma, tcp = comparison.measured(None, rounds=rounds, size=size, say=say)
     ours, theirs = ([copied / each / 1e9 for each in way.seconds] for way in (rdma, tcp))
     command = f"ndverbs demo --rounds {rounds} --size {size >> 20}"
     name = "demo, copy of a file"

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ndverbs.cli.bench.channel import BenchError
 from ndverbs.cli.bench.ends import Peer, measure
 from ndverbs.cli.bench.rows import Row, format_table, own_row, rival_row
 from ndverbs.cli.bench.runs import Measure, Operation, Run
+from ndverbs.cli.terminal import Status
 
 _DEFAULT_SIZES: dict[Measure, int] = {"latency": 8, "bandwidth": 1 << 20, "rate": 8}
 _ROUNDS = 3
@@ -43,28 +44,13 @@ def run(args: argparse.Namespace) -> int:
     lacking = [text for name in args.against if (text := bench_rivals.missing(name))]
     for text in lacking:
         print(f"ndverbs bench: not compared with {text}", file=sys.stderr)
-    rivals = [name for name in args.against if bench_rivals.missing(name) is None]
-    rows: list[Row] = []
+    args.against = [name for name in args.against if bench_rivals.missing(name) is None]
     machine = describe_machine()
-    if args.operation == "stream":
-        from ndverbs.cli.bench import stream
-
-        args.against = rivals
-        args.runs = args.runs or _ROUNDS
-        rows = stream.rows(args)
-    elif args.operation == "compare":
-        from ndverbs.cli.bench import compare
-
-        rows, lacking = compare.rows(args)
-        for text in lacking:
-            print(f"ndverbs bench: not compared with {text}", file=sys.stderr)
-    else:
-        runs = list(_runs(args))
-        with Adapter.open(args.adapter) as adapter, Peer() as peer:
-            for run in runs:
-                _check(adapter, run)
-            for run in runs:
-                rows += _rows(adapter, peer, run, args.runs or _ROUNDS, rivals)
+    with Status() as status:
+        rows, more = _take(args, status.say)
+    for text in more:
+        print(f"ndverbs bench: not compared with {text}", file=sys.stderr)
+    lacking += more
     report = {
         "rows": [row.as_json() for row in rows],
         "transports": {row.name: row.transport for row in rows if row.transport},
@@ -80,6 +66,27 @@ def run(args: argparse.Namespace) -> int:
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
     print(format_table(rows))
     return 0
+
+
+def _take(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
+    """Take the figures; returns rows, and sentences about rivals that were found to be missing."""
+    if args.operation == "compare":
+        from ndverbs.cli.bench import compare
+
+        return compare.rows(args, say)
+    args.runs = args.runs or _ROUNDS
+    if args.operation == "stream":
+        from ndverbs.cli.bench import stream
+
+        return stream.rows(args, say), []
+    rows: list[Row] = []
+    runs = list(_runs(args))
+    with Adapter.open(args.adapter) as adapter, Peer() as peer:
+        for run in runs:
+            _check(adapter, run)
+        for run in runs:
+            rows += _rows(adapter, peer, run, args.runs, args.against, say)
+    return rows, []
 
 
 def _runs(args: argparse.Namespace) -> Iterator[Run]:
@@ -163,18 +170,26 @@ def _check(adapter: Adapter, run: Run) -> None:
 
 
 def _rows(
-    adapter: Adapter, peer: Peer, run: Run, count: int, rivals: Sequence[str]
+    adapter: Adapter,
+    peer: Peer,
+    run: Run,
+    count: int,
+    rivals: Sequence[str],
+    say: Callable[[str], None],
 ) -> Iterator[Row]:
     """Run ours and the rivals in turn and yield the rows of their medians."""
     compared = [name for name in rivals if bench_rivals.can_measure(name, run)]
     ours: list[dict[str, tuple[float, str]]] = []
     theirs: dict[str, list[bench_rivals.Figure]] = {name: [] for name in compared}
     transport = None
-    for _ in range(count):
+    for number in range(1, count + 1):
+        what = f"{title_of(run)}, run {number} of {count}"
+        say(what)
         result = measure(adapter, peer, run)
         transport = result["transport"]
         ours.append(figures(run, result))
         for name in compared:
+            say(f"{what}: {name}")
             theirs[name].append(bench_rivals.measure(name, run))
     command = command_of(run)
     for name, (_, unit) in ours[0].items():

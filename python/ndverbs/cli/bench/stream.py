@@ -292,7 +292,7 @@ def _process(
 # ---- the report -----------------------------------------------------------------------------
 
 
-def rows(args: argparse.Namespace) -> list[Row]:
+def rows(args: argparse.Namespace, say: Callable[[str], None]) -> list[Row]:
     """Take the figures of one command, ours and theirs in turn, as rows of the report."""
     found: list[Row] = []
     measures = [kind for kind, on in ((False, args.bw), (True, args.lat)) if on] or [False, True]
@@ -309,22 +309,30 @@ def rows(args: argparse.Namespace) -> list[Row]:
                     for name, take in theirs.items()
                     if not (is_latency and name == "iperf3")
                 }
-                found += _rows(args, run, ours, mine, rivals)
+                found += _rows(args, run, ours, mine, rivals, say)
     return found
 
 
 def _rows(
-    args: argparse.Namespace, run: StreamRun, ours: str, mine: Taker, rivals: dict[str, Taker]
+    args: argparse.Namespace,
+    run: StreamRun,
+    ours: str,
+    mine: Taker,
+    rivals: dict[str, Taker],
+    say: Callable[[str], None],
 ) -> Iterator[Row]:
     taken: list[dict[str, float]] = []
     theirs: dict[str, list[float]] = {name: [] for name in rivals}
     main = "median" if run.is_latency else ""
-    for _ in range(args.runs):
-        taken.append(mine(run))
-        for name, take in rivals.items():
-            theirs[name].append(take(run)[main])
     title = f"stream {'round trip' if run.is_latency else 'bandwidth'} {run.size} B"
     title += " Python" * (ours == "Python")
+    for number in range(1, args.runs + 1):
+        what = f"{title}, run {number} of {args.runs}"
+        say(what)
+        taken.append(mine(run))
+        for name, take in rivals.items():
+            say(f"{what}: {name}")
+            theirs[name].append(take(run)[main])
     command = command_of(run, ours, args.adapter)
     unit = "us" if run.is_latency else "GB/s"
     for label in taken[0]:

@@ -31,6 +31,7 @@ def add(commands: Commands) -> None:
         metavar="MIB",
         help="of the file that is made when none is named (default: 400)",
     )
+    demo.add_argument("--json", action="store_true", help="print the report as a JSON object")
     demo.set_defaults(run=run, is_report=True)
 
 
@@ -38,4 +39,6 @@ def run(given: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from ndverbs.cli.demo import comparison
 
-    return comparison.run(given.file, rounds=given.rounds, size=given.size << 20)
+    return comparison.run(
+        given.file, rounds=given.rounds, size=given.size << 20, is_json=given.json
+    )

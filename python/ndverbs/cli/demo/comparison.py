@@ -9,6 +9,7 @@ Every copy is compared with the source byte by byte, by this process reading bot
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -32,6 +33,7 @@ from ndverbs.cli.filecopy.client import copy_file
 from ndverbs.cli.filecopy.names import shown
 from ndverbs.cli.filecopy.protocol import CopyError
 from ndverbs.cli.filecopy.source import SourceFile
+from ndverbs.cli.terminal import Status
 
 _BLOCK = 1 << 20
 _SPARE = 64 << 20  # bytes of disk left free
@@ -54,15 +56,21 @@ class _Way:
         return f"  {self.name:22} {self.rate(size):6.2f} GB/s   (median of {rates})"
 
 
-def run(file: str | None, *, rounds: int, size: int) -> int:
+def run(file: str | None, *, rounds: int, size: int, is_json: bool = False) -> int:
     """Copy, check, report; returns the exit code."""
-    copied, rdma, tcp = measured(file, rounds=rounds, size=size)
-    _report(Path(file) if file else None, copied, rdma, tcp)
+    with Status() as status:
+        copied, rdma, tcp = measured(file, rounds=rounds, size=size, say=status.say)
+    if is_json:
+        print(json.dumps(_as_json(file, copied, rdma, tcp), indent=2))
+    else:
+        _report(Path(file) if file else None, copied, rdma, tcp)
     return 0
 
 
-def measured(file: str | None, *, rounds: int, size: int) -> tuple[int, _Way, _Way]:
-    """Copy and check.
+def measured(
+    file: str | None, *, rounds: int, size: int, say: Callable[[str], None] = lambda what: None
+) -> tuple[int, _Way, _Way]:
+    """Copy and check; `say` is called with what is done.
 
     Returns
     -------
@@ -74,17 +82,21 @@ def measured(file: str | None, *, rounds: int, size: int) -> tuple[int, _Way, _W
         with _workspace() as folder:
             received = folder / "received"
             received.mkdir()
+            if not file:
+                say(f"making a file of {size >> 20} MiB of this machine's libraries")
             source = Path(file) if file else _build(folder / "source.bin", size)
             with SourceFile(str(source)) as opened:
                 _check_space(folder, opened.size)
-                return opened.size, *_copies(opened, received, rounds)
+                return opened.size, *_copies(opened, received, rounds, say)
     except CopyError as error:
         raise CommandError(f"the demo failed: {error.text}") from error
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _copies(opened: SourceFile, received: Path, rounds: int) -> tuple[_Way, _Way]:
+def _copies(
+    opened: SourceFile, received: Path, rounds: int, say: Callable[[str], None]
+) -> tuple[_Way, _Way]:
     rdma, tcp = _Way("RDMA (ndverbs cp)"), _Way("plain TCP sockets")
     # One that works on every machine, whatever the environment asks for elsewhere.
     served = "127.0.0.1:0", str(received), "--until-eof", "--adapter", _default_adapter
@@ -100,10 +112,13 @@ def _copies(opened: SourceFile, received: Path, rounds: int) -> tuple[_Way, _Way
             # file system still writes from one copy slows the next.
             for way in (rdma, tcp) if number % 2 == 0 else (tcp, rdma):
                 target = received / f"copy-{number}"
+                what = f"{way.name}, copy {number + 2} of {rounds + 1}"
+                say(what)
                 if way is rdma:
                     seconds = copy_file(opened, rdma_address, target.name, adapter=adapter).seconds
                 else:
                     seconds = copy_file_tcp(opened, tcp_address, target.name)[0]
+                say(f"{what}: comparing")
                 _compare(opened, target)
                 if number >= 0:
                     way.seconds.append(seconds)
@@ -124,6 +139,15 @@ def _report(source: Path | None, size: int, rdma: _Way, tcp: _Way) -> None:
         "the TCP copy has the same ends: the same reads, CRC32C on both ends, staging buffers and "
         "writes to the file;\nevery copy was read again and equals the source byte by byte"
     )
+
+
+def _as_json(file: str | None, size: int, rdma: _Way, tcp: _Way) -> dict[str, object]:
+    ways = {
+        name: {"seconds": way.seconds, "gigabytes_per_second": way.rate(size)}
+        for name, way in (("rdma", rdma), ("tcp", tcp))
+    }
+    ratio = rdma.rate(size) / tcp.rate(size) if size else None
+    return {"file": file, "bytes": size} | ways | {"ratio": ratio}
 
 
 def _compare(source: SourceFile, target: Path) -> None:

@@ -45,7 +45,7 @@ BUSY = b"NDCP busy"  # private data of a reject
 _WRITE = 1 << 32  # contexts from here on are writes, below it message slots
 
 
-def _fact(error: RdmaError) -> str:
+def fact(error: RdmaError) -> str:
     """Return what failed, without the remedy, which is one for callers of the API."""
     return f"{error.what} ({error.detail})" if error.detail else error.what
 
@@ -123,7 +123,7 @@ class Channel(Closing):
             )
         except RdmaError as error:
             if self._gave_way is not None:
-                raise self._gone(_fact(error)) from None
+                raise self._gone(fact(error)) from None
             raise
 
     def register(self, memory: object, access: Access) -> MemoryRegion:
@@ -170,7 +170,7 @@ class Channel(Closing):
         try:
             self._qp.write(source, (address, token), context=_WRITE + context)
         except RdmaError as error:
-            raise self._gone(_fact(error)) from error
+            raise self._gone(fact(error)) from error
 
     def take_written(self) -> list[int]:
         """Return the contexts of the writes that completed since the last call."""
@@ -199,14 +199,14 @@ class Channel(Closing):
                 Reason.TIMED_OUT, f"{self.peer} was silent for too long; waited for it {what}"
             ) from None
         except RdmaError as error:
-            raise self._gone(_fact(error)) from error
+            raise self._gone(fact(error)) from error
 
     def poll(self) -> None:
         """Take in what has completed, without waiting; raises CopyError as `check` does."""
         try:
             self._take_in(self._cq.poll(64))
         except RdmaError as error:
-            raise self._gone(_fact(error)) from error
+            raise self._gone(fact(error)) from error
         # A peer that does not take our messages must not fill our memory with its own.
         if len(self._inbox) > MOST_WAITING:
             raise malformed(f"{len(self._inbox)} messages before its turn")
@@ -280,7 +280,7 @@ class Channel(Closing):
         try:
             self._post(slot, message)
         except RdmaError as error:
-            raise self._gone(_fact(error)) from error
+            raise self._gone(fact(error)) from error
 
     def _post(self, slot: int, message: Message) -> None:
         data = encode(message)

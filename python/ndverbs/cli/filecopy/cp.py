@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import sys
@@ -20,6 +21,9 @@ from ndverbs.cli.failure import CommandError, complain
 if TYPE_CHECKING:
     from ndverbs.cli.filecopy.client import Copied
     from ndverbs.cli.filecopy.transfers import Transfers
+
+# What --json has of a source that was copied.
+_Fields: TypeAlias = "dict[str, object]"
 
 # What lies on a server; a local name that looks so is written ./name.
 _REMOTE = re.compile(r"(\[[^\]]*\]|[^:/\[\]]*):\d+:.", re.DOTALL)
@@ -62,6 +66,11 @@ def add(commands: Commands) -> None:
         help="read the file back from the target's disk before it gets its name",
     )
     cp.add_argument("-q", "--quiet", action="store_true", help="print failures only")
+    cp.add_argument(
+        "--json",
+        action="store_true",
+        help="print an object with `copies` and `failures`, however it ends, and no lines",
+    )
     add_adapter(cp)
     cp.add_argument(
         "--timeout",
@@ -75,6 +84,25 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Copy, and say what happened; returns the exit code."""
+    copies: list[_Fields] = []
+    failures: list[str] = []
+    try:
+        files, failed = _run(given, copies, failures)
+    except (CommandError, OSError) as error:
+        failures.append(str(error))
+        raise
+    finally:
+        if given.json:
+            print(json.dumps({"copies": copies, "failures": failures}, indent=2))
+    if failed:
+        raise CommandError(
+            f"{failed:,} of {files + failed:,} were not copied; the lines above say why"
+        )
+    return 0
+
+
+def _run(given: argparse.Namespace, copies: list[_Fields], failures: list[str]) -> tuple[int, int]:
+    """Copy, and add what was copied and what was not to the lists; returns files and failures."""
     from ndverbs import Adapter
     from ndverbs.cli.filecopy.client import CONNECT_TIME
     from ndverbs.cli.filecopy.protocol import CopyError, Flags
@@ -92,6 +120,7 @@ def run(given: argparse.Namespace) -> int:
             bar = stack.enter_context(ProgressBar(sys.stderr, is_quiet=given.quiet))
 
             def tell(line: str) -> None:
+                failures.append(line)
                 bar.clear()
                 complain(f"ndverbs: {line}")
 
@@ -119,19 +148,17 @@ def run(given: argparse.Namespace) -> int:
                     is_folder=is_folder,
                     is_recursive=given.recursive,
                 )
-                line = copy() if len(sources) == 1 else transfers.attempt(copy)
-                if line and not given.quiet:
-                    bar.clear()
-                    print(line)
+                done = copy() if len(sources) == 1 else transfers.attempt(copy)
+                if done:
+                    line, fields = done
+                    copies.append(fields)
+                    if not (given.quiet or given.json):
+                        bar.clear()
+                        print(line)
             transfers.finish()
+            return transfers.files, transfers.failed
     except CopyError as error:
         raise CommandError(sentence(error)) from error
-    if transfers.failed:
-        raise CommandError(
-            f"{transfers.failed:,} of {transfers.files + transfers.failed:,} were not copied; "
-            "the lines above say why"
-        )
-    return 0
 
 
 def _store(
@@ -142,7 +169,7 @@ def _store(
     *,
     is_folder: bool,
     is_recursive: bool,
-) -> str:
+) -> tuple[str, _Fields]:
     """Copy one source to the server; returns what to say about it."""
     from ndverbs.cli.filecopy.names import shown
 
@@ -150,11 +177,14 @@ def _store(
     if is_folder:
         last = os.path.basename(os.path.abspath(source))
         name = last if name == "." else f"{name}/{last}"
+    array = ""
     if is_recursive and os.path.isdir(source):
-        said = _tree(transfers, lambda: transfers.store_tree(source, name))
-        return f"{shown(source)} to {where}{name}: {said}"
-    copied, array = transfers.store_file(source, name)
-    return f"{shown(source)}{array} to {where}{name}: {_what(copied)}"
+        said, fields = _tree(transfers, lambda: transfers.store_tree(source, name))
+    else:
+        copied, array = transfers.store_file(source, name)
+        said, fields = _file(copied)
+    named = {"source": source, "target": where + name}
+    return f"{shown(source)}{array} to {where}{name}: {said}", named | fields
 
 
 def _fetch(
@@ -165,7 +195,7 @@ def _fetch(
     *,
     is_folder: bool,
     is_recursive: bool,
-) -> str:
+) -> tuple[str, _Fields]:
     """Copy one source of the server here; returns what to say about it."""
     from ndverbs.cli.filecopy.names import shown
 
@@ -175,30 +205,34 @@ def _fetch(
     if source != "." and (is_folder or (os.path.isdir(target) and not is_tree)):
         path = os.path.join(target, source.rpartition("/")[2])
     if is_tree:
-        said = _tree(transfers, lambda: transfers.fetch_tree(source, path))
+        said, fields = _tree(transfers, lambda: transfers.fetch_tree(source, path))
     else:
-        said = _what(transfers.fetch_file(source, path))
-    return f"{where}{source} to {shown(path)}: {said}"
+        said, fields = _file(transfers.fetch_file(source, path))
+    named = {"source": where + source, "target": path}
+    return f"{where}{source} to {shown(path)}: {said}", named | fields
 
 
-def _tree(transfers: Transfers, copy: Callable[[], None]) -> str:
+def _tree(transfers: Transfers, copy: Callable[[], None]) -> tuple[str, _Fields]:
     started = time.perf_counter()
     files, size = transfers.files, transfers.size
     copy()
     files, size = transfers.files - files, transfers.size - size
     passed = time.perf_counter() - started
-    return (
+    said = (
         f"{files:,} files, {size:,} bytes in {passed:.2f} s, {size / passed / 1e9:.2f} GB/s, "
         "crc32c of each on both ends"
     )
+    return said, {"files": files, "bytes": size, "seconds": passed}
 
 
-def _what(copied: Copied) -> str:
+def _file(copied: Copied) -> tuple[str, _Fields]:
     rate = copied.size / copied.seconds / 1e9
-    return (
+    said = (
         f"{copied.size:,} bytes in {copied.seconds:.2f} s, {rate:.2f} GB/s, "
         f"crc32c {copied.crc:08x} on both ends"
     )
+    crc = f"{copied.crc:08x}"
+    return said, {"bytes": copied.size, "seconds": copied.seconds, "crc32c": crc}
 
 
 def is_remote(text: str) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import time
 from typing import TextIO
 
+from ndverbs.cli import terminal
 from ndverbs.cli.filecopy.protocol import CopyError, Reason
 
 # What the user of `cp` can do; the text of the failure comes before it.
@@ -40,12 +41,16 @@ class ProgressBar:
     def __init__(self, stream: TextIO, total: int = 0, *, is_quiet: bool = False) -> None:
         self._stream = stream
         self._total = total
-        self._is_shown = not is_quiet and stream.isatty()
+        self._status = terminal.Status(stream, is_quiet=is_quiet)
         self._before = 0  # bytes of the files before this one
         self._size = 0  # of this one
         self._started = time.monotonic()
         self._next = self._started + 0.2  # a copy that is over by then needs no bar
         self._has_drawn = False
+
+    def waiting(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Say what the body waits for, in place of the bar."""
+        return terminal.waiting(what, self._stream, is_quiet=not self._status.is_shown)
 
     def expect(self, size: int) -> None:
         """Add to the total what is known to come."""
@@ -59,19 +64,19 @@ class ProgressBar:
 
     def show(self, done: int) -> None:
         """Draw, at most ten times a second."""
-        if not self._is_shown:
+        if not self._status.is_shown:
             return
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + 0.1
         self._has_drawn = True
-        self._write("\r\x1b[K" + self.line(self._before + done, now - self._started))
+        self._status.say(self.line(self._before + done, now - self._started))
 
     def clear(self) -> None:
         """Clear the line, for another output or at the end."""
         if self._has_drawn:
-            self._write("\r\x1b[K")
+            self._status.clear()
 
     def line(self, done: int, seconds: float) -> str:
         """Return what stands on the line after `seconds`."""
@@ -91,9 +96,3 @@ class ProgressBar:
     def __exit__(self, *error: object) -> None:
         """Clear the line."""
         self.clear()
-
-    def _write(self, text: str) -> None:
-        # A terminal that is gone is no reason to end the copy.
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-            self._stream.flush()

@@ -5,12 +5,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
+import threading
+import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ndverbs.cli._arguments import Commands, add_adapter, positive, seconds
 from ndverbs.cli.failure import INTERRUPTED, CommandError, complain
+
+if TYPE_CHECKING:
+    from ndverbs.cli.filecopy.events import Event
 
 DEFAULT_ADDRESS = "127.0.0.1:7471"
 
@@ -56,6 +63,11 @@ def add(commands: Commands) -> None:
     allowed = serve.add_mutually_exclusive_group()
     allowed.add_argument("--read-only", action="store_true", help="take no files")
     allowed.add_argument("--write-only", action="store_true", help="give no files out")
+    serve.add_argument(
+        "--json",
+        action="store_true",
+        help="print an object in each line: where it listens, then what happens",
+    )
     # Ends the server with the program that started it, however that one ends, as the demo does.
     serve.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
     serve.set_defaults(run=run, is_report=False)
@@ -65,10 +77,40 @@ class _Stopped(BaseException):
     """SIGTERM came."""
 
 
+class _Log:
+    """The server's log: lines with times on standard error, or JSON on standard output."""
+
+    def __init__(self, is_json: bool) -> None:
+        self._is_json = is_json
+        self._lock = threading.Lock()  # for standard output: a line stays whole
+
+    def began(self, directory: str, address: str) -> None:
+        """Say where it listens, on standard output in any case: programs wait for that."""
+        if self._is_json:
+            self._print({"event": "serving", "directory": directory, "address": address})
+        else:
+            print(f"serving {directory} at {address}", flush=True)
+
+    def event(self, event: Event) -> None:
+        """Log what a client did; for any thread."""
+        if self._is_json:
+            self._print(event.as_json())
+        else:
+            self.say(str(event))
+
+    def say(self, line: str) -> None:
+        """Log what is about the server itself, for an operator."""
+        complain(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}")
+
+    def _print(self, said: dict[str, object]) -> None:
+        # A reader that is gone does not end the server, as with standard error.
+        with self._lock, contextlib.suppress(OSError):
+            print(json.dumps({"time": round(time.time(), 6)} | said), flush=True)
+
+
 def run(given: argparse.Namespace) -> int:
     """Serve a directory until a signal ends it; returns the exit code."""
     import ipaddress
-    import threading
 
     from ndverbs import RdmaError, _address
     from ndverbs.cli.filecopy.names import shown
@@ -76,6 +118,7 @@ def run(given: argparse.Namespace) -> int:
 
     host, port = _address.resolve(given.address)
     stop = threading.Event()
+    log = _Log(given.json)
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:
         if not stop.is_set():  # never into the clean-up
@@ -88,7 +131,7 @@ def run(given: argparse.Namespace) -> int:
             given.directory,
             (host, port),
             adapter=given.adapter,
-            log=complain,
+            log=log.event,
             max_active=given.connections or MAX_ACTIVE,
             silence=given.silence or SILENCE,
             may_store=not given.read_only,
@@ -98,12 +141,12 @@ def run(given: argparse.Namespace) -> int:
                 can = "read files here" if given.read_only else "write files here"
                 if not (given.read_only or given.write_only):
                     can = "read files here and write new ones"
-                complain(
+                log.say(
                     f"warning: {host} is reachable from other machines, and there is neither "
                     f"encryption nor authentication: every host that reaches it can {can}"
                 )
             where = _address.text(server.address)
-            print(f"serving {os.path.abspath(given.directory)} at {where}", flush=True)
+            log.began(os.path.abspath(given.directory), where)
             if given.until_eof:
                 threading.Thread(target=_wait_for_eof, daemon=True).start()
             try:
@@ -113,10 +156,10 @@ def run(given: argparse.Namespace) -> int:
                 stop.set()
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
     except _Stopped:
-        complain("stopped")
+        log.say("stopped")
         return 0
     except KeyboardInterrupt:
-        complain("stopped")
+        log.say("stopped")
         return INTERRUPTED
     except OSError as error:
         if isinstance(error, RdmaError):

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from ndverbs import Adapter, Connector, Listener, RdmaError
 from ndverbs._address import text as address_text
 from ndverbs._closing import Closing
-from ndverbs.cli.filecopy.channel import BUSY, Channel
+from ndverbs.cli.filecopy.channel import BUSY, Channel, fact
+from ndverbs.cli.filecopy.events import Event
 from ndverbs.cli.filecopy.names import (
     PARTIAL_PREFIX,
     make_directory,
@@ -57,7 +58,7 @@ REQUEST_TIME = 10.0  # seconds that a client has to say what it wants
 SILENCE = 60.0  # seconds that a client has for one window
 STOP_TIME = 10.0  # seconds that connections get to end when the server stops
 
-Log = Callable[[str], None]
+Log = Callable[[Event], None]
 
 
 class Server(Closing):
@@ -72,7 +73,7 @@ class Server(Closing):
     adapter
         As of `Adapter.open`.
     log
-        Called with one line per copy, from any thread.
+        Called with what happens, from any thread.
     max_active, max_queued
         Copies at once, and connections beyond those.
     request_time, silence
@@ -91,7 +92,7 @@ class Server(Closing):
         address: tuple[str, int],
         *,
         adapter: str | None = None,
-        log: Log = lambda line: None,
+        log: Log = lambda event: None,
         max_active: int = MAX_ACTIVE,
         max_queued: int = MAX_QUEUED,
         request_time: float = REQUEST_TIME,
@@ -169,7 +170,7 @@ class Server(Closing):
         # Without memory, descriptors or threads it is turned away, and the next one may have luck.
         with contextlib.suppress(RdmaError, OSError, RuntimeError):
             channel = Channel(self._adapter, connector, write_depth=CHUNKS)
-            channel.peer = f"the client at {peer}"
+            channel.peer = "the client"
             # A daemon: a disk that hangs must not keep the process.
             thread = threading.Thread(target=self._work, args=(channel, peer), daemon=True)
             # Under the lock, so that it does not end before it is known.
@@ -180,7 +181,7 @@ class Server(Closing):
                     self._threads.add(thread)
                     self._channels.add(channel)
                     return
-        self._log(f"{peer}: turned away, too many connections")
+        self._log(Event("refused", peer, "turned away, too many connections"))
         with contextlib.suppress(RdmaError):
             connector.reject(BUSY)
         if channel is not None:
@@ -193,10 +194,12 @@ class Server(Closing):
             with channel:
                 channel.accept(self._request_time)
                 self._answer_all(channel, peer)
-        except (CopyError, RdmaError) as error:
-            self._log(f"{peer}: {error}")
+        except CopyError as error:
+            self._log(Event("failed", peer, error.text))
+        except RdmaError as error:
+            self._log(Event("failed", peer, f"the connection failed: {fact(error)}"))
         except Exception as error:  # a defect of ours ends this connection and no other
-            self._log(f"{peer}: internal error: {error!r}")
+            self._log(Event("failed", peer, f"internal error, please report this: {error!r}"))
         finally:
             self._places.leave(channel)
             with self._lock:
@@ -213,14 +216,16 @@ class Server(Closing):
                     raise unexpected(first)
                 self._places.take_turn(
                     channel,
-                    lambda: self._log(f"{peer}: waits, {self._max_active} copies are under way"),
+                    lambda: self._log(
+                        Event("waiting", peer, f"waits, {self._max_active} copies are under way")
+                    ),
                 )
                 request: Message | None = first
                 while request is not None:
                     started = time.perf_counter()
-                    said = self._answer(channel, request, stack)
+                    done = self._answer(channel, peer, request, stack)
                     stack.close()
-                    self._log(f"{peer}: {said} in {time.perf_counter() - started:.2f} s")
+                    self._log(done._replace(seconds=time.perf_counter() - started))
                     request = self._next_request(channel)
             except CopyError as error:
                 channel.farewell(Failure(error.reason, error.text))
@@ -236,7 +241,9 @@ class Server(Closing):
                 return None
             raise
 
-    def _answer(self, channel: Channel, request: Message, stack: contextlib.ExitStack) -> str:
+    def _answer(
+        self, channel: Channel, peer: str, request: Message, stack: contextlib.ExitStack
+    ) -> Event:
         """Do what was asked; returns what the log says about it."""
         match request:
             case Store() | MakeDirectory() if not self._may_store:
@@ -244,19 +251,24 @@ class Server(Closing):
             case Fetch() | List() if not self._may_fetch:
                 raise CopyError(Reason.NOT_ALLOWED, "the server gives no files out (--write-only)")
             case Store():
-                return self._store(channel, request, stack)
+                self._store(channel, request, stack)
+                return _copied("stored", peer, request.name, request.size)
             case Fetch():
-                return self._give(channel, request, stack)
+                size = self._give(channel, request, stack)
+                return _copied("sent", peer, request.name, size)
             case List():
-                return self._list(channel, request, stack)
+                count = self._list(channel, request, stack)
+                text = f"listed {shown(request.name)}, {count} entries"
+                return Event("listed", peer, text, os.fsdecode(request.name))
             case MakeDirectory():
                 make_directory(self._root, request.name)
                 channel.send(Done(0, 0), self._silence)
-                return f"made the directory {shown(request.name)}"
+                text = f"made the directory {shown(request.name)}"
+                return Event("made", peer, text, os.fsdecode(request.name))
             case _:
                 raise unexpected(request)
 
-    def _store(self, channel: Channel, request: Store, stack: contextlib.ExitStack) -> str:
+    def _store(self, channel: Channel, request: Store, stack: contextlib.ExitStack) -> None:
         flags = request.flags
         components = split_name(request.name)
         partial = stack.enter_context(
@@ -275,16 +287,15 @@ class Server(Closing):
             partial.verify(crc)
         partial.publish(sync=bool(flags & Flags.SYNC))
         channel.send(Done(request.size, crc), self._silence)
-        return f"stored {shown(request.name)}, {request.size} bytes"
 
-    def _give(self, channel: Channel, request: Fetch, stack: contextlib.ExitStack) -> str:
+    def _give(self, channel: Channel, request: Fetch, stack: contextlib.ExitStack) -> int:
         source = stack.enter_context(SourceFile(os.fsdecode(request.name), root=self._root))
         sending = stack.enter_context(Sending(channel, source, self._silence))
         channel.send(Found(source.size), self._silence)
         sending.run()
-        return f"sent {shown(request.name)}, {source.size} bytes"
+        return source.size
 
-    def _list(self, channel: Channel, request: List, stack: contextlib.ExitStack) -> str:
+    def _list(self, channel: Channel, request: List, stack: contextlib.ExitStack) -> int:
         count = length = 0
         part: list[Entry] = []
         for entry in self._entries(request.name, stack):
@@ -298,7 +309,7 @@ class Server(Closing):
             length += entry.length
             count += 1
         channel.send(Entries(tuple(part), is_last=True), self._silence)
-        return f"listed {shown(request.name)}, {count} entries"
+        return count
 
     def _entries(self, name: bytes, stack: contextlib.ExitStack) -> Iterator[Entry]:
         try:
@@ -313,6 +324,10 @@ class Server(Closing):
         for found in stack.enter_context(os.scandir(fd)):
             if not found.name.startswith(PARTIAL_PREFIX):
                 yield _entry(found)
+
+
+def _copied(kind: str, peer: str, name: bytes, size: int) -> Event:
+    return Event(kind, peer, f"{kind} {shown(name)}, {size} bytes", os.fsdecode(name), size)
 
 
 def _entry(found: os.DirEntry[str]) -> Entry:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from ndverbs import Adapter, RdmaError
+from ndverbs import Adapter, RdmaError, _address
 from ndverbs._closing import Closing
 from ndverbs.cli.filecopy.client import MAX_ENTRIES, Client, Copied
 from ndverbs.cli.filecopy.names import make_directory, open_parent, refusal, shown
@@ -279,9 +279,10 @@ class Transfers(Closing):
     def _ask(self, action: Callable[[Client], _Answer]) -> _Answer:
         try:
             if self._client is None:
-                self._client = Client(
-                    self._address, self._adapter, connect_timeout=self._connect_timeout
-                )
+                with self._bar.waiting(f"connecting to {_address.text(self._address)}"):
+                    self._client = Client(
+                        self._address, self._adapter, connect_timeout=self._connect_timeout
+                    )
             return action(self._client)
         except RdmaError as error:
             self.close()

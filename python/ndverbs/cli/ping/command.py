@@ -86,29 +86,35 @@ def run(given: argparse.Namespace) -> int:
         given.usage("--interval is at most 30: a responder misses a client after a minute")
     from ndverbs import Adapter, _address
     from ndverbs.cli.ping import ends
+    from ndverbs.cli.terminal import waiting
 
     address = _address.resolve(given.address or DEFAULT_ADDRESS)
     with Adapter.open(given.adapter) as adapter:
         if given.listen:
-            return _listen(adapter, address)
+            return _listen(adapter, address, is_json=given.json)
         where = _address.text(address)
-        made: Messages | SetUps = (
-            ends.SetUps(adapter, address, given.timeout)
-            if given.connect
-            else ends.Messages(adapter, address, given.size, given.timeout)
-        )
+        with waiting(f"connecting to {where}"):
+            made: Messages | SetUps = (
+                ends.SetUps(adapter, address, given.timeout)
+                if given.connect
+                else ends.Messages(adapter, address, given.size, given.timeout)
+            )
         with made as rounds:
             return _ping(rounds, where, given)
 
 
-def _listen(adapter: Adapter, address: tuple[str, int]) -> int:
+def _listen(adapter: Adapter, address: tuple[str, int], *, is_json: bool) -> int:
     import asyncio
-    import functools
+    import json
 
     from ndverbs.cli.ping.ends import respond
 
+    def say(where: str) -> None:
+        said = {"event": "answering", "address": where}
+        print(json.dumps(said) if is_json else f"answering at {where}", flush=True)
+
     try:
-        asyncio.run(respond(adapter, address, functools.partial(print, flush=True)))
+        asyncio.run(respond(adapter, address, say))
     except KeyboardInterrupt:
         complain("stopped")
     return INTERRUPTED

@@ -160,11 +160,11 @@ def _why(result: Result) -> str:
 
 
 async def respond(adapter: Adapter, address: tuple[str, int], say: Callable[[str], None]) -> None:
-    """Send messages back until the task is cancelled; says where it listens."""
+    """Send messages back until the task is cancelled; `say` is called with where it listens."""
     clients: set[asyncio.Task[None]] = set()
     with adapter.create_listener() as listener:
         listener.listen(address)
-        say(f"answering at {_address.text(listener.local_address)}")
+        say(_address.text(listener.local_address))
         while True:
             connector = await listener.get_connector_async()
             task = asyncio.create_task(_serve(adapter, connector, len(clients) < _MOST_CLIENTS))
