@@ -329,6 +329,7 @@ def test_the_bar_shows_bytes_share_rate_and_time_left():
 
 
 def test_the_bar_draws_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_COLOR", "1")
     clock = [0.0]
     monkeypatch.setattr(report.time, "monotonic", lambda: clock[0])
     for stream, is_drawn in ((Terminal(), True), (io.StringIO(), False)):
@@ -342,6 +343,7 @@ def test_the_bar_draws_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_bar_counts_all_files_of_a_command(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_COLOR", "1")
     clock = [0.0]
     monkeypatch.setattr(report.time, "monotonic", lambda: clock[0])
     stream = Terminal()

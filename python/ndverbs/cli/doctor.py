@@ -75,10 +75,12 @@ def run(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps([finding._asdict() for finding in found], indent=2))
     else:
+        from ndverbs.cli.terminal import show
+
         for finding in found:
-            mark = "ok" if finding.is_good else "--"
-            print(f"{mark}  {finding.provider}: {finding.check}: {finding.what}")
+            mark = ("ok", "green") if finding.is_good else ("--", "red")
+            show(mark, f"  {finding.provider}: {finding.check}: {finding.what}")
             if finding.remedy:
-                print(f"      {finding.remedy}")
+                show(f"      {finding.remedy}")
     needed = given.provider or _default_adapter
     return int(any(not f.is_good for f in found if f.provider == needed))

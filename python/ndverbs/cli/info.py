@@ -26,7 +26,13 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Print it; returns the exit code."""
-    print(as_json() if given.json else as_text())
+    if given.json:
+        print(as_json())
+        return 0
+    from ndverbs.cli.terminal import show
+
+    for line in as_text().splitlines():
+        show((line, "bold" if line.startswith("adapter ") else ""))
     return 0
 
 

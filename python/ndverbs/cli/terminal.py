@@ -1,23 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person at a terminal sees while a command works: one line, on standard error.
+"""What a person at a terminal sees: one line while a command works, and reports in colour.
 
-Elsewhere nothing of it is written, so that a log or a pipe has reports and failures only.
+The line is on standard error. Elsewhere it is not written, so that a log or a pipe has reports and
+failures only, and reports are plain; they also are without the library rich (``ndverbs[cli]``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 CLEAR = "\r\x1b[K"
 # Seconds: what is over by then needs no line; and how often the seconds on it are counted.
 _PATIENCE = 0.5
 _TICK = 1.0
+
+
+def console(stream: TextIO) -> Console | None:
+    """Return what draws on a stream in colour; None where it has to be plain.
+
+    That is on what is no terminal, where NO_COLOR is set, and without the library.
+    """
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(file=stream, highlight=False)
+
+
+def show(*parts: str | tuple[str, str]) -> None:
+    """Print a line to standard output; of a pair the second is its style, where there is colour."""
+    if colourful := console(sys.stdout):
+        from rich.text import Text
+
+        colourful.print(Text.assemble(*parts), soft_wrap=True)
+    else:
+        print("".join(part if isinstance(part, str) else part[0] for part in parts))
 
 
 class Status:

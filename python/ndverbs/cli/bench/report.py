@@ -21,9 +21,9 @@ from ndverbs.cli.bench import footprint
 from ndverbs.cli.bench import rivals as bench_rivals
 from ndverbs.cli.bench.channel import BenchError
 from ndverbs.cli.bench.ends import Peer, measure
-from ndverbs.cli.bench.rows import Row, format_table, own_row, rival_row
+from ndverbs.cli.bench.rows import Row, format_table, own_row, print_table, rival_row
 from ndverbs.cli.bench.runs import Measure, Operation, Run
-from ndverbs.cli.terminal import Status
+from ndverbs.cli.terminal import Status, console
 
 _DEFAULT_SIZES: dict[Measure, int] = {"latency": 8, "bandwidth": 1 << 20, "rate": 8}
 _ROUNDS = 3
@@ -64,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
-    print(format_table(rows))
+    if colourful := console(sys.stdout):
+        print_table(rows, colourful)
+    else:
+        print(format_table(rows))
     return 0
 
 

@@ -6,6 +6,10 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # What is the better the less there is of it: times, processor time, memory.
 _COSTS = ("us", "s/GB", "KiB")
@@ -94,10 +98,14 @@ def rival_row(
     return Row(name, value, unit, ratio, target, spread(found), command, transport)
 
 
-def format_table(rows: Sequence[Row]) -> str:
-    """Return the rows as aligned text, command lines below."""
-    head = ("", "value", "unit", "over", "ratio", "target", "reached", "spread")
-    cells = [head]
+_HEAD = ("", "value", "unit", "over", "ratio", "target", "reached", "spread")
+_IS_TEXT = (0, 2, 3, 6)  # columns; the others are of numbers
+_STYLES = {None: "", True: "green", False: "red"}  # of what is reached and what is not
+
+
+def _cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return what a table shows of each row."""
+    cells: list[tuple[str, ...]] = []
     for row in rows:
         sign = "<=" if row.ratio is None and row.unit in _COSTS else ">="
         cells.append(
@@ -112,14 +120,38 @@ def format_table(rows: Sequence[Row]) -> str:
                 "" if row.spread is None else f"{row.spread:.0%}",
             )
         )
-    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
-    is_text = (0, 2, 3, 6)
+    return cells
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """Return the rows as aligned text, command lines below."""
+    cells = [_HEAD, *_cells(rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(_HEAD))]
     lines = [
         "  ".join(
-            text.ljust(width) if i in is_text else text.rjust(width)
+            text.ljust(width) if i in _IS_TEXT else text.rjust(width)
             for i, (text, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in cells
     ]
-    commands = dict.fromkeys(row.command for row in rows)
-    return "\n".join([*lines, "", *(f"$ {command}" for command in commands)])
+    return "\n".join([*lines, "", *_commands(rows)])
+
+
+def print_table(rows: Sequence[Row], console: Console) -> None:
+    """Print the same on a terminal, in colour."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for i, name in enumerate(_HEAD):
+        table.add_column(name, justify="left" if i in _IS_TEXT else "right", no_wrap=i > 0)
+    for row, cells in zip(rows, _cells(rows), strict=True):
+        table.add_row(*map(Text, cells), style=_STYLES[row.is_reached])
+    console.print(table)
+    console.print()
+    for command in _commands(rows):
+        console.print(Text(command, style="dim"), soft_wrap=True)
+
+
+def _commands(rows: Sequence[Row]) -> list[str]:
+    return [f"$ {command}" for command in dict.fromkeys(row.command for row in rows)]

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ndverbs.cli import terminal
 from ndverbs.cli.filecopy.protocol import CopyError, Reason
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
 
 # What the user of `cp` can do; the text of the failure comes before it.
 REMEDIES = {
@@ -42,6 +46,8 @@ class ProgressBar:
         self._stream = stream
         self._total = total
         self._status = terminal.Status(stream, is_quiet=is_quiet)
+        console = None if is_quiet else terminal.console(stream)
+        self._rich = _rich_bar(console) if console else None
         self._before = 0  # bytes of the files before this one
         self._size = 0  # of this one
         self._started = time.monotonic()
@@ -71,12 +77,19 @@ class ProgressBar:
             return
         self._next = now + 0.1
         self._has_drawn = True
-        self._status.say(self.line(self._before + done, now - self._started))
+        if self._rich is None:
+            self._status.say(self.line(self._before + done, now - self._started))
+            return
+        with contextlib.suppress(OSError):  # a terminal that is gone is no reason to end the copy
+            self._rich.start()  # again, when it was cleared
+            (task,) = self._rich.task_ids
+            self._rich.update(task, completed=self._before + done, total=self._total, refresh=True)
 
     def clear(self) -> None:
         """Clear the line, for another output or at the end."""
         if self._has_drawn:
-            self._status.clear()
+            with contextlib.suppress(OSError):
+                (self._status.clear if self._rich is None else self._rich.stop)()
 
     def line(self, done: int, seconds: float) -> str:
         """Return what stands on the line after `seconds`."""
@@ -96,3 +109,22 @@ class ProgressBar:
     def __exit__(self, *error: object) -> None:
         """Clear the line."""
         self.clear()
+
+
+def _rich_bar(console: Console) -> RichProgress:
+    from rich import progress
+
+    made = progress.Progress(
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+        console=console,
+        auto_refresh=False,  # drawn by the copy itself: no thread runs beside it
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    made.add_task("")
+    return made
