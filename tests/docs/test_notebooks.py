@@ -13,6 +13,7 @@ SOCKETS = ROOT / "notebooks" / "02_sockets.ipynb"
 QUEUE_PAIRS = ROOT / "notebooks" / "03_queue_pairs.ipynb"
 WINDOWS = ROOT / "notebooks" / "04_windows.ipynb"
 MEASURING = ROOT / "notebooks" / "05_measuring.ipynb"
+ON_HARDWARE = ROOT / "notebooks" / "06_on_hardware.ipynb"
 KEY_VALUE_STORE = ROOT / "notebooks" / "07_key_value_store.ipynb"
 # Of one cell; only means failure.
 CELL_LIMIT_S = 30
@@ -214,6 +215,29 @@ def test_measuring_plots_and_tells_its_figures_without_matplotlib(tmp_path):
     assert all(float(line[3]) > 0 and float(line[5]) > 0 for line in lines)
     (plot,) = [cell for cell in notebook.cells if cell.id == "plot"]
     assert any("image/png" in output.data for output in outputs(plot))
+
+
+def test_on_hardware_shows_what_the_text_says(tmp_path):
+    # Where there is a device, too, this is the run on soft.
+    notebook = nbformat.read(ON_HARDWARE, as_version=4)
+    choose = nbformat.v4.new_code_cell("os.environ['NDVERBS_ADAPTER'] = 'soft'")
+    (place,) = [i for i, cell in enumerate(notebook.cells) if cell.id == "choose"]
+    notebook.cells.insert(place, choose)
+
+    texts = texts_of(executed(notebook, tmp_path))
+
+    assert "iWARP" in texts["open"]
+    assert "soft: " in texts["doctor"]
+    assert texts["choose"] == "soft speaks iWARP\n"
+    assert "4,294,967,295" in texts["limits"]
+    assert texts["connect"].startswith("over direct\n")
+    assert texts["write"].startswith("equal: True\n")
+    assert words_of(texts["write"])[2:] == ["RECEIVE SUCCESS", "WRITE SUCCESS", "READ SUCCESS"]
+    assert texts["refused"] == (
+        "error error - untouched: True\ncancelled: ['still posted', 'for the server']\n"
+    )
+    assert "send latency 8 B wait median" in texts["bench"]
+    assert words_of(texts["close"]) == ["Adapter closed", "QueuePair closed"]
 
 
 def test_readme_example_runs_in_a_cell(tmp_path):
