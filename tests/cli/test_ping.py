@@ -17,6 +17,7 @@ import pytest
 import ndverbs as nd
 from cli.copying import LIMIT, ndverbs
 from ndverbs import cli
+from ndverbs.cli.failure import CommandError
 from ndverbs.cli.ping import ends
 
 Captured = pytest.CaptureFixture[str]
@@ -125,6 +126,29 @@ def test_a_listener_that_answers_no_messages_is_told_apart(capsys: Captured):
     err = capsys.readouterr().err
     assert f"{where} answers no messages; run `ndverbs ping --listen` there" in err
     assert err.count("\n") == 1
+
+
+def test_a_responder_that_does_not_answer_is_one_sentence():
+    with (
+        nd.Adapter.open("soft") as adapter,
+        adapter.create_listener() as listener,
+        ends._End(adapter) as silent,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        listener.listen("127.0.0.1:0")
+
+        def accept() -> nd.Connector:
+            connector = listener.get_connector(timeout=LIMIT)
+            connector.accept(silent.qp, private_data=ends.MARK)
+            return connector
+
+        accepted = thread.submit(accept)
+        with ends.Messages(adapter, listener.local_address, 8, LIMIT) as client:
+            kept = accepted.result(LIMIT)
+            client._timeout = 0.01
+            with pytest.raises(CommandError, match=r"^no answer in 0\.01 s$"):
+                client.round()
+            kept.close()
 
 
 def test_a_message_that_is_too_long_ends_its_own_connection_only(capsys: Captured):

@@ -17,6 +17,7 @@ import numpy as np
 from ndverbs import Access, Adapter, Connector, Flag, RdmaError, Result, Status, _address
 from ndverbs._closing import Closing
 from ndverbs.cli.failure import CommandError
+from ndverbs.cli.terminal import waiting
 
 MARK = b"ndverbs ping 1"
 MAX_SIZE = 1 << 16
@@ -24,6 +25,7 @@ MAX_SIZE = 1 << 16
 _MOST_CLIENTS = 64
 _IDLE_S = 60.0
 _ACCEPT_S = 10.0
+_PROMPT_S = 0.5  # then a terminal is told that the answer is waited for
 
 
 class _End(Closing):
@@ -103,12 +105,22 @@ class Messages(Closing):
 
     def _await(self) -> None:
         while not (results := self._end.cq.poll(1)):
-            if not self._end.cq.wait(self._timeout):
-                raise CommandError(f"no answer in {self._timeout:g} s")
+            try:
+                self._end.cq.wait(min(_PROMPT_S, self._timeout))
+            except TimeoutError:
+                self._wait_on()
         if results[0].status != Status.SUCCESS:
             raise CommandError(_why(results[0]))
         if results[0].bytes_transferred != self._size:
             raise CommandError("the answer is not what was sent: the peer is no responder")
+
+    def _wait_on(self) -> None:
+        """Wait for the rest of the time, and say so: no answer came as promptly as they do."""
+        with waiting("waiting for the answer"):
+            try:
+                self._end.cq.wait(max(self._timeout - _PROMPT_S, 0.0))
+            except TimeoutError:
+                raise CommandError(f"no answer in {self._timeout:g} s") from None
 
     def close(self) -> None:
         """End the connection."""
