@@ -95,7 +95,7 @@ python-test: $(VENV)/.installed $(VENV)/.test-tools
 	$(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 docs: $(VENV)/.installed $(VENV)/.docs-tools  ## Build the documentation site, with its notebooks run, in build/docs
-	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
+	$(BIN)/python -m sphinx -W -E --keep-going -q -c docs . build/docs
 	@echo "the site begins at build/docs/index.html"
 
 soak: $(VENV)/.installed $(VENV)/.test-tools  ## Run the long campaigns for SOAK_MINUTES (SOAK_ARGS: names of campaigns)

@@ -66,7 +66,7 @@ def test_the_settings_take_in_every_page_and_run_the_notebooks(settings):
 def test_make_docs_takes_a_warning_for_an_error():
     recipe = (ROOT / "Makefile").read_text().partition("\ndocs:")[2].partition("\n\n")[0]
 
-    assert "-m sphinx -W " in recipe
+    assert "-m sphinx -W -E " in recipe  # -E: all is read again, and all notebooks are run
     assert " -c docs . " in recipe
 
 
