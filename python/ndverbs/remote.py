@@ -319,8 +319,9 @@ class RemoteBuffer:
         for name, buffer in buffers.items():
             if not isinstance(name, str) or not isinstance(buffer, RemoteBuffer):
                 raise TypeError(
-                    f"pack takes names and RemoteBuffers, not {type(name).__name__} and "
-                    f"{type(buffer).__name__}"
+                    f"a dict gives names (str) to RemoteBuffers, not {type(name).__name__} to "
+                    f"{type(buffer).__name__}; send arrays in a list, or the remote() of their "
+                    "regions"
                 )
             text, data = name.encode(), bytes(buffer)
             if len(text) > _MAX_PACKED:

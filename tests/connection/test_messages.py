@@ -200,6 +200,15 @@ def test_remote_buffers_travel_alone_and_by_name(ends):
         assert far.receive(LIMIT) == [b"take", region.remote()]
 
 
+@pytest.mark.parametrize("call", ["receive", "receive_buffer", "receive_buffers"])
+def test_a_receive_that_ends_by_its_time_says_that_no_message_is_lost(ends, call):
+    near, far = ends
+    with pytest.raises(nd.RdmaTimeoutError, match=f"{call}: no message within 0 s; no message is"):
+        getattr(far, call)(0)
+    near.send(b"late")
+    assert far.receive(LIMIT) == b"late"
+
+
 def test_a_message_of_another_kind_stays_for_receive(ends):
     near, far = ends
     near.send(b"bytes")
@@ -217,6 +226,16 @@ def test_what_has_no_bytes_is_refused_before_anything_is_sent(ends, value):
         near.send(value)
     near.send(b"next")
     assert far.receive(LIMIT) == b"next"
+
+
+def test_a_region_or_a_remote_buffer_in_place_of_an_array_is_refused_with_a_remedy(ends):
+    near, _ = ends
+    array = np.zeros(8)
+    with near.register(array, nd.Access.REMOTE_WRITE) as region:
+        with pytest.raises(TypeError, match=r"send: MemoryRegion is no memory; .* remote\(\)"):
+            near.send(region)
+        with pytest.raises(TypeError, match="write: RemoteBuffer is no memory; .* this process"):
+            near.write(region.remote(), array)
 
 
 def test_arrays_that_cannot_travel_are_refused_with_a_remedy(ends):

@@ -24,10 +24,7 @@ from ndverbs.connection._one_sided import OneSided
 from ndverbs.connection._request import Request
 from ndverbs.connection._trace import Trace
 from ndverbs.connection._wire import Message
-from ndverbs.errors import (
-    RdmaError,
-    error,
-)
+from ndverbs.errors import RdmaError, RdmaTimeoutError, error
 from ndverbs.remote import RemoteBuffer
 
 if TYPE_CHECKING:
@@ -138,8 +135,11 @@ class Connection(OneSided):
         Gives the GIL up while it waits, and ends within 100 ms of Ctrl-C.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        message = self._next(timeout)
-        return _messages.take(self._link, message, allocate, until)
+        message = self._next("receive", timeout)
+        try:
+            return _messages.take(self._link, message, allocate, until)
+        except RdmaTimeoutError:
+            raise _no_message("receive", timeout) from None
 
     def receive_buffer(self, timeout: float | None = None) -> RemoteBuffer:
         """Wait for a message that is a RemoteBuffer, and return it.
@@ -156,7 +156,7 @@ class Connection(OneSided):
         RdmaError
             As `receive`.
         """
-        found: RemoteBuffer = self._remote(self._next(timeout), _wire.REMOTE)
+        found: RemoteBuffer = self._remote(self._next("receive_buffer", timeout), _wire.REMOTE)
         return found
 
     def receive_buffers(self, timeout: float | None = None) -> dict[str, RemoteBuffer]:
@@ -172,7 +172,8 @@ class Connection(OneSided):
         RdmaError
             As `receive_buffer`.
         """
-        found: dict[str, RemoteBuffer] = self._remote(self._next(timeout), _wire.REMOTES)
+        found: dict[str, RemoteBuffer]
+        found = self._remote(self._next("receive_buffers", timeout), _wire.REMOTES)
         return found
 
     async def receive_async(
@@ -210,8 +211,11 @@ class Connection(OneSided):
             found = self._remote(await self._next_async(), _wire.REMOTES)
             return found
 
-    def _next(self, timeout: float | None) -> Message:
-        return _messages.next_now(self._link) or _messages.next_message(self._link, timeout)
+    def _next(self, call: str, timeout: float | None) -> Message:
+        try:
+            return _messages.next_now(self._link) or _messages.next_message(self._link, timeout)
+        except RdmaTimeoutError:
+            raise _no_message(call, timeout) from None
 
     async def _next_async(self) -> Message:
         return _messages.next_now(self._link) or await _messages.next_message_async(self._link)
@@ -446,12 +450,26 @@ class Connection(OneSided):
         link.abandon()
 
 
+def _no_message(call: str, seconds: float | None) -> RdmaError:
+    return error(
+        Status.IO_TIMEOUT,
+        f"{call}: no message within {seconds} s",
+        hint="no message is lost: receive again",
+    )
+
+
 class Limit:
     """An asyncio timeout whose error says what was waited for."""
 
-    def __init__(self, seconds: float | None, what: str) -> None:
+    def __init__(
+        self,
+        seconds: float | None,
+        call: str,
+        late: Callable[[str, float | None], RdmaError] = _no_message,
+    ) -> None:
         self._seconds = seconds
-        self._what = what
+        self._call = call
+        self._late = late
         self._timeout = asyncio.timeout(seconds)
 
     async def __aenter__(self) -> None:
@@ -461,8 +479,4 @@ class Limit:
         try:
             await self._timeout.__aexit__(*about)
         except TimeoutError as cause:
-            raise error(
-                Status.IO_TIMEOUT,
-                f"{self._what}: no message within {self._seconds} s",
-                hint="no message is lost: receive again",
-            ) from cause
+            raise self._late(self._call, self._seconds) from cause

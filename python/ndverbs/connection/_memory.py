@@ -15,6 +15,7 @@ import numpy as np
 
 from ndverbs._native import Access, MemoryRegion, ProtectionDomain, Status
 from ndverbs.errors import RdmaBufferError, RdmaError, error
+from ndverbs.remote import RemoteBuffer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -205,10 +206,13 @@ def _array_of(call: str, thing: Any) -> NDArray[Any]:
         return np.from_dlpack(thing)
     if hasattr(thing, "__cuda_array_interface__"):
         raise _refused(call, thing, "lies in device memory", "copy it to the host first")
-    raise TypeError(
-        f"{call}: a {type(thing).__name__} has no memory; give an array, or what has a buffer, "
-        "__array_interface__ or __dlpack__"
-    )
+    if isinstance(thing, RemoteBuffer):
+        remedy = "it names memory of the peer; give an array of this process"
+    elif isinstance(thing, MemoryRegion):
+        remedy = "give its array, or for the peer what its remote() returns"
+    else:
+        remedy = "give an array, or what has a buffer, __array_interface__ or __dlpack__"
+    raise TypeError(f"{call}: {type(thing).__name__} is no memory; {remedy}")
 
 
 def _refused(call: str, thing: object, why: str, hint: str) -> RdmaBufferError:

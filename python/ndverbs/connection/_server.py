@@ -161,14 +161,12 @@ class Server:
         except BaseException as failure:
             self._take_back(request)
             if isinstance(failure, TimeoutError):
-                raise error(
-                    Status.IO_TIMEOUT, f"accept: no peer connected within {timeout} s"
-                ) from None
+                raise _no_peer("accept", timeout) from None
             raise
 
     async def accept_async(self, timeout: float | None = None) -> Connection:
         """Wait for a peer's Connection in a loop; see `accept`."""
-        async with Limit(timeout, "accept_async"):
+        async with Limit(timeout, "accept_async", _no_peer):
             request = self._ask()
             try:
                 return Connection(await request)
@@ -404,7 +402,7 @@ async def connect_async(
         _answered(link, connector)
         await connector.complete_connect_async(_weak_call(link), timeout=_left(until))
         _start(link, connector)
-        async with Limit(_left(until), "connect_async"):
+        async with Limit(_left(until), "connect_async", _no_server):
             await link.opened
     except BaseException as failure:
         _give_up(link, failure)
@@ -443,13 +441,21 @@ def _wait_opened(link: Link, until: float | None) -> None:
     try:
         link.opened.result(_left(until))
     except TimeoutError:
-        raise error(
-            Status.IO_TIMEOUT,
-            "connect: the peer's listener is no Server of ndverbs, or its program does not run",
-            hint="see that the peer uses ndverbs.listen",
-        ) from None
+        raise _no_server("connect", None) from None
     except RdmaError as failure:
         raise copy.copy(failure) from None
+
+
+def _no_peer(call: str, seconds: float | None) -> RdmaError:
+    return error(Status.IO_TIMEOUT, f"{call}: no peer connected within {seconds} s")
+
+
+def _no_server(call: str, seconds: float | None) -> RdmaError:
+    return error(
+        Status.IO_TIMEOUT,
+        f"{call}: the peer's listener is no Server of ndverbs, or its program does not run",
+        hint="see that the peer uses ndverbs.listen",
+    )
 
 
 def _left(until: float | None) -> float | None:
