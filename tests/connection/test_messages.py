@@ -234,7 +234,7 @@ def test_a_region_or_a_remote_buffer_in_place_of_an_array_is_refused_with_a_reme
     with near.register(array, nd.Access.REMOTE_WRITE) as region:
         with pytest.raises(TypeError, match=r"send: MemoryRegion is no memory; .* remote\(\)"):
             near.send(region)
-        with pytest.raises(TypeError, match="write: RemoteBuffer is no memory; .* this process"):
+        with pytest.raises(TypeError, match=r"write: RemoteBuffer is no memory; .* this process"):
             near.write(region.remote(), array)
 
 
