@@ -176,6 +176,11 @@ def number_text(number: int) -> str:
     return str(number) if length <= 128 else f"of {length} bits"
 
 
+_HINTS = {
+    Status.REMOTE_RESOURCES: "the peer's region must be registered still, with this right and size"
+}
+
+
 def error_from_result(result: Result) -> RdmaError:
     """Make the exception that a failed completion stands for.
 
@@ -195,6 +200,7 @@ def error_from_result(result: Result) -> RdmaError:
         f"{name} completed with {result.status.name}",
         context=result.request_context,
         detail=result.detail,
+        hint=_HINTS.get(result.status),
     )
 
 

@@ -204,6 +204,15 @@ def test_an_address_without_a_name_is_refused():
             nd.attach(address)
 
 
+def test_a_server_that_is_no_share_is_named(server, adapter, monkeypatch):
+    def receive(self, timeout):
+        raise TimeoutError
+
+    monkeypatch.setattr(nd.Connection, "receive", receive)
+    with pytest.raises(nd.RdmaTimeoutError, match=r"attach: .* has not answered .* ndverbs\.share"):
+        nd.attach(f"{server.address}/x", LIMIT, adapter=adapter)
+
+
 def test_arrays_that_are_not_contiguous_are_refused():
     with pytest.raises(ValueError, match="C-contiguous"):
         nd.share(np.zeros((3, 4), order="F"))

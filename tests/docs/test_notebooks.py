@@ -84,7 +84,8 @@ def test_first_write_shows_refusals(first_write):
     )
     assert texts["refused-read"] == (
         "read completed with REMOTE_RESOURCES (peer terminated the stream: "
-        "RDMAP remote protection error: invalid STag (0/1/00))\n"
+        "RDMAP remote protection error: invalid STag (0/1/00)); "
+        "the peer's region must be registered still, with this right and size\n"
     )
 
 

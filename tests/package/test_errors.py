@@ -106,7 +106,10 @@ def test_a_failed_result_becomes_an_exception_with_its_context_and_detail():
     made = error_from_result(result)
     assert made.status is Status.REMOTE_RESOURCES
     assert made.context == "request"
-    assert str(made) == "read completed with REMOTE_RESOURCES (peer said no)"
+    assert str(made) == (
+        "read completed with REMOTE_RESOURCES (peer said no); "
+        "the peer's region must be registered still, with this right and size"
+    )
 
 
 def test_every_error_derives_from_rdma_error_and_has_a_docstring():

@@ -139,6 +139,8 @@ class Connection(OneSided):
         try:
             return _messages.take(self._link, message, allocate, until)
         except RdmaTimeoutError:
+            if until is None or time.monotonic() < until:  # the read has failed, not the time
+                raise
             raise _no_message("receive", timeout) from None
 
     def receive_buffer(self, timeout: float | None = None) -> RemoteBuffer:

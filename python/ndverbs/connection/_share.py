@@ -247,8 +247,8 @@ def attach(
     Raises
     ------
     RdmaError
-        A ConnectionRefusedError: nothing is shared there. INVALID_PARAMETER: no array of that
-        name; the message lists those that there are.
+        A ConnectionRefusedError: nothing is shared there. A TimeoutError: it does not answer, or is
+        no share. INVALID_PARAMETER: no array of that name; the message lists those that there are.
     """
     where, slash, name = address.partition("/")
     if not slash or not name:
@@ -259,7 +259,14 @@ def attach(
     connection = connect(where, adapter=adapter, timeout=timeout)
     try:
         connection.send(_MAGIC + name.encode())
-        answer = connection.receive(timeout)
+        try:
+            answer = connection.receive(timeout)
+        except TimeoutError:
+            raise error(
+                Status.IO_TIMEOUT,
+                f"attach: {where} has not answered within {timeout} s",
+                hint="see that it was made by ndverbs.share, and that its program runs",
+            ) from None
         if not isinstance(answer, dict) or name not in answer:
             said = answer.decode(errors="replace") if isinstance(answer, bytes) else "no answer"
             raise error(Status.INVALID_PARAMETER, f"attach: there is no {name!r}: {said}")
