@@ -5,7 +5,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from docs.markdown_examples import ROOT, clean_environment, programs
+from docs.markdown_examples import ROOT, assert_prints, clean_environment, programs
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIRST_WRITE = ROOT / "notebooks" / "01_first_write.ipynb"
@@ -241,10 +241,13 @@ def test_on_hardware_shows_what_the_text_says(tmp_path):
     assert words_of(texts["close"]) == ["Adapter closed", "QueuePair closed"]
 
 
-def test_readme_example_runs_in_a_cell(tmp_path):
-    (program,) = programs(ROOT / "README.md").values()
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(program)])
-    assert "RECEIVE b'done'" in text_of(executed(notebook, tmp_path).cells[0])
+def test_connection_examples_run_in_a_cell_each(tmp_path):
+    of_page = programs(ROOT / "docs" / "howto.md")
+    in_a_loop = of_page["connection_asyncio.py"].replace("asyncio.run(main())", "await main()")
+    examples = [of_page["connection.py"], in_a_loop]
+    notebook = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, examples)])
+    for example, cell in zip(examples, executed(notebook, tmp_path).cells, strict=True):
+        assert_prints(example, text_of(cell))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
