@@ -138,6 +138,8 @@ def _split_text(address: str) -> tuple[str, int]:
         host, colon, digits = address.rpartition(":")
         if not colon:
             raise _invalid(address, 'the port is missing, as in "host:7471"')
+        if "://" in host:
+            raise _invalid(address, 'it takes no scheme, as in "host:7471"')
         if ":" in host:
             raise _invalid(address, 'an IPv6 host needs brackets, as in "[::1]:7471"')
     if not (digits.isascii() and digits.isdigit()):
@@ -155,8 +157,9 @@ def _integer(value: object) -> int | None:
 
 
 def _checked(host: str, port: int, address: object) -> tuple[str, int]:
-    if not host:
-        raise _invalid(address, 'the host is missing; every IPv4 interface is "0.0.0.0"')
+    if host in ("", "*"):  # the resolver takes "*" for the loopback address
+        what = f"the host {host!r} names none" if host else "the host is missing"
+        raise _invalid(address, f'{what}; every IPv4 interface is "0.0.0.0"')
     if "\0" in host:
         raise _invalid(address, "the host holds a null character")
     if not 0 <= port <= 65535:

@@ -35,6 +35,8 @@ def test_an_address_splits_into_host_and_port(address, expected):
         ("", "the port is missing"),
         ("host", "the port is missing"),
         (":7471", "the host is missing"),
+        ("*:7471", "the host '*' names none; every IPv4 interface is"),
+        ("tcp://host:7471", "it takes no scheme"),
         ("host:", "the port '' is not a number"),
         ("host:-1", "the port '-1' is not a number"),
         ("host:7471x", "is not a number"),
