@@ -146,6 +146,15 @@ def test_a_peer_that_never_negotiates_is_dropped_in_time(server, stranger, monke
     assert stranger() == []
 
 
+def test_a_silent_peer_is_dropped_in_time_while_the_program_waits(server, stranger, monkeypatch):
+    waiting = threading.Thread(target=list, args=(server,))
+    waiting.start()
+    monkeypatch.setattr(_link, "NEGOTIATION_S", 0.05)
+    assert stranger() == []
+    server.stop()
+    waiting.join(LIMIT)
+
+
 def test_a_client_of_another_version_names_both(adapter, host, monkeypatch):
     with nd.listen((host, 0), adapter=adapter) as server:
         real = _wire.version_error

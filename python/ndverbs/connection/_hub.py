@@ -302,8 +302,9 @@ class Hub:
 
     def attend(self) -> None:
         """Have the attendant look soon: something is unfinished that no thread may wait for."""
-        if self._attendant is not None:
-            self._attendant.wake()
+        attendant = self._attendant  # which another thread may end now
+        if attendant is not None:
+            attendant.wake()
 
     def _drain_or_die(self) -> None:
         try:
@@ -319,21 +320,27 @@ class Hub:
         for server in list(self.servers):
             server._died(failure)
 
-    def look(self) -> tuple[bool, float]:
-        """Do what is due, for the attendant; return whether links are left, and until when."""
+    def expire(self) -> float:
+        """End links whose time is over; return the seconds until the next one's is."""
         with self.lock:
-            self._drain_or_die()
             now = time.monotonic()
             for link, when in list(self._deadlines.items()):
                 if when <= now:
                     del self._deadlines[link]
                     link.expire()
             until = min(self._deadlines.values(), default=now + _A_DAY_S)
+        self.tell()
+        return until - now
+
+    def look(self) -> bool:
+        """Take what has completed, for the attendant; return whether links are left."""
+        with self.lock:
+            self._drain_or_die()
             has_links = bool(self._links)
             if not has_links:
                 self._attendant = None
         self.tell()
-        return has_links, until - now
+        return has_links
 
     def __repr__(self) -> str:
         """Return its adapter and how many links it has."""
@@ -499,6 +506,8 @@ class _Attendant:
             if hub._turns != turns or hub._leader is not None:
                 # The program is there: look again after a while.
                 turns = hub._turns
+                if hub._deadlines:
+                    hub.expire()  # which a thread that waits, or talks, does not look at
                 del hub
                 is_woken = self._sleep(glance, is_quiet=True)
                 glance = _GLANCE_S if is_woken else min(2 * glance, _LONGEST_GLANCE_S)
@@ -506,10 +515,10 @@ class _Attendant:
             glance = _GLANCE_S
             with contextlib.suppress(RdmaError):  # closed with its adapter: look() finds out
                 hub.cq.arm()
-            has_links, until = hub.look()
-            turns = hub._turns
-            if not has_links:
+            until = hub.expire()
+            if not hub.look():
                 return
+            turns = hub._turns
             del hub
             self._sleep(until, is_quiet=False)
 
@@ -525,7 +534,8 @@ class _Attendant:
             if is_quiet:
                 # The program is there, and may wake it with each of its calls.
                 time.sleep(_GLANCE_S)
-            self._is_woken = False
+            # In this order: a wake in between would write nothing for good after the other.
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._woken)
+            self._is_woken = False
         return is_woken
