@@ -9,6 +9,7 @@ import pytest
 
 import ndverbs as nd
 from conformance.end import LIMIT
+from ndverbs.connection import _parts, _wire
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 4071, 4072, 16383, 16384, 100_000, 5 << 20])
@@ -252,3 +253,20 @@ def test_a_lent_part_ends_with_the_connection(ends):
     far.abort()
     with pytest.raises(ConnectionError):
         request.result(LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("description", "nbytes"),
+    [
+        (b"C" + b"[" * 60_000 + b"]'<f8'", 8),
+        (b"C[" + b"1," * 99 + b"1]'<f8'", 8),
+        (b"C[0,99999999999999999999999999]'<f8'", 0),
+        (b"\xff[1]'<f8'", 8),
+        (b"C[true]'<f8'", 8),
+        (b"C[2]'<f8'", 8),
+    ],
+)
+def test_an_array_that_is_none_breaks_the_protocol(description, nbytes):
+    part = _wire.Part(nbytes, _wire.ARRAY, description)
+    with pytest.raises(_wire.WireError):
+        _parts.value_of(part, memoryview(bytes(nbytes)))

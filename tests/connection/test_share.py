@@ -230,6 +230,16 @@ def test_a_stranger_that_asks_nothing_holds_up_nobody(adapter, host):
                 assert remote[2] == 2
 
 
+def test_a_stranger_that_asks_without_end_is_dropped_and_read_no_further(adapter, host):
+    with nd.share(np.arange(3), "x", (host, 0), adapter=adapter) as share:
+        with nd.connect(share.address.partition("/")[0], adapter=adapter) as stranger:
+            lent = stranger.send(np.zeros(1 << 20))
+            with pytest.raises(ConnectionResetError):
+                lent.result(LIMIT)
+        with nd.attach(share.address, LIMIT, adapter=adapter) as remote:
+            assert remote[2] == 2
+
+
 OWNER = """
 import sys
 import numpy as np, ndverbs as nd

@@ -108,23 +108,23 @@ def value_of(part: Part, data: memoryview) -> Any:
 def _array_of(part: Part, data: memoryview) -> NDArray[Any]:
     about = part.description
     end = about.find(b"]") + 1
+    order: Any = about[:1].decode("latin-1")
     try:
         shape = json.loads(about[1:end])
         dtype = dtype_of(about[end:])
         fits = (
-            about[:1] in (b"C", b"F")
+            order in ("C", "F")
             and isinstance(shape, list)
-            and len(shape) <= 64
             and all(type(length) is int and length >= 0 for length in shape)
             and math.prod(shape) * dtype.itemsize == part.nbytes
         )
-    except (ValueError, RdmaError) as cause:
+        if not fits:
+            raise WireError(f"{part.nbytes} bytes are not the array of {about[:60]!r}")
+        if data.nbytes < LENT_FROM:  # lies behind others in a message, at any address
+            data = memoryview(bytearray(data))
+        if not part.nbytes:
+            return np.zeros(shape, dtype)
+        return np.frombuffer(data, dtype).reshape(shape, order=order)
+    # What is nested without end, or has more axes than NumPy, or longer ones, raises these.
+    except (ValueError, MemoryError, RecursionError, RdmaError) as cause:
         raise WireError(f"an array is described by {about[:60]!r}") from cause
-    if not fits:
-        raise WireError(f"{part.nbytes} bytes are not the array of {about[:60]!r}")
-    if data.nbytes < LENT_FROM:  # lies behind others in a message, at any address
-        data = memoryview(bytearray(data))
-    if not dtype.itemsize:
-        return np.zeros(shape, dtype)
-    flat = np.frombuffer(data, dtype) if part.nbytes else np.empty(0, dtype)
-    return flat.reshape(shape, order="F" if about[:1] == b"F" else "C")

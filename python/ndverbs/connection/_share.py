@@ -154,13 +154,14 @@ class _Host:
         connection.on_closed(self._connections.discard)
         with contextlib.suppress(RdmaError):
             try:
-                question = await connection.receive_async(_ASK_S)
-            except TimeoutError:
+                # Whatever it is, no more than that is read: a stranger may lend anything.
+                question = await connection.receive_async(_ASK_S, allocate=_room_to_ask)
+            except RdmaError:
                 connection.abort()
                 return
             name = ""
-            if isinstance(question, bytes) and question.startswith(_MAGIC):
-                name = question[len(_MAGIC) :].decode(errors="replace")
+            if len(question) == 1 and question[0].startswith(_MAGIC):
+                name = question[0][len(_MAGIC) :].decode(errors="replace")
             region = self.shares.get(name)
             if region is not None:
                 connection.send({name: region.remote()})
@@ -168,6 +169,12 @@ class _Host:
             names = ", ".join(sorted(self.shares)) or "nothing"
             connection.send(f"{self.address} shares {names}".encode())
             await connection.close_async()
+
+
+def _room_to_ask(sizes: list[int]) -> list[bytearray]:
+    if sum(sizes) > len(_MAGIC) + _MOST_NAME:
+        raise error(Status.INVALID_BUFFER_SIZE, f"a question of {sum(sizes)} bytes")
+    return [bytearray(size) for size in sizes]
 
 
 def share(
