@@ -241,3 +241,70 @@ def test_ctypes_arrays_can_be_written_to(window):
     target = (ctypes.c_uint8 * 8)()
     near.read(target, remote[:8]).result(LIMIT)
     assert bytes(target) == bytes(range(8))
+
+
+@pytest.mark.parametrize("count", [128, 200])
+def test_messages_wait_for_room_behind_requests_that_fill_the_queue(window, count):
+    near, far, _, remote = window
+    source = np.full(65536, 3, np.uint8)
+    requests = [near.write(source, remote[:65536]) for _ in range(count)]
+    near.send(b"short")
+    near.send([b"of parts"])
+    near.send(source)
+    for i in range(20):  # credits that are owed have to go out, too
+        far.send(bytes([i]) * 1000)
+    assert far.receive(LIMIT) == b"short"
+    assert far.receive(LIMIT) == [b"of parts"]
+    np.testing.assert_array_equal(far.receive(LIMIT), source)
+    assert [near.receive(LIMIT)[0] for _ in range(20)] == list(range(20))
+    for request in requests:
+        request.result(LIMIT)
+
+
+def test_a_wrong_argument_behind_a_full_queue_fails_alone(window):
+    near, far, _, remote = window
+    source = np.zeros(65536, np.uint8)
+    requests = [near.write(source, remote[:65536]) for _ in range(200)]
+    with pytest.raises(TypeError):
+        near.write(b"1", None).result(LIMIT)
+    near.send(b"fine")
+    assert far.receive(LIMIT) == b"fine"
+    for request in requests:
+        request.result(LIMIT)
+
+
+@pytest.fixture
+def full(ends):
+    """Keep what is posted behind a request for which there is no room, until it is called."""
+    link = ends[0]._link
+    has_room = []
+    with link.hub.lock:
+        link.do(lambda: bool(has_room))
+
+    def make_room():
+        has_room.append(True)
+        with link.hub.lock:
+            link.pump()
+        link.hub.tell()
+
+    return make_room
+
+
+def test_messages_behind_a_full_queue_are_unsent(ends, full):
+    near, far = ends
+    near.send(bytes(1000))
+    assert near.unsent_bytes >= 1000
+    full()
+    assert far.receive(LIMIT) == bytes(1000)
+    assert near.unsent_bytes == 0
+
+
+def test_rows_that_cannot_be_posted_later_fail_with_the_connection(window, full):
+    near, _, array, remote = window
+    request = near.write_many(array.copy(), remote, [(i, i, 1) for i in range(100)])
+    near.qp.flush()
+    full()
+    with pytest.raises(ConnectionError):
+        request.result(LIMIT)
+    with pytest.raises(ConnectionError):
+        near.receive(LIMIT)

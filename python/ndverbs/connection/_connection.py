@@ -235,8 +235,7 @@ class Connection(OneSided):
     @property
     def unsent_bytes(self) -> int:
         """Bytes of messages that wait for the peer, lent parts apart."""
-        channel = self._link.channel
-        return 0 if channel is None else channel.unsent_bytes
+        return self._link.unsent_bytes
 
     async def drained(self) -> None:
         """Wait, in a loop, until no message waits to be sent.

@@ -121,10 +121,16 @@ class Hub:
 
     def join(self, link: Link) -> int:
         """Return the key by which completions name a link; with the lock."""
+        if self._attendant is None:
+            try:
+                self._attendant = _Attendant(self)
+            except (OSError, RuntimeError) as cause:
+                raise error(
+                    Status.INSUFFICIENT_RESOURCES,
+                    f"the first Connection needs two descriptors and a thread: {cause}",
+                ) from cause
         key = next(self._keys)
         self._links[key] = link
-        if self._attendant is None:
-            self._attendant = _Attendant(self)
         return key
 
     def leave(self, key: int, depth: int) -> None:
@@ -473,6 +479,7 @@ class _Attendant:
 
     def __init__(self, hub: Hub) -> None:
         # What this thread still uses goes with this object, so that no number means another file.
+        self._fd = self._woken = -1
         self._hub = weakref.ref(hub, self._gone)
         self._fd = os.dup(hub.cq.fileno())
         self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

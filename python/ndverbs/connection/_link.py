@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ndverbs._native import Connector, Flag, OperationType, QueuePair, Result, Status
 from ndverbs.connection import _wire
-from ndverbs.connection._channel import Channel
+from ndverbs.connection._channel import Channel, Frame
 from ndverbs.connection._hub import Hub
 from ndverbs.connection._pending import CANCELLED, Pending, SentFrame
 from ndverbs.connection._request import Request
@@ -68,6 +68,8 @@ class Link:
         self.quieters: list[Request[None]] = []
         self.lent: dict[int, Lent] = {}
         self.frames = 0
+        self._held: Frame | None = None  # the next one, for which the queue had no room
+        self.waiting_bytes = 0  # of messages behind requests for which there is no room
         self.peer_private_data = b""
         self.addresses = (("", 0), ("", 0))
         self.is_gone = False
@@ -88,9 +90,10 @@ class Link:
         self._posted = 0  # receives
         self._is_released = False
         self._memory: Slice | None = None
+        self.key = 0
         with hub.lock:
-            self.key = hub.join(self)
             try:
+                self.key = hub.join(self)
                 self.qp: QueuePair = hub.pd.create_qp(
                     hub.cq,
                     hub.cq,
@@ -204,7 +207,7 @@ class Link:
                 pending.completed(result)
             if status is not _SUCCESS:
                 self._ended_by(result)
-            elif self._backlog or (self.channel is not None and self.channel.is_due):
+            elif self._backlog or self._held or (self.channel is not None and self.channel.is_due):
                 self.pump()
         if self.quieters and self._is_quiet:
             for request in self.quieters:
@@ -301,17 +304,25 @@ class Link:
 
     def pump(self) -> None:
         """Post what waits and can be posted now."""
-        while self._backlog:
-            if not self._backlog[0]():
-                return
-            self._backlog.popleft()
         channel = self.channel
-        while channel is not None and self.frames < _MOST_FRAMES:
-            frame = channel.next_frame()
-            if frame is None:
-                break
-            self._send(frame.data, frame.done)
-        if self.drainers and channel is not None and not channel.unsent_bytes:
+        try:
+            while self._backlog:
+                attempt = self._backlog.popleft()  # one that ends the link is not asked again
+                if not attempt():
+                    self._backlog.appendleft(attempt)
+                    return
+            while channel is not None and self.frames < _MOST_FRAMES:
+                frame = self._held or channel.next_frame()
+                if frame is None:
+                    break
+                self._held = None
+                if not self._send(frame.data, frame.done):
+                    self._held = frame
+                    return
+        except BaseException as cause:
+            self.break_off(cause)  # what has come out of a queue is lost
+            raise
+        if self.drainers and not self.unsent_bytes:
             for request in self.drainers:
                 request._finish(None)
             self.drainers = []
@@ -327,14 +338,20 @@ class Link:
         self._pending.pop(order, None)
 
     @property
+    def unsent_bytes(self) -> int:
+        """Bytes of messages that wait."""
+        return self.waiting_bytes + (0 if self.channel is None else self.channel.unsent_bytes)
+
+    @property
     def _is_quiet(self) -> bool:
         """Nothing waits to be posted or sent, is under way, or lent."""
         channel = self.channel
-        return not (self._backlog or self.lent or self._pending) and (
+        return not (self._backlog or self._held or self.lent or self._pending) and (
             channel is None or channel.is_idle
         )
 
-    def _send(self, data: bytes, done: object) -> None:
+    def _send(self, data: bytes, done: object) -> bool:
+        """Post a frame; False: the queue is full."""
         used = None
         try:
             if len(data) <= self._inline_size:
@@ -353,17 +370,20 @@ class Link:
             self._pending.pop(order, None)
             if used is not None:
                 self.hub.sends.give(used)
+            if failure.status is Status.NO_MORE_ENTRIES:
+                return False
             failure = self._as_end(failure)
             if isinstance(done, Request):
                 done._finish(None, failure)
             self.fail(failure)
-            return
+            return True
         self.frames += 1
+        return True
 
     def send_small(self, data: bytes, request: Request[None]) -> bool:
         """Send a short message at once; False: it has to wait."""
         channel = self.channel
-        if self._backlog or channel is None or self.frames >= _MOST_FRAMES:
+        if self._backlog or self._held or channel is None or self.frames >= _MOST_FRAMES:
             return False
         if len(data) + _wire.SMALL.size > self._inline_size:
             return False
@@ -381,7 +401,10 @@ class Link:
             request._finish(None, failure)
             self.fail(failure)
             return True
-        if is_done:
+        if is_done is None:
+            self.frames -= 1
+            self._held = Frame(frame, request)
+        elif is_done:
             self.frames -= 1
             request._finish(None)
         return True
@@ -477,10 +500,13 @@ class Link:
         backlog, self._backlog = self._backlog, deque()
         for attempt in backlog:
             attempt()  # each finds out
-        if self.channel is not None:
-            for done in self.channel.take_all():
-                if isinstance(done, Request):
-                    done._finish(None, failure)
+        unsent = [] if self.channel is None else self.channel.take_all()
+        if self._held is not None:
+            unsent.append(self._held.done)
+            self._held = None
+        for done in unsent:
+            if isinstance(done, Request):
+                done._finish(None, failure)
         for lent in self.lent.values():
             lent.end(failure)
         self.lent.clear()
@@ -497,12 +523,17 @@ class Link:
         self._release_if_done()
 
     def _flush(self) -> None:
-        with contextlib.suppress(RdmaError):
-            self.qp.flush()
+        qp = getattr(self, "qp", None)
+        if qp is not None:
+            with contextlib.suppress(RdmaError):
+                qp.flush()
 
     def break_off(self, cause: BaseException) -> None:
-        """End it after an exception that may have come anywhere, such as that of Ctrl-C."""
-        self.fail(
+        """End it after an exception that may have come anywhere, such as that of Ctrl-C.
+
+        What was posted is not known: the queue pair goes, and with it whatever would complete.
+        """
+        self.died(
             RdmaConnectionResetError(
                 Status.CONNECTION_ABORTED,
                 f"the Connection was ended, because {type(cause).__name__} came in the middle of a "
@@ -511,8 +542,11 @@ class Link:
         )
 
     def died(self, failure: RdmaError) -> None:
-        """End it without its queue, which is dead or closed: nothing will complete."""
+        """End it without its completions, whose queue is dead or closed."""
         self.fail(failure)
+        qp = getattr(self, "qp", None)
+        if qp is not None:
+            qp.close()  # before any memory is given back
         pending, self._pending = self._pending, {}
         for each in pending.values():
             each.completed(CANCELLED)

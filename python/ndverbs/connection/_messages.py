@@ -90,7 +90,10 @@ def queue(link: Link, outgoing: Outgoing, request: Request[None]) -> None:
         link.lent[number] = Lent(request, regions, outgoing.lent)
     done = None if regions else request
 
+    link.waiting_bytes += len(payload)
+
     def attempt() -> bool:
+        link.waiting_bytes -= len(payload)
         if link.state == "over":
             request._finish(None, link.failure)
         else:
@@ -104,7 +107,7 @@ def queue(link: Link, outgoing: Outgoing, request: Request[None]) -> None:
 def push(link: Link) -> None:
     """Send what can be sent; the attendant does the rest; with the lock."""
     link.pump()
-    if link.channel is not None and (link.channel.unsent_bytes or link.lent):
+    if link.unsent_bytes or link.lent:
         link.hub.attend()
 
 

@@ -65,7 +65,7 @@ class Transfer:
         self.word: Slice | None = None
         self.is_signed = False
         self.left = left
-        self.failure: RdmaError | None = None
+        self.failure: Exception | None = None
         self.regions: list[MemoryRegion] = []
         self.progress: tuple[Callable[[int], object], int] | None = None
         self.done_bytes = 0
@@ -271,7 +271,7 @@ def post(link: Link, transfer: Transfer, call: Callable[..., object], *arguments
             if link.state != "over":
                 return link.post(transfer, call, *arguments)
             transfer.failure = transfer.failure or link.failure
-        except RdmaError as failure:
+        except Exception as failure:  # also of the arguments
             transfer.failure = transfer.failure or failure
         transfer.drop(1)
         return True
