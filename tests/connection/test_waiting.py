@@ -11,6 +11,7 @@ import pytest
 
 import ndverbs as nd
 from conformance.end import LIMIT
+from ndverbs.connection._hub import _Waiter
 
 
 def test_a_receive_that_times_out_loses_no_message(ends):
@@ -147,6 +148,63 @@ def test_ctrl_c_ends_a_wait_and_nothing_else(ends):
     timer.join()
     near.send(b"after")
     assert far.receive(LIMIT) == b"after"
+
+
+def test_a_signal_handler_may_wait_inside_a_wait(ends):
+    near, far = ends
+    begun = threading.Event()
+    found = []
+
+    def handle(*_):
+        begun.set()
+        found.append(near.receive(LIMIT))
+        near.send(b"for the outer one")
+
+    def answer():
+        begun.wait(LIMIT)
+        far.send(b"for the handler")
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    threads = [
+        threading.Thread(target=answer),
+        threading.Timer(0.1, signal.raise_signal, (signal.SIGUSR1,)),
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        assert far.receive(LIMIT) == b"for the outer one"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        for thread in threads:
+            thread.join()
+    assert found == [b"for the handler"]
+
+
+def test_a_wait_that_is_interrupted_at_its_end_leaves_no_leader(ends, monkeypatch):
+    near, far = ends
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(far._hub, "_stop_waiting", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            far.receive(0.01)
+    threading.Timer(0.05, near.send, (b"later",)).start()
+    assert far.receive(LIMIT) == b"later"
+
+
+def test_a_follower_that_goes_passes_on_that_nobody_leads(ends):
+    hub = ends[0]._hub
+    waiters = [_Waiter(nd.Request(hub)) for _ in range(2)]
+    for waiter in waiters:
+        waiter.follow()
+    hub._followers = waiters
+    waiters[0].is_here = False
+    hub._stop_waiting(waiters[0])
+    waiters[1].sleep(LIMIT)
+    assert hub._followers == waiters[1:]
+    hub._followers = []
 
 
 def test_messages_go_out_while_the_program_computes(ends):

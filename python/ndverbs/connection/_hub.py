@@ -252,7 +252,11 @@ class Hub:
                     self._drain_or_die()
                     if request.done():
                         break
-                    if self._leader is None:
+                    leader = self._leading()
+                    if leader is None or leader.thread == me.thread:
+                        # A signal handler waits inside the wait of its own thread, which goes on
+                        # behind it.
+                        me.outer = leader
                         self._leader = me
                     else:
                         me.follow()
@@ -273,18 +277,25 @@ class Hub:
                     self._died(closed)
                     request._finish(None, closed)
             finally:
+                me.is_here = False  # before any call, where another signal may come
                 self._stop_waiting(me)
                 if self._finished or self._calls:
                     self.tell()
 
+    def _leading(self) -> _Waiter | None:
+        """Return the waiter that sleeps over the queue; with the lock."""
+        leader = self._leader
+        return leader if leader is not None and leader.is_here else None
+
     def _stop_waiting(self, me: _Waiter) -> None:
         with self.lock:
             if self._leader is me:
-                self._leader = None
-            elif me in self._followers:
-                self._followers.remove(me)
+                self._leader = me.outer
+                if me.outer is not None:
+                    self.cq._nudge()  # what it waits for may have ended meanwhile
             # One that was to lead may have left instead, because what it waited for had ended.
-            if self._leader is None and self._followers:
+            self._followers = [each for each in self._followers if each.is_here]
+            if self._followers and self._leading() is None:
                 self._followers[0].wake()  # it leads when it looks
 
     async def wait_in_loop(self, request: Request[Any]) -> None:
@@ -358,6 +369,9 @@ class _Waiter:
 
     def __init__(self, request: Request[Any]) -> None:
         self.request = request
+        self.thread = threading.get_ident()
+        self.is_here = True
+        self.outer: _Waiter | None = None
         self._gate: Any = None
 
     def follow(self) -> None:
@@ -510,7 +524,7 @@ class _Attendant:
             hub = self._hub()
             if hub is None:
                 return
-            if hub._turns != turns or hub._leader is not None:
+            if hub._turns != turns or hub._leading() is not None:
                 # The program is there: look again after a while.
                 turns = hub._turns
                 if hub._deadlines:
