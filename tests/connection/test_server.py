@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers: strangers, versions, many peers, and the end."""
 
+import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -64,6 +66,23 @@ def test_stopping_ends_a_thread_that_iterates(server):
     server.stop()
     thread.join(LIMIT)
     assert not thread.is_alive()
+
+
+def test_a_connection_of_a_cancelled_accept_is_the_next_ones(adapter, server):
+    async def main():
+        first, second = (asyncio.create_task(server.accept_async()) for _ in range(2))
+        await asyncio.sleep(0)
+        near = nd.connect(server.address, adapter=adapter)
+        until = time.monotonic() + LIMIT
+        while len(server._acceptors) == 2 and time.monotonic() < until:
+            pass  # the first one has it, and its task has not run yet
+        first.cancel()
+        async with asyncio.timeout(LIMIT):
+            far = await second
+        near.close()
+        far.close()
+
+    asyncio.run(main())
 
 
 def test_accept_says_how_long_it_has_waited(server):

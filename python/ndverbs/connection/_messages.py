@@ -139,8 +139,7 @@ def _drop_what_is_lost(link: Link) -> None:
         link.inbox.popleft()
 
 
-def _ask(link: Link) -> Request[Message]:
-    request: Request[Message] = Request(link.hub)
+def _ask(link: Link, request: Request[Message]) -> None:
     with link.hub.lock:
         if link.state == "over":
             _drop_what_is_lost(link)
@@ -150,29 +149,30 @@ def _ask(link: Link) -> Request[Message]:
             link.raise_end()
         else:
             link.readers.append(request)
-    return request
 
 
 def next_message(link: Link, timeout: float | None) -> Message:
     """Wait for the next message."""
-    request = _ask(link)
+    request: Request[Message] = Request(link.hub)
     try:
+        _ask(link, request)
         return request.result(timeout)
     except BaseException:
         _take_back(link, request)
-        if request.exception(0) is not None:
+        if request._exception is not None:
             link.raise_end()
         raise
 
 
 async def next_message_async(link: Link) -> Message:
     """Wait for the next message in a loop."""
-    request = _ask(link)
+    request: Request[Message] = Request(link.hub)
     try:
+        _ask(link, request)
         return await request
     except BaseException:
         _take_back(link, request)
-        if request.done() and request.exception(0) is not None:
+        if request._exception is not None:
             link.raise_end()
         raise
 
@@ -181,7 +181,8 @@ def _take_back(link: Link, request: Request[Message]) -> None:
     """Keep the message of a reader that was interrupted for the next one."""
     with link.hub.lock:
         if not request.done():
-            link.readers.remove(request)
+            if request in link.readers:
+                link.readers.remove(request)
             request._finish(None)
         elif request._exception is None:
             _put_back(link, request._result)

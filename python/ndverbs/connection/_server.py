@@ -155,8 +155,9 @@ class Server:
         -----
         Gives the GIL up while it waits, and ends within 100 ms of Ctrl-C.
         """
-        request = self._ask()
+        request: Request[Link] = Request(self._hub)
         try:
+            self._ask(request)
             return Connection(request.result(timeout))
         except BaseException as failure:
             self._take_back(request)
@@ -167,15 +168,15 @@ class Server:
     async def accept_async(self, timeout: float | None = None) -> Connection:
         """Wait for a peer's Connection in a loop; see `accept`."""
         async with Limit(timeout, "accept_async", _no_peer):
-            request = self._ask()
+            request: Request[Link] = Request(self._hub)
             try:
+                self._ask(request)
                 return Connection(await request)
             except BaseException:
                 self._take_back(request)
                 raise
 
-    def _ask(self) -> Request[Link]:
-        request: Request[Link] = Request(self._hub)
+    def _ask(self, request: Request[Link]) -> None:
         with self._hub.lock:
             if self._is_stopped:
                 raise ClosedError(Status.INVALID_DEVICE_STATE, "accept: the server is stopped")
@@ -183,15 +184,17 @@ class Server:
                 request._finish(self._ready.popleft())
             else:
                 self._acceptors.append(request)
-        return request
 
     def _take_back(self, request: Request[Link]) -> None:
+        """Give the connection of an acceptor that was interrupted to the next one."""
         with self._hub.lock:
             if not request.done():
-                self._acceptors.remove(request)
+                if request in self._acceptors:
+                    self._acceptors.remove(request)
                 request._finish(None)
-            elif request._exception is None:
-                self._ready.appendleft(request._result)
+                return
+        if request._exception is None:
+            self._hand_out(request._result)
 
     def __iter__(self) -> Iterator[Connection]:
         """Iterate over Connections as they come, until it is stopped."""
