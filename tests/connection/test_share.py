@@ -108,6 +108,26 @@ def test_elements_are_added_to_by_many_at_once(adapter, host, scaled):
     assert counter[0] == 4 * count
 
 
+def test_an_element_that_was_interrupted_is_written_as_it_was(shared, monkeypatch):
+    array, remote = shared
+    has_room = []
+    link = remote.connection._link
+    with link.hub.lock:
+        link.do(lambda: bool(has_room))  # what follows waits behind it
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nd.Request, "result", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            remote.set_item(0, 70)
+    has_room.append(True)
+    remote.set_item(1, 71)
+    remote.fence()
+    assert list(array.reshape(-1)[:2]) == [70, 71]
+
+
 def test_a_negative_sum_is_negative(shared):
     if "atomics" not in shared[1].connection.adapter.info.extensions:
         pytest.skip("the adapter has no atomics")

@@ -12,10 +12,10 @@ import numpy as np
 
 from ndverbs import _address
 from ndverbs._closing import Closing
-from ndverbs._native import Access, Status
+from ndverbs._native import Access, Segment, Status
 from ndverbs.connection import _transfers
 from ndverbs.connection._connection import Connection
-from ndverbs.errors import RdmaPermissionError, error
+from ndverbs.errors import RdmaError, RdmaPermissionError, error
 from ndverbs.remote import RemoteBuffer
 
 if TYPE_CHECKING:
@@ -61,14 +61,26 @@ class RemoteArray(Closing):
         self._strides = [
             self._itemsize * math.prod(remote.shape[axis + 1 :]) for axis in range(remote.ndim)
         ]
-        # One element on its way; used with the lock of this array alone.
         self._lock = threading.Lock()
-        self._item = np.zeros(1, remote.dtype)
+        self._renew()
+
+    def _renew(self) -> None:
+        """Make memory for one element on its way, and for one word; with the lock."""
+        self._item = np.zeros(1, self.dtype)
         self._word = np.zeros(1, np.uint64)
-        pd = connection.pd
+        pd = self._connection.pd
         self._regions = [pd.register(self._item), pd.register(self._word)]
         self._item_segment = self._regions[0].segment()
         self._word_segment = self._regions[1].segment()
+
+    def _do(self, kind: str, segment: Segment, where: tuple[int, int], *values: int) -> None:
+        try:
+            _transfers.do(self._link, kind, segment, where, *values, keeps=self._regions)
+        except RdmaError:
+            raise  # it is over
+        except BaseException:
+            self._renew()  # the request goes on with the memory that it has
+            raise
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -236,7 +248,7 @@ class RemoteArray(Closing):
         """
         where = self._place(index)
         with self._lock:
-            _transfers.do(self._link, "read", self._item_segment, where)
+            self._do("read", self._item_segment, where)
             return self._item[0]
 
     def set_item(self, index: SupportsIndex, value: Any) -> None:
@@ -258,7 +270,7 @@ class RemoteArray(Closing):
         where = self._place(index)
         with self._lock:
             self._item[0] = value
-            _transfers.do(self._link, "write", self._item_segment, where)
+            self._do("write", self._item_segment, where)
 
     def fetch_add(self, index: SupportsIndex, n: int) -> int:
         """Add to an element of 8 bytes, atomically, and return what it was before.
@@ -283,7 +295,7 @@ class RemoteArray(Closing):
         self._check(Access.REMOTE_ATOMIC)
         where = self._place(index)
         with self._lock:
-            _transfers.do(self._link, "fetch_add", self._word_segment, where, n)
+            self._do("fetch_add", self._word_segment, where, n)
             found = int(self._word[0])
         return found - (1 << 64) if self.dtype.kind == "i" and found >> 63 else found
 

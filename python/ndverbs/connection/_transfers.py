@@ -137,11 +137,19 @@ def begin_at_once(
     return request
 
 
-def do(link: Link, kind: str, segment: Segment, where: tuple[int, int], *values: int) -> None:
+def do(
+    link: Link,
+    kind: str,
+    segment: Segment,
+    where: tuple[int, int],
+    *values: int,
+    keeps: object,
+) -> None:
     """Do a request of one segment and wait for it, without a future where it is done at once."""
     hub = link.hub
     with hub.lock:
         request: Request[None] = Request(hub)
+        request._keeps = keeps
         transfer = Transfer(link, request, None, 1)
         if link.state == "open" and not link._backlog:
             is_done = link.post_at_once(transfer, link.at_once[kind], segment, where, *values)
