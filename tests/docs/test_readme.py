@@ -64,7 +64,7 @@ def test_examples_run_as_pasted_in_two_processes(tmp_path):
 
 def test_examples_are_eleven_lines_at_most():
     lines = [line for side in SIDES for line in programs(README)[side].splitlines()]
-    assert len([line for line in lines if not line.startswith(("import", "print"))]) <= 11
+    assert len([each for each in lines if each and not each.startswith(("import", "print"))]) <= 11
 
 
 def test_own_data_goes_from_one_terminal_to_the_other(tmp_path):

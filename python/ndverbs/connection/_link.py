@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ndverbs._native import Connector, Flag, OperationType, QueuePair, Result, Status
-from ndverbs.connection import _wire
+from ndverbs._native import Connector, OperationType, QueuePair, Result, Status
+from ndverbs.connection import _frames, _wire
 from ndverbs.connection._channel import Channel, Frame
 from ndverbs.connection._hub import Hub
-from ndverbs.connection._pending import CANCELLED, Pending, SentFrame
+from ndverbs.connection._pending import CANCELLED, Pending
 from ndverbs.connection._request import Request
 from ndverbs.connection._trace import Notes
 from ndverbs.connection._wire import Message, WireError
@@ -35,13 +35,10 @@ if TYPE_CHECKING:
 
 _SUCCESS = Status.SUCCESS
 _RECEIVE = OperationType.RECEIVE
-_INLINE = int(Flag.INLINE)
 # Requests of the program's and frames of messages that are posted at once; more wait in Python.
 INITIATOR_DEPTH = 128
 _INLINE_SIZE = 256
 DEPTH = _wire.CREDITS + INITIATOR_DEPTH
-# How many frames are posted at once: the memory that one connection takes of the hub's.
-_MOST_FRAMES = 16
 # What the peer may take for its part of the negotiation.
 NEGOTIATION_S = 5.0
 _FIRST_ORDER = 1 << 32  # contexts of receives are below it
@@ -131,7 +128,7 @@ class Link:
         self.addresses = (connector.local_address, connector.peer_address)
         self.is_made = True
         if self.is_active:
-            self._send(_wire.negotiate_request(), None)
+            _frames.send(self, _wire.negotiate_request(), None)
         else:
             self.hub.set_deadline(self, NEGOTIATION_S)
         early, self._early = self._early, []
@@ -146,7 +143,7 @@ class Link:
             self.channel.queue(_wire.hello(), is_free=True)
         else:
             _, limits_or_none = _wire.read_negotiate_request(data)
-            self._send(_wire.negotiate_response(limits_or_none, _wire.CREDITS), None)
+            _frames.send(self, _wire.negotiate_response(limits_or_none, _wire.CREDITS), None)
             if limits_or_none is None:
                 raise WireError("it speaks no version of SMB Direct that this side does")
             self.channel = Channel(limits_or_none, 0, 0, _wire.CREDITS)
@@ -311,12 +308,12 @@ class Link:
                 if not attempt():
                     self._backlog.appendleft(attempt)
                     return
-            while channel is not None and self.frames < _MOST_FRAMES:
+            while channel is not None and self.frames < _frames.MOST_FRAMES:
                 frame = self._held or channel.next_frame()
                 if frame is None:
                     break
                 self._held = None
-                if not self._send(frame.data, frame.done):
+                if not _frames.send(self, frame.data, frame.done):
                     self._held = frame
                     return
         except BaseException as cause:
@@ -349,65 +346,6 @@ class Link:
         return not (self._backlog or self._held or self.lent or self._pending) and (
             channel is None or channel.is_idle
         )
-
-    def _send(self, data: bytes, done: object) -> bool:
-        """Post a frame; False: the queue is full."""
-        used = None
-        try:
-            if len(data) <= self._inline_size:
-                frame = SentFrame(self, None, done)
-                order = next(self._orders)
-                self._pending[order] = frame
-                self.qp.send(data, context=order, flags=_INLINE)
-            else:
-                used = self.hub.sends.take()
-                used.view[: len(data)] = data
-                frame = SentFrame(self, used, done)
-                order = next(self._orders)
-                self._pending[order] = frame
-                self.qp.send(used.region.segment(used.at, len(data)), context=order)
-        except RdmaError as failure:
-            self._pending.pop(order, None)
-            if used is not None:
-                self.hub.sends.give(used)
-            if failure.status is Status.NO_MORE_ENTRIES:
-                return False
-            failure = self._as_end(failure)
-            if isinstance(done, Request):
-                done._finish(None, failure)
-            self.fail(failure)
-            return True
-        self.frames += 1
-        return True
-
-    def send_small(self, data: bytes, request: Request[None]) -> bool:
-        """Send a short message at once; False: it has to wait."""
-        channel = self.channel
-        if self._backlog or self._held or channel is None or self.frames >= _MOST_FRAMES:
-            return False
-        if len(data) + _wire.SMALL.size > self._inline_size:
-            return False
-        frame = channel.small_frame(self.next_number(), data)
-        if frame is None:
-            return False
-        self.frames += 1
-        try:
-            is_done = self.post_at_once(
-                SentFrame(self, None, request), self.qp._send_at_once, frame
-            )
-        except RdmaError as failure:
-            self.frames -= 1
-            failure = self._as_end(failure)
-            request._finish(None, failure)
-            self.fail(failure)
-            return True
-        if is_done is None:
-            self.frames -= 1
-            self._held = Frame(frame, request)
-        elif is_done:
-            self.frames -= 1
-            request._finish(None)
-        return True
 
     def next_number(self) -> int:
         """Return the number of the next message."""

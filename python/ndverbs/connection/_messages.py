@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ndverbs._native import Access, MemoryRegion, Status
-from ndverbs.connection import _wire
+from ndverbs.connection import _frames, _wire
 from ndverbs.connection._link import Link
 from ndverbs.connection._memory import check_sizes
 from ndverbs.connection._parts import Outgoing, value_of
@@ -44,7 +44,7 @@ def begin_send(link: Link, value: Any) -> Request[None]:
         with link.hub.lock:
             link.check_open()
             began = time.perf_counter()
-            if link.send_small(value, request):
+            if _frames.send_small(link, value, request):
                 link.counts["messages_sent"] += 1
                 link.notes.add("send", len(value), began, request, is_done=request.done())
                 return request
