@@ -7,6 +7,7 @@ does not let it. Beside what conformance.far does, its ends know FUNCTIONS.
 """
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -30,8 +31,9 @@ ANOTHER_USER = 12345
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 4, 38, 22
 CAPABILITY_VERSION, CAP_SYS_PTRACE = 0x20080522, 19
-# By machine: the numbers of capget, process_vm_readv, process_vm_writev.
-NUMBERS = {"x86_64": (125, 310, 311), "aarch64": (90, 270, 271)}
+# By machine: the numbers of capget, process_vm_readv, process_vm_writev, and of what poll() is.
+NUMBERS = {"x86_64": (125, 310, 311, 7), "aarch64": (90, 270, 271, 73)}
+PIDFD_OPEN = 434  # of all machines
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -46,22 +48,35 @@ def unshare(flags):
     check(libc.unshare(flags), "unshare")
 
 
-def forbid_calls(_end=None):
-    """Have the kernel refuse to copy between processes: a container's seccomp filter."""
-    _, read, write = NUMBERS[os.uname().machine]
+def refuse(error, *numbers):
+    """Have the kernel fail system calls of this thread, and of those that it starts: seccomp."""
     load, jump, give = 0x20, 0x15, 0x06  # BPF: word at, jump if equal, return
-    allow, refuse = 0x7FFF0000, 0x00050000 | 1  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO of EPERM
+    allow, fail = 0x7FFF0000, 0x00050000 | error  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO
     program = [
         (load, 0, 0, 0),  # struct seccomp_data: the number
-        (jump, 2, 0, read),
-        (jump, 1, 0, write),
+        *((jump, len(numbers) - i, 0, number) for i, number in enumerate(numbers)),
         (give, 0, 0, allow),
-        (give, 0, 0, refuse),
+        (give, 0, 0, fail),
     ]
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in program))
     filtered = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     check(libc.prctl(PR_SET_SECCOMP, 2, ctypes.create_string_buffer(filtered), 0, 0), "seccomp")
+
+
+def forbid_calls(_end=None):
+    """Have the kernel refuse to copy between processes, as in a container."""
+    refuse(errno.EPERM, *NUMBERS[os.uname().machine][1:3])
+
+
+def forbid_pidfds():
+    """Be on a kernel before 5.3, or in a container with an old filter."""
+    refuse(errno.ENOSYS, PIDFD_OPEN)
+
+
+def interrupt_polls(_end):
+    """Have a signal come whenever this thread asks for events."""
+    refuse(errno.EINTR, NUMBERS[os.uname().machine][3])
 
 
 def hide_memory(_end=None):
@@ -114,6 +129,7 @@ def act_for_another_user():
 
 CONDITIONS = {
     "calls are forbidden": forbid_calls,
+    "pidfds are forbidden": forbid_pidfds,
     "memory is hidden": hide_memory,
     "cannot trace": drop_tracing,
     "user namespace": enter_user_namespace,
@@ -181,6 +197,7 @@ def end_accept(end):
 FUNCTIONS = {
     "forbid_calls": forbid_calls,
     "hide_memory": hide_memory,
+    "interrupt_polls": interrupt_polls,
     "leave_network": leave_network,
     "share_port": share_port,
     "take_now": take_now,

@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -28,8 +29,10 @@ import numpy as np
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import ndverbs as nd
 from conformance import far
 from conformance.end import ALL, LIMIT, End, pattern
+from conformance.pair import join
 
 PAGE = mmap.PAGESIZE
 NUMBERS = {"x86_64": 323, "aarch64": 282}  # of userfaultfd
@@ -182,6 +185,25 @@ class Survivor(End):
 def shared_mappings():
     """Count what this process maps of other processes' memory, and of its own that they may map."""
     return Path("/proc/self/maps").read_text().count("memfd:ndverbs")
+
+
+def others_go_on(adapter, rounds=20):
+    """Send messages over another connection of an adapter, both ways."""
+    first, second = End(adapter=adapter, is_direct=True), End(adapter=adapter, is_direct=True)
+    with ThreadPoolExecutor(1) as thread:
+        join(first, lambda _, **options: thread.submit(second.accept, **options), second.listen())
+    for end in (first, second):
+        end.memory("note", 100)
+    for _ in range(rounds):
+        for one, other in ((first, second), (second, first)):
+            other.receive("note")
+            one.send("note")
+            assert one.completion().status == nd.Status.SUCCESS
+            assert other.received().status == nd.Status.SUCCESS
+    for end in (first, second):
+        end.end_connection()
+    for end in (first, second):
+        end.close()
 
 
 # ---- the other side -----------------------------------------------------------------------------

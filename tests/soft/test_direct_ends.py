@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import ndverbs as nd
-from conformance.end import LIMIT, End, pattern
-from conformance.pair import join
+from conformance.end import LIMIT, pattern
 from hostile.victim import descriptors
-from soft.mortals import PAGE, Survivor, shared_mappings
+from soft.mortals import PAGE, Survivor, others_go_on, shared_mappings
 
 pytestmark = pytest.mark.usefixtures("kernel_copies")
 
@@ -101,25 +100,6 @@ def caught(mother, adapter, what, has_arena):
 def thread():
     with ThreadPoolExecutor(1) as made:
         yield made
-
-
-def others_go_on(adapter, rounds=20):
-    """Send messages over another connection of an adapter, both ways."""
-    first, second = End(adapter=adapter, is_direct=True), End(adapter=adapter, is_direct=True)
-    with ThreadPoolExecutor(1) as thread:
-        join(first, lambda _, **options: thread.submit(second.accept, **options), second.listen())
-    for end in (first, second):
-        end.memory("note", 100)
-    for _ in range(rounds):
-        for one, other in ((first, second), (second, first)):
-            other.receive("note")
-            one.send("note")
-            assert one.completion().status == nd.Status.SUCCESS
-            assert other.received().status == nd.Status.SUCCESS
-    for end in (first, second):
-        end.end_connection()
-    for end in (first, second):
-        end.close()
 
 
 @EVERY_WAY

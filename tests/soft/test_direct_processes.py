@@ -3,41 +3,19 @@
 
 import socket
 import threading
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 import ndverbs as nd
 from conformance.end import ALL, LIMIT, End, pattern
-from conformance.far import FarProcess, PeerProcess
+from conformance.far import FarProcess
 from conformance.pair import join, kept_ends
+from soft.confined import Confined, confined
 
 pytestmark = pytest.mark.usefixtures("kernel_copies")
 
-PROGRAM = str(Path(__file__).with_name("confined_far.py"))
 BOTH = pytest.mark.parametrize("is_active", [True, False], ids=["active", "passive"])
 EVERYTHING = nd.Access.REMOTE_READ | nd.Access.REMOTE_WRITE | nd.Access.REMOTE_ATOMIC
-
-
-class Confined(PeerProcess):
-    """A process in some of the conditions of confined_far.py."""
-
-    def __init__(self, *conditions):
-        super().__init__(PROGRAM, *conditions)
-        refused = self._pipe.recv()
-        if refused is not None:
-            self.kill()
-            pytest.skip(f"the kernel does not let a process be so: {refused}")
-
-
-@contextmanager
-def confined(*conditions, **options):
-    """Give an end in a process of its own."""
-    with Confined(*conditions) as process:
-        far = FarProcess(process, is_direct=True, **options)
-        yield far
-        far.close()
 
 
 @pytest.fixture

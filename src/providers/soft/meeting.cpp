@@ -35,10 +35,10 @@ bool is_bell(int descriptor) {
 }
 
 // A process that becomes another program lives, and its end of the pair does not: none of its
-// threads is left by then.
+// threads is left by then. See PeerProcess::lives().
 bool lives(const base::Descriptor& pair, const std::shared_ptr<PeerProcess>& peer) {
     pollfd life{pair.get(), 0, 0};
-    if (pair && ::poll(&life, 1, 0) != 0) return false;
+    if (pair && ::poll(&life, 1, 0) > 0) return false;
     return !peer || peer->lives();
 }
 

@@ -61,9 +61,11 @@ void PeerProcess::try_calls(const Introduction& peer) {
     can_call_.store(true, std::memory_order_relaxed);
 }
 
+// A call that fails, as where a signal comes, says nothing: memory is given back for a death alone.
 bool PeerProcess::lives() const {
-    pollfd life{life_.get(), POLLIN, 0};
-    return ::poll(&life, 1, 0) == 0;
+    // Of a socket, only that the other end has closed.
+    pollfd life{life_.get(), static_cast<short>(has_pidfd_ ? POLLIN : 0), 0};
+    return ::poll(&life, 1, 0) <= 0;
 }
 
 const SharedLine& PeerProcess::line(std::uint32_t token, std::uint64_t& hazard) const {
