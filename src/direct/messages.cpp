@@ -246,10 +246,6 @@ bool Stream::take_bytes(const Message& message) {
         fail(iwarp::error::kUntaggedTooLong);
         return false;
     }
-    if (!is_in_message_ || received_ - held_offset_ >= iwarp::kNoticeable) {
-        held_offset_ = received_;
-        held_since_ = now_;
-    }
     is_in_message_ = true;
     std::array<iovec, 16> pieces;
     for (std::uint32_t moved = 0; moved < message.length;) {
@@ -264,12 +260,20 @@ bool Stream::take_bytes(const Message& message) {
         }
     }
     note_taken(message);
+    if (received_ - held_offset_ >= iwarp::kNoticeable) {
+        held_offset_ = received_;
+        held_since_ = now_;
+    }
     return message.kind == Kind::fragment || end_message(message);
 }
 
+// One of the shared queue is held from here on, also by a peer that takes its message back.
 bool Stream::has_receive() {
-    return receive_queue_.cursor.published() != receive_next_ ||
-           (supply_ != nullptr && supply_->refill());
+    if (receive_queue_.cursor.published() != receive_next_) return true;
+    if (supply_ == nullptr || !supply_->refill()) return false;
+    held_since_ = now_;
+    held_offset_ = 0;
+    return true;
 }
 
 // The receive of a message that begins.

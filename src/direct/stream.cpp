@@ -99,7 +99,8 @@ bool Stream::can_resume() const {
 }
 
 std::optional<iwarp::Time> Stream::held_since() const {
-    return supply_ != nullptr && is_in_message_ ? std::optional(held_since_) : std::nullopt;
+    const bool is_held = is_open_ && receive_queue_.cursor.published() != receive_next_;
+    return supply_ != nullptr && is_held ? std::optional(held_since_) : std::nullopt;
 }
 
 // ---- how it ends ----------------------------------------------------------------------------
