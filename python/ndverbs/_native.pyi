@@ -447,7 +447,7 @@ class Adapter(_Object):
         capture : str, bytes or path, optional
             Path of a pcap file that gets every connection's stream from its first byte. Without
             one, the environment variable NDVERBS_CAPTURE names a folder, where each adapter that
-            can capture makes a file of its own, named PID-N.pcap.
+            can capture makes a file of its own, named PID-N.pcap. Only its owner can read it.
         crc : bool or "auto"
             Whether its connections ask for CRC32C (iWARP): ``"auto"`` when the peer is another
             host, where bit errors pass TCP's checksum at times.

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import stat
 import struct
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,20 @@ def test_each_adapter_makes_a_file_of_its_own(parts: list[Path]):
     assert [part.name for part in parts] == [f"{os.getpid()}-{n}.pcap" for n in (1, 2)]
     # Each has the whole connection.
     assert sorted(opcodes(parts[0])) == sorted(opcodes(parts[1]))
+
+
+def rights(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_only_its_owner_can_read_a_capture(parts: list[Path], merged: Path, tmp_path: Path):
+    there = tmp_path / "there.pcap"
+    there.touch(0o644)
+
+    nd.Adapter.open("soft", capture=there).close()
+    nd.Adapter.open("soft", capture=tmp_path / "new.pcap").close()
+
+    assert {rights(path) for path in (*parts, merged, *tmp_path.iterdir())} == {0o600}
 
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -230,6 +245,20 @@ def test_a_program_that_a_signal_kills_gives_128_and_its_number(tmp_path: Path, 
     assert "sh opened no adapter that can be captured" in capsys.readouterr().err
     assert cli.main(["decode", str(output)]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_ctrl_c_while_it_merges_leaves_nothing(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ndverbs.cli.capture.merging.merge", interrupted)
+
+    assert cli.main(["capture", "-o", str(tmp_path / "x"), "--", "true"]) == 130
+
+    assert capsys.readouterr().err == "interrupted\n"
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_program_that_is_not_named_is_wrong_usage(capsys: Captured):

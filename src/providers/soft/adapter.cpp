@@ -179,7 +179,7 @@ std::string new_capture_in(const std::string& folder) {
         std::string path =
             folder + '/' + std::to_string(::getpid()) + '-' + std::to_string(number) + ".pcap";
         const base::Descriptor made(
-            ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+            ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
         if (made || errno != EEXIST) return path;
     }
 }

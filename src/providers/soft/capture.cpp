@@ -4,7 +4,9 @@
 // packet that begins with its key, and lose their place where a packet ends inside a length.
 #include "providers/soft/capture.hpp"
 
+#include <fcntl.h>
 #include <netinet/in.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,6 +29,7 @@ namespace {
 
 constexpr std::uint32_t kMagicMicroseconds = 0xA1B2C3D4;
 constexpr std::uint32_t kLinkTypeRaw = 101;  // packets begin with their IP header
+constexpr mode_t kRights = 0600;
 constexpr std::size_t kIpv4Header = 20;
 constexpr std::size_t kIpv6Header = 40;
 constexpr std::size_t kTcpHeader = 20;
@@ -214,9 +217,17 @@ std::string key_of(const core::SocketAddress& local, const core::SocketAddress& 
 }  // namespace
 
 Expected<std::shared_ptr<Capture>> Capture::open(const std::string& path) {
-    std::FILE* file = std::fopen(path.c_str(), "wbe");
+    // For its owner alone: it holds payload. A file that was there, which others could read, too.
+    const int made = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kRights);
+    std::FILE* const file = made < 0 ? nullptr : ::fdopen(made, "wb");
     if (file == nullptr) {
-        return fail(status_of(errno), "capture: cannot write " + path, {}, errno);
+        const int error = errno;
+        if (made >= 0) ::close(made);
+        return fail(status_of(error), "capture: cannot write " + path, {}, error);
+    }
+    struct stat found {};
+    if (::fstat(made, &found) == 0 && S_ISREG(found.st_mode)) {
+        static_cast<void>(::fchmod(made, kRights));
     }
     struct {
         std::uint32_t magic = kMagicMicroseconds;

@@ -7,9 +7,13 @@ import argparse
 import os
 import signal
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ndverbs.cli._arguments import Commands
 from ndverbs.cli.failure import CommandError, complain
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # As env and shells have them.
 _CANNOT_RUN, _NOT_FOUND, _KILLED = 126, 127, 128
@@ -26,8 +30,8 @@ def add(commands: Commands) -> None:
         "file of it at the end. Connections go over TCP, not through memory, and a connection with "
         "both ends captured is in the file once. The exit code is PROGRAM's: 128 + N when signal N "
         "has killed it, 127 when there is no such program, 126 when it cannot be run.",
-        epilog="The file holds all payload: it is as secret as the data. `ndverbs decode FILE` "
-        "prints it.",
+        epilog="The file holds all payload: it is as secret as the data, and only its owner can "
+        "read it. `ndverbs decode FILE` prints it.",
         allow_abbrev=False,
     )
     capture.add_argument(
@@ -43,8 +47,6 @@ def run(given: argparse.Namespace) -> int:
     import tempfile
     from pathlib import Path
 
-    from ndverbs.cli.capture.merging import merge
-
     program = given.program[1:] if given.program[:1] == ["--"] else given.program
     if not program:
         given.usage("the program is missing: ndverbs capture -o FILE -- PROGRAM")
@@ -57,6 +59,18 @@ def run(given: argparse.Namespace) -> int:
     except OSError as error:
         raise CommandError(f"{given.output} cannot be written: {error.strerror}") from error
     try:
+        return _capture(program, folder, output, given.output)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _capture(program: list[str], folder: Path, output: Path, named: str) -> int:
+    import shutil
+
+    from ndverbs.cli.capture.merging import merge
+
+    try:
         code = _run(program, {**os.environ, "NDVERBS_CAPTURE": str(folder)})
     except OSError as error:
         folder.rmdir()
@@ -67,14 +81,14 @@ def run(given: argparse.Namespace) -> int:
         os.replace(folder / "merged", output)
     except OSError as error:
         raise CommandError(
-            f"{given.output} cannot be written: {error.strerror}; {folder} has the captures of the "
+            f"{named} cannot be written: {error.strerror}; {folder} has the captures of the "
             "adapters"
         ) from error
     shutil.rmtree(folder)
     complain(
-        f"{given.output}: {packets:,} packets, connections: {connections:,}, adapters: {adapters:,}"
+        f"{named}: {packets:,} packets, connections: {connections:,}, adapters: {adapters:,}"
         if adapters
-        else f"{given.output} is empty: {program[0]} opened no adapter that can be captured"
+        else f"{named} is empty: {program[0]} opened no adapter that can be captured"
     )
     return code
 

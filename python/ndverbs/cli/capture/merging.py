@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ def merge(parts: list[Path], target: Path) -> Summary:
     _drop_twins([connection for connections in seen for connection in connections])
     written = 0
     with contextlib.ExitStack() as stack:
-        out = stack.enter_context(open(target, "xb"))
+        out = stack.enter_context(open(target, "xb", opener=_for_its_owner))
         out.write(_section())
         streams = []
         for number, (part, connections) in enumerate(zip(parts, seen, strict=True)):
@@ -61,6 +62,10 @@ def merge(parts: list[Path], target: Path) -> Summary:
             written += 1
     kept = [one for connections in seen for one in connections if not one.is_dropped]
     return Summary(written, len(kept), len(parts))
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _whole_packets(file: BinaryIO) -> Iterator[_captures.Packet]:
