@@ -386,7 +386,8 @@ class _Object:
     def close(self) -> None:
         """Close the object; closing it again does nothing.
 
-        It neither waits nor fails, `Adapter.close` apart. The resource itself goes when the last
+        It neither waits nor fails, `Adapter.close` apart, and what ends memory: see
+        `MemoryRegion.deregister`. The resource itself goes when the last
         object that needs it is gone: a queue pair goes on although its completion queues were
         closed. An object that is collected is closed first.
         """
@@ -472,7 +473,9 @@ class Adapter(_Object):
         """Close everything made from the adapter, newest first, and return when all is over.
 
         No request is under way and no callback runs afterwards. Connections that still deliver
-        their last bytes are waited for, up to 5 s. The interpreter's exit closes all adapters.
+        their last bytes are waited for, up to 5 s, and so are processes of this host that were
+        stopped with memory of the adapter in hand: an array that one has in hand after that stays
+        exported until this process ends. The interpreter's exit closes all adapters.
 
         Raises
         ------
@@ -891,8 +894,13 @@ class MemoryRegion(_Object):
         Notes
         -----
         Gives the GIL up and waits, for microseconds, for a thread that moves data of a connection
-        right now; never for a peer. `close` does the same and does not fail: requests that are
-        posted keep the memory and use it until they end, and the array is given back then.
+        right now, in this process or in one of this host that reaches the memory
+        (`Connector.transport`); for no other peer. Where such a process is stopped meanwhile, the
+        call waits until it goes on or ends. Ctrl-C ends that wait: the tokens are dead, the array
+        stays exported, and `deregister` or `close` may be called again to wait on.
+
+        `close` does the same and does not fail: requests that are posted keep the memory and use
+        it until they end, and the array is given back then.
 
         References
         ----------

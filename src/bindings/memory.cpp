@@ -60,13 +60,35 @@ void MemoryRegion::register_array(const py::object& array, std::uint32_t rights)
     segment_ = {native->address(), native->size(), native->tokens().local};
 }
 
-void MemoryRegion::deregister() {
+// Waits for processes of this host that have the memory in hand. Whatever ends the wait: the tokens
+// are dead, and the array stays exported as long as it has to.
+void MemoryRegion::end_access(bool is_forced) {
     const std::shared_ptr<core::MemoryRegion> native = share();
-    check_or_raise(without_gil([&] { return native->deregister(); }));
+    const auto attempt = [&](std::chrono::nanoseconds patience) {
+        return is_forced ? native->end_access(patience) : native->deregister(patience);
+    };
+    Expected<bool> ended = without_gil([&] { return attempt({}); });
+    if (ended && !*ended) {
+        segment_ = {};
+        static_cast<void>(wait_in_slices(Deadline(std::nullopt), [&](auto slice) {
+            ended = attempt(slice);
+            return !ended || *ended;
+        }));
+    }
+    if (!is_forced) static_cast<void>(value_or_raise(ended));
+}
+
+void MemoryRegion::deregister() {
+    end_access(false);
     const py::object array = forget();
 }
 
 void MemoryRegion::close() {
+    if (is_usable() && array_) end_access(true);
+    let_go();
+}
+
+void MemoryRegion::let_go() {
     Handle::close();
     const py::object array = forget();
 }
@@ -150,7 +172,9 @@ void bind_region(py::module_& module) {
                                     collected<MemoryRegion>());
     bind_handle(region);
     bind_repr(region, [](const MemoryRegion& self) -> std::string {
-        if (!self.is_registered()) return "not registered";
+        if (!self.is_registered()) {
+            return self.is_leaving() ? "in the hand of a process" : "not registered";
+        }
         return "of " + std::to_string(self.whole().length) + " bytes, " +
                access_member(self.get().rights()).attr("name").cast<std::string>();
     });

@@ -29,7 +29,8 @@ public:
         : Handle("protection domain", std::move(native), std::move(adapter)) {}
 };
 
-// deregister() and close() wait for the stepper of a connection.
+// deregister() and close() wait for the stepper of a connection, in a process of this host, too,
+// which may be stopped: Ctrl-C ends that wait.
 class MemoryRegion final : public Handle<core::MemoryRegion, CloseWaits::yes> {
 public:
     MemoryRegion(std::shared_ptr<core::MemoryRegion> native, std::shared_ptr<AdapterState> adapter)
@@ -37,7 +38,7 @@ public:
 
     ~MemoryRegion() {
         detach();
-        close();
+        let_go();
     }
 
     void register_array(const py::object& array, std::uint32_t rights);
@@ -49,15 +50,21 @@ public:
     [[nodiscard]] py::object remote() const;
     [[nodiscard]] py::object array() const;
     [[nodiscard]] bool is_registered() const { return segment_.token != 0; }
+    // deregister() or close() waits for a process of this host, or has waited in vain.
+    [[nodiscard]] bool is_leaving() const { return !is_registered() && array_; }
 
     int traverse(visitproc visit, void* arg) const {
         Py_VISIT(array_.ptr());
         return exporter_ ? exporter_->traverse(visit, arg) : 0;
     }
-    void clear() noexcept { close(); }
+    void clear() noexcept { let_go(); }
 
 private:
     void drop() override;
+    // Forced: closing, which does not fail.
+    void end_access(bool is_forced);
+    // Closes it; waits for no process for longer than a moment.
+    void let_go();
     // The array, which the caller drops.
     [[nodiscard]] py::object forget();
 

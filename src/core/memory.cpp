@@ -12,6 +12,9 @@
 namespace ndv::core {
 namespace {
 
+// A process of this host that runs is back from a copy by then.
+constexpr std::chrono::seconds kClosePatience{1};
+
 // What peers may write, their responses to our Reads may, too.
 std::uint32_t granted_rights(std::uint32_t rights) {
     return (rights & access::kRemoteWriteBit) != 0 ? rights | access::kRdmaReadSink : rights;
@@ -76,6 +79,11 @@ Expected<void> MemoryRegion::register_buffer(BufferHold* hold, std::uint32_t rig
                     "register: the buffer is read-only, but the access asks for writing",
                     "register a writable copy, or ask for Access.REMOTE_READ only");
     }
+    if (has_ended_) {
+        return fail(Status::invalid_device_request,
+                    "register: a process of this host has the region's last memory in hand still",
+                    "call deregister() once more, or create another region");
+    }
     if (hold_ != nullptr) {
         return fail(Status::invalid_device_request,
                     "register: the memory region is registered already",
@@ -99,13 +107,20 @@ Expected<void> MemoryRegion::register_buffer(BufferHold* hold, std::uint32_t rig
     return {};
 }
 
-Expected<void> MemoryRegion::deregister() { return end_registration(false); }
+Expected<bool> MemoryRegion::deregister(std::chrono::nanoseconds patience) {
+    return end_registration(false, patience);
+}
 
-Expected<void> MemoryRegion::end_registration(bool is_forced) {
-    BufferHold* hold = nullptr;
+Expected<bool> MemoryRegion::end_access(std::chrono::nanoseconds patience) {
+    return end_registration(true, patience);
+}
+
+Expected<bool> MemoryRegion::end_registration(bool is_forced, std::chrono::nanoseconds patience) {
+    Tokens ended;
     {
         const base::Lock lock(mutex_);
         if (hold_ == nullptr) {
+            if (is_closed()) return closed("deregister", "memory region");
             return fail(Status::invalid_device_request,
                         "deregister: the memory region is not registered");
         }
@@ -115,24 +130,37 @@ Expected<void> MemoryRegion::end_registration(bool is_forced) {
                             " memory windows are bound to the region",
                         "invalidate or close them first");
         }
-        if (const std::uint32_t users = is_forced ? 0 : hold_->seal(); users > 0) {
-            return fail(Status::device_busy,
-                        "deregister: posted requests name the region (segments: " +
-                            std::to_string(users) + ")",
-                        "take their completions first, flush the queue pair, or close() the "
-                        "region, which keeps the memory until they have ended");
+        if (!has_ended_) {
+            if (const std::uint32_t users = is_forced ? 0 : hold_->seal(); users > 0) {
+                return fail(Status::device_busy,
+                            "deregister: posted requests name the region (segments: " +
+                                std::to_string(users) + ")",
+                            "take their completions first, flush the queue pair, or close() the "
+                            "region, which keeps the memory until they have ended");
+            }
+            {
+                const base::Lock domain(pd_->mutex_);
+                pd_->ranges_.remove(range());
+            }
+            do_deregister(tokens_);
+            has_ended_ = true;
         }
-        {
-            const base::Lock domain(pd_->mutex_);
-            pd_->ranges_.remove(range());
-        }
-        do_deregister(tokens_);
-        hold = std::exchange(hold_, nullptr);
-        tokens_ = Tokens{};
-        rights_ = 0;
+        ended = tokens_;
     }
-    hold->release();
-    return {};
+    // Without the mutex: others may ask what it is, and wait for the same.
+    if (!await_peers(ended, patience)) return false;
+    if (BufferHold* const hold = take_buffer(ended)) hold->release();
+    return true;
+}
+
+BufferHold* MemoryRegion::take_buffer(const Tokens& ended) {
+    const base::Lock lock(mutex_);
+    // Another thread may have been faster, and have registered it anew.
+    if (!has_ended_ || tokens_.local != ended.local) return nullptr;
+    has_ended_ = false;
+    rights_ = 0;
+    tokens_ = Tokens{};
+    return std::exchange(hold_, nullptr);
 }
 
 Range MemoryRegion::range() const {
@@ -140,13 +168,22 @@ Range MemoryRegion::range() const {
             tokens_.local};
 }
 
-void MemoryRegion::do_close() {
-    if (is_registered()) static_cast<void>(end_registration(true));
+void MemoryRegion::do_close() { close_within(kClosePatience); }
+
+void MemoryRegion::close_within(std::chrono::nanoseconds patience) {
+    {
+        const base::Lock lock(mutex_);
+        if (hold_ == nullptr) return;
+    }
+    auto ended = end_registration(true, patience);
+    if (!ended || *ended) return;
+    const Tokens given = tokens();
+    if (BufferHold* const hold = take_buffer(given)) leave_to_peers(given, *hold);
 }
 
 bool MemoryRegion::add_window() {
     const base::Lock lock(mutex_);
-    if (hold_ == nullptr) return false;
+    if (!has_buffer()) return false;
     ++windows_;
     return true;
 }
@@ -157,19 +194,20 @@ void MemoryRegion::remove_window() {
         if (--windows_ > 0) return;
     }
     // Closed while it had windows: now the registration ends. A close() that comes just now does
-    // it itself; the second of the two finds nothing registered.
-    if (is_closed()) do_close();
+    // it itself; the second of the two finds nothing registered. This may be in a step.
+    if (is_closed()) close_within({});
 }
 
 BufferHold* MemoryRegion::share_hold() const {
     const base::Lock lock(mutex_);
-    if (hold_ != nullptr) hold_->add_reference();
+    if (!has_buffer()) return nullptr;
+    hold_->add_reference();
     return hold_;
 }
 
 bool MemoryRegion::is_registered() const {
     const base::Lock lock(mutex_);
-    return hold_ != nullptr;
+    return has_buffer();
 }
 
 Tokens MemoryRegion::tokens() const {

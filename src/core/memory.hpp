@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -109,10 +110,13 @@ public:
     [[nodiscard]] Expected<void> register_buffer(BufferHold* hold, std::uint32_t rights);
     // The token is dead and remote access has ended before this returns. It waits for the steps
     // that go on right now (microseconds), also of processes of this host that map the memory, and
-    // for no other peer: one of those that is stopped meanwhile has to go on, or to end. Refused
-    // while posted requests name the region: its memory is the caller's own again when this has
-    // succeeded. close() does not fail; then a posted request keeps the memory until it ends.
-    [[nodiscard]] Expected<void> deregister();
+    // for no other peer. Refused while posted requests name the region: its memory is the caller's
+    // own again when this has succeeded. False: one of those processes, which may be stopped, has
+    // the memory in hand still, after so long; the token is dead, and the next call waits on.
+    [[nodiscard]] Expected<bool> deregister(std::chrono::nanoseconds patience);
+    // The same also while posted requests name it, which keep the memory until they end. close()
+    // does this, has a second's patience, and leaves the memory to who has it in hand then.
+    [[nodiscard]] Expected<bool> end_access(std::chrono::nanoseconds patience);
 
     [[nodiscard]] bool is_registered() const;
     [[nodiscard]] Tokens tokens() const;
@@ -131,11 +135,24 @@ public:
 
 protected:
     [[nodiscard]] virtual Expected<Tokens> do_register(BufferHold& hold, std::uint32_t rights) = 0;
+    // The tokens name nothing when this returns, and no step of this process uses what they named.
     virtual void do_deregister(const Tokens& tokens) = 0;
+    // Nor does another process that maps it. False: one does, after so long.
+    [[nodiscard]] virtual bool await_peers(const Tokens&, std::chrono::nanoseconds) { return true; }
+    // Gives the reference back when they do not any more.
+    virtual void leave_to_peers(const Tokens&, BufferHold& hold) { hold.release(); }
     void do_close() override;
 
 private:
-    [[nodiscard]] Expected<void> end_registration(bool is_forced);
+    // Forced: also while posted requests use the memory.
+    [[nodiscard]] Expected<bool> end_registration(bool is_forced,
+                                                  std::chrono::nanoseconds patience);
+    void close_within(std::chrono::nanoseconds patience);
+    // Of what these tokens named; null: it is gone.
+    [[nodiscard]] BufferHold* take_buffer(const Tokens& ended);
+    [[nodiscard]] bool has_buffer() const NDV_REQUIRES(mutex_) {
+        return hold_ != nullptr && !has_ended_;
+    }
     [[nodiscard]] Range range() const NDV_REQUIRES(mutex_);
 
     const std::shared_ptr<ProtectionDomain> pd_;
@@ -144,6 +161,7 @@ private:
     Tokens tokens_ NDV_GUARDED_BY(mutex_);
     std::uint32_t rights_ NDV_GUARDED_BY(mutex_) = 0;
     std::uint32_t windows_ NDV_GUARDED_BY(mutex_) = 0;
+    bool has_ended_ NDV_GUARDED_BY(mutex_) = false;  // the buffer is kept for another process
 };
 
 class ProtectionDomain : public Object, base::Live<base::LiveKind::protection_domain> {

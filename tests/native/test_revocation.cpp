@@ -248,6 +248,9 @@ std::uint64_t revoke(Checks& checks, std::uint32_t rounds, bool is_in_arena,
         }
 
         table.remove(token);
+        const bool has_ended =
+            table.await_users(table.hazard_for(token), std::chrono::nanoseconds::max());
+        checks.check(has_ended, "the wait has no limit");
 
         bool is_whole = true;
         for (std::size_t i = 0; i < kWords; ++i) target[i].store(kOurs);

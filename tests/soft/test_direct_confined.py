@@ -94,3 +94,15 @@ def test_a_signal_is_no_death(mother, adapter):
         mortal.let_go()
 
         ending.result(LIMIT)
+
+
+def test_an_adapter_that_has_waited_in_vain_leaves_the_memory_to_its_holder(mother):
+    with Confined() as process:
+        survivor = FarProcess(process, is_direct=True, has_arena=True)
+        with caught_with(survivor, mother) as mortal:
+            mortal.stop()
+
+            with pytest.raises(AssertionError, match="'buffer_hold': 1"):
+                survivor.begin("close").result(LIMIT)
+
+        survivor.abandon()  # ... whose process ends in order all the same

@@ -6,12 +6,16 @@ requests end, nothing is left of the peer, and calls do not wait for longer than
 """
 
 import gc
+import os
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import ndverbs as nd
 from conformance.end import LIMIT, pattern
+from conftest import native_objects
 from hostile.victim import descriptors
 from soft.mortals import PAGE, Survivor, others_go_on, shared_mappings
 
@@ -183,3 +187,73 @@ def test_nothing_waits_for_a_stopped_holder_but_its_memory(caught, thread, adapt
     assert not caught.waiting("receive")
     caught.mortal.send_kill()
     assert caught.received().status == nd.Status.CANCELLED
+
+
+def exported():
+    return native_objects().get("buffer_hold", 0)
+
+
+def interrupt(region, thread):
+    """Send a signal to a thread that waits in deregister(); its handler raises."""
+    while "in the hand of a process" not in repr(region):
+        os.sched_yield()
+    signal.pthread_kill(thread, signal.SIGINT)
+
+
+WRITES = pytest.mark.parametrize(("what", "has_arena"), [("write", True)])
+
+
+@WRITES
+@pytest.mark.parametrize(("begin", "finish"), [("deregister", "close"), ("close", "deregister")])
+def test_ctrl_c_ends_a_wait_for_a_stopped_holder(caught, thread, begin, finish):
+    caught.mortal.stop()
+    region = caught.regions["sink"]
+    token = region.remote_token
+    interrupting = thread.submit(interrupt, region, threading.main_thread().ident)
+    before = exported()
+
+    with pytest.raises(KeyboardInterrupt):
+        getattr(region, begin)()
+
+    interrupting.result(LIMIT)
+    # It is as good as deregistered, but for its memory, which the peer has.
+    assert "in the hand of a process" in repr(region)
+    with pytest.raises(nd.RdmaError, match="not registered"):
+        region.segment()
+    with pytest.raises(nd.RdmaError, match="in hand still"):
+        region.register(caught.array, nd.Access.LOCAL_WRITE)
+    with pytest.raises(nd.RdmaError):
+        caught.qp.receive(nd.Segment(caught.array.ctypes.data, 8, token))
+    assert exported() == before
+    caught.mortal.send_kill()
+    getattr(region, finish)()
+    assert exported() == before - 1
+
+
+@WRITES
+def test_a_region_that_is_dropped_leaves_its_memory_to_a_stopped_holder(caught):
+    caught.mortal.stop()
+    before = exported()
+
+    del caught.regions["sink"]
+
+    assert exported() == before
+    caught.mortal.let_go()
+    caught.mortal.resume()
+    while exported() == before:
+        os.sched_yield()
+
+
+@pytest.mark.parametrize("what", ["write", "send"])
+@pytest.mark.parametrize("has_arena", [True])
+def test_an_adapter_that_closes_waits_for_a_stopped_holder(caught, thread, adapter):
+    caught.mortal.stop()
+    closing = thread.submit(adapter.close)
+    with nd.Adapter.open("soft") as another:
+        others_go_on(another)
+    assert not closing.done()
+
+    caught.mortal.send_kill()
+
+    closing.result(LIMIT)
+    # ... with all that it has made, which the fixtures count.

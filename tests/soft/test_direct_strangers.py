@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from soft.stranger import (
     hear_hello,
     memory_file,
     name_of,
+    pair_for,
     renamed,
     taking,
 )
@@ -189,6 +191,62 @@ def test_memory_in_the_hand_of_a_peer_that_did_not_answer_is_not_given_back(adap
                 assert not ending.done()
                 segment[at : at + 8] = bytes(8)
                 ending.result(LIMIT)
+
+
+@contextlib.contextmanager
+def left_behind(adapter, listener, known):
+    """Have a peer stand still in the memory of an end of ours that is gone; give its letting go."""
+    hello, sizes, _ = known
+    with greeted(adapter, listener) as (ours, peer), taking(peer, hello) as (kept, files):
+        answer_garbage(kept, peer)
+        with mmap.mmap(files[0], sizes["segment"]) as segment:
+            hazard = 64 + (sizes["segment"] - 64) // 2
+            segment[:4] = struct.pack("I", 1)  # taken up
+            segment[hazard : hazard + 8] = struct.pack("Q", 1)
+            peer.open_stream()
+            with contextlib.suppress(nd.RdmaError):
+                ours.accepting.wait(LIMIT)
+            ours.ends()
+            ours.close()
+            yield lambda: segment.__setitem__(slice(hazard, hazard + 8), bytes(8))
+
+
+def segments():
+    return Path("/proc/self/maps").read_text().count("memfd:ndverbs-segment")
+
+
+def test_what_is_left_of_an_end_goes_when_its_peer_lets_go(adapter):
+    known = genuine(adapter)
+    with adapter.create_listener() as listener:
+        listener.listen(("127.0.0.1", 0))
+        with left_behind(adapter, listener, known) as let_go:
+            assert segments() == 2  # with the test's own
+
+            let_go()
+
+            while segments() > 1:
+                os.sched_yield()
+
+
+def test_strangers_who_stand_still_in_memory_keep_a_few_pieces_of_it(adapter):
+    known = genuine(adapter)
+    with adapter.create_listener() as listener, contextlib.ExitStack() as stack:
+        listener.listen(("127.0.0.1", 0))
+        left = [stack.enter_context(left_behind(adapter, listener, known)) for _ in range(16)]
+
+        with greeted(adapter, listener) as (ours, peer):
+            with pair_for(peer, renamed(known[0], peer)) as kept:
+                assert kept.recv(1) == b""  # no offer is made
+            peer.open_stream()
+            ours.accepting.wait(LIMIT)
+            assert ours.goes_on_by_tcp(peer)
+
+        # One goes, and there is a place.
+        left[0]()
+        while segments() > 31:
+            os.sched_yield()
+        with greeted(adapter, listener) as (ours, peer), taking(peer, known[0]) as (_, files):
+            assert files
 
 
 # ---- our end is active --------------------------------------------------------------------------

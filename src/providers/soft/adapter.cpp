@@ -162,6 +162,10 @@ private:
         if (!parts_->table->is_shared()) return std::shared_ptr<std::byte>();
         return parts_->table->arena()->allocate(size, Arena::Pages::now);
     }
+    void do_close() override {
+        parts_->table->stop_waiting();
+        core::Adapter::do_close();
+    }
     void stop() override { parts_->progress->stop(); }
 
     [[nodiscard]] std::shared_ptr<core::Adapter> self() {

@@ -308,8 +308,8 @@ void Connector::on_offer(base::Descriptor pair) {
         if (!done || state_ != State::connecting) return;
         try {
             if (pair) {
-                meeting_ =
-                    Meeting::take_offer(std::move(pair), parts_->table, parts_->acquaintance);
+                meeting_ = Meeting::take_offer(std::move(pair), parts_->table, parts_->progress,
+                                               parts_->acquaintance);
             }
             apply(core::Input::answered, after);
         } catch (const std::bad_alloc&) {

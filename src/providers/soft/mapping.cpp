@@ -63,7 +63,7 @@ Status Mapping::begin(std::uint64_t queue_pair) {
     EntryContent ended;
     if (owner_->is_closed_.load(std::memory_order_seq_cst) &&
         owner_->table_->deactivate(token_, ended)) {
-        end();
+        owner_->end(*this, {});
         return Status::invalid_device_request;
     }
     return Status::success;
@@ -71,11 +71,6 @@ Status Mapping::begin(std::uint64_t queue_pair) {
 
 void Mapping::leave() {
     owner_->live_token_.store(0, std::memory_order_release);  // pairs with begin()
-}
-
-void Mapping::end() {
-    leave();
-    release();
 }
 
 void Mapping::leave_queue() {
@@ -238,9 +233,22 @@ void Mappable::close() {
     is_closed_.store(true, std::memory_order_seq_cst);  // pairs with begin()
     EntryContent ended;
     const std::uint32_t token = live_token_.load(std::memory_order_seq_cst);
-    if (token != 0 && table_->deactivate(token, ended)) ended.mapping->end();
+    if (token != 0 && table_->deactivate(token, ended)) {
+        end(*ended.mapping, std::chrono::nanoseconds::max());
+    }
     const base::Lock lock(mutex_);
     mapped_ = core::Mapped{};
+}
+
+// With the entry's reference.
+void Mappable::end(Mapping& mapping, std::chrono::nanoseconds patience) {
+    mapping.leave();
+    const std::uint64_t hazard = table_->hazard_for(mapping.token());
+    if (table_->await_users(hazard, patience)) {
+        mapping.release();
+    } else {
+        leave_to_peers(table_, hazard, mapping, *progress_);
+    }
 }
 
 // ---- logical addresses ----------------------------------------------------------------------

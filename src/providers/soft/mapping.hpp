@@ -27,8 +27,6 @@ public:
     [[nodiscard]] Status begin(std::uint64_t queue_pair);
     // Its entry of the table is gone; it may be filled again.
     void leave();
-    // ... with the entry's reference.
-    void end();
     // Its request has had its turn or is retired: no look-up finds it as a posted one any more.
     void leave_queue();
 
@@ -53,8 +51,12 @@ private:
 // which of them is alive. Outlives its front object while mappings of it are in use.
 class Mappable : public std::enable_shared_from_this<Mappable> {
 public:
-    Mappable(std::shared_ptr<MemoryTable> table, std::uint64_t domain, std::uint32_t max_pages)
-        : table_(std::move(table)), domain_(domain), max_pages_(max_pages) {}
+    Mappable(std::shared_ptr<MemoryTable> table, std::shared_ptr<Progress> progress,
+             std::uint64_t domain, std::uint32_t max_pages)
+        : table_(std::move(table)),
+          progress_(std::move(progress)),
+          domain_(domain),
+          max_pages_(max_pages) {}
     ~Mappable();
     Mappable(const Mappable&) = delete;
     Mappable& operator=(const Mappable&) = delete;
@@ -73,8 +75,10 @@ private:
                                    Mapping& to);
     void set_mapped(const Mapping& mapping, std::uint32_t rights);
     void put_back(std::unique_ptr<Mapping> mapping);
+    void end(Mapping& mapping, std::chrono::nanoseconds patience);
 
     const std::shared_ptr<MemoryTable> table_;
+    const std::shared_ptr<Progress> progress_;
     const std::uint64_t domain_;
     const std::uint32_t max_pages_;
     std::atomic<std::uint32_t> live_token_{0};  // claimed by begin(), cleared by end()

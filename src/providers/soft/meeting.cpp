@@ -47,11 +47,14 @@ std::uint64_t hazard_of(const direct::Segment& segment, bool is_active) {
     return segment.sides[is_active ? 0 : 1].hazard.load(std::memory_order_seq_cst);
 }
 
+// With so much in the hands of peers that stand still, ends of other processes get TCP.
+constexpr std::size_t kMostRemnants = 16;
+
 // A peer that stands still in the memory of an end that is gone, and has closed.
-class Remnant final : public FarUser {
+class MeetingRemnant final : public FarUser, public Remnant {
 public:
-    Remnant(std::shared_ptr<direct::Segment> segment, bool is_active, base::Descriptor pair,
-            std::shared_ptr<PeerProcess> peer)
+    MeetingRemnant(std::shared_ptr<direct::Segment> segment, bool is_active, base::Descriptor pair,
+                   std::shared_ptr<PeerProcess> peer)
         : segment_(std::move(segment)),
           is_active_(is_active),
           pair_(std::move(pair)),
@@ -59,7 +62,7 @@ public:
     [[nodiscard]] bool touches(std::uint64_t hazard) const override {
         return hazard_of(*segment_, is_active_) == hazard && lives(pair_, peer_);
     }
-    [[nodiscard]] bool has_left() const override {
+    [[nodiscard]] bool end() override {
         return hazard_of(*segment_, is_active_) == 0 || !lives(pair_, peer_);
     }
 
@@ -206,8 +209,12 @@ base::Descriptor say_hello(const Link& link) {
     return ours;
 }
 
-Meeting::Meeting(std::string name, std::shared_ptr<Acquaintance> acquaintance, bool is_active)
-    : name_(std::move(name)), acquaintance_(std::move(acquaintance)), is_active_(is_active) {}
+Meeting::Meeting(std::string name, std::shared_ptr<Progress> progress,
+                 std::shared_ptr<Acquaintance> acquaintance, bool is_active)
+    : name_(std::move(name)),
+      progress_(std::move(progress)),
+      acquaintance_(std::move(acquaintance)),
+      is_active_(is_active) {}
 
 Meeting::~Meeting() {
     stop_hearing();
@@ -223,17 +230,19 @@ void Meeting::leave_memory() {
     direct::Line line(segment_, is_active_);
     line.close();
     if (line.is_quiet() || !lives_peer()) return;
-    std::shared_ptr<Remnant> left;
+    std::shared_ptr<MeetingRemnant> left;
     try {
         base::with_memory([&] {
             if (!left) {
-                left = std::make_shared<Remnant>(segment_, is_active_, std::move(pair_), peer_);
+                left =
+                    std::make_shared<MeetingRemnant>(segment_, is_active_, std::move(pair_), peer_);
             }
-            own().table->keep_user(left);
+            own().table->add_user(left);
+            progress_->keep(left);
         });
     } catch (const std::bad_alloc&) {
         // A destructor has no caller to report to.
-        while (left ? !left->has_left() : !line.is_quiet() && lives_peer()) {
+        while (left ? !left->end() : !line.is_quiet() && lives_peer()) {
             base::pause_for_memory();
         }
     }
@@ -250,7 +259,7 @@ void Meeting::stop_hearing() {
 std::shared_ptr<Meeting> Meeting::offer(const Link& link, Reach passive,
                                         const std::shared_ptr<Progress>& progress,
                                         const std::shared_ptr<Acquaintance>& acquaintance) {
-    auto made = std::make_shared<Meeting>(link.name(false), acquaintance, false);
+    auto made = std::make_shared<Meeting>(link.name(false), progress, acquaintance, false);
     if (made->name_.empty()) return nullptr;
     const bool is_shared = passive.table->is_shared() && may_share_memory();
     made->reaches_[0] = std::move(passive);
@@ -260,7 +269,6 @@ std::shared_ptr<Meeting> Meeting::offer(const Link& link, Reach passive,
     if (base::Descriptor socket = hear_under(made->name_)) {
         auto invitation = std::make_shared<Invitation>(made, std::move(socket));
         if (progress->add(invitation, invitation->descriptor())) {
-            made->progress_ = progress;
             made->invitation_ = std::move(invitation);
         }
     }
@@ -290,6 +298,7 @@ void Meeting::make_offer(base::Descriptor pair) {
     if (state_ != State::offered) return;
     const Reach& own = reaches_[0];
     state_ = State::taken_back;  // unless all of it succeeds, and then there is no second one
+    if (progress_->kept() >= kMostRemnants) return;
     segment_file_ = base::make_memory_file("ndverbs-segment", sizeof(direct::Segment));
     if (!segment_file_ || !make_means()) return;
     segment_ = map_segment(segment_file_.get());
@@ -316,8 +325,10 @@ void Meeting::greet() {
 
 std::shared_ptr<Meeting> Meeting::take_offer(base::Descriptor pair,
                                              std::shared_ptr<MemoryTable> own,
+                                             const std::shared_ptr<Progress>& progress,
                                              const std::shared_ptr<Acquaintance>& acquaintance) {
-    auto made = std::make_shared<Meeting>(std::string(), acquaintance, true);
+    if (progress->kept() >= kMostRemnants) return nullptr;
+    auto made = std::make_shared<Meeting>(std::string(), progress, acquaintance, true);
     auto parcel = take_parcel(pair.get(), bytes_of(made->theirs_), kOffered);
     if (!parcel || !own->is_shared()) return nullptr;
     auto& given = parcel->descriptors;

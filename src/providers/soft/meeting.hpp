@@ -58,10 +58,12 @@ public:
     // Active: what came of a hello, by `pair`; null: nothing that is good.
     [[nodiscard]] static std::shared_ptr<Meeting> take_offer(
         base::Descriptor pair, std::shared_ptr<MemoryTable> own,
+        const std::shared_ptr<Progress>& progress,
         const std::shared_ptr<Acquaintance>& acquaintance);
 
     // Use the above.
-    Meeting(std::string name, std::shared_ptr<Acquaintance> acquaintance, bool is_active);
+    Meeting(std::string name, std::shared_ptr<Progress> progress,
+            std::shared_ptr<Acquaintance> acquaintance, bool is_active);
     ~Meeting() override;
 
     // Active. False: it was taken back, or there are no means; the connection goes on by TCP.
@@ -101,6 +103,7 @@ private:
     [[nodiscard]] const Reach& own() const { return reaches_[is_active_ ? 1 : 0]; }
 
     const std::string name_;
+    const std::shared_ptr<Progress> progress_;
     const std::shared_ptr<Acquaintance> acquaintance_;  // null: of one process
     const bool is_active_;                              // of two
     const unsigned made_in_ = base::fork_generation();
@@ -117,7 +120,6 @@ private:
     base::Descriptor pair_;  // open for as long as the peer is to know that this end is there
     std::shared_ptr<PeerProcess> peer_;
     Introduction theirs_;
-    std::shared_ptr<Progress> progress_;
     std::shared_ptr<Invitation> invitation_;
 };
 

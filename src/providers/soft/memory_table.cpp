@@ -5,9 +5,14 @@
 #include <sched.h>
 #include <sys/random.h>
 
+#include <algorithm>
 #include <chrono>
+#include <new>
+#include <optional>
 #include <thread>
+#include <utility>
 
+#include "base/shortage.hpp"
 #include "iwarp/work_queue.hpp"
 #include "providers/soft/mapping.hpp"
 
@@ -125,7 +130,7 @@ void MemoryTable::activate(std::uint32_t token, const EntryContent& content) {
     if (shared_) show(token, number % kSlots, content);
 }
 
-bool MemoryTable::deactivate(std::uint32_t token, EntryContent& ended, std::uint64_t* hazard) {
+bool MemoryTable::deactivate(std::uint32_t token, EntryContent& ended) {
     const std::uint32_t number = permutation_.number(token);
     Entry* gone = entry(number % kSlots);
     if (gone == nullptr) return false;
@@ -138,12 +143,6 @@ bool MemoryTable::deactivate(std::uint32_t token, EntryContent& ended, std::uint
     // acquire: pairs with the release in unpin(): what the last step did is done.
     while ((gone->word.load(std::memory_order_acquire) & kPinMask) != 0) sched_yield();
     ended = gone->content;
-    const std::uint64_t value = hazard_of(number % kSlots);
-    if (hazard != nullptr) {
-        *hazard = is_touched(value) ? value : 0;
-    } else {
-        await_users(value);
-    }
     return true;
 }
 
@@ -216,43 +215,84 @@ void MemoryTable::hide(std::uint32_t slot) {
     line(slot).live.exchange(0, std::memory_order_seq_cst);
 }
 
-// No other process touches that memory when this returns. A peer that is stopped with it in hand is
-// waited for; one that is dead is not.
-void MemoryTable::await_users(std::uint64_t hazard) {
+// A peer that is stopped with that memory in hand is waited for; one that is dead is not.
+bool MemoryTable::await_users(std::uint64_t hazard, std::chrono::nanoseconds patience) {
+    std::optional<Time> begun;
     while (const auto user = user_of(hazard)) {
         for (int i = 0; user->touches(hazard); ++i) {
             if (i < 200) continue;
             if (i < 250) {
                 sched_yield();
-            } else {
-                std::this_thread::sleep_for(std::chrono::microseconds(200));
+                continue;
             }
+            const Time at = now();
+            if (!begun) begun = at;
+            if (at - *begun >= patience || is_closing_.load(std::memory_order_relaxed)) {
+                return false;
+            }
+            std::this_thread::sleep_for(std::chrono::microseconds(200));
         }
     }
+    return true;
 }
 
+// One by one: a reference that is made here may become the last one, and its end add another user.
+// A user that comes to a place behind this look finds the line hidden.
 std::shared_ptr<const FarUser> MemoryTable::user_of(std::uint64_t hazard) {
     if (user_count_.load(std::memory_order_seq_cst) == 0) return nullptr;
-    const base::Lock lock(users_mutex_);
-    for (const auto& one : users_) {
-        auto user = one.lock();
+    for (std::size_t i = 0;; ++i) {
+        std::shared_ptr<const FarUser> user;
+        {
+            const base::Lock lock(users_mutex_);
+            if (i == users_.size()) return nullptr;
+            user = users_[i].lock();
+        }
         if (user && user->touches(hazard)) return user;
     }
-    return nullptr;
 }
 
 void MemoryTable::add_user(const std::weak_ptr<const FarUser>& user) {
     const base::Lock lock(users_mutex_);
-    std::erase_if(kept_, [](const auto& one) { return one->has_left(); });
-    std::erase_if(users_, [](const auto& one) { return one.expired(); });
-    users_.push_back(user);
+    const auto free = std::ranges::find_if(users_, [](const auto& one) { return one.expired(); });
+    if (free != users_.end()) {
+        *free = user;
+    } else {
+        users_.push_back(user);
+    }
     user_count_.store(users_.size(), std::memory_order_seq_cst);
 }
 
-void MemoryTable::keep_user(std::shared_ptr<const FarUser> user) {
-    add_user(user);
-    const base::Lock lock(users_mutex_);
-    kept_.push_back(std::move(user));
+namespace {
+
+class MemoryRemnant final : public Remnant {
+public:
+    MemoryRemnant(std::shared_ptr<MemoryTable> table, std::uint64_t hazard, core::BufferHold& hold)
+        : table_(std::move(table)), hazard_(hazard), hold_(hold) {}
+    [[nodiscard]] bool end() override {
+        if (table_->is_touched(hazard_)) return false;
+        hold_.release();
+        return true;
+    }
+
+private:
+    const std::shared_ptr<MemoryTable> table_;
+    const std::uint64_t hazard_;
+    core::BufferHold& hold_;
+};
+
+}  // namespace
+
+void leave_to_peers(const std::shared_ptr<MemoryTable>& table, std::uint64_t hazard,
+                    core::BufferHold& hold, Progress& progress) noexcept {
+    std::shared_ptr<MemoryRemnant> made;
+    try {
+        base::with_memory([&] {
+            if (!made) made = std::make_shared<MemoryRemnant>(table, hazard, hold);
+            progress.keep(made);
+        });
+    } catch (const std::bad_alloc&) {
+        // Its callers close, and report nothing.
+    }
 }
 
 // ---- one domain -----------------------------------------------------------------------------
@@ -326,14 +366,14 @@ Status DomainMemory::end_local(std::uint32_t stag) {
 // In a step, which does not wait for another process.
 bool DomainMemory::end(std::uint32_t stag) {
     EntryContent ended;
-    std::uint64_t hazard = 0;
     leaving_.reserve(leaving_.size() + 1);
-    if (!table_.deactivate(stag, ended, &hazard)) return false;
+    if (!table_.deactivate(stag, ended)) return false;
     ended.mapping->leave();
-    if (hazard == 0) {
-        ended.mapping->release();
-    } else {
+    const std::uint64_t hazard = table_.hazard_for(stag);
+    if (table_.is_touched(hazard)) {
         leaving_.push_back({hazard, ended.mapping});
+    } else {
+        ended.mapping->release();
     }
     return true;
 }

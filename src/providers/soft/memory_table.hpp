@@ -8,16 +8,19 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.hpp"
 #include "core/memory.hpp"
 #include "iwarp/remote_memory.hpp"
 #include "providers/soft/arena.hpp"
+#include "providers/soft/progress.hpp"
 #include "providers/soft/shared_table.hpp"
 
 namespace ndv::soft {
@@ -78,8 +81,6 @@ public:
     virtual ~FarUser() = default;
     // It lives, and its hazard has this value.
     [[nodiscard]] virtual bool touches(std::uint64_t hazard) const = 0;
-    // It touches nothing any more, and never will.
-    [[nodiscard]] virtual bool has_left() const { return false; }
 };
 
 // What an entry was made by; it says which calls may end it and how it is addressed.
@@ -149,15 +150,22 @@ public:
     // The token names `content` from now on; it is of a source and never was given to this before.
     void activate(std::uint32_t token, const EntryContent& content);
     // False: the token names nothing. Otherwise it is dead at once, and this returns when no step
-    // uses the memory any more; the caller must hold no pin. `ended` gets what it named. A peer in
-    // another process, which may be stopped, is not waited for where `hazard` is given: that gets
-    // its hazard, or 0.
-    bool deactivate(std::uint32_t token, EntryContent& ended, std::uint64_t* hazard = nullptr);
+    // of this process uses the memory any more; the caller must hold no pin. `ended` gets what it
+    // named. A peer in another process, which may be stopped, may have it in hand still.
+    bool deactivate(std::uint32_t token, EntryContent& ended);
+    // What such a peer's hazard says.
+    [[nodiscard]] std::uint64_t hazard_for(std::uint32_t token) const {
+        return hazard_of(permutation_.number(token) % kSlots);
+    }
     [[nodiscard]] bool is_touched(std::uint64_t hazard) { return user_of(hazard) != nullptr; }
+    // Waits so long that none does any more; false: one does.
+    [[nodiscard]] bool await_users(std::uint64_t hazard, std::chrono::nanoseconds patience);
+    // From here on that does not wait.
+    void stop_waiting() { is_closing_.store(true, std::memory_order_relaxed); }
 
     // A region's entry: token and slot in one. 0 when the table is full.
     [[nodiscard]] std::uint32_t add(const EntryContent& content);
-    void remove(std::uint32_t token);
+    void remove(std::uint32_t token);  // as deactivate()
 
     [[nodiscard]] PostedMappings& posted() { return posted_; }
 
@@ -171,8 +179,6 @@ public:
     [[nodiscard]] std::uint64_t place_of(const std::byte* data, std::size_t size) const;
     // From here on the end of memory waits for it, for as long as it exists.
     void add_user(const std::weak_ptr<const FarUser>& user);
-    // The same, and it exists until it has left.
-    void keep_user(std::shared_ptr<const FarUser> user);
     [[nodiscard]] static std::uint64_t hazard_of(std::uint32_t slot) { return slot + 2ULL; }
 
     struct Entry;
@@ -210,7 +216,6 @@ private:
     }
     void show(std::uint32_t token, std::uint32_t slot, const EntryContent& content);
     void hide(std::uint32_t slot);
-    void await_users(std::uint64_t hazard);
     [[nodiscard]] std::shared_ptr<const FarUser> user_of(std::uint64_t hazard);
     [[nodiscard]] bool take_slot(TokenSource& source);
 
@@ -227,12 +232,18 @@ private:
     base::FileMapping shared_;
     std::shared_ptr<Arena> arena_;
     base::Mutex users_mutex_;
+    // Each stays in its place, which another one gets when it has gone: see user_of().
     std::vector<std::weak_ptr<const FarUser>> users_ NDV_GUARDED_BY(users_mutex_);
-    std::vector<std::shared_ptr<const FarUser>> kept_ NDV_GUARDED_BY(users_mutex_);  // of them
     // seq_cst: of a new user, which then looks at a line, and a thread that has hidden it and looks
     // here, one sees the other.
     std::atomic<std::size_t> user_count_{0};
+    std::atomic<bool> is_closing_{false};  // relaxed: a wait that sees it late is a little longer
 };
+
+// Memory that has ended, and that a peer in another process has in hand: gives the reference back
+// when that has let go. Where memory is short, or the adapter closes before, it is kept for good.
+void leave_to_peers(const std::shared_ptr<MemoryTable>& table, std::uint64_t hazard,
+                    core::BufferHold& hold, Progress& progress) noexcept;
 
 // The table as the engine of one connection may see it: through its protection domain, with the
 // windows of its queue pair. A domain itself has no queue pair, 0.

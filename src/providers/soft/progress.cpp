@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lingering: an end of stream that destroys no message that is still on its way.
+// Lingering: an end of stream that destroys no message that is still on its way, and memory that
+// outlives its end for as long as a peer has it in hand.
 #include "providers/soft/progress.hpp"
 
 #include <sys/epoll.h>
@@ -14,6 +15,7 @@ namespace ndv::soft {
 namespace {
 
 constexpr Time kLingerTime = std::chrono::seconds(5);
+constexpr Time kLookTime = std::chrono::milliseconds(10);
 constexpr std::size_t kMostLingering = 1024;
 // Of the process's descriptors. Those who were connected may take more, because their last message
 // may still be under way, and because a listener that has none left takes theirs.
@@ -113,9 +115,59 @@ std::size_t Progress::lingering() const {
     return lingering_[0].size() + lingering_[1].size();
 }
 
+class Progress::Looks final : public Member {
+public:
+    explicit Looks(Progress& progress) : progress_(progress) {}
+    void on_deadline() override { progress_.look(); }
+
+private:
+    Progress& progress_;
+};
+
+void Progress::keep(std::shared_ptr<Remnant> remnant) {
+    const base::Lock lock(lingering_mutex_);
+    if (!looks_) looks_ = std::make_shared<Looks>(*this);
+    set_deadline(looks_, now() + kLookTime);
+    kept_.push_back(std::move(remnant));
+}
+
+std::size_t Progress::kept() const {
+    const base::Lock lock(lingering_mutex_);
+    return kept_.size();
+}
+
+void Progress::note_waiting(bool waits) {
+    const base::Lock lock(lingering_mutex_);
+    if (waits) {
+        ++waiting_;
+    } else if (--waiting_ == 0) {
+        lingered_.notify_all();
+    }
+}
+
+// Without the mutex, which the end of one may need to leave another.
+void Progress::look() {
+    std::vector<std::shared_ptr<Remnant>> ended;
+    {
+        const base::Lock lock(lingering_mutex_);
+        set_deadline(looks_, now() + kLookTime);
+        ended = kept_;
+    }
+    std::erase_if(ended, [](const auto& one) { return !one->end(); });
+    const base::Lock lock(lingering_mutex_);
+    for (const auto& one : ended) std::erase(kept_, one);
+    if (!kept_.empty()) return;
+    clear_deadline(*looks_);
+    lingered_.notify_all();
+}
+
 void Progress::stop() {
     {
         base::UniqueLock lock(lingering_mutex_);
+        const auto until = std::chrono::steady_clock::now() + kLingerTime;
+        while (!takes_no_more_ && (!kept_.empty() || waiting_ > 0) &&
+               lingered_.wait_until(lock.native(), until) == std::cv_status::no_timeout) {
+        }
         // Bounded by kLingerTime: the progress thread empties the lists.
         while (!lingering_[0].empty() || !lingering_[1].empty()) lingered_.wait(lock.native());
         takes_no_more_ = true;

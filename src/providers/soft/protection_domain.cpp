@@ -17,8 +17,11 @@ namespace {
 class MemoryRegion final : public core::MemoryRegion {
 public:
     MemoryRegion(std::shared_ptr<core::ProtectionDomain> pd, std::shared_ptr<MemoryTable> table,
-                 std::uint64_t domain)
-        : core::MemoryRegion(std::move(pd)), table_(std::move(table)), domain_(domain) {}
+                 std::shared_ptr<Progress> progress, std::uint64_t domain)
+        : core::MemoryRegion(std::move(pd)),
+          table_(std::move(table)),
+          progress_(std::move(progress)),
+          domain_(domain) {}
     ~MemoryRegion() override {
         if (!is_foreign()) close();
     }
@@ -42,8 +45,15 @@ private:
         return core::Tokens{token, is_remote ? token : 0};
     }
     void do_deregister(const core::Tokens& tokens) override { table_->remove(tokens.local); }
+    bool await_peers(const core::Tokens& tokens, std::chrono::nanoseconds patience) override {
+        return table_->await_users(table_->hazard_for(tokens.local), patience);
+    }
+    void leave_to_peers(const core::Tokens& tokens, core::BufferHold& hold) override {
+        soft::leave_to_peers(table_, table_->hazard_for(tokens.local), hold, *progress_);
+    }
 
     const std::shared_ptr<MemoryTable> table_;
+    const std::shared_ptr<Progress> progress_;
     const std::uint64_t domain_;
 };
 
@@ -87,7 +97,7 @@ public:
 
 private:
     Expected<std::shared_ptr<core::MemoryRegion>> do_create_mr() override {
-        return {std::make_shared<MemoryRegion>(self(), parts_->table, domain_)};
+        return {std::make_shared<MemoryRegion>(self(), parts_->table, parts_->progress, domain_)};
     }
 
     Expected<std::shared_ptr<core::FastRegisterMemoryRegion>> do_create_fast_register_mr(
@@ -100,13 +110,14 @@ private:
                             " pages; this adapter takes up to " + std::to_string(kMostPages),
                         "use several regions");
         }
-        auto mappable = std::make_shared<Mappable>(parts_->table, domain_, max_pages);
+        auto mappable =
+            std::make_shared<Mappable>(parts_->table, parts_->progress, domain_, max_pages);
         return {std::make_shared<FastRegisterMemoryRegion>(self(), std::move(mappable), max_pages,
                                                            remote_access)};
     }
 
     Expected<std::shared_ptr<core::MemoryWindow>> do_create_mw() override {
-        auto mappable = std::make_shared<Mappable>(parts_->table, domain_, 0);
+        auto mappable = std::make_shared<Mappable>(parts_->table, parts_->progress, domain_, 0);
         return {std::make_shared<MemoryWindow>(self(), std::move(mappable))};
     }
 

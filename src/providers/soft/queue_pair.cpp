@@ -219,7 +219,9 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
     // The peer is in this side's memory still: what it is posted with stays until it has left.
     const bool has_settled = memory_.has_settled();
     const bool is_kept = !has_settled || (direct_ != nullptr && direct_->is_ending());
-    self_ = is_kept ? std::static_pointer_cast<QueuePair>(weak_from_this().lock()) : nullptr;
+    auto self = is_kept ? std::static_pointer_cast<QueuePair>(weak_from_this().lock()) : nullptr;
+    if ((self == nullptr) != (self_ == nullptr)) progress_->note_waiting(self != nullptr);
+    self_ = std::move(self);
     settle_at_ = has_settled ? std::nullopt : std::optional(at + kSettleTime);
     // A program that polls a cancelled request finds the queue pair in error, and why.
     if (stream_->is_over()) note_over();
