@@ -336,7 +336,7 @@ class AdapterInfo:
         of private memory must follow each other there. ``"fast_register_any_qp"``: a region can
         be reached through every queue pair of its domain; without it only through the one that
         registered it. ``"direct"``: connections may go on through memory; see
-        `Connector.transport`.
+        `Connector.transport`. ``"faults"``: `Adapter.open` takes faults.
         """
     @property
     def addresses(self) -> list[str]:
@@ -419,6 +419,187 @@ class _Object:
     ) -> None: ...
 
 @final
+class Faults:
+    """Faults on demand, for tests of what a program does when they strike.
+
+    Give it to `Adapter.open`. Nothing fails until one of its calls says what is to fail; each
+    returns the object, so that several may follow each other. A call is about what the program
+    sends afterwards. The same program with the same seed gets the same faults, bit for bit;
+    zero-length Writes are not counted, because connections send some on their own.
+
+    Parameters
+    ----------
+    seed : int
+        Of jitter and of corrupted bits, 64 bits.
+    direct : bool
+        Leave connections to memory where they go on by it (`Connector.transport`). Then there is
+        no link, and `cut`, `delay`, `stall`, `corrupt`, `kill_peer` and `reset` are refused.
+
+    Examples
+    --------
+    >>> import ndverbs as nd
+    >>> faults = nd.Faults(seed=1).fail_registration()
+    >>> with nd.Adapter.open(faults=faults) as adapter, adapter.create_pd() as pd:
+    ...     try:
+    ...         pd.register(bytearray(100))
+    ...     except nd.RdmaError as error:
+    ...         print(error.status)
+    Status.INSUFFICIENT_RESOURCES
+    >>> faults.struck
+    ['fail_registration']
+    """
+
+    def __init__(self, seed: int = 0, *, direct: bool = False) -> None: ...
+    @property
+    def seed(self) -> int:
+        """Of jitter and of corrupted bits."""
+    @property
+    def struck(self) -> list[str]:
+        """A sentence for each fault that has struck, in order, the first thousand.
+
+        Of delays and of what is held back there is none.
+        """
+    def cut(self, after: int) -> Self:
+        """Cut one connection in the middle of what it sends: the first that gets so far.
+
+        Its peer still gets those bytes, then both ends see a reset.
+
+        Parameters
+        ----------
+        after : int
+            Bytes that its side sends from now on, frames with their headers; those of the start-up
+            belong to them.
+
+        Raises
+        ------
+        RdmaError
+            NOT_SUPPORTED: there are no links; so of each call that needs one.
+        """
+    def delay(self, seconds: float, *, jitter: float = 0.0) -> Self:
+        """Let each frame that the adapter's connections send be on its way for a while.
+
+        Order stays. Where both ends are of adapters with these faults, each direction is delayed
+        once.
+
+        Parameters
+        ----------
+        seconds : float
+            0: not any more.
+        jitter : float
+            Seconds more, at most: drawn for each frame.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: a time is negative. Or NOT_SUPPORTED.
+        """
+    def stall(self) -> Self:
+        """Let nothing pass, in either direction, neither bytes nor ends, until `resume`.
+
+        Requests stay where they are, and timeouts of the program pass. The close of an adapter does
+        not wait for what is stalled.
+
+        Raises
+        ------
+        RdmaError
+            NOT_SUPPORTED.
+        """
+    def resume(self) -> Self:
+        """Let go on what `stall` and `withhold_receives` hold back."""
+    def corrupt(self, every: int) -> Self:
+        """Flip one bit in each nth frame that a connection sends.
+
+        The sum finds it, and the peer ends the connection with a Terminate (2/0/02). Connections
+        of an adapter with faults ask for CRC, unless ``crc=False`` says otherwise; frames of one
+        that has none stay as they are.
+
+        Parameters
+        ----------
+        every : int
+            1: each, 2: each second one. 0: none any more.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: `every` does not fit 32 bits. Or NOT_SUPPORTED.
+        """
+    def kill_peer(self) -> Self:
+        """End all connections that there are, as when their peers' processes are killed: now.
+
+        What was sent before arrives, then both ends see a reset, without a Terminate. To kill a
+        process that is there, kill it.
+
+        Raises
+        ------
+        RdmaError
+            NOT_SUPPORTED.
+        """
+    def reset(self, at: str) -> Self:
+        """Reset the next connection whose connector comes to a state, there.
+
+        Parameters
+        ----------
+        at : str
+            A `Connector.state`: ``"connecting"`` and ``"accepted"`` of the active side,
+            ``"incoming"`` and ``"completing"`` of the passive one, ``"connected"`` or
+            ``"disconnecting"`` of either, whichever is first.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: no connection has that state. Or NOT_SUPPORTED.
+        """
+    def refuse_next(self, access: Access | int) -> Self:
+        """Refuse the next access of a peer to the adapter's memory that needs one of these rights.
+
+        It ends as one to memory that does not grant the right: a protection error for the peer, and
+        the connection with it.
+
+        Parameters
+        ----------
+        access : Access
+            REMOTE_READ, REMOTE_WRITE, REMOTE_ATOMIC, or several of them.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: it has no remote right.
+        """
+    def withhold_receives(self) -> Self:
+        """Let messages that come find no receive, whatever is posted, until `resume`.
+
+        After 5 s of it a message ends its connection, as where no receive was posted.
+        """
+    def fail_registration(self, count: int = 1) -> Self:
+        """Let the next calls of `ProtectionDomain.register` and `MemoryRegion.register` fail.
+
+        Parameters
+        ----------
+        count : int
+            How many: with INSUFFICIENT_RESOURCES. It replaces what is left of an earlier count.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: `count` does not fit 32 bits.
+        """
+    def overrun(self, queue: CompletionQueue) -> Self:
+        """Let a completion queue overrun, now: it and its queue pairs are dead.
+
+        What it holds can still be polled.
+
+        Parameters
+        ----------
+        queue : CompletionQueue
+            Of an adapter with these faults.
+
+        Raises
+        ------
+        RdmaError
+            A ValueError: its adapter has not.
+        """
+
+@final
 class Adapter(_Object):
     """An opened device: the root of all other objects.
 
@@ -433,6 +614,7 @@ class Adapter(_Object):
         capture: str | bytes | PathLike[str] | PathLike[bytes] | None = None,
         crc: bool | Literal["auto"] = "auto",
         direct: Literal["auto", "no-vm", "off"] = "auto",
+        faults: Faults | None = None,
     ) -> Adapter:
         """Open an adapter.
 
@@ -456,8 +638,12 @@ class Adapter(_Object):
             Whether a connection between two processes of one user on one host goes on by memory,
             where the provider can; ``"no-vm"``: without copies by the kernel between them
             (process_vm_writev). NDVERBS_DIRECT in the environment may allow less. Not with a
-            capture, CRC or peer-to-peer mode, which are about frames. `Connector.transport` says
-            what carries a connection, `alloc_array` gives memory that peers map.
+            capture, faults, CRC or peer-to-peer mode, which are about frames.
+            `Connector.transport` says what carries a connection, `alloc_array` gives memory that
+            peers map.
+        faults : Faults, optional
+            Strike its connections when the program says so, for tests of what it does then.
+            Several adapters may have the same.
 
         Raises
         ------
@@ -465,7 +651,8 @@ class Adapter(_Object):
             A ValueError: there is no such adapter; the message lists what exists. Or `crc`, or
             `direct`.
         RdmaError
-            NOT_SUPPORTED: `crc` of a device whose kernel decides about it.
+            NOT_SUPPORTED: `crc` of a device whose kernel decides about it; `faults` where
+            ``info.features`` has no "faults".
         RdmaError
             The capture file cannot be written.
         """

@@ -19,6 +19,7 @@
 #include "bindings/python/errors.hpp"
 #include "bindings/python/gil.hpp"
 #include "bindings/stream.hpp"
+#include "core/faults.hpp"
 #include "providers/builtin/builtin.hpp"
 
 namespace ndv::bindings {
@@ -69,7 +70,8 @@ core::Direct direct_of(const std::string& choice) {
 }
 
 std::unique_ptr<Adapter> open(const std::string& name, double keepalive, const py::object& capture,
-                              const py::object& crc, const std::string& direct) {
+                              const py::object& crc, const std::string& direct,
+                              const std::shared_ptr<core::Faults>& faults) {
     prepare_errors();
     update_log_level();
     core::AdapterOptions options;
@@ -83,7 +85,7 @@ std::unique_ptr<Adapter> open(const std::string& name, double keepalive, const p
                                  .attr("get")(py::bytes("NDVERBS_CAPTURE"), py::bytes())
                                  .cast<std::string>();
     auto native = value_or_raise(
-        without_gil([&] { return providers::open_adapter(name, std::move(options)); }));
+        without_gil([&] { return providers::open_adapter(name, std::move(options), faults); }));
     return std::make_unique<Adapter>(Adapter{AdapterState::make(std::move(native))});
 }
 
@@ -278,11 +280,14 @@ void bind_adapter(py::module_& module) {
     cls.def_static(
            "open",
            [](const std::optional<std::string>& name, double keepalive, const py::object& capture,
-              const py::object& crc, const std::string& direct) {
-               return open(name ? *name : default_adapter_name(), keepalive, capture, crc, direct);
+              const py::object& crc, const std::string& direct,
+              const std::shared_ptr<core::Faults>& faults) {
+               return open(name ? *name : default_adapter_name(), keepalive, capture, crc, direct,
+                           faults);
            },
            py::arg("name") = py::none(), py::kw_only(), py::arg("keepalive") = 30.0,
-           py::arg("capture") = py::none(), py::arg("crc") = "auto", py::arg("direct") = "auto")
+           py::arg("capture") = py::none(), py::arg("crc") = "auto", py::arg("direct") = "auto",
+           py::arg("faults") = py::none())
         .def("_allow_drop", [](const Adapter& self) { self.state->allow_drop(); })
         .def("_is_callback_thread",
              [](const Adapter& self) { return self.state->is_callback_thread(); })

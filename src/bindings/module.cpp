@@ -10,6 +10,7 @@
 #include "base/live.hpp"
 #include "base/shortage.hpp"
 #include "bindings/checksum.hpp"
+#include "bindings/faults.hpp"
 #include "bindings/hot/segments.hpp"
 #include "bindings/python/adapter_state.hpp"
 #include "bindings/python/deferred.hpp"
@@ -59,6 +60,7 @@ PYBIND11_MODULE(native_of_main, module) {
     bind_connector(module);
     bind_listener(module);
     bind_stream(module);
+    bind_faults(module);
     bind_adapter(module);
     bind_bench(module);
     bind_checksum(module);

@@ -10,6 +10,7 @@
 
 #include "base/expected.hpp"
 #include "core/adapter.hpp"
+#include "core/faults.hpp"
 #include "core/types.hpp"
 
 namespace ndv::core {
@@ -41,6 +42,13 @@ public:
     [[nodiscard]] virtual std::vector<AdapterInfo> adapters() const = 0;
     [[nodiscard]] virtual Expected<std::shared_ptr<Adapter>> open(
         const AdapterOptions& options) const = 0;
+    // Optional: one whose connections and memory these strike when the program says so.
+    [[nodiscard]] virtual Expected<std::shared_ptr<Adapter>> open_faulty(
+        const AdapterOptions&, std::shared_ptr<Faults>) const {
+        return fail(Status::not_supported,
+                    std::string("open: an adapter of ") + name() + " has no faults on demand",
+                    "leave faults out; adapter.info.features has \"faults\" where there are some");
+    }
 };
 
 }  // namespace ndv::core

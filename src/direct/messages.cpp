@@ -269,6 +269,8 @@ bool Stream::take_bytes(const Message& message) {
 
 // One of the shared queue is held from here on, also by a peer that takes its message back.
 bool Stream::has_receive() {
+    if (is_withheld_) [[unlikely]]
+        return false;
     if (receive_queue_.cursor.published() != receive_next_) return true;
     if (supply_ == nullptr || !supply_->refill()) return false;
     held_since_ = now_;

@@ -94,8 +94,9 @@ bool Stream::wants_write() {
 }
 
 bool Stream::can_resume() const {
-    return is_paused_ && (receive_queue_.cursor.published() != receive_next_ ||
-                          (supply_ != nullptr && supply_->can_refill()));
+    return is_paused_ && !is_withheld_ &&
+           (receive_queue_.cursor.published() != receive_next_ ||
+            (supply_ != nullptr && supply_->can_refill()));
 }
 
 std::optional<iwarp::Time> Stream::held_since() const {

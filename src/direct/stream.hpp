@@ -92,6 +92,7 @@ public:
     void handle_disconnect() override;
     void handle_flush() override { go_over(); }
     void give_way() override { fail(iwarp::error::kStreamCatastrophic); }
+    void withhold_receives(bool is_withheld) override { is_withheld_ = is_withheld; }
 
 private:
     // done: the request, all of it. more: the budget is used up. blocked: it waits until the peer
@@ -233,7 +234,8 @@ private:
     std::uint32_t receive_next_;  // queue position of the next message's
     std::uint32_t received_ = 0;  // bytes of the message in progress
     bool is_in_message_ = false;
-    bool is_paused_ = false;  // a message waits for a receive
+    bool is_paused_ = false;    // a message waits for a receive
+    bool is_withheld_ = false;  // ... whatever is posted
     Time pause_deadline_{};
     Time held_since_{};
     std::uint32_t held_offset_ = 0;  // received_ at that time

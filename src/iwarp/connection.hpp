@@ -69,6 +69,7 @@ public:
     void handle_disconnect() override { life_.disconnect(); }
     void handle_flush() override { life_.go_over(); }
     void give_way() override { life_.fail(error::kStreamCatastrophic); }
+    void withhold_receives(bool is_withheld) override { receiver_.withhold_receives(is_withheld); }
     // Responder: the initiator may stay silent for good.
     void release_hold() { sender_.release_hold(); }
     void set_max_fpdu(std::uint32_t bytes) { sender_.set_max_fpdu(bytes); }

@@ -38,6 +38,8 @@ public:
     [[nodiscard]] bool can_resume() const;
     [[nodiscard]] std::optional<Time> held_since() const;
 
+    void withhold_receives(bool is_withheld) { is_withheld_ = is_withheld; }
+
     // From the connection: a paused receive goes on, or was paused for too long.
     void resume();
     [[nodiscard]] Time pause_deadline() const { return pause_deadline_; }
@@ -139,6 +141,7 @@ private:
     Time held_since_{};
     std::uint32_t held_offset_ = 0;  // of the message at that time
     bool is_paused_ = false;         // a Send waits for a receive
+    bool is_withheld_ = false;       // ... whatever is posted
     Time pause_deadline_{};
 };
 

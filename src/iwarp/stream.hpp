@@ -54,6 +54,8 @@ public:
     virtual void handle_flush() = 0;                   // cancels everything, terminal
     // Ends the stream for the receive that it holds.
     virtual void give_way() = 0;
+    // A fault: true: what comes finds no receive, whatever is posted.
+    virtual void withhold_receives(bool is_withheld) = 0;
 
 protected:
     Stream(SendQueue& send_queue, ReceiveQueue& receive_queue)

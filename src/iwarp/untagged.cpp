@@ -6,11 +6,14 @@
 namespace ndv::iwarp {
 
 bool Receiver::can_resume() const {
-    return is_paused_ && (receive_queue_.cursor.published() != receive_next_ ||
-                          (supply_ != nullptr && supply_->can_refill()));
+    return is_paused_ && !is_withheld_ &&
+           (receive_queue_.cursor.published() != receive_next_ ||
+            (supply_ != nullptr && supply_->can_refill()));
 }
 
 bool Receiver::has_receive() {
+    if (is_withheld_) [[unlikely]]
+        return false;
     return receive_queue_.cursor.published() != receive_next_ ||
            (supply_ != nullptr && supply_->refill());
 }

@@ -45,6 +45,16 @@ def test_info_is_the_same_before_and_after_opening(provider, adapter):
         assert getattr(listed, name) == getattr(adapter.info, name)
 
 
+def test_faults_are_taken_where_there_are_some_and_refused_elsewhere(provider, adapter):
+    if "faults" in adapter.info.features:
+        with nd.Adapter.open(provider, faults=nd.Faults()) as faulty:
+            assert faulty.info == adapter.info
+    else:
+        with pytest.raises(nd.RdmaError, match="no faults on demand") as caught:
+            nd.Adapter.open(provider, faults=nd.Faults())
+        assert caught.value.status == nd.Status.NOT_SUPPORTED
+
+
 @pytest.mark.parametrize("name", ["", "nonsense", "SOFT", "soft:nonsense"])
 def test_unknown_adapter_is_a_value_error_that_names_it(name):
     with pytest.raises(ValueError, match=f'"{name.rpartition(":")[2]}"'):

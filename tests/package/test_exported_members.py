@@ -52,6 +52,7 @@ MEMBERS = {
         "ConnectionData",
         "Connector",
         "FastRegisterMemoryRegion",
+        "Faults",
         "Flag",
         "Listener",
         "LogicalAddressMapping",

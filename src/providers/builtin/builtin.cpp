@@ -49,8 +49,15 @@ namespace {
 // Three times the longest idle time that Linux's TCP takes.
 constexpr int kMaxKeepalive_s = 3 * 32767;
 
+Expected<std::shared_ptr<core::Adapter>> open_with(const core::Provider& provider,
+                                                   const core::AdapterOptions& options,
+                                                   const std::shared_ptr<core::Faults>& faults) {
+    return faults ? provider.open_faulty(options, faults) : provider.open(options);
+}
+
 // The device that leads to the address, else what works everywhere.
-Expected<std::shared_ptr<core::Adapter>> open_automatic(core::AdapterOptions options) {
+Expected<std::shared_ptr<core::Adapter>> open_automatic(
+    core::AdapterOptions options, const std::shared_ptr<core::Faults>& faults) {
     std::optional<core::SocketAddress> peer;
     if (!options.address.empty()) {
         auto parsed = core::SocketAddress::parse(options.address, 1);
@@ -60,19 +67,20 @@ Expected<std::shared_ptr<core::Adapter>> open_automatic(core::AdapterOptions opt
     for (const auto& provider : builtin()) {
         options.address = provider->find_device(peer);
         if (options.address.empty()) continue;
-        auto opened = provider->open(options);
+        auto opened = open_with(*provider, options, faults);
         if (opened) return opened;
         base::log(base::LogLevel::warning, provider->name(),
                   options.address + " is passed over: " + opened.error().what);
     }
     options.address.clear();
-    return builtin().front()->open(options);
+    return open_with(*builtin().front(), options, faults);
 }
 
 }  // namespace
 
 Expected<std::shared_ptr<core::Adapter>> open_adapter(const std::string& name,
-                                                      core::AdapterOptions options) {
+                                                      core::AdapterOptions options,
+                                                      const std::shared_ptr<core::Faults>& faults) {
     if (!(options.keepalive_s >= 0 && options.keepalive_s <= kMaxKeepalive_s)) {
         std::array<char, 32> given{};
         std::snprintf(given.data(), given.size(), "%g", options.keepalive_s);
@@ -88,10 +96,10 @@ Expected<std::shared_ptr<core::Adapter>> open_adapter(const std::string& name,
     const std::size_t colon = name.find(':');
     const std::string provider_name = name.substr(0, colon);
     options.address = colon == std::string::npos ? "" : name.substr(colon + 1);
-    if (provider_name == "auto") return open_automatic(std::move(options));
+    if (provider_name == "auto") return open_automatic(std::move(options), faults);
     std::string known;
     for (const auto& provider : builtin()) {
-        if (provider->name() == provider_name) return provider->open(options);
+        if (provider->name() == provider_name) return open_with(*provider, options, faults);
         known += (known.empty() ? "" : ", ") + std::string(provider->name());
     }
     return fail(Status::invalid_parameter, "open: there is no provider \"" + provider_name + "\"",

@@ -20,7 +20,9 @@ namespace ndv::providers {
 // "soft", "soft:192.0.2.1", ...: the provider's name, then what the provider makes of the rest.
 // "auto": an RDMA device with an active port, else soft; "auto:192.0.2.1": the device that leads
 // to the address, else soft.
-[[nodiscard]] Expected<std::shared_ptr<core::Adapter>> open_adapter(const std::string& name,
-                                                                    core::AdapterOptions options);
+// `faults`: null: none.
+[[nodiscard]] Expected<std::shared_ptr<core::Adapter>> open_adapter(
+    const std::string& name, core::AdapterOptions options,
+    const std::shared_ptr<core::Faults>& faults = nullptr);
 
 }  // namespace ndv::providers

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "providers/soft/connector.hpp"
+#include "providers/soft/faulty_link.hpp"
 #include "providers/soft/listener.hpp"
 #include "providers/soft/mapping.hpp"
 #include "providers/soft/protection_domain.hpp"
@@ -50,6 +51,7 @@ core::AdapterInfo soft_limits() {
     info.features = {"send_and_invalidate",
                      "crc",
                      "direct",
+                     "faults",
                      "peer_to_peer",
                      "control_connect_events",
                      "create_shared_endpoint",
@@ -63,9 +65,14 @@ core::AdapterInfo soft_limits() {
     return info;
 }
 
-std::unique_ptr<Link> AdapterParts::make_link(base::Descriptor socket) const {
+std::unique_ptr<Link> AdapterParts::make_link(base::Descriptor socket, bool is_active) const {
     std::unique_ptr<Link> link = std::make_unique<TcpLink>(std::move(socket));
-    return capture ? captured(std::move(link), capture) : std::move(link);
+    if (capture) link = captured(std::move(link), capture);
+    if (auto striking = link_faults()) {
+        link =
+            std::make_unique<FaultyLink>(std::move(link), std::move(striking), progress, is_active);
+    }
+    return link;
 }
 
 namespace {
@@ -133,6 +140,9 @@ private:
     Expected<std::shared_ptr<core::CompletionQueue>> do_create_cq(std::uint32_t depth) override {
         auto made = CompletionQueue::create(depth, parts_->progress);
         if (!made) return Unexpected{made.error()};
+        if (parts_->faults) {
+            parts_->faults->on_overrun(*made, [queue = made->get()] { queue->overrun(); });
+        }
         return std::shared_ptr<core::CompletionQueue>(std::move(*made));
     }
     Expected<std::shared_ptr<core::Connector>> do_create_connector() override {
@@ -192,10 +202,12 @@ std::string new_capture_in(const std::string& folder) {
 
 std::vector<core::AdapterInfo> SoftProvider::adapters() const { return {soft_info()}; }
 
-Expected<std::shared_ptr<core::Adapter>> SoftProvider::open(
-    const core::AdapterOptions& options) const {
+Expected<std::shared_ptr<core::Adapter>> SoftProvider::open_faulty(
+    const core::AdapterOptions& options, std::shared_ptr<core::Faults> faults) const {
     auto parts = std::make_shared<AdapterParts>();
     parts->options = options;
+    parts->table->set_faults(faults);
+    parts->faults = std::move(faults);
     if (!options.address.empty()) {
         auto address = core::SocketAddress::parse(options.address, 0);
         if (!address) return Unexpected{address.error()};

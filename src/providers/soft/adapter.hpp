@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "core/faults.hpp"
 #include "core/provider.hpp"
 #include "providers/soft/capture.hpp"
 #include "providers/soft/endpoints.hpp"
@@ -28,6 +29,7 @@ struct AdapterParts {
     std::shared_ptr<Acquaintance> acquaintance = std::make_shared<Acquaintance>();
     const core::AdapterInfo limits = soft_limits();
     core::AdapterOptions options;
+    std::shared_ptr<core::Faults> faults;        // null: none
     std::optional<core::SocketAddress> address;  // "soft:192.0.2.1": only this one
     LocalBuffers local_buffers;
     std::uint64_t seed = 0;
@@ -37,7 +39,11 @@ struct AdapterParts {
     std::atomic<std::uint64_t> starting_connections{0};
     core::Claims claims;
 
-    [[nodiscard]] std::unique_ptr<Link> make_link(base::Descriptor socket) const;
+    [[nodiscard]] std::unique_ptr<Link> make_link(base::Descriptor socket, bool is_active) const;
+    // What strikes links; null: nothing does.
+    [[nodiscard]] std::shared_ptr<core::Faults> link_faults() const {
+        return faults && !faults->is_direct() ? faults : nullptr;
+    }
 };
 
 class SoftProvider final : public core::Provider {
@@ -46,7 +52,11 @@ public:
     [[nodiscard]] std::vector<core::Finding> diagnose() const override;
     [[nodiscard]] std::vector<core::AdapterInfo> adapters() const override;
     [[nodiscard]] Expected<std::shared_ptr<core::Adapter>> open(
-        const core::AdapterOptions& options) const override;
+        const core::AdapterOptions& options) const override {
+        return open_faulty(options, nullptr);
+    }
+    [[nodiscard]] Expected<std::shared_ptr<core::Adapter>> open_faulty(
+        const core::AdapterOptions& options, std::shared_ptr<core::Faults> faults) const override;
 };
 
 }  // namespace ndv::soft

@@ -21,8 +21,7 @@
 
 #include "base/bytes.hpp"
 #include "base/log.hpp"
-#include "iwarp/ddp.hpp"
-#include "iwarp/mpa.hpp"
+#include "providers/soft/frame_sizes.hpp"
 
 namespace ndv::soft {
 namespace {
@@ -42,30 +41,8 @@ struct Side {
     core::SocketAddress address;
     std::uint32_t sequence = 0;
     bool has_ended = false;
-    enum class Phase : std::uint8_t { start_up, fpdus, foreign } phase = Phase::start_up;
+    FrameSizes sizes;
     std::vector<std::byte> held;  // the beginning of a frame
-
-    // The size of the frame that begins at `at`, or 0 while it is not known.
-    [[nodiscard]] std::size_t frame_size(std::size_t at) {
-        const std::span<const std::byte> bytes = std::span<const std::byte>(held).subspan(at);
-        if (bytes.empty()) return 0;
-        if (phase == Phase::start_up) {
-            if (bytes.size() >= iwarp::MpaHeader::kSize) {
-                iwarp::MpaHeader header;
-                if (iwarp::MpaHeader::parse(bytes.first<iwarp::MpaHeader::kSize>(), header) ==
-                    iwarp::MpaParse::ok) {
-                    return iwarp::MpaHeader::kSize + header.private_data_length;
-                }
-                phase = Phase::foreign;
-            } else if (!iwarp::MpaHeader::may_begin(iwarp::MpaKind::request, bytes) &&
-                       !iwarp::MpaHeader::may_begin(iwarp::MpaKind::reply, bytes)) {
-                phase = Phase::foreign;
-            }
-        }
-        if (phase == Phase::foreign) return bytes.size();
-        if (phase == Phase::start_up || bytes.size() < iwarp::kLengthSize) return 0;
-        return iwarp::fpdu_size(base::load_be<std::uint16_t>(bytes.data()));
-    }
 };
 
 class CaptureLink final : public Link {
@@ -121,10 +98,11 @@ private:
             left -= part;
         }
         std::size_t at = 0;
-        while (const std::size_t frame = from.frame_size(at)) {
-            if (frame > from.held.size() - at) break;
-            packets(from, to, std::span<const std::byte>(from.held).subspan(at, frame));
-            if (from.phase == Side::Phase::start_up) from.phase = Side::Phase::fpdus;
+        const std::span<const std::byte> held(from.held);
+        while (const std::size_t frame = from.sizes.size_of(held.subspan(at))) {
+            if (frame > held.size() - at) break;
+            packets(from, to, held.subspan(at, frame));
+            from.sizes.next();
             at += frame;
         }
         from.held.erase(from.held.begin(), from.held.begin() + static_cast<std::ptrdiff_t>(at));

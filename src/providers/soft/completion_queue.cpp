@@ -332,6 +332,19 @@ void CompletionQueue::do_wait(std::chrono::nanoseconds timeout) {
     }
 }
 
+// Its queue pairs end at once, as the one does whose completion has no room.
+void CompletionQueue::overrun() {
+    mark_dead(Status::buffer_overflow);
+    std::vector<std::shared_ptr<QueuePair>> members;
+    {
+        const base::Lock lock(mutex_);
+        for (const auto& [id, seat] : members_) {
+            if (auto qp = seat.qp.lock()) members.push_back(std::move(qp));
+        }
+    }
+    for (const auto& qp : members) qp->end(core::End::overrun);
+}
+
 Expected<void> CompletionQueue::do_resize(std::uint32_t depth) {
     const std::uint32_t most = soft_limits().max_cq_depth;
     if (depth <= most) return {};

@@ -47,6 +47,8 @@ public:
     [[nodiscard]] Expected<int> watch_descriptor() override { return epoll_.get(); }
     [[nodiscard]] bool begin_watch() override;
     void end_watch() override;
+    // A fault.
+    void overrun();
     [[nodiscard]] const std::shared_ptr<Progress>& progress() const { return progress_; }
 
     // Member: a moderated notification is due.

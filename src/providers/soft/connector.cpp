@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "base/shortage.hpp"
+#include "providers/soft/faulty_link.hpp"
 
 namespace ndv::soft {
 namespace {
@@ -22,11 +23,12 @@ std::vector<std::byte> copy_of(std::span<const std::byte> bytes) {
     return {bytes.begin(), bytes.end()};
 }
 
-// Bit errors between hosts pass TCP's checksum at times.
-bool wants_crc(const core::ConnectParameters& parameters, const core::AdapterOptions& options,
+// Bit errors between hosts pass TCP's checksum at times, and so do those on demand.
+bool wants_crc(const core::ConnectParameters& parameters, const AdapterParts& parts,
                const core::SocketAddress& local, const core::SocketAddress& peer) {
     if (parameters.crc) return *parameters.crc;
-    return options.crc ? *options.crc : !is_one_host(local, peer);
+    if (parts.options.crc) return *parts.options.crc;
+    return parts.link_faults() || !is_one_host(local, peer);
 }
 
 iwarp::HandshakeOffer offer_of(const core::ConnectParameters& parameters, bool crc) {
@@ -140,9 +142,9 @@ Connector::~Connector() {
 Expected<void> Connector::do_connect(const core::ConnectParameters& parameters) {
     if (auto opened = open_socket(parameters); !opened) return opened;
     // connect() has chosen the socket's address.
-    const bool crc =
-        wants_crc(parameters, parts_->options, link_->local_address(), parameters.peer);
+    const bool crc = wants_crc(parameters, *parts_, link_->local_address(), parameters.peer);
     handshake_ = iwarp::Handshake::initiator(offer_of(parameters, crc));
+    strike(State::connecting);
     is_tcp_connected_ = false;
     watch_for(EPOLLOUT);
     return parts_->progress->add(std::static_pointer_cast<Connector>(shared_from_this()),
@@ -196,7 +198,7 @@ Expected<void> Connector::open_socket(const core::ConnectParameters& parameters)
                         : "",
                     os_error);
     }
-    link_ = parts_->make_link(std::move(socket));
+    link_ = parts_->make_link(std::move(socket), true);
     return {};
 }
 
@@ -273,6 +275,7 @@ void Connector::take_answer(Aftermath& after) {
     data_ = core::ConnectionData{agreement.ird, agreement.ord, copy_of(handshake_->private_data())};
     if (handshake_->outcome() == iwarp::Handshake::Outcome::agreed) {
         unwatch();
+        strike(State::accepted);
         if (!approach()) apply(core::Input::answered, after);
     } else {
         apply(core::Input::failed, after, handshake_failure(handshake_->outcome(), peer_->text()));
@@ -331,6 +334,7 @@ Expected<void> Connector::do_complete() {
 void Connector::watch() {
     const base::Lock lock(mutex_);
     if (state_ != State::incoming || !link_) return;
+    strike(State::incoming);
     // Looks at the interfaces of this host, which no stranger is worth.
     link_->fit(parts_->local_buffers);
     watch_for(EPOLLIN);
@@ -362,7 +366,7 @@ bool Connector::send_reply() {
 Expected<void> Connector::do_accept(const core::ConnectParameters& parameters) {
     bool can_reply = !is_void();
     if (can_reply) {
-        const bool crc = wants_crc(parameters, parts_->options, *local_, *peer_);
+        const bool crc = wants_crc(parameters, *parts_, *local_, *peer_);
         static_cast<void>(handshake_->accept(offer_of(parameters, crc)));  // length was checked
         // Before the peer can look for it.
         if (may_be_direct()) {
@@ -378,6 +382,7 @@ Expected<void> Connector::do_accept(const core::ConnectParameters& parameters) {
     const iwarp::Agreement& agreement = handshake_->agreement();
     data_->inbound_read_limit = agreement.ird;
     data_->outbound_read_limit = agreement.ord;
+    strike(State::completing);
     unwatch();
     return {};
 }
@@ -401,7 +406,7 @@ iwarp::ConnectionConfig Connector::stream_config() const {
 bool Connector::may_be_direct() const {
     const iwarp::Agreement& agreement = handshake_->agreement();
     return parts_->options.direct != core::Direct::off && !agreement.crc &&
-           agreement.rtr == iwarp::RtrKind::none;
+           !parts_->link_faults() && agreement.rtr == iwarp::RtrKind::none;
 }
 
 const char* Connector::do_transport_reason() const {
@@ -414,6 +419,7 @@ const char* Connector::do_transport_reason() const {
     }
     if (parts_->options.direct == core::Direct::off) return "direct is off here";
     if (parts_->capture) return "a capture sees frames only";
+    if (parts_->link_faults()) return "faults strike frames";
     if (agreement.crc) return "CRC is of frames";
     if (agreement.rtr != iwarp::RtrKind::none) return "peer-to-peer mode is of frames";
     if (!is_one_host(*local_, *peer_)) return "the peer is on another host";
@@ -433,6 +439,7 @@ Expected<void> Connector::do_open() {
         qp = qp_;
         meeting = std::move(meeting_);
         if (is_active_side_ && !meeting && may_be_direct()) meeting = Meeting::find(*link_);
+        if (is_active_side_) strike(State::connected);
         link = std::move(link_);
         config = stream_config();
     }
@@ -464,6 +471,29 @@ bool Connector::do_goodbye(State state, std::span<const std::byte> private_data)
     link_->shut_write();
     parts_->progress->linger(std::move(link_), Progress::Peer::stranger);
     return true;
+}
+
+// Faults: a state begins, or is about to.
+void Connector::strike(State state) {
+    const std::shared_ptr<core::Faults> faults = parts_->link_faults();
+    if (!faults) return;
+    if (link_) passage_ = static_cast<const FaultyLink&>(*link_).passage();
+    const auto passage = passage_.lock();
+    if (passage && faults->takes_reset(state)) passage->reset();
+}
+
+void Connector::on_heard() {
+    handle(core::Input::established);
+    const base::Lock lock(mutex_);
+    if (!is_active_side_ && state_ == State::connected) strike(State::connected);
+}
+
+void Connector::on_drained() {
+    {
+        const base::Lock lock(mutex_);
+        strike(State::disconnecting);
+    }
+    note_drained();
 }
 
 std::shared_ptr<void> Connector::do_let_go() {

@@ -19,6 +19,7 @@
 namespace ndv::soft {
 
 class Approach;
+class Passage;
 
 class Connector final : public core::Connector, public core::QueuePairObserver {
 public:
@@ -41,8 +42,8 @@ public:
     void on_offer(base::Descriptor pair);
 
     // QueuePairObserver.
-    void on_heard() override { handle(core::Input::established); }
-    void on_drained() override { note_drained(); }
+    void on_heard() override;
+    void on_drained() override;
     [[nodiscard]] bool on_peer_closed() override;
     void on_over(bool is_failure, int os_error) override;
 
@@ -62,6 +63,7 @@ private:
     [[nodiscard]] bool do_goodbye(State state, std::span<const std::byte> private_data) override
         NDV_REQUIRES(mutex_);
     [[nodiscard]] std::shared_ptr<void> do_let_go() override NDV_REQUIRES(mutex_);
+    void strike(State state) NDV_REQUIRES(mutex_);
 
     [[nodiscard]] Expected<void> open_socket(const core::ConnectParameters& parameters)
         NDV_REQUIRES(mutex_);
@@ -83,6 +85,7 @@ private:
     const bool is_active_side_;
     bool is_tcp_connected_ NDV_GUARDED_BY(mutex_) = false;
     std::unique_ptr<Link> link_ NDV_GUARDED_BY(mutex_);        // until the queue pair has it
+    std::weak_ptr<Passage> passage_ NDV_GUARDED_BY(mutex_);    // of a link that faults strike
     std::shared_ptr<Meeting> meeting_ NDV_GUARDED_BY(mutex_);  // until the queue pair has it
     std::shared_ptr<Approach> approach_ NDV_GUARDED_BY(mutex_);
     std::optional<iwarp::Handshake> handshake_ NDV_GUARDED_BY(mutex_);

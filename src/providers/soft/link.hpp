@@ -45,6 +45,8 @@ public:
     [[nodiscard]] virtual int take_error() { return 0; }
     // Its destruction resets the stream, where an end in order would say something else.
     virtual void reset_at_close() {}
+    // Nothing passes, not even an end, for as long as the program of this side wants that.
+    [[nodiscard]] virtual bool is_stalled() const { return false; }
     // What one segment carries now; a link without segments sets FPDUs no limit.
     [[nodiscard]] virtual std::size_t segment_size() const {
         return std::numeric_limits<std::size_t>::max();

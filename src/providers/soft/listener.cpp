@@ -210,7 +210,7 @@ void Listener::begin_start_up(base::Descriptor socket) {
     set_reuse(socket.get(), 1);  // what the listening socket gave up
     const auto self = std::static_pointer_cast<Listener>(shared_from_this());
     const auto incoming =
-        std::make_shared<Incoming>(parts_, self, parts_->make_link(std::move(socket)));
+        std::make_shared<Incoming>(parts_, self, parts_->make_link(std::move(socket), false));
     // Over the cap a stranger is turned away at once; its descriptor is closed on return.
     if (!takes_requests(most_requests())) return;
     std::shared_ptr<Incoming> oldest;

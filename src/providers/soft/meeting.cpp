@@ -157,12 +157,17 @@ constexpr std::size_t kAnswered = 2;
 struct NearMemory {
     std::shared_ptr<MemoryTable> table;
     DomainMemory memory;
+    FaultyMemory faulty{memory, table->faults()};
+    [[nodiscard]] iwarp::RemoteMemory& named() {
+        if (table->faults()) return faulty;
+        return memory;
+    }
 };
 class KeptReach final : private NearMemory, public direct::NearReach {
 public:
     explicit KeptReach(const soft::Reach& peer)
         : NearMemory{peer.table, {*peer.table, peer.domain, peer.queue_pair}},
-          NearReach(NearMemory::memory) {}
+          NearReach(NearMemory::named()) {}
 };
 
 // The end of a pair once more, so that each that looks at it can close it.

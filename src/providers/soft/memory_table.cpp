@@ -199,8 +199,10 @@ void MemoryTable::show(std::uint32_t token, std::uint32_t slot, const EntryConte
     const auto set = [](auto& field, auto value) { field.store(value, std::memory_order_relaxed); };
     set(shown.address, content.address);
     set(shown.size, content.size);
-    set(shown.where,
-        content.pages == nullptr ? place_of(content.data, content.size) : place::kNowhere);
+    // Faults are struck by the process that has them: peers carry requests to it.
+    set(shown.where, content.pages == nullptr && faults_ == nullptr
+                         ? place_of(content.data, content.size)
+                         : place::kNowhere);
     set(shown.domain, content.domain);
     set(shown.queue_pair, content.queue_pair);
     set(shown.rights, content.rights);

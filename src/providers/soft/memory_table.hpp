@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/mutex.hpp"
+#include "core/faults.hpp"
 #include "core/memory.hpp"
 #include "iwarp/remote_memory.hpp"
 #include "providers/soft/arena.hpp"
@@ -169,6 +170,10 @@ public:
 
     [[nodiscard]] PostedMappings& posted() { return posted_; }
 
+    // Before there is an entry. Null: none.
+    void set_faults(std::shared_ptr<core::Faults> faults) { faults_ = std::move(faults); }
+    [[nodiscard]] const std::shared_ptr<core::Faults>& faults() const { return faults_; }
+
     // Makes the shared table and the arena, before there is an entry. Without them peers in other
     // processes are not direct.
     void share();
@@ -226,6 +231,7 @@ private:
     std::deque<std::uint32_t> free_ NDV_GUARDED_BY(mutex_);
     std::vector<std::uint16_t> generations_ NDV_GUARDED_BY(mutex_);
     PostedMappings posted_;
+    std::shared_ptr<core::Faults> faults_;
 
     // Constant once shared.
     base::Descriptor shared_file_;
@@ -295,6 +301,39 @@ private:
     MemoryTable::Memo memo_;  // of steps
     MemoryTable::Memo local_memo_;
     std::vector<Leaving> leaving_;
+};
+
+// The same, which refuses what faults want refused.
+class FaultyMemory final : public iwarp::RemoteMemory {
+public:
+    FaultyMemory(DomainMemory& memory, std::shared_ptr<core::Faults> faults)
+        : memory_(memory), faults_(std::move(faults)) {}
+    ~FaultyMemory() = default;
+
+    [[nodiscard]] iwarp::AccessResult pin(std::uint32_t stag, std::uint64_t to,
+                                          std::uint32_t length, iwarp::RemoteRight right,
+                                          iwarp::Pin& out) override {
+        if (faults_->takes_refusal(right_bit(right))) return iwarp::AccessResult::denied;
+        return memory_.pin(stag, to, length, right, out);
+    }
+    void unpin(const iwarp::Pin& pin) override { memory_.unpin(pin); }
+    [[nodiscard]] std::size_t scatter(const iwarp::Pin& pin, std::uint64_t offset,
+                                      std::size_t length, iovec* out, std::size_t max) override {
+        return memory_.scatter(pin, offset, length, out, max);
+    }
+    [[nodiscard]] iwarp::AccessResult invalidate(std::uint32_t stag) override {
+        return memory_.invalidate(stag);
+    }
+    [[nodiscard]] Status execute(const iwarp::SendRequest& request) override {
+        return memory_.execute(request);
+    }
+    [[nodiscard]] Status invalidate_sink(std::uint32_t stag) override {
+        return memory_.invalidate_sink(stag);
+    }
+
+private:
+    DomainMemory& memory_;
+    const std::shared_ptr<core::Faults> faults_;
 };
 
 }  // namespace ndv::soft

@@ -10,6 +10,7 @@
 #include <array>
 #include <new>
 #include <utility>
+#include <vector>
 
 namespace ndv::soft {
 namespace {
@@ -37,6 +38,7 @@ public:
 
     [[nodiscard]] int descriptor() const { return link_->descriptor(); }
     [[nodiscard]] std::size_t kind() const { return static_cast<std::size_t>(peer_); }
+    [[nodiscard]] bool is_stalled() const { return link_->is_stalled(); }
 
     std::uint32_t wanted() const override { return EPOLLIN; }
     void on_ready() override {
@@ -162,6 +164,16 @@ void Progress::look() {
 }
 
 void Progress::stop() {
+    std::vector<std::shared_ptr<Lingerer>> stalled;
+    {
+        const base::Lock lock(lingering_mutex_);
+        for (const Lingerers& those : lingering_) {
+            for (const auto& [id, lingerer] : those) {
+                if (lingerer->is_stalled()) stalled.push_back(lingerer);
+            }
+        }
+    }
+    for (const auto& lingerer : stalled) let_go(*lingerer);
     {
         base::UniqueLock lock(lingering_mutex_);
         const auto until = std::chrono::steady_clock::now() + kLingerTime;

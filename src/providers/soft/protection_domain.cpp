@@ -28,6 +28,10 @@ public:
 
 private:
     Expected<core::Tokens> do_register(core::BufferHold& hold, std::uint32_t rights) override {
+        if (table_->faults() && table_->faults()->takes_registration()) {
+            return fail(Status::insufficient_resources,
+                        "register: the adapter's faults let it fail (Faults.fail_registration)");
+        }
         EntryContent content;
         content.hold = &hold;
         content.data = hold.data();
@@ -154,10 +158,14 @@ private:
             return fail(Status::invalid_parameter,
                         "create_qp: a completion queue belongs to another adapter");
         }
-        return {std::make_shared<QueuePair>(
+        auto made = std::make_shared<QueuePair>(
             self(), std::move(receive), std::move(initiator), limits, contexts, parts_->table,
             domain_, parts_->progress, parts_->totals,
-            std::static_pointer_cast<SharedReceiveQueue>(std::move(srq)))};
+            std::static_pointer_cast<SharedReceiveQueue>(std::move(srq)));
+        if (const auto& faults = parts_->faults) {
+            faults->on_change(made, [qp = made.get()] { qp->step_for_receive(); });
+        }
+        return {std::move(made)};
     }
 
     const std::shared_ptr<AdapterParts> parts_;

@@ -56,6 +56,8 @@ QueuePair::QueuePair(std::shared_ptr<core::ProtectionDomain> pd,
       soft_initiator_cq_(*initiator_cq),
       soft_srq_(srq.get()),
       memory_(*table_, domain, id()),
+      faulty_memory_(table_->faults() ? std::make_unique<FaultyMemory>(memory_, table_->faults())
+                                      : nullptr),
       send_queue_(limits.initiator_queue_depth, limits.max_initiator_sge, limits.inline_size),
       receive_queue_(soft_srq_ == nullptr ? limits.receive_queue_depth : kTakenReceives,
                      limits.max_receive_sge, 0) {
@@ -200,6 +202,8 @@ bool QueuePair::step_once(unsigned reasons, core::Budget budget) {
         return false;
     }
     const Time at = now();
+    if (faulty_memory_) [[unlikely]]
+        stream_->withhold_receives(table_->faults()->withholds_receives());
     stream_->begin_step(at);
     if (is_flushed_) stream_->handle_flush();
     if ((reasons & kDisconnect) != 0) stream_->handle_disconnect();
@@ -253,8 +257,8 @@ void QueuePair::take_attachment() {
     // As siw does: FPDUs follow the segment size, in multiples of eight, within a 16-bit length.
     config.max_fpdu = static_cast<std::uint32_t>(std::min<std::size_t>(segment, 65483) & ~7ULL);
     iwarp::ReceiveSupply* const supply = soft_srq_ == nullptr ? nullptr : this;
-    auto made =
-        std::make_unique<iwarp::Connection>(config, send_queue_, receive_queue_, memory_, supply);
+    auto made = std::make_unique<iwarp::Connection>(config, send_queue_, receive_queue_,
+                                                    named_memory(), supply);
     connection_ = made.get();
     stream_ = std::move(made);
     meeting_ = std::move(taken->meeting);

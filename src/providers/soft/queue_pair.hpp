@@ -153,6 +153,12 @@ private:
         return !receive_queue_.cursor.is_full() && !soft_srq_->is_empty();
     }
 
+    // What peers name.
+    [[nodiscard]] iwarp::RemoteMemory& named_memory() {
+        if (faulty_memory_) return *faulty_memory_;
+        return memory_;
+    }
+
     // Stepper.
     [[nodiscard]] bool step_and_leave(core::Budget budget);
     [[nodiscard]] bool step_once(unsigned reasons, core::Budget budget);
@@ -192,6 +198,7 @@ private:
     CompletionQueue& soft_initiator_cq_;
     SharedReceiveQueue* const soft_srq_;  // null: none
     DomainMemory memory_;
+    const std::unique_ptr<FaultyMemory> faulty_memory_;  // null: no faults
     iwarp::SendQueue send_queue_;
     iwarp::ReceiveQueue receive_queue_;
 

@@ -77,7 +77,7 @@ void QueuePair::go_direct() {
     lane_.run.reserve(kLaneRun);
     iwarp::ReceiveSupply* const supply = soft_srq_ == nullptr ? nullptr : this;
     auto made = std::make_unique<direct::Stream>(bell->line(), *bell, send_queue_, receive_queue_,
-                                                 memory_, *reach_, supply, receive_wait_);
+                                                 named_memory(), *reach_, supply, receive_wait_);
     if (auto moved = sleep_over(bell); !moved) {
         made->handle_flush();  // the peer may have begun
         stream_->handle_link_error(moved.error().os_error);
