@@ -116,7 +116,7 @@ define sanitized_build
 	test -x build/$(1)/venv/bin/python || $(BIN)/python -m venv --without-pip build/$(1)/venv
 	site="$$(build/$(1)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"; \
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' > "$$site/borrowed.pth"; \
-	rm -rf "$$site/ndverbs"; cp -R python/ndverbs "$$site/ndverbs"; \
+	rm -rf "$$site/ndverbs" "$$site/pytest_ndverbs"; cp -R python/ndverbs python/pytest_ndverbs "$$site"; \
 	$(BIN)/cmake --install build/$(1) --prefix "$$site"
 endef
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -238,3 +239,11 @@ def frames(file: BinaryIO) -> Iterator[Frame]:
     for ways, side in sides.items():
         for fields in side.end():
             yield Frame(time_ns, *ways, fields)
+
+
+def line(frame: Frame) -> str:
+    """Return a frame in one line; its time is of this machine's zone."""
+    seconds, rest_ns = divmod(frame.time_ns, 10**9)
+    clock = time.strftime("%H:%M:%S", time.localtime(seconds))
+    said = _frames.text(frame.fields)
+    return f"{clock}.{rest_ns // 1000:06} {frame.source} > {frame.target} {said}"

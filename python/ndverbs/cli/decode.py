@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 
 from ndverbs.cli._arguments import Commands
 from ndverbs.cli.failure import CommandError
@@ -28,19 +27,17 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Print the frames; returns the exit code."""
-    from ndverbs import _captures, _frames
+    from ndverbs import _captures
 
     with open(given.file, "rb") as file:
         try:
-            for time_ns, source, target, fields in _captures.frames(file):
+            for frame in _captures.frames(file):
                 if given.json:
+                    time_ns, source, target, fields = frame
                     ends = {"time": time_ns / 1e9, "source": source, "target": target}
                     print(json.dumps(ends | fields))
                 else:
-                    seconds, rest_ns = divmod(time_ns, 10**9)
-                    clock = time.strftime("%H:%M:%S", time.localtime(seconds))
-                    said = _frames.text(fields)
-                    print(f"{clock}.{rest_ns // 1000:06} {source} > {target} {said}")
+                    print(_captures.line(frame))
         except _captures.CaptureError as error:
             raise CommandError(f"{given.file} {error}") from error
     return 0
