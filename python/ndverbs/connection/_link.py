@@ -377,7 +377,7 @@ class Link:
     def raise_end(self) -> NoReturn:
         """Raise why it is over, an exception of the caller's own."""
         assert self.failure is not None
-        raise copy.copy(self.failure)
+        raise copy.copy(self.failure) from None
 
     def abandon(self) -> None:
         """End it soon; without the lock, which this thread may have: it collects garbage."""
