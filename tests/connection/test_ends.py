@@ -182,3 +182,15 @@ def test_many_connections_one_after_the_other_use_the_same_memory(adapter, serve
     hub = near._hub
     assert len(hub._links) <= 2
     assert len(hub.receives._free) >= 14
+
+
+def test_nothing_is_delivered_behind_a_part_that_was_lost(ends):
+    near, far = ends
+    near.send(b"before")
+    near.send(np.zeros(1 << 20, np.uint8))
+    near.send(b"behind")
+    near.abort()
+    assert far.receive(LIMIT) == b"before"
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            far.receive(LIMIT)

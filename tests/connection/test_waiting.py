@@ -5,6 +5,7 @@ import concurrent.futures
 import signal
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -205,6 +206,41 @@ def test_a_follower_that_goes_passes_on_that_nobody_leads(ends):
     waiters[1].sleep(LIMIT)
     assert hub._followers == waiters[1:]
     hub._followers = []
+
+
+def test_a_finalizer_of_lent_memory_may_use_the_connection(ends):
+    near, far = ends
+
+    class Array(np.ndarray):
+        pass
+
+    def lend():
+        lent = np.zeros(1 << 20, np.uint8).view(Array)
+        weakref.finalize(lent, near.send, b"given back")
+        return near.send(lent)
+
+    request = lend()
+    taken = far.receive(LIMIT)
+    request.result(LIMIT)
+    assert len(taken) == 1 << 20
+    assert far.receive(LIMIT) == b"given back"
+
+
+def test_an_interrupted_receive_loses_no_message(ends, monkeypatch):
+    near, far = ends
+    sent = [b"short", [b"of parts"], np.zeros(1 << 20, np.uint8)]
+    for value in sent:
+        near.send(value)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for value in sent:
+        with monkeypatch.context() as patch:
+            patch.setattr("ndverbs.connection._messages._count_taken", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                far.receive(LIMIT)
+        np.testing.assert_array_equal(far.receive(LIMIT), value)
 
 
 def test_messages_go_out_while_the_program_computes(ends):

@@ -138,10 +138,12 @@ class Connection(OneSided):
         message = self._next("receive", timeout)
         try:
             return _messages.take(self._link, message, allocate, until)
-        except RdmaTimeoutError:
-            if until is None or time.monotonic() < until:  # the read has failed, not the time
-                raise
-            raise _no_message("receive", timeout) from None
+        except BaseException as failure:
+            _messages.give_back(self._link, message)
+            # Else the read has failed, not the time.
+            if isinstance(failure, RdmaTimeoutError) and until and time.monotonic() >= until:
+                raise _no_message("receive", timeout) from None
+            raise
 
     def receive_buffer(self, timeout: float | None = None) -> RemoteBuffer:
         """Wait for a message that is a RemoteBuffer, and return it.
@@ -198,7 +200,11 @@ class Connection(OneSided):
         """
         async with Limit(timeout, "receive_async"):
             message = await self._next_async()
-            return await _messages.take_async(self._link, message, allocate)
+            try:
+                return await _messages.take_async(self._link, message, allocate)
+            except BaseException:
+                _messages.give_back(self._link, message)
+                raise
 
     async def receive_buffer_async(self, timeout: float | None = None) -> RemoteBuffer:
         """Wait for a RemoteBuffer in a loop; see `receive_buffer`."""
@@ -223,7 +229,11 @@ class Connection(OneSided):
         return _messages.next_now(self._link) or await _messages.next_message_async(self._link)
 
     def _remote(self, message: Message, kind: int) -> Any:
-        return _messages.take_remote(self._link, message, kind)
+        try:
+            return _messages.take_remote(self._link, message, kind)
+        except BaseException:
+            _messages.give_back(self._link, message)
+            raise
 
     # ---- what it is
 

@@ -91,6 +91,7 @@ class Hub:
         self._results: deque[Result] = deque()
         self._finished: deque[Request[Any]] = deque()
         self._calls: deque[tuple[Callable[..., object], Any]] = deque()
+        self.dropped: deque[object] = deque()
         self._leader: _Waiter | None = None
         self._followers: list[_Waiter] = []
         self._watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Watch] = (
@@ -188,8 +189,14 @@ class Hub:
         """Call a function of the program's when the lock has been given back; with the lock."""
         self._calls.append((function, argument))
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to `tell`."""
+        return bool(self._finished or self._calls or self.dropped)
+
     def tell(self) -> None:
-        """Make the calls that are due; without the lock."""
+        """Make the calls that are due, and let go of the program's objects; without the lock."""
+        self.dropped.clear()
         while self._finished:
             try:
                 request = self._finished.popleft()
@@ -239,7 +246,7 @@ class Hub:
         """
         with self.lock:
             self._drain_or_die()
-        if self._finished or self._calls:
+        if self.has_news:
             self.tell()
         until = None if timeout is None else time.monotonic() + timeout
         while not request.done():
@@ -258,7 +265,7 @@ class Hub:
                     else:
                         me.follow()
                         self._followers.append(me)
-                if self._finished or self._calls:
+                if self.has_news:
                     self.tell()  # of which one may bring what this thread waits for
                 left = None if until is None else until - time.monotonic()
                 if left is not None and left <= 0:
@@ -278,7 +285,7 @@ class Hub:
             finally:
                 me.is_here = False  # before any call, where another signal may come
                 self._stop_waiting(me)
-                if self._finished or self._calls:
+                if self.has_news:
                     self.tell()
 
     def _leading(self) -> _Waiter | None:

@@ -397,7 +397,8 @@ class Link:
 
     def failure_of(self, result: Result) -> RdmaError:
         """Return the exception for a request that has failed."""
-        if result[0] is Status.CANCELLED or result[0] is Status.CONNECTION_ABORTED:
+        # With IO_TIMEOUT the transport gave up: that is no TimeoutError, after which it goes on.
+        if result[0] in (Status.CANCELLED, Status.CONNECTION_ABORTED, Status.IO_TIMEOUT):
             return self.failure or self._end_error(result.detail)
         return error_from_result(result)
 

@@ -33,6 +33,7 @@ class Lent:
         """Take the memory back: no byte of it is read from here on."""
         for region in self.regions:
             region.close()
+        self.request._hub.dropped.append(self.memory)
         self.memory = None
         self.request._finish(None, failure)
 
@@ -114,29 +115,38 @@ def push(link: Link) -> None:
 def next_now(link: Link) -> Message | None:
     """Return the next message, if one is here; raise the end behind the last one."""
     hub = link.hub
+    message = None
     try:
-        with hub.lock:
-            if not link.inbox and link.state != "over":
-                hub._drain_or_die()
-            if link.state == "over":
-                _drop_what_is_lost(link)
-            if link.inbox and not link.readers:
-                message = link.inbox.popleft()
-                if message.is_short:
-                    _count_taken(link, message)
-                return message
-            if link.state == "over":
-                link.raise_end()
-    finally:
-        if hub._finished or hub._calls:
-            hub.tell()
-    return None
+        try:
+            with hub.lock:
+                if not link.inbox and link.state != "over":
+                    hub._drain_or_die()
+                if link.state == "over":
+                    _drop_what_is_lost(link)
+                if link.inbox and not link.readers:
+                    message = link.inbox[0]
+                    del link.inbox[0]  # no call, behind which a signal would lose it
+                    if message.is_short:
+                        _count_taken(link, message)
+                elif link.state == "over":
+                    link.raise_end()
+        finally:
+            if hub.has_news:
+                hub.tell()
+    except BaseException:
+        if message is not None:
+            give_back(link, message)
+        raise
+    return message
 
 
 def _drop_what_is_lost(link: Link) -> None:
-    """Forget messages with parts that were lent, and cannot be read any more."""
-    while link.inbox and any(part.lent for part in link.inbox[0].parts):
-        link.inbox.popleft()
+    """Forget a message with parts that were lent, which cannot be read any more, and those behind.
+
+    The program would not know what is missing between them.
+    """
+    if link.inbox and any(part.lent for part in link.inbox[0].parts):
+        link.inbox.clear()
 
 
 def _ask(link: Link, request: Request[Message]) -> None:
@@ -184,15 +194,21 @@ def _take_back(link: Link, request: Request[Message]) -> None:
             if request in link.readers:
                 link.readers.remove(request)
             request._finish(None)
-        elif request._exception is None:
-            _put_back(link, request._result)
+            return
+    if request._exception is None:
+        give_back(link, request._result)
 
 
-def _put_back(link: Link, message: Message) -> None:
-    if link.readers:
-        link.readers.popleft()._finish(message)
-    else:
-        link.inbox.appendleft(message)
+def give_back(link: Link, message: Message) -> None:
+    """Keep a message, whose value the program did not get, for the next call."""
+    if message.is_broken:
+        return
+    with link.hub.lock:
+        if link.readers:
+            link.readers.popleft()._finish(message)
+        else:
+            link.inbox.appendleft(message)
+    link.hub.tell()
 
 
 def _count_taken(link: Link, message: Message) -> None:
@@ -224,11 +240,7 @@ def take(
         return _short_value(link, message)
     taking = _begin_taking(link, message, allocate)
     if taking.request is not None:
-        try:
-            taking.request.result(None if until is None else max(0, until - time.monotonic()))
-        except BaseException:
-            _give_up(link, taking)
-            raise
+        taking.request.result(None if until is None else max(0, until - time.monotonic()))
     return _end_taking(link, taking)
 
 
@@ -240,11 +252,7 @@ async def take_async(
         return _short_value(link, message)
     taking = _begin_taking(link, message, allocate)
     if taking.request is not None:
-        try:
-            await taking.request
-        except BaseException:
-            _give_up(link, taking)
-            raise
+        await taking.request
     return _end_taking(link, taking)
 
 
@@ -253,26 +261,21 @@ def _begin_taking(
 ) -> _Taking:
     """Find memory for a message's lent parts, and begin to read them."""
     parts = message.parts
-    try:
-        given = None
-        if allocate is not None:
-            given = allocate([part.nbytes for part in parts])
-            targets = check_sizes("receive", [part.nbytes for part in parts], given)
-            for part, target in zip(parts, targets, strict=True):
-                if part.carried is not None:
-                    target[:] = part.carried
-        else:
-            targets = [
-                memoryview(part.carried) if part.carried is not None else _pooled(link, part.nbytes)
-                for part in parts
-            ]
-        request = None
-        if any(part.lent for part in parts):
-            request = _read_lent(link, message, targets)
-    except BaseException:
-        with link.hub.lock:
-            _put_back(link, message)
-        raise
+    given = None
+    if allocate is not None:
+        given = allocate([part.nbytes for part in parts])
+        targets = check_sizes("receive", [part.nbytes for part in parts], given)
+        for part, target in zip(parts, targets, strict=True):
+            if part.carried is not None:
+                target[:] = part.carried
+    else:
+        targets = [
+            memoryview(part.carried) if part.carried is not None else _pooled(link, part.nbytes)
+            for part in parts
+        ]
+    request = None
+    if any(part.lent for part in parts):
+        request = _read_lent(link, message, targets)
     return _Taking(message, targets, given, allocate is not None, request)
 
 
@@ -308,12 +311,6 @@ def _read_lent(link: Link, message: Message, targets: Sequence[memoryview]) -> R
     return request
 
 
-def _give_up(link: Link, taking: _Taking) -> None:
-    with link.hub.lock:
-        if link.state != "over":
-            _put_back(link, taking.message)
-
-
 def _end_taking(link: Link, taking: _Taking) -> Any:
     message = taking.message
     try:
@@ -328,6 +325,7 @@ def _end_taking(link: Link, taking: _Taking) -> Any:
             if not message.is_list:
                 values = values[0]
     except WireError as broken:
+        message.is_broken = True
         failure = RdmaConnectionResetError(
             Status.CONNECTION_ABORTED, f"the peer broke the protocol: {broken}"
         )
@@ -335,25 +333,26 @@ def _end_taking(link: Link, taking: _Taking) -> Any:
             link.fail(failure)
         raise failure from broken
     with link.hub.lock:
-        _taken(link, message, was_lent=taking.request is not None)
+        _taken(link, taking)
     return values
 
 
-def _taken(link: Link, message: Message, *, was_lent: bool) -> None:
+def _taken(link: Link, taking: _Taking) -> None:
+    message = taking.message
+    for part, data in zip(message.parts, taking.targets, strict=True):
+        part.carried, part.lent = data, []  # if an interrupt keeps it from the program
     if link.state == "over" or link.channel is None:
         return
-    if was_lent:
+    if taking.request is not None:
         link.channel.queue_urgent(_wire.control(_wire.TAKEN, message.number))
     _count_taken(link, message)
     link.pump()
 
 
 def take_remote(link: Link, message: Message, kind: int) -> Any:
-    """Return what a message of RemoteBuffers holds; one of another kind is put back."""
+    """Return what a message of RemoteBuffers holds."""
     part = message.parts[0] if message.parts else None
     if message.is_list or part is None or part.kind != kind:
-        with link.hub.lock:
-            _put_back(link, message)
         wanted = "a RemoteBuffer" if kind == _wire.REMOTE else "RemoteBuffers by name"
         raise error(
             Status.INVALID_DEVICE_REQUEST,

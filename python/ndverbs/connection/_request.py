@@ -147,7 +147,9 @@ class Request(Future[T], Generic[T]):
         if self._state is _FINISHED:
             return
         self._result, self._exception = value, failure
-        self._keeps = None
+        if self._keeps is not None:
+            self._hub.dropped.append(self._keeps)  # the last reference may run a finalizer
+            self._keeps = None
         if self._noted is not None:
             self._noted[3:] = (time.perf_counter(), failure is None)
         self._state = _FINISHED

@@ -191,7 +191,7 @@ def begin(
         except BaseException as failure:
             transfer.give_up(failure)
             raise
-    if hub._finished or hub._calls:
+    if hub.has_news:
         hub.tell()
     return request
 

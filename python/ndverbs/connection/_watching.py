@@ -28,6 +28,7 @@ class Watch:
     """A loop's watch over the descriptor of a hub's queue; the loop keeps it as its reader."""
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
+        self._fd = -1
         # A loop watches a number once and forgets it when the queue closes: use one of our own.
         self._fd = os.dup(hub.cq._watch_fileno())
         self._hub = weakref.ref(hub)
@@ -129,9 +130,9 @@ class Attendant:
     def __init__(self, hub: Hub) -> None:
         # What this thread still uses goes with this object, so that no number means another file.
         self._fd = self._woken = -1
-        self._hub = weakref.ref(hub, self._gone)
         self._fd = os.dup(hub.cq.fileno())
         self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._hub = weakref.ref(hub, self._gone)
         self._is_woken = False
         threading.Thread(target=self._run, name="ndverbs-attendant", daemon=True).start()
 

@@ -214,6 +214,7 @@ class Message:
     version: tuple[int, int] = (0, 0)
     is_short: bool = False  # one part that came in one frame, which is the program's as it is
     is_taken: bool = False
+    is_broken: bool = False  # its value is none
 
 
 def hello(lowest: int = VERSION, highest: int = VERSION) -> bytearray:
