@@ -2,6 +2,8 @@
 """How Connections end: in order, at once, by the peer, and by being dropped."""
 
 import gc
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -194,3 +196,29 @@ def test_nothing_is_delivered_behind_a_part_that_was_lost(ends):
     for _ in range(2):
         with pytest.raises(ConnectionError):
             far.receive(LIMIT)
+
+
+LEFT_OPEN = """
+import sys
+import numpy as np, ndverbs as nd
+s = nd.listen((sys.argv[2], 0), adapter=sys.argv[1])
+n = nd.connect(s.address, adapter=sys.argv[1])
+f = s.accept(5)
+n.send(np.zeros(10**6))
+f.receive(5)
+n.send(np.zeros(10**6))
+kept = nd.share(np.zeros(3), "z", (sys.argv[2], 0), adapter=sys.argv[1])
+other = nd.attach(kept.address, adapter=sys.argv[1])
+print("ends", flush=True)
+"""
+
+
+def test_a_program_that_closes_nothing_ends(provider, host, scaled):
+    for _ in range(scaled(4)):
+        done = subprocess.run(
+            [sys.executable, "-c", LEFT_OPEN, provider, host],
+            stdout=subprocess.PIPE,
+            timeout=LIMIT,
+            check=True,
+        )
+        assert done.stdout == b"ends\n"

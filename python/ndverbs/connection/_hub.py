@@ -11,6 +11,7 @@ it: what ends under the lock is noted, and told behind it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 _FIRST_DEPTH = 2048
 _BATCH = (256,)
 _A_DAY_S = 86400.0
+# What the interpreter's exit waits for a thread that has the lock.
+_EXIT_S = 1.0
 # A loop whose requests end at once lets other tasks run after so many.
 _TURNS_A_ROUND = 64
 
@@ -67,6 +70,16 @@ def _renew_lock() -> None:
 
 
 os.register_at_fork(after_in_child=_renew_lock)
+_every: weakref.WeakSet[Hub] = weakref.WeakSet()
+
+
+def _end_every() -> None:
+    """End all links before the interpreter stops threads, of which one may have a hub's lock."""
+    for hub in list(_every):
+        hub.end()
+
+
+atexit.register(_end_every)
 
 
 class Hub:
@@ -78,6 +91,8 @@ class Hub:
         self.pd = adapter.create_pd()
         self.cq = adapter.create_cq(min(_FIRST_DEPTH, self.info.max_cq_depth))
         self.lock = threading.Lock()
+        self.is_ended = False
+        _every.add(self)
         self.receives = Slab(self.pd, 64 << 10)
         self.sends = Slab(self.pd, 4 << 10)
         self.words = Slab(self.pd, 8, chunk=4096)
@@ -354,6 +369,19 @@ class Hub:
             until = min(self._deadlines.values(), default=now + _A_DAY_S)
         self.tell()
         return until - now
+
+    def end(self) -> None:
+        """End all links, at the interpreter's exit, and wait for the attendant."""
+        self.is_ended = True
+        attendant = self._attendant
+        if self.lock.acquire(timeout=_EXIT_S):
+            try:
+                self._died(error(Status.CANCELLED, "the interpreter ends"))
+            finally:
+                self.lock.release()
+        if attendant is not None:
+            attendant.wake()
+            attendant.thread.join(_EXIT_S)
 
     def look(self) -> bool:
         """Take what has completed, for the attendant; return whether links are left."""

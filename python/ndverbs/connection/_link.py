@@ -386,6 +386,8 @@ class Link:
 
     def disconnected(self) -> None:
         """Hear that the peer has ended it, or that it broke; without the lock, on any thread."""
+        if self.hub.is_ended:
+            return  # at the interpreter's exit: a thread that was stopped may have the lock
         with self.hub.lock:
             self.is_gone = True
             with contextlib.suppress(RdmaError):

@@ -9,6 +9,7 @@ answered in a loop of its own, on a daemon thread, which lives while something i
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _MAGIC = b"NDSH\x01"
 _ASK_S = 5.0
+_EXIT_S = 1.0
 _MOST_NAME = 1024
 
 
@@ -136,7 +138,7 @@ class _Host:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._serve())
-        except (asyncio.CancelledError, RdmaError):
+        except asyncio.CancelledError:
             pass
         finally:
             for connection in self._connections:
@@ -146,8 +148,9 @@ class _Host:
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            async for connection in self.server:
-                tasks.create_task(self._answer(connection))
+            with contextlib.suppress(RdmaError):  # the adapter was closed
+                async for connection in self.server:
+                    tasks.create_task(self._answer(connection))
 
     async def _answer(self, connection: Connection) -> None:
         self._connections.add(connection)
@@ -175,6 +178,18 @@ def _room_to_ask(sizes: list[int]) -> list[bytearray]:
     if sum(sizes) > len(_MAGIC) + _MOST_NAME:
         raise error(Status.INVALID_BUFFER_SIZE, f"a question of {sum(sizes)} bytes")
     return [bytearray(size) for size in sizes]
+
+
+def _end_every() -> None:
+    """End the threads of all hosts before the interpreter stops them."""
+    for host in list(_Host._all.values()):
+        host.server.stop()
+        with contextlib.suppress(RuntimeError):
+            host._loop.call_soon_threadsafe(host._end)
+        host._thread.join(_EXIT_S)
+
+
+atexit.register(_end_every)
 
 
 def share(

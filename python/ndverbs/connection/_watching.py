@@ -134,7 +134,8 @@ class Attendant:
         self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._hub = weakref.ref(hub, self._gone)
         self._is_woken = False
-        threading.Thread(target=self._run, name="ndverbs-attendant", daemon=True).start()
+        self.thread = threading.Thread(target=self._run, name="ndverbs-attendant", daemon=True)
+        self.thread.start()
 
     def __del__(self) -> None:
         """Give the descriptors back."""
@@ -158,7 +159,7 @@ class Attendant:
         turns = -1
         while True:
             hub = self._hub()
-            if hub is None:
+            if hub is None or hub.is_ended:
                 return
             if hub._turns != turns or hub._leading() is not None:
                 # The program is there: look again after a while.
