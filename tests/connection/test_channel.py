@@ -239,3 +239,11 @@ def test_versions_that_cannot_talk_are_both_named():
     assert _wire.version_error((1, 3)) is None
     found = _wire.version_error((2, 3))
     assert "speaks version 1 of a Connection, the peer's speaks 2 to 3" in str(found)
+
+
+@pytest.mark.parametrize("lengths", [[0], [0, 8], [1 << 31], [4, 3]])
+def test_lent_pieces_that_cannot_be_read_are_refused(lengths):
+    nbytes = sum(lengths) if lengths != [4, 3] else 8
+    part = _wire.Part(nbytes, _wire.BYTES, lent=[(4096, 1, length) for length in lengths])
+    with pytest.raises(_wire.WireError, match="pieces of a lent part"):
+        _wire.read_message(memoryview(_wire.message(1, False, [part])))

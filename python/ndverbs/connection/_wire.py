@@ -295,7 +295,10 @@ def _read_parts(payload: memoryview, count: int, found: Message) -> None:
             DESCRIPTOR.unpack_from(payload, at + described + i * DESCRIPTOR.size)
             for i in range(descriptors)
         ]
-        if is_lent and sum(length for _, _, length in part.lent) != nbytes:
+        lengths = [length for _, _, length in part.lent]
+        if is_lent and (
+            sum(lengths) != nbytes or min(lengths) < 1 or max(lengths) > MOST_IN_DESCRIPTOR
+        ):
             raise WireError(f"the pieces of a lent part are not its {nbytes} bytes")
         found.parts.append(part)
         at = end
