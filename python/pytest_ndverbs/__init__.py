@@ -18,7 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     import ndverbs as nd
-    from pytest_ndverbs.pair import RdmaPair
+    from pytest_ndverbs.pair import ConnectionPair, RdmaPair
     from pytest_ndverbs.process import ProcessKeeper, RdmaProcess
 
 _CAPTURE = pytest.StashKey[Path]()
@@ -150,6 +150,20 @@ def rdma_pair(rdma_adapter: nd.Adapter) -> Iterator[RdmaPair]:
     pair = RdmaPair(rdma_adapter)
     yield pair
     pair.close()
+
+
+@pytest.fixture
+def rdma_connection_pair(rdma_adapter: nd.Adapter) -> Iterator[ConnectionPair]:
+    """Connect two `ndverbs.Connection` of the adapter; they are aborted behind the test."""
+    import ndverbs as nd
+    from pytest_ndverbs.pair import LIMIT, ConnectionPair
+
+    with nd.listen((rdma_adapter.info.addresses[0], 0), adapter=rdma_adapter) as server:
+        active = nd.connect(server.address, adapter=rdma_adapter, timeout=LIMIT)
+        pair = ConnectionPair(active, server.accept(LIMIT))
+    yield pair
+    for connection in pair:
+        connection.abort()
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the fixture `rdma_pair` gives: two connected queue pairs with memory."""
+"""What `rdma_pair` and `rdma_connection_pair` give: two ends that are connected."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,6 +55,13 @@ class RdmaEnd:
             self.cq.wait(timeout)
             results += self.cq.poll(count - len(results))
         return results
+
+
+class ConnectionPair(NamedTuple):
+    """Two Connections; `active` has connected to `passive`."""
+
+    active: nd.Connection
+    passive: nd.Connection
 
 
 class RdmaPair:

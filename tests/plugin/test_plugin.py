@@ -42,7 +42,7 @@ def test_the_suite_of_another_package_runs(mailbox):
 
     assert code == 1, said
     assert re.search(r"^FAILED suite/test_wishes.py::test_a_corrupted_letter", said, re.MULTILINE)
-    assert "1 failed, 5 passed" in said, said
+    assert "1 failed, 6 passed" in said, said
 
 
 def test_a_failed_test_shows_its_faults_and_frames(mailbox):

@@ -47,6 +47,14 @@ def test_a_letter_that_takes_its_time_arrives(rdma_pair, rdma_faults):
     assert bytes(rdma_pair.passive.array[: len(LETTER)]) == LETTER
 
 
+def test_a_letter_is_a_message_as_well(rdma_connection_pair):
+    active, passive = rdma_connection_pair
+
+    active.send(LETTER)
+
+    assert passive.receive(timeout=30) == LETTER
+
+
 def test_a_letter_of_another_process_arrives(rdma_adapter, rdma_process):
     box = np.zeros(len(LETTER), np.uint8)
     pd, cq = rdma_adapter.create_pd(), rdma_adapter.create_cq(512)
