@@ -105,6 +105,8 @@ def forbidden_imports(path: str, text: str) -> list[str]:
     allowed = {*sys.stdlib_module_names, "numpy", "ndverbs"}
     if path.startswith(f"{PLUGIN.name}/"):
         allowed |= {"pytest", PLUGIN.name}
+    if path.startswith("ndverbs/cli/"):
+        allowed |= {"rich"}  # where ndverbs[cli] has brought it; tests hide it
     problems = []
     for name in imported_modules(text):
         if name.split(".")[0] not in allowed:

@@ -467,7 +467,7 @@ def dtype_of(literal: bytes) -> np.dtype[Any]:
     return dtype
 
 
-def _parsed(text: str) -> object:
+def _parsed(text: str) -> Any:
     """Return the value of a Python literal."""
     if text[:1] == text[-1:] == "'" and _TYPE.fullmatch(text[1:-1]):
         return text[1:-1]  # nearly all

@@ -219,8 +219,8 @@ struct WorkRequest {
     // What the caller knows of the peer's buffer: its size, and the rights that it grants.
     std::uint64_t remote_size = ~std::uint64_t{0};
     std::uint32_t remote_rights = access::kAll;
-    // Where it is set: a request that is done when the call that posts it returns says so there, and
-    // has no completion. The provider decides which are; all others are as ever.
+    // Where it is set: a request that is done when the call that posts it returns says so there,
+    // and has no completion. The provider decides which are; all others are as ever.
     bool* done_at_once = nullptr;
 
     [[nodiscard]] bool is_variant() const { return invalidates || has_immediate; }
