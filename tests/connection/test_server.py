@@ -210,3 +210,7 @@ def test_the_native_objects_are_within_reach(ends, adapter):
     assert isinstance(near.pd, nd.ProtectionDomain)
     assert near.qp.state == "connected"
     assert near.transport in ("tcp", "direct", "direct+vm", "rdma")
+    if near.transport == "tcp":
+        assert "off" in near.transport_reason
+    near.abort()
+    assert near.transport_reason == "the Connection has ended"

@@ -324,6 +324,17 @@ class Connection(OneSided):
             return "closed"
 
     @property
+    def transport_reason(self) -> str:
+        """Why `transport` is not a faster one, as `Connector.transport_reason`."""
+        connector = self._link.connector
+        if connector is None or self.closed:
+            return "the Connection has ended"
+        try:
+            return connector.transport_reason
+        except RdmaError:
+            return "the Connection has ended"
+
+    @property
     def qp(self) -> QueuePair:
         """The queue pair. Requests of your own complete in the Connection's queue: post none."""
         return self._link.qp
