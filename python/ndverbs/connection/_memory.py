@@ -20,6 +20,8 @@ from ndverbs.remote import RemoteBuffer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Of what reads fill: some devices place a response through a right of its own.
+SINK = Access.LOCAL_WRITE | Access.RDMA_READ_SINK
 _CHUNK = 1 << 20
 _ALIGNMENT = 64
 

@@ -10,7 +10,7 @@ from typing import Any
 from ndverbs._native import Access, MemoryRegion, Status
 from ndverbs.connection import _frames, _wire
 from ndverbs.connection._link import Link
-from ndverbs.connection._memory import check_sizes
+from ndverbs.connection._memory import SINK, check_sizes
 from ndverbs.connection._parts import Outgoing, value_of
 from ndverbs.connection._request import Request
 from ndverbs.connection._transfers import Transfer, post
@@ -299,7 +299,7 @@ def _read_lent(link: Link, message: Message, targets: Sequence[memoryview]) -> R
         request._keeps = targets
         link.counts["bytes_taken"] += sum(part.nbytes for part, _ in lent)
         link.notes.begin("take", sum(part.nbytes for part, _ in lent), request)
-        regions = [hub.pd.register(target) for _, target in lent]
+        regions = [hub.pd.register(target, SINK) for _, target in lent]
         transfer.regions = regions
         for (part, _), region in zip(lent, regions, strict=True):
             at = 0

@@ -43,7 +43,7 @@ class OneSided:
         array : buffer
             Also what has ``__array_interface__`` or host ``__dlpack__``, and Fortran order.
         access : Access
-            What may be done with it.
+            What may be done with it; what may be written to is a sink of `read`, too.
 
         Raises
         ------
@@ -51,6 +51,8 @@ class OneSided:
             As `ProtectionDomain.register`.
         """
         is_written = int(access) & ~int(Access.REMOTE_READ) != 0
+        if int(access) & int(Access.LOCAL_WRITE):
+            access = access | Access.RDMA_READ_SINK
         return self._hub.pd.register(memory_of("register", array, is_written=is_written), access)
 
     def write(

@@ -15,6 +15,7 @@ from ndverbs._closing import Closing
 from ndverbs._native import Access, Segment, Status
 from ndverbs.connection import _transfers
 from ndverbs.connection._connection import Connection
+from ndverbs.connection._memory import SINK
 from ndverbs.errors import RdmaError, RdmaPermissionError, error
 from ndverbs.remote import RemoteBuffer
 
@@ -69,7 +70,7 @@ class RemoteArray(Closing):
         self._item = np.zeros(1, self.dtype)
         self._word = np.zeros(1, np.uint64)
         pd = self._connection.pd
-        self._regions = [pd.register(self._item), pd.register(self._word)]
+        self._regions = [pd.register(self._item, SINK), pd.register(self._word, SINK)]
         self._item_segment = self._regions[0].segment()
         self._word_segment = self._regions[1].segment()
 

@@ -20,7 +20,7 @@ from ndverbs._native import (
     request_dtype,
 )
 from ndverbs.connection._link import Link
-from ndverbs.connection._memory import Slice, memory_of
+from ndverbs.connection._memory import SINK, Slice, memory_of
 from ndverbs.connection._request import _FINISHED, Request
 from ndverbs.errors import RdmaError, error
 from ndverbs.remote import RemoteBuffer
@@ -220,9 +220,7 @@ def _post_local(
             # Of an array in no region, which is registered now; whatever else is wrong still is.
             if failure.status is not Status.INVALID_PARAMETER:
                 raise
-            kept = link.hub.registrations.add(
-                local, Access.LOCAL_WRITE if is_read else Access.LOCAL_READ
-            )
+            kept = link.hub.registrations.add(local, SINK if is_read else Access.LOCAL_READ)
             if kept is not None:
                 transfer.regions.append(kept)
             call_native(local, remote, context=context)
@@ -263,7 +261,7 @@ def _post_pieces(
 
 
 def _region_of(link: Link, transfer: Transfer, local: Any, is_written: bool) -> MemoryRegion:
-    region = link.hub.pd.register(local, Access.LOCAL_WRITE if is_written else Access.LOCAL_READ)
+    region = link.hub.pd.register(local, SINK if is_written else Access.LOCAL_READ)
     transfer.regions.append(region)
     return region
 
