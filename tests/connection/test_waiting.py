@@ -273,31 +273,3 @@ def test_the_trace_has_the_last_requests(ends):
     html = near.trace()._repr_html_()
     assert "100,000" in html
     assert "<svg" in html
-
-
-def test_a_thread_leads_although_the_one_that_was_to_has_left(ends):
-    near, _ = ends
-    hub = near._hub
-    requests = [nd.Request(hub) for _ in range(3)]
-    threads = []
-    for number, request in enumerate(requests):
-        threads.append(threading.Thread(target=request.result, args=(LIMIT,)))
-        threads[-1].start()
-        wait_until(lambda number=number: hub._leader and len(hub._followers) == number)
-    # The leader goes, and wakes the first follower, which has nothing to wait for any more.
-    with hub.lock:
-        requests[1]._finish(None)
-        requests[0]._finish(None)
-    wait_until(lambda: hub._leader is not None and hub._leader.request is requests[2])
-    with hub.lock:
-        requests[2]._finish(None)
-    for thread in threads:
-        thread.join(LIMIT)
-    assert not any(thread.is_alive() for thread in threads)
-
-
-def wait_until(condition):
-    until = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.001)

@@ -55,7 +55,6 @@ class Link:
         self.is_active = is_active
         self.state = "opening"
         self.opened: Request[None] = Request(hub)
-        self.ended: Request[None] = Request(hub)  # and nothing is under way any more
         self.failure: RdmaError | None = None
         self.is_orderly = False
         self.channel: Channel | None = None
@@ -508,7 +507,6 @@ class Link:
             self.hub.receives.give(self._memory)
             self._memory = None
         self.hub.leave(self.key, DEPTH)
-        self.ended._finish(None)
 
 
 def closed_here() -> RdmaError:

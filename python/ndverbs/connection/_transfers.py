@@ -310,7 +310,7 @@ def begin_atomic(link: Link, call: str, dst: RemoteBuffer, *values: int) -> Requ
         link.notes.add(call, 8, began, request, is_done=bool(is_done))
         if is_done:
             transfer.drop(1)
-    if hub._finished or hub._calls:
+    if hub.has_news:
         hub.tell()
     return request
 
