@@ -2774,6 +2774,16 @@ class StreamListener(_Object):
     def local_address(self) -> tuple[str, int]:
         """Where it listens."""
 
+class _Lock:
+    """A lock that refuses its own thread with a RuntimeError: `threading`'s would wait for ever."""
+
+    def __enter__(self) -> None:
+        """Wait for it; signals are handled meanwhile."""
+    def __exit__(self, *exception: object) -> None:
+        """Give it back."""
+    def acquire(self, timeout: float, /) -> bool:
+        """Wait for it so many seconds; False: another thread has it still."""
+
 def _call_and_report(function: Callable[[Any], object], argument: object) -> None:
     """Call it; its exception goes to ``sys.unraisablehook``."""
 

@@ -64,6 +64,7 @@ PYBIND11_MODULE(native_of_main, module) {
     bind_adapter(module);
     bind_bench(module);
     bind_checksum(module);
+    bind_lock(module);
     module.def(
         "_call_and_report",
         [](const py::object& function, const py::object& argument) {

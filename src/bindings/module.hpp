@@ -22,6 +22,7 @@ void bind_operation(py::module_& module);
 void bind_connector(py::module_& module);
 void bind_listener(py::module_& module);
 void bind_bench(py::module_& module);
+void bind_lock(py::module_& module);
 
 // What a protection domain makes that is filled by requests, and Adapter.build_lam.
 void bind_mapping(py::module_& module, py::class_<ProtectionDomain>& domain);

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ndverbs._native import Adapter, Result, Status
+from ndverbs._native import Adapter, Result, Status, _Lock
 from ndverbs.connection._memory import Pool, Registrations, Slab
 from ndverbs.connection._request import Request
 from ndverbs.connection._watching import Attendant, Watch
@@ -45,7 +45,7 @@ _EXIT_S = 1.0
 _TURNS_A_ROUND = 64
 
 _hubs: weakref.WeakValueDictionary[int, Hub] = weakref.WeakValueDictionary()
-_hubs_lock = threading.Lock()
+_hubs_lock = _Lock()
 
 
 def hub_for(adapter: Adapter, depth: int) -> Hub:
@@ -66,7 +66,7 @@ def hub_for(adapter: Adapter, depth: int) -> Hub:
 
 def _renew_lock() -> None:
     global _hubs_lock
-    _hubs_lock = threading.Lock()  # a thread that only the parent has may hold the old one
+    _hubs_lock = _Lock()  # a thread that only the parent has may hold the old one
 
 
 os.register_at_fork(after_in_child=_renew_lock)
@@ -90,7 +90,7 @@ class Hub:
         self.info = adapter.info
         self.pd = adapter.create_pd()
         self.cq = adapter.create_cq(min(_FIRST_DEPTH, self.info.max_cq_depth))
-        self.lock = threading.Lock()
+        self.lock = _Lock()
         self.is_ended = False
         _every.add(self)
         self.receives = Slab(self.pd, 64 << 10)
@@ -134,17 +134,27 @@ class Hub:
 
     def join(self, link: Link) -> int:
         """Return the key by which completions name a link; with the lock."""
-        if self._attendant is None:
-            try:
-                self._attendant = Attendant(self)
-            except (OSError, RuntimeError) as cause:
-                raise error(
-                    Status.INSUFFICIENT_RESOURCES,
-                    f"the first Connection needs two descriptors and a thread: {cause}",
-                ) from cause
+        self._need_attendant()
         key = next(self._keys)
         self._links[key] = link
         return key
+
+    def serve(self, server: Server) -> None:
+        """Have a server hear of the adapter's end."""
+        with self.lock:
+            self._need_attendant()
+            self.servers.add(server)
+
+    def _need_attendant(self) -> None:
+        if self._attendant is not None:
+            return
+        try:
+            self._attendant = Attendant(self)
+        except (OSError, RuntimeError) as cause:
+            raise error(
+                Status.INSUFFICIENT_RESOURCES,
+                f"the first Connection needs two descriptors and a thread: {cause}",
+            ) from cause
 
     def leave(self, key: int, depth: int) -> None:
         """Forget a link that has no request left, and its promise; with the lock."""
@@ -213,18 +223,17 @@ class Hub:
         """Make the calls that are due, and let go of the program's objects; without the lock."""
         self.dropped.clear()
         while self._finished:
-            try:
+            with self.lock:  # before anything is taken: it may be refused
+                if not self._finished:
+                    break  # another thread makes them
                 request = self._finished.popleft()
-            except IndexError:  # another thread makes them
-                break
+                callbacks, request._done_callbacks = request._done_callbacks, []
             shared = request._shared
             if shared is not None:
                 with shared:
                     for waiter in request._waiters:
                         waiter.add_result(request)
                     shared.notify_all()
-            with self.lock:
-                callbacks, request._done_callbacks = request._done_callbacks, []
             for function in callbacks:
                 self.call(function, request)
         while self._calls:
@@ -357,6 +366,7 @@ class Hub:
         self._links.clear()
         for server in list(self.servers):
             server._died(failure)
+        self.servers.clear()
 
     def expire(self) -> float:
         """End links whose time is over; return the seconds until the next one's is."""
@@ -374,24 +384,24 @@ class Hub:
         """End all links, at the interpreter's exit, and wait for the attendant."""
         self.is_ended = True
         attendant = self._attendant
-        if self.lock.acquire(timeout=_EXIT_S):
+        if self.lock.acquire(_EXIT_S):
             try:
                 self._died(error(Status.CANCELLED, "the interpreter ends"))
             finally:
-                self.lock.release()
+                self.lock.__exit__()
         if attendant is not None:
             attendant.wake()
             attendant.thread.join(_EXIT_S)
 
     def look(self) -> bool:
-        """Take what has completed, for the attendant; return whether links are left."""
+        """Take what has completed, for the attendant; return whether it is needed further on."""
         with self.lock:
             self._drain_or_die()
-            has_links = bool(self._links)
-            if not has_links:
+            is_needed = bool(self._links or self.servers)
+            if not is_needed:
                 self._attendant = None
         self.tell()
-        return has_links
+        return is_needed
 
     def __repr__(self) -> str:
         """Return its adapter and how many links it has."""

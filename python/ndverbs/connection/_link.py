@@ -286,13 +286,13 @@ class Link:
         order = self.new_order(pending)
         try:
             is_done = bool(call(order))
-        except Exception as failure:
+        except BaseException as failure:
+            if not isinstance(failure, Exception) or _is_of_the_program(failure):
+                self.break_off(failure)  # whether it was posted is not known
+                raise
             self.forget_order(order)
             if isinstance(failure, RdmaError) and failure.status is Status.NO_MORE_ENTRIES:
                 return None
-            raise
-        except BaseException as cause:
-            self.break_off(cause)  # whether it was posted is not known
             raise
         if is_done:
             self.forget_order(order)
@@ -507,6 +507,16 @@ class Link:
             self.hub.receives.give(self._memory)
             self._memory = None
         self.hub.leave(self.key, DEPTH)
+
+
+def _is_of_the_program(failure: BaseException) -> bool:
+    """Return whether it comes out of code of the program's: of a signal handler or a finalizer."""
+    at = failure.__traceback__
+    while at is not None:
+        if not at.tb_frame.f_globals.get("__name__", "").startswith("ndverbs."):
+            return True
+        at = at.tb_next
+    return False
 
 
 def closed_here() -> RdmaError:

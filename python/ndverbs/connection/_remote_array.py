@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import math
 import operator
-import threading
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
 from ndverbs import _address
 from ndverbs._closing import Closing
-from ndverbs._native import Access, Segment, Status
+from ndverbs._native import Access, Segment, Status, _Lock
 from ndverbs.connection import _transfers
 from ndverbs.connection._connection import Connection
 from ndverbs.connection._memory import SINK
@@ -62,7 +61,7 @@ class RemoteArray(Closing):
         self._strides = [
             self._itemsize * math.prod(remote.shape[axis + 1 :]) for axis in range(remote.ndim)
         ]
-        self._lock = threading.Lock()
+        self._lock = _Lock()
         self._renew()
 
     def _renew(self) -> None:

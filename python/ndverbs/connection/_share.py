@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ndverbs import _address
 from ndverbs._address import Address
 from ndverbs._closing import Closing
-from ndverbs._native import Access, Adapter, MemoryRegion, Status
+from ndverbs._native import Access, Adapter, MemoryRegion, Status, _Lock
 from ndverbs.connection._connection import Connection
 from ndverbs.connection._memory import memory_of
 from ndverbs.connection._remote_array import RemoteArray
@@ -67,7 +67,7 @@ class _Host:
     """What one address of this process serves."""
 
     _all: ClassVar[dict[str, _Host]] = {}  # by address
-    _lock = threading.Lock()
+    _lock = _Lock()
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -125,10 +125,15 @@ class _Host:
             del self.shares[name]
             if self.shares:
                 return
-            del self._all[self.address]
+            self._forget()
         self.server.stop()
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._end)
+
+    def _forget(self) -> None:
+        """Leave the address to another; with the lock."""
+        if self._all.get(self.address) is self:
+            del self._all[self.address]
 
     def _end(self) -> None:
         for task in asyncio.all_tasks(self._loop):
@@ -145,6 +150,8 @@ class _Host:
                 connection.abort()
             self._connections.clear()
             self._loop.close()
+            with self._lock:
+                self._forget()  # where the adapter was closed below its shares
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as tasks:

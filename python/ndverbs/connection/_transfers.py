@@ -278,6 +278,8 @@ def post(link: Link, transfer: Transfer, call: Callable[..., object], *arguments
                 return link.post(transfer, call, *arguments)
             transfer.failure = transfer.failure or link.failure
         except Exception as failure:  # also of the arguments
+            if link.state == "over":
+                raise  # a signal handler's, which has ended the link and its transfers
             transfer.failure = transfer.failure or failure
         transfer.drop(1)
         return True
