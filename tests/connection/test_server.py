@@ -41,6 +41,22 @@ def test_connections_are_made_without_a_call_of_accept(adapter, server):
         each.abort()
 
 
+def test_who_waits_for_a_peer_hears_that_the_adapter_is_closed(provider, host):
+    async def wait_in_loop(server):
+        closing = threading.Thread(target=adapter.close)
+        asyncio.get_running_loop().call_soon(closing.start)
+        try:
+            await server.accept_async(LIMIT)
+        finally:
+            closing.join()
+
+    with nd.Adapter.open(provider) as adapter, nd.listen((host, 0), adapter=adapter) as server:
+        with pytest.raises(nd.ClosedError):
+            asyncio.run(wait_in_loop(server))
+        with pytest.raises(nd.ClosedError):
+            server.accept(LIMIT)
+
+
 def test_a_stopped_server_leaves_its_connections(adapter, server):
     near = nd.connect(server.address, adapter=adapter)
     far = server.accept(LIMIT)

@@ -10,6 +10,7 @@ import pytest
 
 import ndverbs as nd
 from conformance.end import LIMIT
+from ndverbs.connection._share import _Host
 
 ARRAY = np.arange(4 * 5 * 6, dtype=np.int64).reshape(4, 5, 6)
 
@@ -210,6 +211,20 @@ def test_what_lies_outside_is_an_index_error(shared):
         remote[:, 0] = 1
     with pytest.raises(ValueError, match="out is"):
         remote.get(out=np.empty(3))
+
+
+def test_an_address_is_free_again_once_the_adapter_of_its_shares_is_closed(provider, host):
+    array = np.arange(3)
+    with nd.Adapter.open(provider) as first:
+        share = nd.share(array, "a", (host, 0), adapter=first)
+        where = share.address.partition("/")[0]
+        serving = _Host._all[where]._thread
+    serving.join(LIMIT)
+    assert not serving.is_alive()
+    with nd.Adapter.open(provider) as second, nd.share(array, "b", where, adapter=second):
+        share.close()  # which is not of this one any more
+        with nd.attach(f"{where}/b", LIMIT, adapter=second) as remote:
+            assert remote[1] == 1
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "x" * 2000])

@@ -47,10 +47,17 @@ class OneSided:
 
         Raises
         ------
+        TypeError
+            Of a buffer that is none, or an `access` that is no Access.
         RdmaError
             As `ProtectionDomain.register`.
         """
-        is_written = int(access) & ~int(Access.REMOTE_READ) != 0
+        if not isinstance(access, int):
+            raise TypeError(
+                f"register: access is an ndverbs.Access, such as Access.REMOTE_READ | "
+                f"Access.REMOTE_WRITE, not {access!r}"
+            )
+        is_written = access & ~Access.REMOTE_READ != 0
         if int(access) & int(Access.LOCAL_WRITE):
             access = access | Access.RDMA_READ_SINK
         return self._hub.pd.register(memory_of("register", array, is_written=is_written), access)

@@ -45,7 +45,6 @@ class Server:
         self._is_stopped = False
         # For those who wait; each link has a hub with room of its own.
         self._hub: Hub = hub_for(adapter, 0)
-        self._hub.servers.add(self)
         arrived = weakref.WeakMethod(self._arrived)
 
         def call(connector: Connector) -> None:
@@ -56,6 +55,7 @@ class Server:
         self._listener = adapter.create_listener(call)
         try:
             self._listener.listen(_address.resolve(address))
+            self._hub.serve(self)
         except BaseException:
             self._is_stopped = True
             self._listener.close()
@@ -222,6 +222,7 @@ class Server:
             if self._is_stopped:
                 return
             self._is_stopped = True
+            hub.servers.discard(self)
             links = [*self._making, *self._ready]
             self._making.clear()
             self._ready.clear()
