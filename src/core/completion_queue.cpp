@@ -98,14 +98,19 @@ void CompletionQueue::nudge() {
     if (attention_.fetch_add(0, std::memory_order_acq_rel) >= kSleeper) wake();
 }
 
+// A spin as long as the sleep that it may save costs at most twice what the better choice would.
 // On one processor with the peer, spinning only keeps the peer from running: after a few in vain it
 // is tried now and then.
-bool CompletionQueue::is_spin_worth() {
+Time CompletionQueue::spin_time() {
+    constexpr Time kShortest = std::chrono::microseconds(20);
+    constexpr Time kLongest = std::chrono::microseconds(200);
     constexpr std::uint32_t kVainSpins = 4;
     constexpr std::uint32_t kSpinTrial = 64;
-    if (!spins_.load(std::memory_order_relaxed)) return false;
+    const Time sleep = last_sleep_.load(std::memory_order_relaxed);
+    if (sleep > 2 * kLongest) return Time::zero();
     const std::uint32_t vain = vain_spins_.fetch_add(1, std::memory_order_relaxed);
-    return vain < kVainSpins || vain % kSpinTrial == 0;
+    const bool is_worth = vain < kVainSpins || vain % kSpinTrial == 0;
+    return is_worth ? std::min(std::max(sleep, kShortest), kLongest) : Time::zero();
 }
 
 std::size_t CompletionQueue::push(std::span<const Completion> run) {

@@ -148,8 +148,9 @@ protected:
     // `look` until the queue holds something; true: it does.
     template <typename Look>
     [[nodiscard]] bool spin(const Look& look) {
-        if (!is_spin_worth()) return false;
-        const Time until = now() + kSpinTime;
+        const Time length = spin_time();
+        if (length == Time::zero()) return false;
+        const Time until = now() + length;
         do {
             look();
             if (!is_empty()) {
@@ -159,7 +160,7 @@ protected:
         } while (now() < until);
         return false;
     }
-    void note_sleep(Time length) { spins_.store(length < kShortSleep, std::memory_order_relaxed); }
+    void note_sleep(Time length) { last_sleep_.store(length, std::memory_order_relaxed); }
     void do_close() override {}
 
     // What is asked for and not satisfied yet.
@@ -176,9 +177,8 @@ protected:
     void mark_dead(Status status);
 
 private:
-    static constexpr Time kSpinTime = std::chrono::microseconds(20);
-    static constexpr Time kShortSleep = std::chrono::microseconds(100);
-    [[nodiscard]] bool is_spin_worth();
+    // How long a spin may be now; 0: it is better to sleep.
+    [[nodiscard]] Time spin_time();
     // An arm is satisfied: notifies now, or when moderation says so.
     void satisfy();
 
@@ -193,10 +193,10 @@ private:
     std::atomic<std::uint64_t> promised_{0};
     std::atomic<bool> has_warned_{false};
     std::atomic<bool> was_polled_{false};
-    std::atomic<bool> nudged_{false};           // ordered by attention_, as completions are
-    std::atomic<bool> spins_{false};            // the last sleep was a short one
-    std::atomic<std::uint32_t> vain_spins_{0};  // since one found something
-    bool owes_large_ = false;                   // the consumer's
+    std::atomic<bool> nudged_{false};            // ordered by attention_, as completions are
+    std::atomic<Time> last_sleep_{Time::max()};  // how long it was
+    std::atomic<std::uint32_t> vain_spins_{0};   // since one found something
+    bool owes_large_ = false;                    // the consumer's
     bool holds_back_ = false;  // the consumer's: its own poll pushed what satisfies the arm
     base::Mutex mutex_;
     base::Descriptor event_ NDV_GUARDED_BY(mutex_);  // eventfd

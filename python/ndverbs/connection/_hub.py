@@ -343,7 +343,7 @@ class Hub:
         watch = self._watches.get(loop)
         if watch is None:
             watch = self._watches[loop] = Watch(self, loop)
-        await watch.sleep(request)
+        await watch.wait(request)
 
     # ---- nobody looks
 

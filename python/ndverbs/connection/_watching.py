@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # The attendant looks after this long whether the program is there, and asks less and less often.
 _GLANCE_S = 0.02
 _LONGEST_GLANCE_S = 0.5
+_SPIN_S = 2e-4
+_VAIN_SPINS = 4
+_SPIN_TRIAL = 64
 
 
 class Watch:
@@ -34,6 +37,9 @@ class Watch:
         self._hub = weakref.ref(hub)
         self._loop = weakref.ref(loop)
         self._is_watching = False
+        self._last_sleep = 1.0
+        self._is_spinning = False
+        self._vain_spins = 0
         weakref.finalize(hub, _end_watch, weakref.ref(self)).atexit = False
 
     def __del__(self) -> None:
@@ -41,7 +47,46 @@ class Watch:
         with contextlib.suppress(OSError):
             os.close(self._fd)
 
-    async def sleep(self, request: Request[Any]) -> None:
+    async def wait(self, request: Request[Any]) -> None:
+        """Wait until a request has ended."""
+        if await self._spin(request):
+            return
+        began = time.perf_counter()
+        await self._sleep(request)
+        self._last_sleep = time.perf_counter() - began
+
+    async def _spin(self, request: Request[Any]) -> bool:
+        """Look for a moment, while other tasks run, where the last sleep was short; True: it ended.
+
+        A sleep of the loop costs more than some turns of it. One task at a time does so, and after
+        a few times in vain only now and then, as waits do that block (`CompletionQueue.wait`).
+        """
+        import asyncio
+
+        if self._is_spinning or self._last_sleep > 2 * _SPIN_S:
+            return False
+        self._vain_spins += 1
+        if self._vain_spins > _VAIN_SPINS and self._vain_spins % _SPIN_TRIAL:
+            return False
+        hub = self._hub()
+        assert hub is not None
+        self._is_spinning = True
+        try:
+            until = time.perf_counter() + min(self._last_sleep, _SPIN_S)
+            while time.perf_counter() < until:
+                await asyncio.sleep(0)
+                with hub.lock:
+                    hub._drain_or_die()
+                if hub.has_news:
+                    hub.tell()
+                if request.done():
+                    self._vain_spins = 0
+                    return True
+        finally:
+            self._is_spinning = False
+        return False
+
+    async def _sleep(self, request: Request[Any]) -> None:
         """Sleep until a request has ended."""
         hub, loop = self._hub(), self._loop()
         assert hub is not None
