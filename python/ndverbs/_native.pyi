@@ -1950,6 +1950,19 @@ class QueuePair(_Object):
         self, local: _Segments, remote: _RemoteLike, expected: int, new: int, context: object
     ) -> bool:
         """Compare and replace; True: it is done, and has no Result."""
+    def _move_now(
+        self,
+        is_read: bool,
+        local: Any,
+        remote: _RemoteLike,
+        spans: NDArray[np.uint64] | None,
+        begin: int,
+    ) -> int:
+        """Move pieces without requests, as long as each is done at once; return how many were.
+
+        ``spans`` has rows of three 64-bit numbers, of which those from `begin` on count: local
+        offset, remote offset, length, none of them outside. None is one piece, all of ``local``.
+        """
     def flush(self) -> None:
         """Cancel everything posted; the queue pair is over, and `on_disconnect` is called.
 
@@ -2773,6 +2786,32 @@ class StreamListener(_Object):
     @property
     def local_address(self) -> tuple[str, int]:
         """Where it listens."""
+
+@final
+class _Elements:
+    """Elements of an array of the peer's, used at once or not at all, in place of requests.
+
+    Parameters
+    ----------
+    qp : QueuePair
+        Where memory of the peer's is used.
+    item : ndarray
+        One element, through which they pass.
+    remote : tuple or RemoteBuffer
+        Where the first one is.
+    count : int
+        How many there are.
+    """
+
+    def __init__(
+        self, qp: QueuePair, item: NDArray[Any], remote: _RemoteLike, count: int
+    ) -> None: ...
+    def get(self, index: SupportsIndex) -> Any:
+        """Read an element; None: not at once. Raises IndexError."""
+    def set(self, index: SupportsIndex, value: Any) -> bool:
+        """Write an element; False: not at once. Raises IndexError, and what the item raises."""
+    def fetch_add(self, index: SupportsIndex, n: int) -> int | None:
+        """Add to a word and return what it was, unsigned; None: not at once. Raises IndexError."""
 
 class _Lock:
     """A lock that refuses its own thread with a RuntimeError: `threading`'s would wait for ever."""

@@ -54,6 +54,7 @@ PYBIND11_MODULE(native_of_main, module) {
     bind_batch(module);
     bind_completion_queue(module);
     bind_queue_pair(module);
+    bind_elements(module);
     bind_memory(module);
     prepare_segments(module.attr("Segment").ptr(), module.attr("MemoryRegion").ptr());
     bind_operation(module);

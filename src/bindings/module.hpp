@@ -43,6 +43,9 @@ void attach_hot_mapping_calls(const py::handle& cls);
 void attach_hot_batch_calls(const py::handle& cls);
 void attach_hot_extension_calls(const py::handle& cls);
 void attach_hot_at_once_calls(const py::handle& cls);
+void attach_hot_move_calls(const py::handle& cls);
+// _Elements, which needs queue pairs.
+void bind_elements(py::module_& module);
 // request_dtype.
 void bind_batch(py::module_& module);
 void attach_hot_completion_queue_calls(const py::handle& cls);

@@ -121,6 +121,7 @@ void bind_queue_pair(py::module_& module) {
     attach_hot_batch_calls(cls);
     attach_hot_extension_calls(cls);
     attach_hot_at_once_calls(cls);
+    attach_hot_move_calls(cls);
 }
 
 }  // namespace ndv::bindings

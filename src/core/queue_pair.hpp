@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -68,6 +69,26 @@ public:
             status == Status::success ? (request.flags & flag::kDefer) != 0 : is_closed();
         if (!waits) needs_large = transmit(Budget::small);
         return status;
+    }
+
+    // Optional. Beside requests, on the thread that posts: what is done in the call or not begun,
+    // and needs no slot, no registered memory of the caller's and no completion. The caller posts
+    // what is left. Writes or Reads of pieces, in order; returns how many, of any number none.
+    [[nodiscard]] virtual std::size_t move_now(OperationType type, std::byte* own,
+                                               std::uint64_t remote_address, std::uint32_t token,
+                                               std::span<const Span> spans) {
+        static_cast<void>(type);
+        static_cast<void>(own);
+        static_cast<void>(remote_address);
+        static_cast<void>(token);
+        static_cast<void>(spans);
+        return 0;
+    }
+    // An atomic; true: `found` is what was there.
+    [[nodiscard]] virtual bool fetch_now(const WorkRequest& request, std::uint64_t& found) {
+        static_cast<void>(request);
+        static_cast<void>(found);
+        return false;
     }
 
     // For the thread that posts, while it lives: what requests that follow each other have in

@@ -226,6 +226,13 @@ struct WorkRequest {
     [[nodiscard]] bool is_variant() const { return invalidates || has_immediate; }
 };
 
+// A piece of two buffers, by its offsets in them.
+struct Span {
+    std::uint64_t local = 0;
+    std::uint64_t remote = 0;
+    std::uint64_t length = 0;
+};
+
 // An atomic works on a word of this many bytes, aligned to as many.
 inline constexpr std::uint32_t kAtomicSize = 8;
 

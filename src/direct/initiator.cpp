@@ -101,6 +101,16 @@ bool Stream::copy_ahead(RemoteRight right, std::uint32_t token, std::uint64_t ad
     return true;
 }
 
+bool Stream::fetch_ahead(RequestKind kind, std::uint32_t token, std::uint64_t address,
+                         std::uint64_t operand, std::uint64_t compare, std::uint64_t& found) {
+    if (!touch_token(token) || !has_settled(true)) return false;
+    std::byte* const theirs = reach_.find(token, address, sizeof found, RemoteRight::atomic);
+    if (theirs == nullptr || !is_word(address, {theirs, sizeof found})) return false;
+    found = run(kind, theirs, operand, compare);
+    ++counters_.fpdus_out;
+    return true;
+}
+
 void Stream::end_ahead() {
     let_go();
     if (std::exchange(slots_told_, slots_sent_) != slots_sent_) wake(asleep::kForMessages);

@@ -65,6 +65,10 @@ public:
     // A Write or Read between two pieces, in no slot. False: nothing was done, it needs one.
     [[nodiscard]] bool copy_ahead(iwarp::RemoteRight right, std::uint32_t token,
                                   std::uint64_t address, std::byte* own, std::uint32_t length);
+    // An atomic; true: `found` is what was there.
+    [[nodiscard]] bool fetch_ahead(iwarp::RequestKind kind, std::uint32_t token,
+                                   std::uint64_t address, std::uint64_t operand,
+                                   std::uint64_t compare, std::uint64_t& found);
     // Behind some of them, which may have been none: nothing is held any more, and the peer hears
     // of messages.
     void end_ahead();

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 import numpy as np
 
 from ndverbs import _address
 from ndverbs._closing import Closing
-from ndverbs._native import Access, Segment, Status, _Lock
+from ndverbs._native import Access, Segment, Status, _Elements, _Lock
 from ndverbs.connection import _transfers
 from ndverbs.connection._connection import Connection
 from ndverbs.connection._memory import SINK
@@ -20,6 +20,9 @@ from ndverbs.remote import RemoteBuffer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+# An enum's members are slow to combine.
+_WRITE, _ATOMIC = int(Access.REMOTE_WRITE), int(Access.REMOTE_ATOMIC)
 
 
 def _keys(key: Any) -> tuple[Any, ...]:
@@ -61,6 +64,8 @@ class RemoteArray(Closing):
         self._strides = [
             self._itemsize * math.prod(remote.shape[axis + 1 :]) for axis in range(remote.ndim)
         ]
+        self._is_signed = self.dtype.kind == "i"
+        self._has_words = self._itemsize == 8 and self.dtype.kind in "iu"
         self._lock = _Lock()
         self._renew()
 
@@ -72,6 +77,7 @@ class RemoteArray(Closing):
         self._regions = [pd.register(self._item, SINK), pd.register(self._word, SINK)]
         self._item_segment = self._regions[0].segment()
         self._word_segment = self._regions[1].segment()
+        self._elements = _Elements(self._link.qp, self._item, self._remote, self._size)
 
     def _do(self, kind: str, segment: Segment, where: tuple[int, int], *values: int) -> None:
         try:
@@ -246,6 +252,10 @@ class RemoteArray(Closing):
         RdmaError
             The connection has ended.
         """
+        if not self._link._backlog:
+            found = self._elements.get(index)
+            if found is not None:
+                return found
         where = self._place(index)
         with self._lock:
             self._do("read", self._item_segment, where)
@@ -266,7 +276,10 @@ class RemoteArray(Closing):
         RdmaError
             As of `__setitem__`.
         """
-        self._check(Access.REMOTE_WRITE)
+        if not self._access & _WRITE:
+            self._refuse(Access.REMOTE_WRITE)
+        if not self._link._backlog and self._elements.set(index, value):
+            return
         where = self._place(index)
         with self._lock:
             self._item[0] = value
@@ -287,25 +300,31 @@ class RemoteArray(Closing):
         RdmaError
             A ValueError: the elements are not integers of 8 bytes. Else as of `__setitem__`.
         """
-        if self._itemsize != 8 or self.dtype.kind not in "iu":
+        if not self._has_words:
             raise error(
                 Status.INVALID_PARAMETER,
                 f"fetch_add: of {self.dtype}; it takes integers of 8 bytes",
             )
-        self._check(Access.REMOTE_ATOMIC)
-        where = self._place(index)
-        with self._lock:
-            self._do("fetch_add", self._word_segment, where, n)
-            found = int(self._word[0])
-        return found - (1 << 64) if self.dtype.kind == "i" and found >> 63 else found
+        if not self._access & _ATOMIC:
+            self._refuse(Access.REMOTE_ATOMIC)
+        found = None if self._link._backlog else self._elements.fetch_add(index, n)
+        if found is None:
+            where = self._place(index)
+            with self._lock:
+                self._do("fetch_add", self._word_segment, where, n)
+                found = int(self._word[0])
+        return found - (1 << 64) if self._is_signed and found >> 63 else found
 
     def _check(self, right: Access) -> None:
         if not self._access & right:
-            raise RdmaPermissionError(
-                Status.ACCESS_VIOLATION,
-                f"the array is shared without {right.name}",
-                hint="its owner gives share(..., writable=True)",
-            )
+            self._refuse(right)
+
+    def _refuse(self, right: Access) -> NoReturn:
+        raise RdmaPermissionError(
+            Status.ACCESS_VIOLATION,
+            f"the array is shared without {right.name}",
+            hint="its owner gives share(..., writable=True)",
+        )
 
     def _place(self, index: SupportsIndex) -> tuple[int, int]:
         place = operator.index(index)

@@ -121,9 +121,11 @@ def begin_at_once(
         if link.state != "open" or link._backlog:
             return None
         began = time.perf_counter()
-        transfer = Transfer(link, request, value, 1)
         try:
-            is_done = link.post_at_once(transfer, call, memory, remote)
+            is_done: bool | None = bool(link.qp._move_now(kind == "read", memory, remote, None, 0))
+            if not is_done:
+                transfer = Transfer(link, request, value, 1)
+                is_done = link.post_at_once(transfer, call, memory, remote)
         except RdmaError:  # which the ordinary way finds, too, or mends
             return None
         if is_done is None:
@@ -334,6 +336,16 @@ def begin_many(
             request._finish(0)
             return request
         link.notes.begin(call, total, request)
+        done = 0
+        while not link._backlog and done < len(pieces):
+            moved = link.qp._move_now(is_read, local, remote, pieces, done)
+            if not moved:
+                break
+            done += moved
+        if done == len(pieces):
+            request._finish(total)
+            return request
+        pieces = pieces[done:]
         groups = -(-len(pieces) // _ROWS_A_COMPLETION)
         transfer = Transfer(link, request, total, groups)
         request._keeps = local
@@ -404,7 +416,7 @@ def _checked_spans(
         )
     if found.dtype.kind == "i" and found.min() < 0:
         raise error(Status.INVALID_PARAMETER, f"{call}: a span has a negative number")
-    pieces = found.astype(np.uint64, copy=False)
+    pieces = np.ascontiguousarray(found, np.uint64)
     longest = pieces[:, 2].max()
     for column, limit, whose in ((0, nbytes, "local"), (1, remote.nbytes, "remote")):
         begin, length = pieces[:, column], pieces[:, 2]

@@ -79,6 +79,10 @@ public:
     void end(core::End why) override;
 
     // Where nothing is posted, the lane has done it.
+    [[nodiscard]] std::size_t move_now(core::OperationType type, std::byte* own,
+                                       std::uint64_t remote_address, std::uint32_t token,
+                                       std::span<const core::Span> spans) override;
+    [[nodiscard]] bool fetch_now(const core::WorkRequest& request, std::uint64_t& found) override;
     [[nodiscard]] bool transmit(core::Budget budget) override {
         if (is_direct() && send_queue_.cursor.size() == 0 &&
             !lane_has_rest_.load(std::memory_order_relaxed)) {
@@ -126,6 +130,7 @@ private:
     // that posts them. Meanwhile the thread that posts is the stepper.
     [[nodiscard]] bool express(const core::WorkRequest& request, std::uint32_t length,
                                std::uint32_t rights) override;
+    [[nodiscard]] bool enter_lane_for(iwarp::RequestKind kind, std::size_t budget);
     void begin_batch() override;
     void end_batch() noexcept override;
     [[nodiscard]] bool enter_lane(std::size_t budget);

@@ -57,6 +57,49 @@ bool QueuePair::enter_lane(std::size_t budget) {
     return lane_.is_open;
 }
 
+// For what has no slot to fall back to.
+bool QueuePair::enter_lane_for(iwarp::RequestKind kind, std::size_t budget) {
+    // relaxed: see its declaration.
+    const bool is_allowed =
+        !iwarp::is_answered(kind) || outbound_read_limit_.load(std::memory_order_relaxed) != 0;
+    return is_allowed && is_direct() && enter_lane(budget);
+}
+
+std::size_t QueuePair::move_now(core::OperationType type, std::byte* own,
+                                std::uint64_t remote_address, std::uint32_t token,
+                                std::span<const core::Span> spans) {
+    const bool is_read = type == core::OperationType::read;
+    if (!enter_lane_for(is_read ? iwarp::RequestKind::read : iwarp::RequestKind::write,
+                        kBatchStep)) {
+        return 0;
+    }
+    const auto right = is_read ? iwarp::RemoteRight::read : iwarp::RemoteRight::write;
+    std::size_t done = 0;
+    for (const core::Span& span : spans) {
+        if (span.length > lane_.budget ||
+            !direct_->copy_ahead(right, token, remote_address + span.remote, own + span.local,
+                                 static_cast<std::uint32_t>(span.length))) {
+            break;
+        }
+        lane_.budget -= span.length;
+        ++done;
+        if (++lane_.requests == kLaneRun) deliver_lane();
+    }
+    close_lane();
+    leave_word();
+    return done;
+}
+
+bool QueuePair::fetch_now(const core::WorkRequest& request, std::uint64_t& found) {
+    const iwarp::RequestKind kind = kind_of(request);
+    if (!enter_lane_for(kind, core::kSmallStep)) return false;
+    const bool is_done = direct_->fetch_ahead(kind, request.remote_token, request.remote_address,
+                                              request.operand, request.compare, found);
+    close_lane();
+    leave_word();
+    return is_done;
+}
+
 bool QueuePair::run_in_lane(const core::WorkRequest& request, std::uint32_t length,
                             std::uint32_t rights) {
     const iwarp::RequestKind kind = kind_of(request);
