@@ -21,7 +21,7 @@ from ndverbs._native import (
     _bench_copy_to_process,
     _bench_store_ping_pong,
 )
-from ndverbs.cli.bench import baseline, footprint, report, rivals, stream
+from ndverbs.cli.bench import baseline, connections, footprint, report, rivals, stream
 from ndverbs.cli.bench.channel import BenchError
 from ndverbs.cli.bench.ends import Peer, measure, open_adapter
 from ndverbs.cli.bench.rivals import Figure
@@ -314,6 +314,7 @@ def rows(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[list[Row
         for entry in entries(rivals.has_device(args.adapter)):
             if is_wanted(entry.name):
                 found += _rows(bench, entry, rounds, lacking, say)
+    found += connections.compared(args, rounds, is_wanted, say)
     if is_wanted("demo"):
         found += _demo(rounds, args.iterations, say)
     if is_wanted("idle connection"):
