@@ -2592,10 +2592,10 @@ def _bench_store_ping_pong(*, seconds: float) -> float:
     """Return how long a store of one thread takes to be seen by another, in seconds."""
 
 def _bench_copy_memory(*, size: int, seconds: float) -> float:
-    """Return how long ``memcpy`` takes, in seconds."""
+    """Return how long ``memcpy`` takes in the mean, in seconds."""
 
 def _bench_copy_to_process(*, pid: int, address: int, size: int, seconds: float) -> float:
-    """Return how long ``process_vm_writev`` takes, in seconds."""
+    """Return how long ``process_vm_writev`` takes in the mean, in seconds."""
 
 request_dtype: Final[np.dtype[np.void]]
 """Rows of `QueuePair.post_many`, which names the fields; 48 bytes."""
