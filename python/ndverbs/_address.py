@@ -142,6 +142,8 @@ def _split_text(address: str) -> tuple[str, int]:
             raise _invalid(address, 'it takes no scheme, as in "host:7471"')
         if ":" in host:
             raise _invalid(address, 'an IPv6 host needs brackets, as in "[::1]:7471"')
+    if "/" in digits:
+        raise _invalid(address, 'a name behind the port, as in "host:7472/x", is for attach')
     if not (digits.isascii() and digits.isdigit()):
         raise _invalid(address, f"the port {digits!r} is not a number")
     # Longer numbers are out of range anyway, and int() has a limit of its own.

@@ -50,6 +50,26 @@ def test_structured_and_datetime_arrays_arrive_as_they_are(ends):
         np.testing.assert_array_equal(found, array)
 
 
+@pytest.mark.parametrize("value", [np.float64(2.5), np.int16(-3), np.datetime64("2026-11-30")])
+def test_a_scalar_of_numpy_arrives_as_an_array_without_axes(ends, value):
+    near, far = ends
+    near.send(value)
+    found = far.receive(LIMIT)
+    assert found.shape == ()
+    assert found.dtype == value.dtype
+    assert found[()] == value
+
+
+def test_a_masked_array_is_refused_because_its_mask_would_be_lost(ends):
+    near, far = ends
+    masked = np.ma.masked_array([1, 2, 3], mask=[0, 1, 0])
+    with pytest.raises(BufferError, match="has a mask"):
+        near.send(masked)
+    near.send([masked.data, masked.mask])
+    data, mask = far.receive(LIMIT)
+    np.testing.assert_array_equal(np.ma.masked_array(data, mask), masked)
+
+
 def test_other_buffers_arrive_as_writable_memoryviews(ends):
     near, far = ends
     for data in (bytearray(b"abc"), memoryview(b"abc"), bytearray(100_000)):

@@ -39,6 +39,7 @@ def test_an_address_splits_into_host_and_port(address, expected):
         ("tcp://host:7471", "it takes no scheme"),
         ("host:", "the port '' is not a number"),
         ("host:-1", "the port '-1' is not a number"),
+        ("host:7472/x", "is for attach"),
         ("host:7471x", "is not a number"),
         ("host:٣", "is not a number"),
         ("host: 1", "is not a number"),

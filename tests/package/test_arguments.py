@@ -359,3 +359,8 @@ def test_metadata_of_a_dtype_stays_at_home():
 
     assert sent.dtype == np.dtype("i4")
     assert sent.dtype.metadata is None
+
+
+def test_a_device_without_its_provider_is_told_how_it_is_named():
+    with pytest.raises(nd.RdmaError, match=r"behind its provider.*verbs:mlx5_0"):
+        nd.Adapter.open("mlx5_0")

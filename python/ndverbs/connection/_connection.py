@@ -83,7 +83,8 @@ class Connection(OneSided):
         ----------
         value : bytes-like, array, RemoteBuffer, {str: RemoteBuffer}, or list or tuple of those
             One message. ``bytes`` arrive as bytes, arrays as arrays with dtype and shape, other
-            buffers as writable memoryviews, a list or tuple as a list.
+            buffers as writable memoryviews, a list or tuple as a list. NumPy's scalars are
+            arrays without axes.
 
         Returns
         -------

@@ -170,8 +170,17 @@ def memory_of(call: str, thing: Any, *, is_written: bool) -> Any:
     RdmaBufferError
         It lies on a device, or is not contiguous, or read-only.
     """
+    if isinstance(thing, np.ma.MaskedArray):
+        raise _refused(
+            call,
+            thing,
+            "has a mask, which is other memory",
+            "give its data and its mask, or what filled() returns",
+        )
     if isinstance(thing, np.ndarray):
         array = thing
+    elif isinstance(thing, np.generic) and not is_written:
+        array = np.asarray(thing)
     else:
         with contextlib.suppress(TypeError, BufferError, ValueError):
             memoryview(thing)

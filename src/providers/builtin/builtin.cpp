@@ -103,7 +103,8 @@ Expected<std::shared_ptr<core::Adapter>> open_adapter(const std::string& name,
         known += (known.empty() ? "" : ", ") + std::string(provider->name());
     }
     return fail(Status::invalid_parameter, "open: there is no provider \"" + provider_name + "\"",
-                "this build has: " + known);
+                "there are: " + known + "; a device is named behind its provider, as in \"verbs:" +
+                    provider_name + "\"");
 }
 
 }  // namespace ndv::providers
