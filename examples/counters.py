@@ -13,14 +13,13 @@ import ndverbs as nd
 WORKERS, DRAWS = 4, 200
 
 
-def accept(listener, pd, cq, region):
-    qp = pd.create_qp(cq, cq)
+def accept(listener: nd.Listener, qp: nd.QueuePair, region: nd.MemoryRegion) -> nd.Connector:
     connector = listener.get_connector(timeout=60)
     connector.accept(qp, private_data=bytes(region.remote()))
-    return connector, qp  # kept by the future: one that is dropped ends its connection
+    return connector  # kept by the future: one that is dropped ends its connection
 
 
-def work(adapter, address):
+def work(adapter: nd.Adapter, address: tuple[str, int]) -> list[int]:
     pd, cq = adapter.create_pd(), adapter.create_cq(256)
     qp = pd.create_qp(cq, cq)
     connector = adapter.create_connector()
@@ -30,13 +29,13 @@ def work(adapter, address):
     old = np.zeros(1, np.uint64)
     region = pd.register(old)
 
-    def before():
+    def before() -> int:
         cq.wait(timeout=10)
         (result,) = cq.poll()
         assert result.status == nd.Status.SUCCESS, result.detail
         return int(old[0])
 
-    drawn, record = [], 0
+    drawn, record = list[int](), 0
     for _ in range(DRAWS):
         qp.fetch_add(region, words[0:1], 1)
         drawn.append(before())
@@ -52,7 +51,8 @@ with nd.Adapter.open() as adapter, adapter.create_listener() as listener:
     region = pd.register(words, nd.Access.REMOTE_ATOMIC)
     listener.listen("127.0.0.1:0")
     with ThreadPoolExecutor(2 * WORKERS) as pool:
-        ends = [pool.submit(accept, listener, pd, cq, region) for _ in range(WORKERS)]
+        qps = [pd.create_qp(cq, cq) for _ in range(WORKERS)]
+        ends = [pool.submit(accept, listener, qp, region) for qp in qps]
         workers = [pool.submit(work, adapter, listener.local_address) for _ in range(WORKERS)]
         drawn = sorted(number for worker in workers for number in worker.result())
         print(f"{len(ends)} workers drew {len(drawn)} numbers, {len(set(drawn))} of them different")

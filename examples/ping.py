@@ -14,14 +14,14 @@ ROUNDS, SEND = 1000, nd.Flag.INLINE | nd.Flag.SILENT_SUCCESS  # copied, and no c
 class End:
     """A queue pair, and memory for the one message that it waits for."""
 
-    def __init__(self, adapter):
+    def __init__(self, adapter: nd.Adapter) -> None:
         self.pd, self.cq = adapter.create_pd(), adapter.create_cq(256)
         self.qp = self.pd.create_qp(self.cq, self.cq)
         self.inbox = np.zeros(64, np.uint8)
         self.region = self.pd.register(self.inbox)
         self.qp.receive(self.inbox)  # before the peer can send
 
-    def take(self):
+    def take(self) -> bytes:
         self.cq.wait(timeout=60)
         (result,) = self.cq.poll()
         if result.status != nd.Status.SUCCESS:
@@ -31,7 +31,7 @@ class End:
         return text
 
 
-def serve(adapter, listener):
+def serve(adapter: nd.Adapter, listener: nd.Listener) -> None:
     end = End(adapter)
     connector = listener.get_connector(timeout=60)
     connector.accept(end.qp)
@@ -39,7 +39,7 @@ def serve(adapter, listener):
         end.qp.send(text, flags=SEND)
 
 
-def ping(adapter, address):
+def ping(adapter: nd.Adapter, address: tuple[str, int]) -> None:
     end, connector = End(adapter), adapter.create_connector()
     connector.connect(end.qp, None, address)
     connector.complete_connect()

@@ -14,7 +14,7 @@ import numpy as np
 import ndverbs as nd
 
 
-def offer(adapter, listener):
+def offer(adapter: nd.Adapter, listener: nd.Listener) -> None:
     pd, cq = adapter.create_pd(), adapter.create_cq(256)
     qp = pd.create_qp(cq, cq)
     table = np.zeros((5, 4))
@@ -28,7 +28,7 @@ def offer(adapter, listener):
     print("the owner has", table.sum(axis=1))
 
 
-def use(adapter, address):
+def use(adapter: nd.Adapter, address: str | tuple[str, int]) -> None:
     pd, cq = adapter.create_pd(), adapter.create_cq(256)
     qp = pd.create_qp(cq, cq)
     connector = adapter.create_connector()

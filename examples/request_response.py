@@ -2,6 +2,7 @@
 """Requests and responses: a client asks many at once. Run: python examples/request_response.py."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import numpy as np
 
@@ -14,7 +15,7 @@ SEND = nd.Flag.INLINE | nd.Flag.SILENT_SUCCESS  # copied by the call, and no com
 class End:
     """A queue pair with DEPTH receives, each with a row of its own."""
 
-    def __init__(self, adapter):
+    def __init__(self, adapter: nd.Adapter) -> None:
         self.pd, self.cq = adapter.create_pd(), adapter.create_cq(256)
         self.qp = self.pd.create_qp(self.cq, self.cq)
         self.rows = np.zeros((DEPTH, SIZE), np.uint8)
@@ -22,7 +23,7 @@ class End:
         for number in range(DEPTH):
             self.qp.receive(self.rows[number], context=number)
 
-    async def messages(self):
+    async def messages(self) -> AsyncIterator[str]:
         async for result in self.cq:
             if result.status != nd.Status.SUCCESS:
                 return  # the connection has ended
@@ -32,7 +33,7 @@ class End:
             yield text
 
 
-async def serve(adapter, listener):
+async def serve(adapter: nd.Adapter, listener: nd.Listener) -> None:
     end = End(adapter)
     connector = await listener.get_connector_async(timeout=60)
     await connector.accept_async(end.qp)
@@ -40,7 +41,7 @@ async def serve(adapter, listener):
         end.qp.send(text.upper().encode(), flags=SEND)
 
 
-async def main():
+async def main() -> None:
     with nd.Adapter.open() as adapter, adapter.create_listener() as listener:
         listener.listen("127.0.0.1:0")
         serving = asyncio.create_task(serve(adapter, listener))

@@ -15,7 +15,7 @@ import ndverbs as nd
 PIECE = 1 << 20
 
 
-async def receive(reader, writer):
+async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Take a file to its end, and answer with its length and checksum."""
     digest, length = hashlib.sha256(), 0
     while piece := await reader.read(PIECE):
@@ -27,7 +27,7 @@ async def receive(reader, writer):
     await writer.wait_closed()
 
 
-async def send(address, name):
+async def send(address: str, name: str) -> None:
     reader, writer = await nd.open_connection(address)
     digest = hashlib.sha256()
     with open(name, "rb") as file:
@@ -43,7 +43,7 @@ async def send(address, name):
     await writer.wait_closed()
 
 
-async def main():
+async def main() -> None:
     role, address, name, *_ = *sys.argv[1:], "both", "127.0.0.1:0", sys.executable
     if role == "send":
         await send(address, name)

@@ -189,10 +189,10 @@ class Result(tuple[Any, ...]):
     def bytes_transferred(self) -> int:
         """Bytes received; 0 for other operations."""
     @property
-    def qp_context(self) -> object:
+    def qp_context(self) -> Any:
         """The ``context`` of the queue pair."""
     @property
-    def request_context(self) -> object:
+    def request_context(self) -> Any:
         """The ``context`` of the request."""
     @property
     def type(self) -> OperationType:
