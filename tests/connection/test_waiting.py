@@ -2,7 +2,9 @@
 """Requests as futures, and threads that wait for different things at one time."""
 
 import concurrent.futures
+import io
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -59,6 +61,17 @@ def test_a_callback_that_raises_is_reported_and_harms_nothing(ends, monkeypatch)
     assert told[0].exc_type is ZeroDivisionError
     assert far.receive(LIMIT) == b"x"
     told.clear()
+
+
+def test_a_callback_that_raises_does_not_raise_where_the_hook_is_pythons_own(ends, monkeypatch):
+    near, far = ends
+    monkeypatch.setattr("sys.unraisablehook", sys.__unraisablehook__)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    request = near.send(b"x")
+    request.result(LIMIT)
+    request.add_done_callback(lambda _: 1 / 0)
+    assert sys.stderr.getvalue().endswith("ZeroDivisionError: division by zero\n")
+    assert far.receive(LIMIT) == b"x"
 
 
 def test_a_callback_may_use_the_connection(ends):

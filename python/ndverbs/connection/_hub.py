@@ -15,16 +15,14 @@ import atexit
 import contextlib
 import itertools
 import os
-import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ndverbs._native import Adapter, Result, Status, _Lock
+from ndverbs._native import Adapter, Result, Status, _call_and_report, _Lock
 from ndverbs.connection._memory import Pool, Registrations, Slab
 from ndverbs.connection._request import Request
 from ndverbs.connection._watching import Attendant, Watch
@@ -248,15 +246,8 @@ class Hub:
         """Call a function of the program's; its exception goes to ``sys.unraisablehook``."""
         try:
             function(argument)
-        except Exception as failure:
-            about = SimpleNamespace(
-                exc_type=type(failure),
-                exc_value=failure,
-                exc_traceback=failure.__traceback__,
-                err_msg="Exception ignored in a callback of a Connection",
-                object=function,
-            )
-            sys.unraisablehook(about)
+        except Exception as failure:  # an interrupt goes on to the caller
+            _call_and_report(_raise, failure)
 
     # ---- waiting
 
@@ -406,6 +397,10 @@ class Hub:
     def __repr__(self) -> str:
         """Return its adapter and how many links it has."""
         return f"<Hub of {self.info.name}, {len(self._links)} links>"
+
+
+def _raise(failure: Exception) -> None:
+    raise failure
 
 
 class _Waiter:
