@@ -48,13 +48,18 @@ class RemoteArray(Closing):
     Parameters
     ----------
     connection : Connection
-        To the peer; it is closed with this.
+        To the peer; it is closed with this, unless it is shared.
     remote : RemoteBuffer
         The array.
+    is_shared : bool
+        Whether others use the connection, too.
     """
 
-    def __init__(self, connection: Connection, remote: RemoteBuffer) -> None:
+    def __init__(
+        self, connection: Connection, remote: RemoteBuffer, *, is_shared: bool = False
+    ) -> None:
         self._connection = connection
+        self._is_shared = is_shared
         self._link = connection._link
         self._hub = connection._hub
         self._remote = remote
@@ -78,6 +83,7 @@ class RemoteArray(Closing):
         self._item_segment = self._regions[0].segment()
         self._word_segment = self._regions[1].segment()
         self._elements = _Elements(self._link.qp, self._item, self._remote, self._size)
+        self._byte_segment = self._regions[1].segment(0, 1)
 
     def _do(self, kind: str, segment: Segment, where: tuple[int, int], *values: int) -> None:
         try:
@@ -201,12 +207,20 @@ class RemoteArray(Closing):
                 f"the part {key!r} of shape {self.shape} is not contiguous",
                 hint="write rows one by one, or Connection.write_many for many pieces",
             )
-        source = np.empty(part.shape, part.dtype)
-        source[...] = values
+        if (
+            type(values) is np.ndarray
+            and (values.shape, values.dtype) == (part.shape, part.dtype)
+            and values.flags.c_contiguous
+        ):
+            source = values  # it may be used again when this returns
+        else:
+            source = np.empty(part.shape, part.dtype)
+            source[...] = values
         if source.nbytes:
             target = self._remote.bytes_view()[at : at + source.nbytes]
-            self._connection.write(source, target)
+            written = self._connection.write(source, target)
             self.fence()
+            written.result()
 
     def get(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read all of it.
@@ -234,8 +248,8 @@ class RemoteArray(Closing):
     def fence(self) -> None:
         """Wait until all writes of this connection are in the owner's memory."""
         if self._remote.nbytes:
-            byte = np.empty(1, np.uint8)
-            self._connection.read(byte, self._remote.bytes_view()[:1]).result()
+            with self._lock:
+                self._do("read", self._byte_segment, (self._remote.address, self._remote.token))
 
     def get_item(self, index: SupportsIndex) -> Any:
         """Read one element by its flat index.
@@ -335,10 +349,11 @@ class RemoteArray(Closing):
         return self._remote.address + place * self._itemsize, self._remote.token
 
     def close(self) -> None:
-        """Let go of it, and close the connection."""
-        if self._connection.closed and not self._regions:
+        """Let go of it, and close the connection unless that is shared."""
+        if not self._regions:
             return
-        self._connection.close()
+        if not self._is_shared:
+            self._connection.close()
         for region in self._regions:
             region.close()
         self._regions = []

@@ -36,9 +36,17 @@ class Server:
     each other. Up to 128 Connections wait to be accepted; more peers are turned away.
     """
 
-    def __init__(self, adapter: Adapter, address: Address, private_data: bytes) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        address: Address,
+        private_data: bytes,
+        *,
+        on_connection: Callable[[Connection], object] | None = None,
+    ) -> None:
         self._adapter = adapter
         self._private_data = private_data
+        self._on_connection = on_connection  # in place of accept
         self._making: set[Link] = set()
         self._ready: deque[Link] = deque()
         self._acceptors: deque[Request[Link]] = deque()
@@ -125,7 +133,9 @@ class Server:
         with hub.lock:
             self._making.discard(link)
             if not self._is_stopped:
-                if self._acceptors:
+                if self._on_connection is not None:
+                    hub.later(self._on_connection, Connection(link))
+                elif self._acceptors:
                     self._acceptors.popleft()._finish(link)
                 else:
                     self._ready.append(link)

@@ -199,6 +199,22 @@ def _end_every() -> None:
 atexit.register(_end_every)
 
 
+def shared_access(call: str, array: Any, *, writable: bool) -> Access:
+    """Return the rights that peers are given; an array that would be copied is refused."""
+    if memory_of(call, array, is_written=writable) is not array:
+        raise error(
+            Status.INVALID_PARAMETER,
+            f"{call}: takes a C-contiguous ndarray",
+            hint="np.asarray(x), or np.ascontiguousarray(x), which is a copy",
+        )
+    access = Access.REMOTE_READ
+    if writable:
+        access |= Access.REMOTE_WRITE
+        if array.itemsize == 8:
+            access |= Access.REMOTE_ATOMIC
+    return access
+
+
 def share(
     array: NDArray[Any],
     name: str = "x",
@@ -240,18 +256,7 @@ def share(
             Status.INVALID_PARAMETER,
             f"share: the name {name[:60]!r} is empty, too long, or has a slash",
         )
-    memory = memory_of("share", array, is_written=writable)
-    if memory is not array:
-        raise error(
-            Status.INVALID_PARAMETER,
-            "share: takes a C-contiguous ndarray",
-            hint="np.asarray(x), or np.ascontiguousarray(x), which is a copy",
-        )
-    access = Access.REMOTE_READ
-    if writable:
-        access |= Access.REMOTE_WRITE
-        if array.itemsize == 8:
-            access |= Access.REMOTE_ATOMIC
+    access = shared_access("share", array, writable=writable)
     return _Host.add(address, adapter, name, array, access)
 
 
