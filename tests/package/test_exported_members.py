@@ -79,6 +79,7 @@ MEMBERS = {
     ],
     "ndverbs.connection": CONNECTIONS,
     "ndverbs.errors": [*ERRORS, "error", "error_class", "error_from_result"],
+    "ndverbs.mpi": ["Peers", "Window", "connect_all"],
     "ndverbs.remote": ["RemoteBuffer"],
     "ndverbs.socket": SOCKETS,
     "ndverbs.socket_options": [
@@ -124,7 +125,7 @@ def test_a_public_path_has_its_members(path):
         assert sorted(module.__all__) == sorted(MEMBERS[path])
 
 
-@pytest.mark.parametrize("path", ["ndverbs.socket", "ndverbs.wsk"])
+@pytest.mark.parametrize("path", ["ndverbs.mpi", "ndverbs.socket", "ndverbs.wsk"])
 def test_a_public_object_names_the_path_that_programs_import(path):
     module = importlib.import_module(path)
     named = {name: getattr(module, name) for name in MEMBERS[path]}
