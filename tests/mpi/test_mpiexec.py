@@ -91,13 +91,15 @@ def test_a_rank_that_is_killed_is_an_error_for_the_others(launcher, tmp_path):
     ended = "RdmaConnectionResetError"
     for rank in (0, 2):
         assert (tmp_path / str(rank)).exists(), output
-        assert json.loads((tmp_path / str(rank)).read_text()) == {
+        said = json.loads((tmp_path / str(rank)).read_text())
+        # While the system still takes the process apart its port may be there.
+        assert said.pop("dial") in ("RdmaConnectionRefusedError", ended)
+        assert said == {
             "receive": ended,
             "words": ended,
             "get": ended,
             "fence": ended,
             "closed": True,
-            "dial": "RdmaConnectionRefusedError",
             "other": "b'still here'",
             "word": "0",
         }
