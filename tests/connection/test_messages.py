@@ -176,6 +176,17 @@ def test_received_memory_is_aligned_and_used_again(ends):
     assert far.stats()["pooled_bytes"] >= 1 << 20
 
 
+def test_an_array_over_a_received_buffer_keeps_its_memory(ends):
+    near, far = ends
+    near.send(memoryview(np.full(1 << 20, 1, np.uint8)))
+    array = np.ndarray(1 << 20, np.uint8, buffer=far.receive(LIMIT))
+
+    near.send(memoryview(np.full(1 << 20, 2, np.uint8)))
+    other = far.receive(LIMIT)
+
+    assert (array[-1], other[-1]) == (1, 2)
+
+
 def test_the_program_says_where_the_parts_go(ends):
     near, far = ends
     seen = []

@@ -260,7 +260,9 @@ class Pool:
             else:
                 base = np.empty(size + _ALIGNMENT, np.uint8)
         at = -base.ctypes.data % _ALIGNMENT
-        view = np.frombuffer(base, np.uint8, nbytes, at)
+        # Its base is no array: NumPy lets arrays over it refer to the base of a base of their type,
+        # and would forget the view.
+        view = np.frombuffer(base.data, np.uint8, nbytes, at)
         weakref.finalize(view, self._give, size, base).atexit = False
         return view
 
