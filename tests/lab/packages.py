@@ -115,7 +115,7 @@ def _build_wheel(folder, source):
     command += [f"--config-settings=build-dir={image.cache_folder() / 'cmake'}"]
     command += [
         f"--config-settings=cmake.define.{name}=ON"
-        for name in ("NDVERBS_TESTING", "NDVERBS_VERBS", "NDVERBS_WERROR")
+        for name in ("NDVERBS_TESTING", "NDVERBS_WERROR")
     ]
     command += ["--wheel-dir", str(folder), str(source)]
     host.run(command, log=folder / "pip.log")

@@ -9,9 +9,7 @@
 
 #include "base/log.hpp"
 #include "providers/soft/adapter.hpp"
-#if NDV_WITH_VERBS
 #include "providers/verbs/adapter.hpp"
-#endif
 
 namespace ndv::providers {
 
@@ -20,9 +18,7 @@ const std::vector<std::unique_ptr<core::Provider>>& builtin() {
     static const auto* const list = [] {
         auto* made = new std::vector<std::unique_ptr<core::Provider>>;
         made->push_back(std::make_unique<soft::SoftProvider>());
-#if NDV_WITH_VERBS
         made->push_back(std::make_unique<verbs::VerbsProvider>());
-#endif
         return made;
     }();
     return *list;
@@ -35,12 +31,6 @@ std::vector<std::pair<std::string, core::Finding>> diagnose() {
             all.emplace_back(provider->name(), std::move(finding));
         }
     }
-#if !NDV_WITH_VERBS
-    all.emplace_back("verbs",
-                     core::Finding{"this build", false, "without the provider",
-                                   "install rdma-core's headers (on Debian: apt-get "
-                                   "install libibverbs-dev librdmacm-dev) and build again"});
-#endif
     return all;
 }
 

@@ -3,8 +3,6 @@
 // rdma_cm_ids that know the observer of their events.
 #pragma once
 
-#include <rdma/rdma_cma.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -16,6 +14,7 @@
 
 #include "base/mutex.hpp"
 #include "core/address.hpp"
+#include "providers/verbs/abi/functions.hpp"
 #include "providers/verbs/parts.hpp"
 
 namespace ndv::verbs {

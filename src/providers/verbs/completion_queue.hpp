@@ -3,8 +3,6 @@
 // from a hardware completion to the queue pair that posted the request.
 #pragma once
 
-#include <infiniband/verbs.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -14,6 +12,7 @@
 #include "base/descriptor.hpp"
 #include "base/mutex.hpp"
 #include "core/completion_queue.hpp"
+#include "providers/verbs/abi/functions.hpp"
 #include "providers/verbs/parts.hpp"
 
 namespace ndv::verbs {

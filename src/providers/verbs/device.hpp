@@ -3,8 +3,6 @@
 // their handles alone: they are the parent's.
 #pragma once
 
-#include <infiniband/verbs.h>
-
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -13,6 +11,7 @@
 #include "base/expected.hpp"
 #include "base/fork.hpp"
 #include "core/types.hpp"
+#include "providers/verbs/abi/functions.hpp"
 
 namespace ndv::verbs {
 

@@ -24,11 +24,9 @@ RegisteredMemory register_memory(const OwnedDomain& domain, std::byte* data, std
     for (const bool is_bindable : {true, false}) {
         if (is_bindable && !has_windows) continue;
         const int wanted = is_bindable ? access | IBV_ACCESS_MW_BIND : access;
-        // In parentheses: the functions themselves, not the header's macros, which call newer ones
-        // for access flags that we do not use.
         ibv_mr* const mr = named == reinterpret_cast<std::uint64_t>(data)
-                               ? (ibv_reg_mr)(domain.get(), data, size, wanted)
-                               : (ibv_reg_mr_iova)(domain.get(), data, size, named, wanted);
+                               ? ibv_reg_mr(domain.get(), data, size, wanted)
+                               : ibv_reg_mr_iova(domain.get(), data, size, named, wanted);
         if (mr != nullptr) return {mr, is_bindable};
         if (errno != EFAULT) break;
     }

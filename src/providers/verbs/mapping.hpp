@@ -5,14 +5,13 @@
 // receive that reports a peer's invalidation.
 #pragma once
 
-#include <infiniband/verbs.h>
-
 #include <cstdint>
 #include <functional>
 #include <memory>
 
 #include "base/mutex.hpp"
 #include "core/mapping.hpp"
+#include "providers/verbs/abi/verbs.hpp"
 #include "providers/verbs/local_memory.hpp"
 
 namespace ndv::verbs {

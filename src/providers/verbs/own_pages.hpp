@@ -34,7 +34,7 @@ public:
     }
     [[nodiscard]] bool register_all() {
         // In parentheses: the function itself, not the header's macro.
-        region_ = (ibv_reg_mr)(domain_->get(), data_, size_, IBV_ACCESS_LOCAL_WRITE);
+        region_ = ibv_reg_mr(domain_->get(), data_, size_, IBV_ACCESS_LOCAL_WRITE);
         return region_ != nullptr;
     }
 

@@ -4,9 +4,6 @@
 // the hardware queue, or cancelled by advance_flush() when nothing comes back any more.
 #pragma once
 
-#include <infiniband/verbs.h>
-#include <rdma/rdma_cma.h>
-
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -17,6 +14,7 @@
 #include "base/mutex.hpp"
 #include "base/pruning.hpp"
 #include "core/queue_pair.hpp"
+#include "providers/verbs/abi/functions.hpp"
 #include "providers/verbs/completion_queue.hpp"
 #include "providers/verbs/local_memory.hpp"
 #include "providers/verbs/own_pages.hpp"

@@ -4,8 +4,6 @@
 // of its n-th request.
 #pragma once
 
-#include <infiniband/verbs.h>
-
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -13,6 +11,7 @@
 #include "base/ring.hpp"
 #include "core/memory.hpp"
 #include "core/types.hpp"
+#include "providers/verbs/abi/verbs.hpp"
 #include "providers/verbs/mapping.hpp"
 
 namespace ndv::verbs {

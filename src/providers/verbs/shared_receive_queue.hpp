@@ -4,8 +4,6 @@
 // broke in the middle of a message comes back with the queue's end only.
 #pragma once
 
-#include <infiniband/verbs.h>
-
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -14,6 +12,7 @@
 
 #include "base/mutex.hpp"
 #include "core/shared_receive_queue.hpp"
+#include "providers/verbs/abi/functions.hpp"
 #include "providers/verbs/own_pages.hpp"
 #include "providers/verbs/parts.hpp"
 

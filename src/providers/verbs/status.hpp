@@ -2,9 +2,8 @@
 // From what devices and rdma_cm report to NDK's statuses.
 #pragma once
 
-#include <infiniband/verbs.h>
-
 #include "core/types.hpp"
+#include "providers/verbs/abi/verbs.hpp"
 
 namespace ndv::verbs {
 
