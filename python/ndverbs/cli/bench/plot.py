@@ -28,7 +28,7 @@ def check() -> None:
         importlib.import_module("matplotlib")
     except ImportError as error:
         raise BenchError(
-            "--plot draws with matplotlib, which is not installed: pip install 'ndverbs[plot]'"
+            "--plot draws with matplotlib, which is not installed: pip install matplotlib"
         ) from error
 
 
