@@ -8,8 +8,17 @@
 #include <utility>
 
 #include "base/log.hpp"
-#include "providers/soft/adapter.hpp"
-#include "providers/verbs/adapter.hpp"
+
+// X(name): a provider, whose folder defines make_provider() in its namespace. The first one works
+// everywhere.
+#define NDV_PROVIDER_LIST(X) X(soft) X(verbs)
+
+#define NDV_X(name)                                  \
+    namespace ndv::name {                            \
+    std::unique_ptr<core::Provider> make_provider(); \
+    }
+NDV_PROVIDER_LIST(NDV_X)
+#undef NDV_X
 
 namespace ndv::providers {
 
@@ -17,8 +26,9 @@ const std::vector<std::unique_ptr<core::Provider>>& builtin() {
     // Never freed: adapters may be opened and listed until the process is gone.
     static const auto* const list = [] {
         auto* made = new std::vector<std::unique_ptr<core::Provider>>;
-        made->push_back(std::make_unique<soft::SoftProvider>());
-        made->push_back(std::make_unique<verbs::VerbsProvider>());
+#define NDV_X(name) made->push_back(name::make_provider());
+        NDV_PROVIDER_LIST(NDV_X)
+#undef NDV_X
         return made;
     }();
     return *list;

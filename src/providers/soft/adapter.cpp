@@ -236,4 +236,7 @@ Expected<std::shared_ptr<core::Adapter>> SoftProvider::open_faulty(
     return std::shared_ptr<core::Adapter>(std::make_shared<Adapter>(std::move(parts)));
 }
 
+// What builtin lists.
+std::unique_ptr<core::Provider> make_provider() { return std::make_unique<SoftProvider>(); }
+
 }  // namespace ndv::soft

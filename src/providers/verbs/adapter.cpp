@@ -142,4 +142,7 @@ Expected<std::shared_ptr<core::Adapter>> VerbsProvider::open(
     return std::shared_ptr<core::Adapter>(std::make_shared<Adapter>(std::move(parts)));
 }
 
+// What builtin lists.
+std::unique_ptr<core::Provider> make_provider() { return std::make_unique<VerbsProvider>(); }
+
 }  // namespace ndv::verbs
