@@ -17,6 +17,10 @@ DEFINITIONS = (
     + """
 import os
 import signal
+import warnings
+
+# From Python 3.12 on, os.fork() warns of any other thread; the progress thread survives it.
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
 def message(near, far):
     far.qp.receive(far.region, context=1)
