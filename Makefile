@@ -35,7 +35,7 @@ requirements = $(BIN)/python -c 'import sys, tomllib; p = tomllib.load(open("pyp
 	o = p["project"]["optional-dependencies"]; b = p["build-system"]["requires"] + ["cmake>=3.24", "ninja"]; \
 	print(*[r for g in sys.argv[1:] for r in (b if g == "build" else p["project"]["dependencies"] if g == "run" else o[g])], sep="\n")'
 
-.PHONY: help demo test native-test python-test docs soak lab sanitize sanitize-address sanitize-thread fuzz lint bench build clean
+.PHONY: help demo test native-test python-test docs soak lab lab-all sanitize sanitize-address sanitize-thread fuzz lint bench build clean
 
 help:  ## Show the commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -103,6 +103,9 @@ soak: $(VENV)/.installed $(VENV)/.test-tools  ## Run the long campaigns for SOAK
 
 lab: $(VENV)/.build-tools  ## Run the suites on kernel RDMA devices in a virtual machine (docs/lab.md; LAB_ARGS=...)
 	PYTHONPATH=tests $(BIN)/python -m lab test $(LAB_ARGS)
+
+lab-all: $(VENV)/.build-tools  ## Run all of the lab's suites on all of its kernels (hours where QEMU emulates)
+	PYTHONPATH=tests $(BIN)/python -m lab test --release bookworm,trixie,testing $(LAB_ARGS)
 
 # A sanitized extension needs an environment of its own: the editable install's import hook would
 # win over PYTHONPATH. It borrows the packages of .venv, whose hook a nested .pth does not run.

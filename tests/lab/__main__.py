@@ -19,15 +19,18 @@ EFFORT = 0.1  # an emulated processor repeats less
 JOBS = 2
 
 
-def build(_):
-    image.base()
-    siw.modules()
-    packages.others()
+def build(arguments):
+    release = arguments.release
+    image.base(release)
+    siw.modules(release)
+    packages.others(release)
     return 0
 
 
-def stage(_):
-    print(f"lab: {packages.ours()} is the guest's /stage/ours, and on its PYTHONPATH")
+def stage(arguments):
+    print(
+        f"lab: {packages.ours(arguments.release)} is the guest's /stage/ours, and on its PYTHONPATH"
+    )
     return 0
 
 
@@ -36,7 +39,12 @@ def up(arguments):
     if machine.is_running():
         print(f"lab: {machine.name} is running already")
         return 0
-    machine.up(siw_variant=arguments.siw, memory=arguments.memory, processors=arguments.smp)
+    machine.up(
+        arguments.release,
+        siw_variant=arguments.siw,
+        memory=arguments.memory,
+        processors=arguments.smp,
+    )
     state = machine.state
     print(f"lab: {machine.name} is up after {state['boot_s']} s ({state['accel']})")
     for guest, port in state["ports"].items():
@@ -74,11 +82,11 @@ def test(arguments):
     folder = arguments.report or image.cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     report = Report()
-    ours = packages.ours()
+    ours = {release: packages.ours(release) for release in arguments.release}
     # A list's iterator hands each session to one of the threads that ask.
-    sessions = iter(list(_sessions(arguments)))
+    sessions = iter([s for r in arguments.release for s in _sessions(arguments, r, ours[r])])
     runners = [
-        Runner(Machine(f"{arguments.name}-{number}"), ours, report, say=_say)
+        Runner(Machine(f"{arguments.name}-{number}"), report, say=_say)
         for number in range(1, arguments.jobs + 1)
     ]
 
@@ -100,7 +108,7 @@ def test(arguments):
                     runner.stop()
     finally:
         _write(report, folder)
-    took = f"{ours.name}, {time.monotonic() - started:.0f} s"
+    took = f"{', '.join(o.name for o in ours.values())}, {time.monotonic() - started:.0f} s"
     print(f"\nlab: {took}; every test is in {folder / 'report.txt'}\n")
     print(report.text(all_tests=False), end="")
     return 0 if report.is_good else 1
@@ -111,16 +119,21 @@ def _write(report, folder):
     (folder / "junit.xml").write_text(report.junit())
 
 
-def _sessions(arguments):
-    """What `test` runs, in order; sessions of one siw build are together, which saves boots."""
+def _sessions(arguments, release, ours):
+    """What `test` runs on a release, in order."""
     more = arguments.pytest_arguments
+    suites = arguments.suites
+
+    def session(name, words, **options):
+        return Session(f"{release.suite}: {name}", words, release, ours, **options)
+
     chosen = any(word.startswith("tests/") for word in more)  # files instead of folders
     for suite, folder in (("conformance", "tests/conformance"), ("streams", "tests/stream")):
-        if suite not in arguments.suites:
+        if suite not in suites:
             continue
         for device in arguments.devices:
             provider = f"verbs:{device}" if device in recipe.DEVICES else device
-            yield Session(
+            yield session(
                 f"{suite} {provider}",
                 [
                     *([] if chosen else [folder]),
@@ -128,14 +141,14 @@ def _sessions(arguments):
                 ],
             )
     for variant in recipe.SIW_VARIANTS:
-        if "interop" in arguments.suites:
-            yield Session(
+        if "interop" in suites:
+            yield session(
                 f"interop siw-{variant}",
                 [*([] if chosen else ["tests/lab/interop"]), *more],
                 siw=variant,
             )
-        if "across" in arguments.suites:
-            yield Session(
+        if "across" in suites:
+            yield session(
                 f"across siw-{variant}",
                 [*([] if chosen else ["tests/lab/across"]), *more],
                 siw=variant,
@@ -151,15 +164,24 @@ def parser():
     top = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
+    def one_release(sub):
+        sub.add_argument(
+            "--release",
+            type=_release,
+            default="bookworm",
+            help=f"one of {', '.join(recipe.RELEASES)}",
+        )
+
     def add(call, text, name="default"):
         sub = commands.add_parser(call.__name__, help=text, description=text)
         sub.set_defaults(call=call)
         sub.add_argument("--name", default=name, help="which machine (%(default)s)")
         return sub
 
-    add(build, "Build what the guest is made of, and cache it")
-    add(stage, "Build the checkout's package and show it and the tests to the guests")
+    one_release(add(build, "Build what the guest is made of, and cache it"))
+    one_release(add(stage, "Build the checkout's package and show it and the tests to the guests"))
     sub = add(up, "Boot a guest and return when it answers")
+    one_release(sub)
     sub.add_argument("--siw", choices=list(recipe.SIW_VARIANTS), default="stock")
     sub.add_argument("--memory", type=int, default=2048, metavar="MB")
     sub.add_argument("--smp", type=int, default=2, metavar="PROCESSORS")
@@ -175,6 +197,13 @@ def parser():
         "not named here go to pytest",
         name="test",
     )
+    sub.add_argument(
+        "--release",
+        type=lambda text: [_release(word) for word in _words(text)],
+        default="bookworm",
+        metavar="NAME,…",
+        help=f"of {', '.join(recipe.RELEASES)} (%(default)s)",
+    )
     sub.add_argument("--devices", type=_words, default=list(recipe.DEVICES), metavar="NAME,…")
     sub.add_argument("--suites", type=_words, default=SUITES, metavar="NAME,…")
     sub.add_argument(
@@ -189,6 +218,14 @@ def parser():
 
 def _words(text):
     return text.split(",")
+
+
+def _release(text):
+    try:
+        return recipe.RELEASES[text]
+    except KeyError:
+        known = ", ".join(recipe.RELEASES)
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {known}") from None
 
 
 def main():

@@ -1,39 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python on the host with the guest's packages, with the interface of agent_client.Command."""
+"""The guest's Python on the host, with the interface of agent_client.Command."""
 
 import os
 import signal
 import subprocess
 
-from lab import host, image, packages
+from lab import debian, host, image, packages
 from lab.agent_client import Ended
 
 
 class HostCommand:
     """Runs the guest's version of Python in the folder that the guest has a copy of.
 
-    It sees the same NumPy, pytest and ndverbs as the guest; what is installed for the interpreter
-    is left out (-S).
+    It is that of the build root, and sees the same NumPy, pytest and ndverbs as the guest.
     """
 
-    def __init__(self, machine, ours, words, env):
-        site = packages.others() / "site"
+    def __init__(self, machine, release, ours, words, env):
+        site = packages.others(release) / "site"
         paths = [ours / "site", site, ours / "tests", ours / "tests" / "lab" / "in_guest"]
         self._process = subprocess.Popen(
-            [packages.interpreter(), "-S", "-X", "faulthandler", *words],
-            cwd=ours,
+            debian.entered(
+                image.build_root(release),
+                ["python3", "-S", "-X", "faulthandler", *words],
+                shown=[image.cache_folder()],
+                cwd=ours,
+                env={
+                    **env,
+                    "PYTHONPATH": os.pathsep.join(str(path) for path in paths),
+                    "PYTHONDONTWRITEBYTECODE": "1",  # the folder is the cache's
+                    "NDVERBS_LAB_CACHE": str(image.cache_folder()),
+                    "NDVERBS_LAB_MACHINE": machine.name,
+                },
+            ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={
-                **host.environment(),
-                **env,
-                "PYTHONPATH": os.pathsep.join(str(path) for path in paths),
-                "PYTHONDONTWRITEBYTECODE": "1",  # the folder is the cache's
-                "NDVERBS_LAB_CACHE": str(image.cache_folder()),
-                "NDVERBS_LAB_MACHINE": machine.name,
-            },
+            env=host.environment(),
         )
         self.ended = None
 

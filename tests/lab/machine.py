@@ -32,7 +32,6 @@ class Machine:
         self.folder = image.cache_folder() / "run" / name
         self.console = self.folder / "console.log"
         self.share = self.folder / "share"  # the guest's /share, writable
-        self.stage = image.cache_folder()  # the guest's /stage, read-only
 
     # ---- state ------------------------------------------------------------------------------
 
@@ -72,31 +71,32 @@ class Machine:
 
     # ---- starting and ending ----------------------------------------------------------------
 
-    def up(self, *, siw_variant="stock", memory=2048, processors=2):
-        """Boot and wait for the agent; nothing happens when it runs already."""
+    def up(self, release, *, siw_variant="stock", memory=2048, processors=2):
+        """Boot a release and wait for the agent; nothing happens when it runs already."""
+        host.check("qemu-system-x86_64", "mke2fs")
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self.is_running():
                 return
-            base, site = image.base(), packages.others() / "site.img"
+            base, site = image.base(release), packages.others(release) / "site.img"
             self.share.mkdir(exist_ok=True)
-            self._make_own_disk()
+            self._make_own_disk(siw.modules(release))
             processor = accel.choose(base / "vmlinuz")
             started = time.monotonic()
             for attempt in range(_ATTEMPTS):
-                if self._start(base, site, processor, siw_variant, memory, processors):
+                if self._start(release, base, site, processor, siw_variant, memory, processors):
                     break
                 if attempt + 1 == _ATTEMPTS:
                     raise host.LabError(f"QEMU does not start:\n{self._said()}")
             self._update(boot_s=round(time.monotonic() - started, 1), accel=" ".join(processor))
 
-    def _make_own_disk(self):
+    def _make_own_disk(self, modules):
         """Make the small disk with the lab's files; the guest sees it as /lab."""
         content = self.folder / "own"
         shutil.rmtree(content, ignore_errors=True)
         shutil.copytree(IN_GUEST, content, ignore=shutil.ignore_patterns("__pycache__"))
-        for module in siw.modules().glob("*.ko"):
+        for module in modules.glob("*.ko"):
             shutil.copy(module, content)
         rows = [
             f"{d.name} {d.kind} {d.interface} {d.ipv4}/24 {d.ipv6}/64 {d.other_ipv4}/24\n"
@@ -107,7 +107,7 @@ class Machine:
         disk.unlink(missing_ok=True)
         host.run(["mke2fs", "-q", "-t", "ext4", "-d", str(content), str(disk), "48M"])
 
-    def _start(self, base, site, processor, siw_variant, memory, processors):
+    def _start(self, release, base, site, processor, siw_variant, memory, processors):
         """Start QEMU and wait for the guest; return False when a port was taken meanwhile."""
         with socket.create_server(("127.0.0.1", 0)) as ready:
             ports = dict(
@@ -127,7 +127,8 @@ class Machine:
                 *(f"lab.agent={recipe.AGENT_PORT}", f"lab.host={recipe.HOST_SEEN_BY_GUEST}"),
                 *(f"lab.ready={ready.getsockname()[1]}", f"lab.siw={siw_variant}"),
             ]
-            command = self._command(base, site, processor, ports, memory, processors)
+            stage = image.cache_folder(release)  # the guest's /stage
+            command = self._command(base, site, stage, processor, ports, memory, processors)
             with open(self.folder / "qemu.log", "w") as log:
                 process = subprocess.Popen(
                     [*command, "-append", " ".join(kernel_options)],
@@ -138,6 +139,7 @@ class Machine:
                     env={**host.environment(), "TMPDIR": str(self.folder)},
                 )
             state = {"pid": process.pid, "ports": ports, "siw": siw_variant}
+            state["release"] = release.suite
             (self.folder / "state.json").write_text(json.dumps(state))
             return self._wait_until_ready(process, ready)
 
@@ -160,7 +162,7 @@ class Machine:
             + "\n".join(self.read_console().splitlines()[-25:])
         )
 
-    def _command(self, base, site, processor, ports, memory, processors):
+    def _command(self, base, site, stage, processor, ports, memory, processors):
         command = [
             *("qemu-system-x86_64", "-name", f"ndverbs-lab-{self.name}", *processor),
             *("-machine", "q35", "-smp", str(processors), "-m", str(memory)),
@@ -171,7 +173,7 @@ class Machine:
             *("-drive", f"file={self.folder}/own.img,format=raw,if=virtio,readonly=on"),
             *("-drive", f"file={site},format=raw,if=virtio,readonly=on"),
         ]
-        for tag, path, more in (("stage", self.stage, ",readonly=on"), ("share", self.share, "")):
+        for tag, path, more in (("stage", stage, ",readonly=on"), ("share", self.share, "")):
             command += [
                 "-virtfs",
                 f"local,path={path},mount_tag={tag},security_model=none,multidevs=remap{more}",

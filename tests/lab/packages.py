@@ -7,11 +7,9 @@ Both are layers of the cache. The guest mounts the disk as /opt/site, and sees t
 import hashlib
 import re
 import shutil
-import subprocess
 import sys
-import tomllib
 
-from lab import host, image, recipe
+from lab import debian, host, image
 
 _TOOLS = ("pytest", "pytest-timeout", "hypothesis")
 # What the wheel and the tests are made of; a copy of it is built, so that edits meanwhile do not
@@ -25,10 +23,9 @@ _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", "*.so", "*.egg-info")
 _TESTS = ["conftest.py", "conformance", "stream", "lab"]
 
 
-def others():
+def others(release):
     """Return the folder with site/ and site.img: NumPy, pytest and what they need."""
-    with open(image.CHECKOUT / "pyproject.toml", "rb") as file:
-        project = tomllib.load(file)["project"]
+    project = image.pyproject()["project"]
     wanted = [
         *project["dependencies"],
         *(
@@ -37,24 +34,28 @@ def others():
             if re.match(r"[\w-]+", requirement)[0] in _TOOLS
         ),
     ]
-    facts = {"requirements": wanted, "python": recipe.PYTHON, "layout": 2}
-    return image.layer("site", facts, lambda folder: _build_others(folder, wanted))
+    facts = {"requirements": wanted, "layout": 3}
+    return image.layer(
+        release, "site", facts, lambda folder: _build_others(folder, release, wanted)
+    )
 
 
-def _build_others(folder, wanted):
+def _install(release, folder, wanted):
+    """Install requirements into a folder, compiled for the release's Python."""
+    command = ["python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--root-user-action=ignore", "--only-binary=:all:", "--target", folder / "site"]
+    debian.run(image.build_root(release), [*command, *wanted], shown=[folder])
+
+
+def _build_others(folder, release, wanted):
+    _install(release, folder, wanted)
     site = folder / "site"
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["--target", str(site), "--only-binary=:all:", "--python-version", recipe.PYTHON]
-    host.run([*command, "--root-user-action=ignore", "--implementation=cp", *wanted])
-    if not sys.version.startswith(recipe.PYTHON + "."):
-        for compiled in site.rglob("__pycache__"):
-            shutil.rmtree(compiled)
     host.run(["mke2fs", "-q", "-t", "ext4", "-d", str(site), str(folder / "site.img"), "300M"])
 
 
-def ours():
+def ours(release):
     """Return the folder with site/ (our package), tests/ and pyproject.toml."""
-    source = image.cache_folder() / "source"
+    source = image.cache_folder(release) / "source"
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir()
     for part in _PARTS:
@@ -64,9 +65,11 @@ def ours():
         else:
             shutil.copy2(image.CHECKOUT / part, source / part)
     facts = {part: _digest(source / part) for part in _PARTS}
-    folder = image.layer("ours", facts, lambda folder: _build_ours(folder, source), keep=3)
+    folder = image.layer(
+        release, "ours", facts, lambda folder: _build_ours(folder, release, source), keep=3
+    )
     # For sessions by hand: /stage/ours is the newest.
-    link = image.cache_folder() / "ours"
+    link = image.cache_folder(release) / "ours"
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name)
     return folder
@@ -81,8 +84,8 @@ def _digest(path):
     return digest.hexdigest()
 
 
-def _build_ours(folder, source):
-    wheel = _wheel(folder, source)
+def _build_ours(folder, release, source):
+    wheel = _wheel(release, source)
     host.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(folder / "site")])
     shutil.copy2(source / "pyproject.toml", folder)
     (folder / "tests").mkdir()
@@ -91,7 +94,7 @@ def _build_ours(folder, source):
         (shutil.copytree if original.is_dir() else shutil.copy2)(original, copy)
 
 
-def _wheel(folder, source):
+def _wheel(release, source):
     native = [
         source / "CMakeLists.txt",
         source / "pyproject.toml",
@@ -100,35 +103,30 @@ def _wheel(folder, source):
     ]
     native += [source / "README.md", source / "LICENSE", source / "tests" / "native"]
     facts = {path.name: _digest(path) for path in native}
-    place = image.layer("wheel", facts, lambda folder: _build_wheel(folder, source), keep=3)
+    place = image.layer(
+        release, "wheel", facts, lambda folder: _build_wheel(folder, release, source), keep=3
+    )
     (wheel,) = place.glob("*.whl")
     return wheel
 
 
-def _build_wheel(folder, source):
-    python = interpreter()
-    tools = subprocess.run(
-        [python, "-c", "import scikit_build_core, pybind11"], capture_output=True
+def _build_wheel(folder, release, source):
+    wanted = [*image.pyproject()["build-system"]["requires"], "cmake>=3.24", "ninja"]
+    tools = image.layer(
+        release, "tools", {"wanted": wanted}, lambda folder: _install(release, folder, wanted)
     )
-    command = [python, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-build-isolation"] if tools.returncode == 0 else []
-    command += [f"--config-settings=build-dir={image.cache_folder() / 'cmake'}"]
+    build = image.cache_folder(release) / "cmake"
+    build.mkdir(exist_ok=True)
+    command = ["python3", "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps"]
+    command += ["--no-build-isolation", f"--config-settings=build-dir={build}"]
     command += [
         f"--config-settings=cmake.define.{name}=ON"
         for name in ("NDVERBS_TESTING", "NDVERBS_WERROR")
     ]
-    command += ["--wheel-dir", str(folder), str(source)]
-    host.run(command, log=folder / "pip.log")
-
-
-def interpreter():
-    """Find an interpreter of the guest's version: a wheel is for one version only."""
-    if sys.version.startswith(recipe.PYTHON + "."):
-        return sys.executable
-    found = shutil.which(f"python{recipe.PYTHON}")
-    if found is None:
-        raise host.LabError(
-            f"the guest has Python {recipe.PYTHON}, and a wheel for it is built by python"
-            f"{recipe.PYTHON}, which is not here: apt-get install python3 python3-dev python3-venv"
-        )
-    return found
+    debian.run(
+        image.build_root(release),
+        [*command, "--wheel-dir", folder, source],
+        shown=[folder, source, build, tools],
+        env={"PYTHONPATH": str(tools / "site")},
+        log=folder / "pip.log",
+    )

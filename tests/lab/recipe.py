@@ -7,10 +7,33 @@ on it. How it is built is in image.py and siw.py, how it is started in machine.p
 
 from typing import NamedTuple
 
-SUITE = "bookworm"
-SOURCE_PACKAGE = "linux-source-6.1"
-HEADERS_PACKAGE = "linux-headers-amd64"
 
+class Release(NamedTuple):
+    """A release of Debian; its kernel is the one that its mirror has."""
+
+    suite: str
+    python: str
+    apt_options: tuple[str, ...] = ()
+
+
+RELEASES = {
+    release.suite: release
+    for release in (
+        Release("bookworm", "3.11"),
+        Release("trixie", "3.13"),
+        # Its Release file may be past its date between two of its days.
+        Release("testing", "3.14", ('Acquire::Check-Valid-Until "false";',)),
+    )
+}
+
+# Where siw and our wheel are built; one version of kernel headers and source.
+BUILD_PACKAGES = [
+    *("g++", "make", "git", "python3-dev", "python3-pip", "ca-certificates"),
+    *("libibverbs-dev", "librdmacm-dev"),
+    *("linux-headers-amd64", "linux-source", "xz-utils", "kmod"),
+]
+
+# What the guest has beside its kernel.
 PACKAGES = [
     "rdma-core",
     "ibverbs-utils",
@@ -63,8 +86,6 @@ mount -t ext4 -o ro /dev/vdb /lab && exec /lab/init
 echo "lab: the disk with the lab's files cannot be mounted" > /dev/console
 echo o > /proc/sysrq-trigger
 """
-
-PYTHON = "3.11"  # Debian 12's
 
 DISK_SIZE = "2600M"  # sparse; room for packages that a session unpacks
 

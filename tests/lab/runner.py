@@ -29,6 +29,8 @@ class Session(NamedTuple):
 
     name: str
     arguments: list
+    release: recipe.Release
+    ours: Path  # the folder of packages.ours()
     siw: str = "stock"
     on_host: bool = False
 
@@ -36,9 +38,8 @@ class Session(NamedTuple):
 class Runner:
     """Runs sessions on a machine and puts what they gave into a report."""
 
-    def __init__(self, machine, ours, report, say=print):
+    def __init__(self, machine, report, say=print):
         self._machine = machine
-        self._ours = ours
         self._report = report
         self._say = say
         self._console = Console()
@@ -131,7 +132,7 @@ class Runner:
             "NDVERBS_TEST_ADDRESSES": recipe.test_addresses(),
         }
         if session.on_host:
-            return HostCommand(self._machine, self._ours, words, env)
+            return HostCommand(self._machine, session.release, session.ours, words, env)
         env["PYTHONPATH"] = "/opt/ndverbs/site:/opt/site:/lab"
         command = "cd /opt/ndverbs && exec python3 -X faulthandler " + shlex.join(words)
         return self._machine.command(command, env=env)
@@ -224,12 +225,12 @@ class Runner:
             self._fail(session, "(session)", f"given up after {MOST_BOOTS} boots")
             return False
         self._console, self._console_read, self._told = Console(), 0, 0
-        machine.up(siw_variant=session.siw)
+        machine.up(session.release, siw_variant=session.siw)
         if self._is_stopped:  # meanwhile: stop() may have looked before there was a machine
             machine.down()
             return False
         self._say(f"booted in {machine.state['boot_s']} s ({machine.state['accel']})")
-        status, said = machine.run(f"cp -r /stage/{self._ours.name} /opt/ndverbs", timeout=300)
+        status, said = machine.run(f"cp -r /stage/{session.ours.name} /opt/ndverbs", timeout=300)
         if status:
             raise host.LabError(f"the guest cannot copy the package:\n{said}")
         return True

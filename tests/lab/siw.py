@@ -6,28 +6,42 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from lab import host, image, recipe
+from lab import debian, host, image, recipe
 
 _FOLDER = "drivers/infiniband/sw/siw"
 
 
-def modules():
+def modules(release):
     """Return the folder with siw-<variant>.ko; build it when needed."""
-    kernel = host.kernel()
-    facts = {"kernel": kernel, "variants": recipe.SIW_VARIANTS}
-    return image.layer("siw", facts, lambda folder: _build(folder, kernel))
+    facts = {"kernel": image.kernel(release), "variants": recipe.SIW_VARIANTS}
+    return image.layer(release, "siw", facts, lambda folder: _build(folder, release))
 
 
-def _build(folder, kernel):
+def _build(folder, release):
+    root = image.build_root(release)
+    headers = f"/usr/src/linux-headers-{image.kernel(release)}"
+    (archive,) = (root / "usr" / "src").glob("linux-source-*.tar.xz")
     with tempfile.TemporaryDirectory(prefix="ndverbs-lab-siw-") as name:
-        tree = f"{recipe.SOURCE_PACKAGE}/{_FOLDER}"
-        host.run(["tar", "-x", "-f", kernel.source, "-C", name, tree])
+        tree = f"{archive.name.removesuffix('.tar.xz')}/{_FOLDER}"
+        unpack = [
+            "tar",
+            "-x",
+            "--no-same-owner",
+            "-f",
+            f"/usr/src/{archive.name}",
+            "-C",
+            name,
+            tree,
+        ]
+        debian.run(root, unpack, shown=[name])
         source = Path(name) / tree
         main = (source / "siw_main.c").read_text()
         for variant, constants in recipe.SIW_VARIANTS.items():
             (source / "siw_main.c").write_text(_with_constants(main, constants))
-            host.run(
-                ["make", "-C", kernel.headers, f"M={source}", "CONFIG_RDMA_SIW=m", "modules"],
+            debian.run(
+                root,
+                ["make", "-C", headers, f"M={source}", "CONFIG_RDMA_SIW=m", "modules"],
+                shown=[name],
                 log=folder / f"make-{variant}.log",
             )
             shutil.copyfile(source / "siw.ko", folder / f"siw-{variant}.ko")
