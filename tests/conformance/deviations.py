@@ -2,8 +2,10 @@
 """Where a provider differs from the suite. An entry whose test passes fails the run.
 
 A difference by design, right on each, is a column: tests ask `End.expects` for its value.
+Devices are the kernel's, so a row may be about some of the kernels that the lab boots.
 """
 
+import platform
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,10 +19,12 @@ class Deviation(NamedTuple):
     runs: bool = True
     # Parts of the names of the parameter sets that it is about; none: all of them.
     parameters: tuple[str, ...] = ()
+    # The kernels that it is about, as "6.1"; none: all of them.
+    kernels: tuple[str, ...] = ()
 
 
-def _each(tests, provider, reason, *, runs=True):
-    return [Deviation(test, provider, reason, runs) for test in tests]
+def _each(tests, provider, reason, **more):
+    return [Deviation(test, provider, reason, **more) for test in tests]
 
 
 _NO_THIRD_MESSAGE = "kernel iWARP has no third message: an accept is done with its reply"
@@ -312,10 +316,18 @@ def fits(deviating, provider):
     return deviating in (provider, provider.partition(":")[0])
 
 
-def mark(item, deviations, test, provider):
+# Of "6.12.57+deb13-amd64" the version that a row names.
+KERNEL = ".".join(platform.release().split(".")[:2])
+
+
+def mark(item, deviations, test, provider, kernel=KERNEL):
     """Have a test fail as those of the deviations say that are about it on `provider`."""
     for deviation in deviations:
-        is_about_it = deviation.test == test and fits(deviation.provider, provider)
+        is_about_it = (
+            deviation.test == test
+            and fits(deviation.provider, provider)
+            and kernel in (deviation.kernels or (kernel,))
+        )
         parameters = deviation.parameters or ("",)
         if is_about_it and any(part in item.name for part in parameters):
             item.add_marker(
