@@ -105,7 +105,7 @@ lab: $(VENV)/.build-tools  ## Run the suites on kernel RDMA devices in a virtual
 	PYTHONPATH=tests $(BIN)/python -m lab test $(LAB_ARGS)
 
 lab-all: $(VENV)/.build-tools  ## Run all of the lab's suites on all of its kernels (hours where QEMU emulates)
-	PYTHONPATH=tests $(BIN)/python -m lab test --release bookworm,trixie,testing $(LAB_ARGS)
+	PYTHONPATH=tests $(BIN)/python -m lab test --all --release bookworm,trixie,testing $(LAB_ARGS)
 
 # A sanitized extension needs an environment of its own: the editable install's import hook would
 # win over PYTHONPATH. It borrows the packages of .venv, whose hook a nested .pth does not run.

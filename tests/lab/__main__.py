@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from lab import host, image, packages, recipe, siw
+from lab import host, image, packages, parts, recipe, siw
 from lab.machine import Machine
 from lab.results import Report
 from lab.runner import Runner, Session
@@ -84,7 +84,10 @@ def test(arguments):
     report = Report()
     ours = {release: packages.ours(release) for release in arguments.release}
     # A list's iterator hands each session to one of the threads that ask.
-    sessions = iter([s for r in arguments.release for s in _sessions(arguments, r, ours[r])])
+    chosen = [s for r in arguments.release for s in _sessions(arguments, r, ours[r])]
+    if not (arguments.all or arguments.suites or arguments.pytest_arguments):
+        chosen = list(_core(chosen, report))
+    sessions = iter(chosen)
     runners = [
         Runner(Machine(f"{arguments.name}-{number}"), report, say=_say)
         for number in range(1, arguments.jobs + 1)
@@ -114,6 +117,17 @@ def test(arguments):
     return 0 if report.is_good else 1
 
 
+def _core(sessions, report):
+    """Leave out what parts.py says, and have the report say so."""
+    for session in sessions:
+        left = parts.left_of(session.name.partition(": ")[2])
+        for one in left:
+            report.left.append((session.name, one.tests, one.reason))
+        if all(one.tests for one in left):
+            words = [f"--deselect={one.tests}" for one in left]
+            yield session._replace(arguments=[*session.arguments, *words])
+
+
 def _write(report, folder):
     (folder / "report.txt").write_text(report.text())
     (folder / "junit.xml").write_text(report.junit())
@@ -122,7 +136,7 @@ def _write(report, folder):
 def _sessions(arguments, release, ours):
     """What `test` runs on a release, in order."""
     more = arguments.pytest_arguments
-    suites = arguments.suites
+    suites = arguments.suites or SUITES
 
     def session(name, words, **options):
         return Session(f"{release.suite}: {name}", words, release, ours, **options)
@@ -205,7 +219,13 @@ def parser():
         help=f"of {', '.join(recipe.RELEASES)} (%(default)s)",
     )
     sub.add_argument("--devices", type=_words, default=list(recipe.DEVICES), metavar="NAME,…")
-    sub.add_argument("--suites", type=_words, default=SUITES, metavar="NAME,…")
+    sub.add_argument(
+        "--suites",
+        type=_words,
+        metavar="NAME,…",
+        help=f"of {', '.join(SUITES)}; default: all of them, without what parts.py leaves out",
+    )
+    sub.add_argument("--all", action="store_true", help="leave nothing out")
     sub.add_argument(
         "--jobs", type=int, default=JOBS, metavar="N", help="machines side by side (%(default)s)"
     )

@@ -5,6 +5,7 @@ Nothing here needs a machine.
 """
 
 import json
+from collections import Counter
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -93,6 +94,7 @@ class Report:
 
     def __init__(self):
         self.sessions = {}
+        self.left = []  # session, tests of it or "" and the reason: left to `make lab-all`
 
     def put(self, session, test, result):
         """Note a result; a failure stays, and the kernel's word is added to it."""
@@ -161,11 +163,28 @@ class Report:
                 bar = "    | " if result.outcome == "failed" else "    "
                 lines += [bar + line for line in result.reason.splitlines()]
             lines.append("")
+        if all_tests:
+            lines += self._times()
         return "\n".join([*lines, *self.closing_lines()]) + "\n"
+
+    def _times(self):
+        """Say what each session took in its tests, and which files took most of it."""
+        lines = []
+        for session, results in self.sessions.items():
+            files = Counter()
+            for test, result in results.items():
+                files[test.partition("::")[0]] += result.seconds
+            lines.append(f"== times of {session}: {files.total():.0f} s")
+            lines += [f"{seconds:8.1f} s  {file}" for file, seconds in files.most_common(20)]
+            lines.append("")
+        return lines
 
     def closing_lines(self):
         """Sum up; a deviation counts as skipped, because it did not pass."""
-        lines = []
+        lines = [
+            f"left to `make lab-all`: {session}{tests and ', ' + tests}: {reason}"
+            for session, tests, reason in self.left
+        ]
         for session, results in self.sessions.items():
             outcomes = [result.outcome for result in results.values()]
             parts = [f"{outcomes.count(o)} {o}" for o in ("passed", "failed", "skipped", DEVIATION)]
