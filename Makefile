@@ -9,6 +9,7 @@ PYTEST_ARGS ?=
 # Some tests want a gigabyte or two.
 PYTEST_WORKERS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 LAB_ARGS ?=
+MATRIX_ARGS ?=
 FUZZ_SECONDS ?= 600
 SOAK_MINUTES ?= 60
 SOAK_ARGS ?=
@@ -35,7 +36,7 @@ requirements = $(BIN)/python -c 'import sys, tomllib; p = tomllib.load(open("pyp
 	o = p["project"]["optional-dependencies"]; b = p["build-system"]["requires"] + ["cmake>=3.24", "ninja"]; \
 	print(*[r for g in sys.argv[1:] for r in (b if g == "build" else p["project"]["dependencies"] if g == "run" else o[g])], sep="\n")'
 
-.PHONY: help demo test native-test python-test docs soak lab lab-all sanitize sanitize-address sanitize-thread fuzz lint bench build clean
+.PHONY: help demo test native-test python-test docs soak lab lab-all matrix sanitize sanitize-address sanitize-thread fuzz lint bench build clean
 
 help:  ## Show the commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -106,6 +107,9 @@ lab: $(VENV)/.build-tools  ## Run the suites on kernel RDMA devices in a virtual
 
 lab-all: $(VENV)/.build-tools  ## Run all of the lab's suites on all of its kernels (hours where QEMU emulates)
 	PYTHONPATH=tests $(BIN)/python -m lab test --all --release bookworm,trixie,testing $(LAB_ARGS)
+
+matrix: $(VENV)/.build-tools  ## Run every test on Debian 12, 13 and testing, in roots of their own (MATRIX_ARGS=...)
+	PYTHONPATH=tests $(BIN)/python -m matrix $(MATRIX_ARGS)
 
 # A sanitized extension needs an environment of its own: the editable install's import hook would
 # win over PYTHONPATH. It borrows the packages of .venv, whose hook a nested .pth does not run.
