@@ -28,7 +28,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
-NATIVE_SOURCES = $(shell find src tests/native -name '*.[ch]pp' 2>/dev/null)
+NATIVE_SOURCES = $(shell find src tests/native tests/double -name '*.[ch]pp' 2>/dev/null)
 PACKAGE_FILES = $(shell find python -name '*.py*' -not -name '*.pyc' 2>/dev/null)
 
 # Requirements of the named groups of pyproject.toml, one a line, for `pip install -r`.
@@ -187,7 +187,7 @@ fuzz: $(VENV)/.build-tools  ## Fuzz every target for FUZZ_SECONDS (needs clang)
 			-artifact_prefix="build/fuzz/" "$$corpus" $$seeds; \
 	done; test $$found = 1 || echo "no fuzz targets in tests/fuzz yet"
 
-FORMATTED = $(shell find src tests/native tests/fuzz -name '*.[ch]pp' 2>/dev/null)
+FORMATTED = $(shell find src tests/native tests/fuzz tests/double -name '*.[ch]pp' 2>/dev/null)
 
 lint: $(VENV)/.lint-tools  ## Check format, style, types and the stub
 	$(BIN)/ruff check .

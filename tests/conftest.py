@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from conformance import deviations
+from double import control
 
 # The provider that every host has; tests that use none run with it.
 _EVERYWHERE = "soft"
@@ -39,6 +40,8 @@ def pytest_configure(config):
     is_fixed = config.getoption("--first-seed") == 0
     settings.register_profile("ndverbs", derandomize=is_fixed, deadline=None, print_blob=True)
     settings.load_profile("ndverbs")
+    if any(map(control.is_double, config.getoption("--providers").split(","))):
+        control.load()
 
 
 def pytest_generate_tests(metafunc):
@@ -107,6 +110,10 @@ def _no_native_object_is_left(request):
         if count != before.get(kind, 0)
     }
     assert not left, f"native objects outlive the test, by kind: {left}"
+    if control.is_loaded():
+        assert not control.live(), (
+            f"handles of the device are left: {control.live()}"
+        )
 
 
 @pytest.fixture

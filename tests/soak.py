@@ -23,6 +23,10 @@ LOGS = ROOT / "build" / "soak"
 # A round has a limit that only means failure; no test waits longer than its own.
 ROUND_S = 3600
 FUZZ_TARGETS = sorted(path.stem for path in (ROOT / "tests" / "fuzz").glob("*.cpp"))
+# Every profile of the device double (tests/double/README.md).
+DOUBLES = "--providers=" + ",".join(
+    f"verbs:double_{profile}" for profile in ("ib", "irdma", "cxgb4", "roce")
+)
 CLOSING = re.compile(r"(\d+) (passed|failed|skipped|xfailed|errors?)\b")
 
 
@@ -78,6 +82,7 @@ def campaigns() -> dict[str, Campaign]:
         ),
         "floods": Campaign(2, ("tests/hostile/test_floods.py", "tests/hostile/test_strangers.py")),
         "closing": Campaign(1, ("tests/conformance/test_close.py",), effort=3),
+        "double": Campaign(2, ("tests/conformance", DOUBLES)),
         "fuzz": Fuzzing(4, ()),
     }
 

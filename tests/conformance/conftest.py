@@ -10,6 +10,7 @@ from conformance.addresses import addresses_of
 from conformance.end import LIMIT, End
 from conformance.far import FarProcess, FarThread
 from conformance.pair import join, kept_ends
+from double import control
 
 
 class Ends:
@@ -62,6 +63,13 @@ def setting(request, provider):
 
 
 @pytest.fixture
+def needs_processes(provider):
+    """Say that the test has an end in another process."""
+    if control.is_double(provider):
+        pytest.skip("the device double connects ends of one process")
+
+
+@pytest.fixture
 def make_ends(request, setting, provider):
     """Give the factory ``make_ends(near={}, far={}, **both) -> Ends``, not connected."""
     far_kind = _far_process(request) if setting in IN_PROCESSES else FarThread
@@ -75,6 +83,7 @@ def make_process_ends(request, provider):
 
 
 def _far_process(request):
+    request.getfixturevalue("needs_processes")
     return partial(FarProcess, request.getfixturevalue("peer_process"))
 
 

@@ -243,7 +243,7 @@ def test_counters_return_to_no_active_connection(ends):
 
 
 @pytest.fixture
-def mortal(provider):
+def mortal(provider, needs_processes):
     """Give a near end and a far one in a process of its own, which may be killed."""
     from conformance.end import End
     from conformance.far import FarProcess, PeerProcess
