@@ -22,6 +22,7 @@ Expected<void> AsyncEvents::start(core::Progress& progress) {
     if (::fcntl(fd, F_SETFL, O_NONBLOCK) != 0) {
         return verb_failed("open: the device's event descriptor", errno);
     }
+    progress_ = &progress;
     return progress.add(shared_from_this(), fd);
 }
 
@@ -57,6 +58,8 @@ void AsyncEvents::on_ready() {
         const Acknowledgement acknowledgement{event};
         dispatch(event, about);
     }
+    // The descriptor of a removed device has an error for ever.
+    if (!is_event_awaited(errno)) progress_->remove(*this, device_->get()->async_fd);
 }
 
 void AsyncEvents::dispatch(const ibv_async_event& event, std::shared_ptr<core::Object>& about) {
@@ -85,6 +88,8 @@ void AsyncEvents::dispatch(const ibv_async_event& event, std::shared_ptr<core::O
             }
             break;
         case IBV_EVENT_DEVICE_FATAL: {
+            base::log(base::LogLevel::info, "verbs",
+                      device_->name() + " was removed, or has failed: its connections end");
             std::vector<std::shared_ptr<core::Object>> all;
             {
                 const base::Lock lock(mutex_);

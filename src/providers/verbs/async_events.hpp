@@ -16,7 +16,7 @@ namespace ndv::verbs {
 class AsyncEvents final : public core::Member, public std::enable_shared_from_this<AsyncEvents> {
 public:
     explicit AsyncEvents(std::shared_ptr<Device> device) : device_(std::move(device)) {}
-    // From now on on the progress thread.
+    // From now on on the progress thread, which outlives this.
     [[nodiscard]] Expected<void> start(core::Progress& progress);
 
     // The owner that is notified of a handle's events; forget() it before it is destroyed.
@@ -35,6 +35,7 @@ private:
     [[nodiscard]] Owner* find(const void* handle, std::shared_ptr<core::Object>& about);
 
     const std::shared_ptr<Device> device_;
+    core::Progress* progress_ = nullptr;
     base::Mutex mutex_;
     std::unordered_map<const void*, std::weak_ptr<core::Object>> owners_ NDV_GUARDED_BY(mutex_);
 };

@@ -64,6 +64,8 @@ bool HardwareQueue::take_events() {
         ibv_ack_cq_events(cq, 1);
         has_any = true;
     }
+    // relaxed: see is_at_end().
+    if (!is_event_awaited(errno)) is_at_end_.store(true, std::memory_order_relaxed);
     return has_any;
 }
 
@@ -224,7 +226,8 @@ void CompletionQueue::sleep_until(Time until) {
         if (is_wait_over()) return;
         const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - now()).count();
         if (left <= 0) return;
-        std::array<pollfd, 2> watched = {pollfd{hardware_->descriptor(), POLLIN, 0},
+        const int interrupts = hardware_->is_at_end() ? -1 : hardware_->descriptor();
+        std::array<pollfd, 2> watched = {pollfd{interrupts, POLLIN, 0},
                                          pollfd{wake_.get(), POLLIN, 0}};
         const Time began = now();
         const int ready = ::poll(watched.data(), watched.size(),
@@ -257,6 +260,7 @@ void CompletionQueue::do_arm(core::Notify kind) {
 void CompletionQueue::on_ready() {
     const bool was_interrupted = hardware_->take_events();
     static_cast<void>(harvest());
+    if (hardware_->is_at_end()) parts_->progress->remove(*this, hardware_->descriptor());
     if (was_interrupted && armed() == core::Notify::solicited) notify();
     // An arm for anything is open still when only silent successes came.
     const auto open = armed();

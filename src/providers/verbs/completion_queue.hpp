@@ -54,11 +54,15 @@ public:
     [[nodiscard]] int descriptor() const { return channel_->fd; }
     // Takes the interrupts that came; false when there was none.
     [[nodiscard]] bool take_events();
+    // The device was removed: the descriptor has an error for ever, and nothing more to tell.
+    // relaxed: nothing else depends on it.
+    [[nodiscard]] bool is_at_end() const { return is_at_end_.load(std::memory_order_relaxed); }
 
 private:
     const std::shared_ptr<Device> device_;
     ibv_comp_channel* const channel_;
     ibv_cq* cq_ = nullptr;
+    std::atomic<bool> is_at_end_{false};
 };
 
 class CompletionQueue final : public core::CompletionQueue, public Member {

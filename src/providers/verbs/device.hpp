@@ -3,6 +3,7 @@
 // their handles alone: they are the parent's.
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -85,6 +86,12 @@ private:
 // The sentence for a verb that failed: what, why, and what to do when it is the locked memory. An
 // `os_error` of 0: the library gave no reason.
 [[nodiscard]] Unexpected verb_failed(const std::string& what, int os_error);
+
+// Why a descriptor of the device has no event: false when the device was removed, and there will be
+// none.
+[[nodiscard]] inline bool is_event_awaited(int os_error) {
+    return os_error == EAGAIN || os_error == EINTR;
+}
 
 // Owns a handle of the device; destroys it with `kDestroy`.
 template <typename T, int (*kDestroy)(T*)>

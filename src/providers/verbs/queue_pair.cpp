@@ -97,8 +97,10 @@ void HardwareQueuePair::destroy(std::shared_ptr<HardwareQueuePair> self,
                                 std::shared_ptr<core::Object> user) {
     parts_->async_events->forget(qp_);
     parts_->worker->run([self = std::move(self), user = std::move(user)] {
-        if (const int failed = std::abs(ibv_destroy_qp(self->qp_)); failed != 0) {
-            // The kernel has given the device up, or it would have waited.
+        const int failed = std::abs(ibv_destroy_qp(self->qp_));
+        // The kernel has given the device up, or it would have waited. EIO: it was removed, and the
+        // kernel has destroyed everything before.
+        if (failed != 0 && failed != EIO) {
             base::log(base::LogLevel::warning, "verbs",
                       "a queue pair of " + self->parts_->device->name() +
                           " can be neither stopped nor destroyed: " +

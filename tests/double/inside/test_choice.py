@@ -28,7 +28,7 @@ def test_device_without_reliable_connections_says_so(provider):
         adapter.create_cq(16) as cq,
         pytest.raises(nd.RdmaError) as raised,
     ):
-        pd.create_qp(cq, cq)
+        pd.create_qp(cq, cq, max_receive_sge=1, max_initiator_sge=1)
 
     assert raised.value.status == nd.Status.NOT_SUPPORTED
     assert "double_efa" in str(raised.value)

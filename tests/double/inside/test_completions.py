@@ -23,7 +23,7 @@ def test_late_completions_of_one_queue_keep_its_order(provider, pair, late):
     received = pair.far.completions("receive", COUNT)
 
     for done in (sent, received):
-        assert [one.context for one in done] == list(range(COUNT))
+        assert [one.request_context for one in done] == list(range(COUNT))
         assert {one.status for one in done} == {nd.Status.SUCCESS}
 
 
@@ -38,15 +38,16 @@ def test_completions_that_are_held_back_are_cancelled_by_a_flush_once(provider, 
     done = pair.near.completions("initiator", COUNT)
     control.hold(provider, False)
 
-    assert [one.context for one in done] == list(range(COUNT))
+    assert [one.request_context for one in done] == list(range(COUNT))
     assert pair.near.waiting() == []
 
 
 def test_failed_completion_names_the_devices_error(provider, pair):
     pair.near.memory("source", 64)
-    address, token = pair.far.memory("target", 64)
+    remote = pair.far.memory("target", 64)
+    pair.far.deregister("target")
 
-    pair.near.write((address, token ^ 0x100), "source", context=1)
+    pair.near.write(remote, "source", context=1)
     done = pair.near.completion()
 
     if pair.near.adapter.info.rdma_technology == "iWARP":
