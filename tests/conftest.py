@@ -111,9 +111,7 @@ def _no_native_object_is_left(request):
     }
     assert not left, f"native objects outlive the test, by kind: {left}"
     if control.is_loaded():
-        assert not control.live(), (
-            f"handles of the device are left: {control.live()}"
-        )
+        assert not control.live(), f"handles of the device are left: {control.live()}"
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ CORE = [
 pytestmark = [
     pytest.mark.timeout(LIMIT + 60),
     pytest.mark.skipif(
-        not control.is_built(), reason="this build is without the verbs provider, and its double"
+        not control.is_built(),
+        reason="built without rdma-core's headers, and so without the double",
     ),
 ]
 

@@ -20,7 +20,7 @@ _PARTS = [
 ]
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", "*.so", "*.egg-info")
 # Tests that need the checkout around them are run on the host.
-_TESTS = ["conftest.py", "conformance", "stream", "lab"]
+_TESTS = ["conftest.py", "conformance", "double", "stream", "lab"]
 
 
 def others(release):
