@@ -2,7 +2,10 @@
 """The whole test suite on several releases of Debian, each in a root of its own."""
 
 import argparse
+import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -51,6 +54,7 @@ STEPS = {
     "tests": "make python-test",
     "clang": f"make .venv/.build-tools && export PATH=$PWD/.venv/bin:$PATH && {_CLANG}",
 }
+_running = set()  # leaders of the process groups of commands that run
 _VERSIONS = {
     "Python": "python3 -c 'import platform; print(platform.python_version())'",
     "g++": "g++ -dumpfullversion",
@@ -122,13 +126,11 @@ def run(name, arguments, report):
         junit.unlink(missing_ok=True)
         started = time.monotonic()
         with open(log, "w") as file:
-            status = subprocess.run(
-                place.command(f"export PYTEST_ARGS={pytest!r}; {STEPS[step]}"),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=host.environment(),
-            ).returncode
+            status = _run(
+                place.command(f"export PYTEST_ARGS={shlex.quote(pytest)}; {STEPS[step]}"), file
+            )
+        if status == -signal.SIGKILL:  # interrupted
+            return
         tests = read_junit(junit.read_text()) if junit.exists() else {}
         report.put(
             name, Outcome(step, status, time.monotonic() - started, tests, host.tail(log, 40))
@@ -138,6 +140,23 @@ def run(name, arguments, report):
         for what, how in _VERSIONS.items()
     }
     report.versions[name] = said
+
+
+def _run(words, file):
+    """Run a command to its end; what it has started does not outlive an interruption."""
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=file,
+        stderr=subprocess.STDOUT,
+        env=host.environment(),
+        start_new_session=True,
+    ) as process:
+        _running.add(process.pid)
+        try:
+            return process.wait()
+        finally:
+            _running.discard(process.pid)
 
 
 def _words(known):
@@ -175,10 +194,20 @@ def main():
         for name in arguments.only:
             folder = image.cache_folder(ENTRIES[name].release) / "matrix"
             shutil.rmtree(folder, ignore_errors=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            for done in [pool.submit(run, name, arguments, report) for name in arguments.only]:
-                done.result()
+            working = [pool.submit(run, name, arguments, report) for name in arguments.only]
+            try:
+                for done in working:
+                    done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for leader in list(_running):
+                    os.killpg(leader, signal.SIGKILL)
+                raise
+    except KeyboardInterrupt:
+        return 130
     except host.LabError as error:
         print(f"matrix: {error}", file=sys.stderr)
         return 1
