@@ -54,7 +54,7 @@ PYTHON = f"Python_EXECUTABLE={sys.executable}"
             "python3-dev.",
         ),
         (
-            [PYTHON, "CMAKE_FIND_USE_CMAKE_ENVIRONMENT_PATH=OFF"],
+            [PYTHON, "CMAKE_DISABLE_FIND_PACKAGE_pybind11=ON"],
             "ndverbs needs pybind11 3.0 or newer; with pip: pip install pybind11.",
         ),
     ],
