@@ -37,6 +37,7 @@ class Campaign:
     weight: int
     tests: tuple[str, ...]
     effort: float = 1.0
+    options: tuple[str, ...] = ()
     counts: Counter = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
 
@@ -44,7 +45,7 @@ class Campaign:
         """Return the command of one round."""
         draw = (f"--hypothesis-seed={seed}", f"--first-seed={1000 * seed}")
         quiet = ("-q", "-p", "no:cacheprovider", f"--effort={self.effort}")
-        return [sys.executable, "-m", "pytest", *quiet, *draw, *self.tests]
+        return [sys.executable, "-m", "pytest", *quiet, *draw, *self.options, *self.tests]
 
     def tally(self, output: str) -> None:
         """Add up what pytest's closing line counts."""
@@ -82,7 +83,7 @@ def campaigns() -> dict[str, Campaign]:
         ),
         "floods": Campaign(2, ("tests/hostile/test_floods.py", "tests/hostile/test_strangers.py")),
         "closing": Campaign(1, ("tests/conformance/test_close.py",), effort=3),
-        "double": Campaign(2, ("tests/conformance", DOUBLES)),
+        "double": Campaign(2, ("tests/conformance",), options=(DOUBLES,)),
         "fuzz": Fuzzing(4, ()),
     }
 

@@ -32,7 +32,7 @@ def test_every_case_holds_on_every_rank(launcher, ranks, cases, tmp_path):
 
 
 def test_the_program_of_the_how_to_runs(launcher, tmp_path):
-    (program,) = re.findall(r"```python\n(# ranks\.py.*?)```", HOWTO.read_text(), re.DOTALL)
+    (program,) = re.findall(r"```python\n(# mpiexec.*?)```", HOWTO.read_text(), re.DOTALL)
     path = tmp_path / "ranks.py"
     path.write_text(program)
     output, is_content = run(launcher, 4, str(path))

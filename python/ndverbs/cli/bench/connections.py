@@ -202,7 +202,7 @@ def compared(
     say: Callable[[str], None],
 ) -> Iterator[Row]:
     """Take the figures of Connections and of what they are compared with, in turn."""
-    awaits = {f"{_AWAIT}, direct off": 1.3, _AWAIT: 1.5}
+    awaits = {f"{_AWAIT}, no direct path": 1.3, _AWAIT: 1.5}
     for direct, (title, target) in enumerate(awaits.items()):
         titles = [title, *((_ROUND_TRIP, _WRITE, *_CALLS) if direct else ())]
         if not any(map(is_wanted, titles)):
