@@ -109,6 +109,8 @@ def forbidden_imports(path: str, text: str) -> list[str]:
         allowed |= {"rich"}  # where ndverbs[cli] has brought it; tests hide it
     if path.startswith("ndverbs/mpi/"):
         allowed |= {"mpi4py"}  # which the program brings
+    if path.startswith("ndverbs/dask/"):
+        allowed |= {"dask", "distributed"}  # where ndverbs[dask] has brought them
     problems = []
     for name in imported_modules(text):
         if name.split(".")[0] not in allowed:
@@ -157,6 +159,7 @@ PACKAGE_USES = {
     "wsk": {"", "socket"},
     "cli": {"", "socket", "cli"},
     "mpi": {""},
+    "dask": {""},
 }
 # Modules of the ground that are doors to rooms.
 DOORS = {"ndverbs": {"socket", "wsk"}, "ndverbs.socket_options": {"socket"}}

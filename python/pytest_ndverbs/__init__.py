@@ -12,7 +12,7 @@ import shutil
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -186,3 +186,19 @@ def rdma_process(
     process = _rdma_process_keeper.get()
     yield process
     _rdma_process_keeper.put_back(process)
+
+
+@pytest.fixture
+def rdma_cluster(_rdma_environment: None) -> Iterator[Any]:
+    """Start a Dask cluster of two worker processes over ``ndverbs://``, and give its client.
+
+    The test is skipped where ``ndverbs[dask]`` is not installed.
+    """
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, protocol="ndverbs", dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client

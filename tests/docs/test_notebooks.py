@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """notebooks/: each runs on `soft` and shows what its text says; none stores output."""
 
+import re
+
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -15,6 +17,7 @@ WINDOWS = ROOT / "notebooks" / "04_windows.ipynb"
 MEASURING = ROOT / "notebooks" / "05_measuring.ipynb"
 ON_HARDWARE = ROOT / "notebooks" / "06_on_hardware.ipynb"
 KEY_VALUE_STORE = ROOT / "notebooks" / "07_key_value_store.ipynb"
+DASK = ROOT / "notebooks" / "08_dask.ipynb"
 # Of one cell; only means failure.
 CELL_LIMIT_S = 30
 
@@ -271,3 +274,14 @@ def test_key_value_store_shows_what_its_text_says(tmp_path):
     assert texts["many"] == "1002 keys, 2700\n"
     assert "read_many" in texts["trace"]
     assert texts["end"].startswith("refused: ")
+
+
+def test_dask_shows_what_its_text_says(tmp_path):
+    texts = texts_of(executed(nbformat.read(DASK, as_version=4), tmp_path))
+    assert texts["start"] == "ndverbs://127.0.0.1 ndverbs://127.0.0.1\n"
+    total, received = texts["move"].splitlines()
+    assert total == "4194304.0"
+    assert "32" in received
+    assert " 32 MiB taken" in texts["comms"]
+    holding, kept = re.fullmatch(r"(\d+) MiB, then (\d+) MiB kept\n", texts["pool"]).groups()
+    assert (int(holding), int(kept)) == (0, 32)

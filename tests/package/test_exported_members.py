@@ -78,6 +78,7 @@ MEMBERS = {
         "wsk",
     ],
     "ndverbs.connection": CONNECTIONS,
+    "ndverbs.dask": ["Backend", "NdverbsComm", "NdverbsConnector", "NdverbsListener", "comms"],
     "ndverbs.errors": [*ERRORS, "error", "error_class", "error_from_result"],
     "ndverbs.mpi": ["Peers", "Window", "connect_all"],
     "ndverbs.remote": ["RemoteBuffer"],
@@ -125,7 +126,7 @@ def test_a_public_path_has_its_members(path):
         assert sorted(module.__all__) == sorted(MEMBERS[path])
 
 
-@pytest.mark.parametrize("path", ["ndverbs.mpi", "ndverbs.socket", "ndverbs.wsk"])
+@pytest.mark.parametrize("path", ["ndverbs.dask", "ndverbs.mpi", "ndverbs.socket", "ndverbs.wsk"])
 def test_a_public_object_names_the_path_that_programs_import(path):
     module = importlib.import_module(path)
     named = {name: getattr(module, name) for name in MEMBERS[path]}
@@ -155,6 +156,17 @@ def test_a_pickled_remote_buffer_names_its_module():
 
     assert b"ndverbs.remote\nRemoteBuffer\n" in data
     assert pickle.loads(data) == buffer
+
+
+def test_the_backend_of_dask_is_an_entry_point_that_the_package_does_not_load():
+    (backend,) = entry_points(group="distributed.comm.backends", name="ndverbs")
+    program = "import sys, ndverbs as nd; nd.connect; print('distributed' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert backend.value == "ndverbs.dask:Backend"
+    assert done.stdout == "False\n"
 
 
 def test_the_command_is_the_entry_point_and_the_module():
