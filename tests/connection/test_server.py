@@ -106,13 +106,20 @@ def test_accept_says_how_long_it_has_waited(server):
         server.accept(0.01)
 
 
-def test_a_full_backlog_turns_peers_away_with_a_reason(adapter, server, monkeypatch):
-    monkeypatch.setattr("ndverbs.connection._server._BACKLOG", 2)
-    made = [nd.connect(server.address, adapter=adapter) for _ in range(2)]
-    with pytest.raises(ConnectionRefusedError):
-        nd.connect(server.address, adapter=adapter, timeout=LIMIT)
-    for each in made:
-        each.close()
+def test_a_full_backlog_turns_peers_away_with_a_reason(adapter, host):
+    with nd.listen((host, 0), adapter=adapter, backlog=2) as server:
+        made = [nd.connect(server.address, adapter=adapter) for _ in range(2)]
+        with pytest.raises(ConnectionRefusedError):
+            nd.connect(server.address, adapter=adapter, timeout=LIMIT)
+        server.accept(LIMIT).close()
+        with nd.connect(server.address, adapter=adapter, timeout=LIMIT):
+            for each in made:
+                each.close()
+
+
+def test_a_backlog_of_none_is_refused(adapter, host):
+    with pytest.raises(ValueError, match="a backlog of 0"):
+        nd.listen((host, 0), adapter=adapter, backlog=0)
 
 
 def test_one_silent_peer_does_not_hold_up_another(stranger, adapter, server):

@@ -22,7 +22,6 @@ from ndverbs.connection._link import Link
 from ndverbs.connection._request import Request
 from ndverbs.errors import ClosedError, RdmaError, error
 
-# Connections that are being made, and those that wait for accept: more are turned away.
 _BACKLOG = 128
 _ACCEPT_S = 10.0
 _BUSY = b"ndverbs: the server's backlog is full"
@@ -33,7 +32,8 @@ class Server:
 
     A context manager, and an iterator of Connections, also of an asyncio loop
     (``async for connection in server``). Hand-shakes need no call of `accept`: they go on beside
-    each other. Up to 128 Connections wait to be accepted; more peers are turned away.
+    each other. Up to `backlog` Connections are being made or wait to be accepted; more peers are
+    turned away.
     """
 
     def __init__(
@@ -42,8 +42,12 @@ class Server:
         address: Address,
         private_data: bytes,
         *,
+        backlog: int = _BACKLOG,
         on_connection: Callable[[Connection], object] | None = None,
     ) -> None:
+        if backlog < 1:
+            raise error(Status.INVALID_PARAMETER, f"listen: a backlog of {backlog}; 1 is the least")
+        self._backlog = backlog
         self._adapter = adapter
         self._private_data = private_data
         self._on_connection = on_connection  # in place of accept
@@ -84,7 +88,7 @@ class Server:
     # ---- hand-shakes, on the adapter's callback thread
 
     def _arrived(self, connector: Connector) -> None:
-        if self._is_stopped or len(self._making) + len(self._ready) >= _BACKLOG:
+        if self._is_stopped or len(self._making) + len(self._ready) >= self._backlog:
             connector.reject(_BUSY)
             return
         try:
@@ -305,6 +309,7 @@ def listen(
     *,
     adapter: Adapter | str | None = None,
     private_data: bytes = b"",
+    backlog: int = _BACKLOG,
 ) -> Server:
     """Listen for Connections.
 
@@ -319,6 +324,9 @@ def listen(
         opened here by name.
     private_data : bytes-like
         For every peer that connects; at most ``info.max_callee_data``.
+    backlog : int
+        How many Connections may be being made or wait for `Server.accept`; more peers are turned
+        away, and may try again.
 
     Returns
     -------
@@ -333,7 +341,8 @@ def listen(
     --------
     ndverbs.wsk : Winsock Kernel's sockets, whose ``listen`` is another one.
     """
-    return Server(_adapter_at(adapter, address), address, bytes(private_data))
+    opened = _adapter_at(adapter, address)
+    return Server(opened, address, bytes(private_data), backlog=backlog)
 
 
 def connect(
