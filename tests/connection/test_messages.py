@@ -2,6 +2,7 @@
 """Messages of every size and kind, their order, and who holds what of them."""
 
 import gc
+import threading
 import weakref
 
 import numpy as np
@@ -174,6 +175,19 @@ def test_received_memory_is_aligned_and_used_again(ends):
         del found
     assert len(addresses) < 4
     assert far.stats()["pooled_bytes"] >= 1 << 20
+
+
+def test_memory_that_is_kept_goes_although_none_is_received(ends, monkeypatch):
+    monkeypatch.setattr("ndverbs.connection._memory.Pool.KEPT_S", 0.01)
+    near, far = ends
+    near.send(memoryview(np.zeros(1 << 20, np.uint8)))
+    received = far.receive(LIMIT)
+    memory = received.obj.base.obj  # of the pool
+    has_gone = threading.Event()
+    weakref.finalize(memory, has_gone.set)
+    del received, memory
+    assert has_gone.wait(LIMIT)
+    assert far.stats()["pooled_bytes"] == 0
 
 
 def test_an_array_over_a_received_buffer_keeps_its_memory(ends):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import threading
 import time
 import weakref
@@ -236,7 +237,7 @@ class Pool:
     """Buffers for what is received, used again: the first touch of fresh memory costs a copy.
 
     A buffer comes back when the last view of it goes. What lies here longer than `KEPT_S` is given
-    back to the system by the next call.
+    back to the system, by the next call or by the hub's attendant.
     """
 
     MOST_BYTES = 256 << 20
@@ -246,6 +247,7 @@ class Pool:
         self._lock = threading.RLock()  # a buffer may come back at any time, also in here
         self._free: dict[int, list[tuple[float, NDArray[np.uint8]]]] = {}
         self._bytes = 0
+        self._used = 0  # buffers that will come back
 
     def take(self, nbytes: int) -> NDArray[np.uint8]:
         """Return writable memory that begins at a multiple of 64 bytes."""
@@ -259,6 +261,7 @@ class Pool:
                 self._bytes -= size
             else:
                 base = np.empty(size + _ALIGNMENT, np.uint8)
+            self._used += 1
         at = -base.ctypes.data % _ALIGNMENT
         # Its base is no array: NumPy lets arrays over it refer to the base of a base of their type,
         # and would forget the view.
@@ -268,9 +271,16 @@ class Pool:
 
     def _give(self, size: int, base: NDArray[np.uint8]) -> None:
         with self._lock:
+            self._used -= 1
             if self._bytes + size <= self.MOST_BYTES:
                 self._free.setdefault(size, []).append((time.monotonic(), base))
                 self._bytes += size
+
+    def trim(self) -> float:
+        """Give back what lies here for long; return after how many seconds there may be more."""
+        with self._lock:
+            self._trim(time.monotonic())
+            return self.KEPT_S if self._used or self._bytes else math.inf
 
     def _trim(self, now: float) -> None:
         for size, found in list(self._free.items()):

@@ -211,6 +211,7 @@ class Attendant:
                 turns = hub._turns
                 if hub._deadlines:
                     hub.expire()  # which a thread that waits, or talks, does not look at
+                hub.pool.trim()
                 del hub
                 is_woken = self._sleep(glance, is_quiet=True)
                 glance = _GLANCE_S if is_woken else min(2 * glance, _LONGEST_GLANCE_S)
@@ -218,7 +219,7 @@ class Attendant:
             glance = _GLANCE_S
             with contextlib.suppress(RdmaError):  # closed with its adapter: look() finds out
                 hub.cq.arm()
-            until = hub.expire()
+            until = min(hub.expire(), hub.pool.trim())
             if not hub.look():
                 return
             turns = hub._turns
