@@ -9,6 +9,7 @@ import pytest
 from distributed.comm import connect, listen
 
 from conformance.end import LIMIT
+from ndverbs import _sharing
 
 
 @pytest.fixture(params=["tcp", "ndverbs"])
@@ -23,9 +24,28 @@ def _logs_reach_pytest(monkeypatch):
     monkeypatch.setattr(logging.getLogger("distributed"), "propagate", True)
 
 
+@pytest.fixture(autouse=True)
+def _adapters_are_closed():
+    """Close what the backend has opened: a thread of its Connections has it a moment longer."""
+    yield
+    close_adapters()
+
+
+@pytest.fixture(scope="session", name="close_adapters")
+def _close_adapters():
+    """Give ``close_adapters()``, for clusters that outlive a test."""
+    return close_adapters
+
+
+def close_adapters():
+    """Close the adapters that the process shares, and wait for that."""
+    for adapter in list(_sharing._shared.values()):
+        adapter.close()
+
+
 def in_loop(coroutine):
     """Run a coroutine in a loop of its own, for as long as a test may take."""
-    return asyncio.run(asyncio.wait_for(coroutine, LIMIT))
+    return asyncio.run(asyncio.wait_for(coroutine, 3 * LIMIT))
 
 
 @pytest.fixture(name="in_loop")

@@ -3,7 +3,10 @@
 
 import gc
 import os
+import re
 import signal
+import subprocess
+import sys
 
 import dask
 import dask.array as da
@@ -21,11 +24,25 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _no_native_object_is_left():
-    """Leave it to `client`: a cluster lives longer than a test."""
+    """Leave it to `no_native_object_is_left`: a cluster lives longer than a test."""
+
+
+@pytest.fixture(autouse=True)
+def _adapters_are_closed():
+    """Leave it, too."""
+
+
+@pytest.fixture(scope="module")
+def no_native_object_is_left(close_adapters):
+    """Check it when the clusters have gone."""
+    yield
+    gc.collect()
+    close_adapters()
+    assert native_objects() == {}
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["processes", "threads"])
-def client(request):
+def client(request, no_native_object_is_left):
     """Give the client of a cluster of two workers, in processes or in this one."""
     with (
         LocalCluster(
@@ -38,9 +55,6 @@ def client(request):
         Client(cluster) as client,
     ):
         yield client
-    del cluster, client
-    gc.collect()
-    assert native_objects() == {}
 
 
 def test_every_address_is_of_ndverbs(client):
@@ -105,7 +119,7 @@ def test_the_pool_is_a_metric_of_each_worker(client):
     assert all(value >= 0 for value in client.run(metric).values())
 
 
-def test_a_job_ends_although_a_worker_is_killed():
+def test_a_job_ends_although_a_worker_is_killed(no_native_object_is_left):
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "5s"}),
         LocalCluster(
@@ -130,6 +144,26 @@ def test_a_job_ends_although_a_worker_is_killed():
         os.kill(pids[victim], signal.SIGKILL)
         Event("killed").set()
         assert total.result(timeout=60) == sum(range(12))
-    del client, cluster
-    gc.collect()
-    assert native_objects() == {}
+
+
+def test_the_command_line_starts_a_scheduler_and_a_worker(no_native_object_is_left):
+    def start(*words):
+        return subprocess.Popen(
+            [sys.executable, "-m", "dask", *words, "--no-dashboard"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    with start("scheduler", "--protocol", "ndverbs", "--host", "127.0.0.1", "--port", "0") as one:
+        address = next(
+            found[0] for line in one.stderr if (found := re.findall(r"ndverbs://\S+", line))
+        )
+        with start("worker", address, "--nthreads", "1", "--no-nanny") as other:
+            with Client(address) as client:
+                client.wait_for_workers(1, timeout=60)
+                (worker,) = client.scheduler_info()["workers"]
+                assert worker.startswith("ndverbs://127.0.0.1:")
+                assert client.submit(pow, 2, 10).result(60) == 1024
+                client.shutdown()
+            other.communicate()
+        one.communicate()

@@ -122,6 +122,18 @@ def test_a_cancelled_read_aborts(with_pair):
     with_pair(body)
 
 
+def test_a_read_that_is_dropped_aborts(with_pair):
+    async def body(a, b):
+        reading = a.read()
+        reading.send(None)
+        reading.close()
+        assert a.closed()
+        with pytest.raises(CommClosedError):
+            await b.read()
+
+    with_pair(body)
+
+
 class StrangeError(BaseException):
     """What no handler of exceptions expects."""
 

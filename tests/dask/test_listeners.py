@@ -6,6 +6,8 @@ import errno
 import socket
 import threading
 
+import dask
+import numpy as np
 import pytest
 from distributed.comm import (
     CommClosedError,
@@ -19,6 +21,7 @@ from distributed.comm import (
 )
 from distributed.comm.addressing import get_address_host_port
 from distributed.comm.registry import get_backend
+from distributed.protocol import to_serialize
 from distributed.utils import get_ip
 
 from conformance.end import LIMIT
@@ -113,6 +116,30 @@ def test_an_accepted_comm_of_a_wildcard_has_the_address_that_its_peer_named(prot
     b_local, a_peer, b_peer, a_local = in_loop(body())
     assert b_local == a_peer
     assert b_peer == a_local
+
+
+def test_hosts_that_differ_compress_as_the_configuration_says(protocol, in_loop):
+    async def body():
+        accepted = asyncio.get_running_loop().create_future()
+
+        async def handle(comm):
+            accepted.set_result(comm)
+
+        async with listen(f"{protocol}://127.0.0.2", handle) as listener:
+            a = await connect(listener.contact_address)
+            b = await accepted
+        try:
+            assert not a.same_host
+            assert not b.same_host
+            assert a.handshake_options["compression"] == "zlib"
+            await a.write(to_serialize(np.zeros(1 << 20)))
+            assert not (await b.read()).any()
+        finally:
+            a.abort()
+            b.abort()
+
+    with dask.config.set({"distributed.comm.compression": "zlib"}):
+        in_loop(body())
 
 
 def test_many_listeners_have_many_addresses(protocol, in_loop):

@@ -15,8 +15,6 @@ import pytest
 from distributed import Client, LocalCluster, wait
 from distributed.comm import connect, listen
 
-from conftest import native_objects
-
 MIB = 1 << 20
 POOL_LIMIT = 16 * MIB
 PART = 4 * MIB
@@ -24,13 +22,6 @@ PART = 4 * MIB
 SLACK = 64 * MIB
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _no_native_object_is_left():
-    yield
-    gc.collect()
-    assert native_objects() == {}
 
 
 def limit_pool(nbytes):
@@ -92,7 +83,6 @@ def test_an_exchange_among_workers_takes_the_data_and_the_pool(scaled):
     for worker in workers:
         beyond = after[worker] - before[worker] - received[worker]
         assert beyond <= POOL_LIMIT + SLACK, f"{beyond >> 20} MiB beyond the data"
-    del client, cluster, arrays, firsts
 
 
 def test_connections_that_are_closed_leave_no_descriptor_and_no_memory(in_loop, scaled):

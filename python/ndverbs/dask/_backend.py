@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from dask import config
 from distributed import Worker
 from distributed.comm import registry
 from distributed.comm.addressing import parse_host_port, unparse_host_port
@@ -57,6 +58,8 @@ class NdverbsConnector(Connector):
 class NdverbsListener(BaseListener):
     """Listens; each comm is handed to distributed in a task of its own."""
 
+    prefix = PREFIX  # by which workers make their address
+
     def __init__(
         self,
         address: str,
@@ -86,7 +89,9 @@ class NdverbsListener(BaseListener):
         OSError
             The address is in use, or not one of this host.
         """
-        self._server = listen((self.ip or "0.0.0.0", self.port))
+        # A worker may hear from all others at once, while its loop is busy.
+        backlog = config.get("distributed.comm.socket-backlog")
+        self._server = listen((self.ip or "0.0.0.0", self.port), backlog=int(backlog))
         self._bound = parse_host_port(self._server.address)
         server = getattr(self.comm_handler, "__self__", None)
         if isinstance(server, Worker):
