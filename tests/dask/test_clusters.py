@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clusters of Dask whose comms are ndverbs': their jobs, and what a killed worker does to them."""
 
+import contextlib
 import gc
 import os
 import re
@@ -147,12 +148,17 @@ def test_a_job_ends_although_a_worker_is_killed(no_native_object_is_left):
 
 
 def test_the_command_line_starts_a_scheduler_and_a_worker(no_native_object_is_left):
+    @contextlib.contextmanager
     def start(*words):
-        return subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", "dask", *words, "--no-dashboard"],
             stderr=subprocess.PIPE,
             text=True,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()  # nothing, when all went well
 
     with start("scheduler", "--protocol", "ndverbs", "--host", "127.0.0.1", "--port", "0") as one:
         address = next(
