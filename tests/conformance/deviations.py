@@ -13,7 +13,8 @@ import pytest
 
 class Deviation(NamedTuple):
     test: str  # "test_file.py::test_name", for all its parameters
-    provider: str  # "verbs:siw0", or "verbs" for every device
+    # "verbs:siw0"; "verbs" for every device, "verbs:double" for every device double; several.
+    provider: str | tuple[str, ...]
     reason: str
     # False where the attempt itself does harm, or only waits for what cannot come.
     runs: bool = True
@@ -29,9 +30,13 @@ def _each(tests, provider, reason, **more):
 
 _NO_THIRD_MESSAGE = "kernel iWARP has no third message: an accept is done with its reply"
 _NO_HALF_CLOSE = "kernel iWARP closes at once when its peer does, and flushes"
-_NO_RESIZE = "siw cannot resize a completion queue, which the adapter's flags say"
+_NO_RESIZE = "the device cannot resize a completion queue, which the adapter's flags say"
 _NO_SOLICITED = "siw has no interrupt for solicited completions: rather one notification too many"
 _NO_RECEIVE = "kernel iWARP ends the connection of a Send for which no receive is posted"
+
+
+_DOUBLE_IWARP = ("verbs:double_irdma", "verbs:double_cxgb4")
+_IWARP = ("verbs:siw0", *_DOUBLE_IWARP)
 
 
 DEVIATIONS = [
@@ -122,12 +127,12 @@ DEVIATIONS = [
             "test_connect_failures.py::test_flush_before_complete_connect_ends_the_attempt_on_both_sides",
             "test_disconnect.py::test_death_of_the_peer_before_it_completed_ends_the_accept",
         ],
-        "verbs:siw0",
+        _IWARP,
         _NO_THIRD_MESSAGE,
     ),
     Deviation(
         "test_connect.py::test_flush_ends_an_accept_and_does_not_blame_the_peer",
-        "verbs:siw0",
+        _IWARP,
         _NO_THIRD_MESSAGE,
         runs=False,  # whether the flush comes before the end of the accept is chance
     ),
@@ -153,12 +158,12 @@ DEVIATIONS = [
             "test_disconnect.py::test_disconnect_times_out_when_the_peer_never_answers",
             "test_one_sided.py::test_disconnect_is_answered_for_nobody_who_is_away",
         ],
-        "verbs:siw0",
+        _IWARP,
         _NO_HALF_CLOSE,
     ),
     Deviation(
         "test_disconnect.py::test_disconnect_that_this_side_cuts_short_does_not_succeed",
-        "verbs:siw0",
+        _IWARP,
         _NO_HALF_CLOSE,
         runs=False,  # whether the flush comes before that is chance
     ),
@@ -178,7 +183,7 @@ DEVIATIONS = [
             "test_send_receive.py::test_a_ping_pong_of_many_messages_keeps_its_order",
             "test_shared_receive_queue.py::test_message_waits_for_a_receive_and_is_woken_by_it",
         ],
-        "verbs:siw0",
+        _IWARP,
         _NO_RECEIVE,
         runs=False,
     ),
@@ -189,23 +194,23 @@ DEVIATIONS = [
             "test_notification.py::"
             "test_wait_sees_what_comes_after_several_resizes_of_an_empty_queue",
         ],
-        "verbs:siw0",
+        ("verbs:siw0", "verbs:double_cxgb4"),
         _NO_RESIZE,
     ),
     Deviation(
         "test_notification.py::test_impossible_depths_are_refused",
-        "verbs:siw0",
+        ("verbs:siw0", "verbs:double_cxgb4"),
         _NO_RESIZE,
         parameters=("4294967295",),
     ),
     Deviation(
         "test_read_write.py::test_read_scatters_into_segments",
-        "verbs:siw0",
+        ("verbs:siw0", "verbs:double_cxgb4"),
         "a Read has one segment on iWARP devices",
     ),
     Deviation(
         "test_read_write.py::test_zero_length_requests_complete_and_move_nothing",
-        "verbs:siw0",
+        ("verbs:siw0", "verbs:double_cxgb4"),
         "a Read has one segment on iWARP devices",
         parameters=("read-spans2",),
     ),
@@ -243,6 +248,11 @@ DEVIATIONS = [
         parameters=("-Flag.DEFER]",),  # with READ_FENCE it waits
     ),
     Deviation(
+        "test_adapter.py::test_addresses_are_those_that_listeners_take",
+        "verbs:double",
+        "its addresses are of no interface of this host",
+    ),
+    Deviation(
         "test_close.py::test_deregistering_while_the_peer_writes",
         "verbs:siw0",
         "siw checks a piece of a Write and copies it later: it may land after the deregistration",
@@ -275,6 +285,7 @@ COLUMNS = {
     "detail of a refusal": [
         Expectation("soft", "{}", "it reads the peer's Terminate itself"),
         Expectation("verbs:siw0", None, "kernel iWARP tells programs nothing of a Terminate"),
+        Expectation("verbs:double_cxgb4", None, "it flushes, whatever the Terminate says"),
         Expectation("verbs", "remote access error", "a device reports the kind of error"),
     ],
     # Matched by the detail as text; {} is that of the peer's Terminate.
@@ -312,8 +323,10 @@ COLUMNS = {
 
 
 def fits(deviating, provider):
-    """Say whether a row's provider, a device or a kind of provider, is or comprises `provider`."""
-    return deviating in (provider, provider.partition(":")[0])
+    """Say whether what a row names, a device or a kind of provider, is or comprises `provider`."""
+    named = (deviating,) if isinstance(deviating, str) else deviating
+    kinds = {provider, provider.partition(":")[0], provider.partition("_")[0]}
+    return not kinds.isdisjoint(named)
 
 
 # Of "6.12.57+deb13-amd64" the version that a row names.

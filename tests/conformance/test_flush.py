@@ -94,6 +94,7 @@ def test_flush_leaves_other_queue_pairs_of_the_same_queues_alone(adapter):
 
     first.flush()
 
+    queue.wait(LIMIT)
     assert [done.qp_context for done in queue.poll()] == [1]
     assert second.state == "idle"
 

@@ -71,6 +71,12 @@ Expected<void> HardwareQueuePair::create(const core::QueuePairLimits& limits) {
         inline_size_ = std::min(size, asked.cap.max_inline_data);
         if (qp_ != nullptr) break;
     }
+    if (qp_ == nullptr && !parts_->device->has_queue_pairs()) {
+        return fail(Status::not_supported,
+                    "create_qp: " + parts_->device->name() +
+                        " has no queue pairs of the kind that connections need",
+                    "use the soft adapter over its network interface", errno);
+    }
     if (qp_ == nullptr) return verb_failed("create_qp: ibv_create_qp", errno);
     number_ = qp_->qp_num;
     stride_ = std::max(1U, limits.inline_size);

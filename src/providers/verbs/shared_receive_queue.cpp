@@ -51,7 +51,9 @@ int HardwareSharedQueue::set_room(std::uint32_t room) {
     if (room <= room_) return 0;
     ibv_srq_attr attributes{};
     attributes.max_wr = room;
-    const int failed = std::abs(ibv_modify_srq(srq_, &attributes, IBV_SRQ_MAX_WR));
+    int failed = std::abs(ibv_modify_srq(srq_, &attributes, IBV_SRQ_MAX_WR));
+    // So say drivers that cannot change the depth; that it is within the limits, core has seen.
+    if (failed == EINVAL) failed = EOPNOTSUPP;
     if (failed == 0) room_ = room;
     return failed;
 }

@@ -68,8 +68,9 @@ struct Id : rdma_cm_id {
 void tell(Id& id, rdma_cm_event_type type, int status = 0);
 void tell(Id& id, rdma_cm_event_type type, int status, const rdma_conn_param& asked,
           std::size_t padded_to);
-// iWARP: the queue pair of the id with that serial has come to its end.
-void end_connection(std::uint64_t serial);
+// iWARP: the connection of the id with that serial is over. In order: without an error of its queue
+// pairs, whose requests are flushed all the same (hw/cxgb4/ep.c: peer_close).
+void end_connection(std::uint64_t serial, bool is_in_order);
 // Every id of the device learns of its removal.
 void remove_ids(Device& device);
 

@@ -61,7 +61,7 @@ bool leave(Id& id) {
     Id* const peer = id.peer;
     if (id.state == CmState::connected) {
         if (id.is_iwarp()) {
-            end_connection(id.serial);
+            end_connection(id.serial, true);
             return true;
         }
         id.state = CmState::leaving;
@@ -190,7 +190,7 @@ void remember(Id& id, const rdma_conn_param& wanted) {
 
 }  // namespace
 
-void end_connection(std::uint64_t serial) {
+void end_connection(std::uint64_t serial, bool is_in_order) {
     const auto found = world().ids.find(serial);
     if (found == world().ids.end() || found->second->state != CmState::connected) return;
     Id& id = *found->second;
@@ -202,7 +202,7 @@ void end_connection(std::uint64_t serial) {
         tell(*one, RDMA_CM_EVENT_DISCONNECTED);
         if (QueuePair* const qp = find_queue_pair(one->qp_num)) {
             qp->cm_id = 0;
-            break_down(*qp);
+            break_down(*qp, is_in_order ? IBV_QPS_SQD : IBV_QPS_ERR);
         }
     }
 }
@@ -303,8 +303,10 @@ int rdma_reject(rdma_cm_id* id, const void* data, std::uint8_t size) {
     if (const int failed = world().refusal("rdma_reject"); failed != 0) return fail(failed);
     const Lock lock(world().mutex);
     auto& mine = static_cast<Id&>(*id);
-    const bool is_answer =
-        mine.state == CmState::incoming || (mine.state == CmState::answered && !mine.is_iwarp());
+    // core/cm.c: ib_send_cm_rej serves all of these.
+    const bool is_answer = mine.state == CmState::incoming ||
+                           (!mine.is_iwarp() && (mine.state == CmState::answered ||
+                                                 mine.state == CmState::accepted));
     if (!is_answer || mine.is_removed) return fail(EINVAL);
     if (mine.peer != nullptr) reject(*mine.peer, data, size);
     finish(mine);

@@ -18,7 +18,7 @@ Profile ib() {
               IBV_LINK_LAYER_INFINIBAND,
               0x02C9,
               4119,
-              {{IBV_PORT_ACTIVE, {"198.51.100.1", "2001:db8:1::1", "198.51.100.101"}}}};
+              {{IBV_PORT_ACTIVE, {"127.1.1.1", "2001:db8:1::1", "127.1.1.2"}}}};
     p.max_depth = 32768;
     p.max_cq_entries = (1U << 22U) - 1;
     p.max_sge = 30;
@@ -41,7 +41,7 @@ Profile irdma() {
               IBV_LINK_LAYER_ETHERNET,
               0x8086,
               0x1592,
-              {{IBV_PORT_ACTIVE, {"198.51.100.2", "2001:db8:2::1", "198.51.100.102"}}}};
+              {{IBV_PORT_ACTIVE, {"127.1.2.1", "2001:db8:2::1", "127.1.2.2"}}}};
     p.max_depth = 4094;
     p.max_cq_entries = 1048574;
     p.max_sge = 13;
@@ -64,7 +64,7 @@ Profile cxgb4() {
               IBV_LINK_LAYER_ETHERNET,
               0x1425,
               0x6401,
-              {{IBV_PORT_ACTIVE, {"198.51.100.3", "2001:db8:3::1", "198.51.100.103"}}}};
+              {{IBV_PORT_ACTIVE, {"127.1.3.1", "2001:db8:3::1", "127.1.3.2"}}}};
     p.max_depth = 8175;
     p.max_cq_entries = 65518;
     p.max_sge = 4;
@@ -87,8 +87,8 @@ Profile roce() {
     p.link_layer = IBV_LINK_LAYER_ETHERNET;
     p.part = 4121;
     p.ports = {{IBV_PORT_DOWN, {}},
-               {IBV_PORT_ACTIVE, {"198.51.100.4", "2001:db8:4::1", "198.51.100.104"}},
-               {IBV_PORT_ACTIVE, {"203.0.113.4"}}};
+               {IBV_PORT_ACTIVE, {"127.1.4.1", "2001:db8:4::1", "127.1.4.2"}},
+               {IBV_PORT_ACTIVE, {"127.1.5.1"}}};
     p.flush_delay_us = 0;
     return p;
 }

@@ -193,7 +193,7 @@ int ibv_modify_srq(ibv_srq* srq, ibv_srq_attr* attributes, int mask) {
     const Lock lock(world().mutex);
     auto& mine = static_cast<SharedQueue&>(*srq);
     if (mine.device->is_removed) return EIO;
-    // providers/mlx5 and others know no other depth than the first: firmware says no.
+    // hw/mlx5/srq.c: mlx5_ib_modify_srq knows no other depth than the first.
     if ((mask & IBV_SRQ_MAX_WR) != 0) return EINVAL;
     if ((mask & IBV_SRQ_LIMIT) != 0) mine.limit = attributes->srq_limit;
     return 0;
@@ -225,7 +225,7 @@ namespace {
 int refusal_of(const QueuePair& qp, const ibv_send_wr& wr) {
     const Profile& profile = qp.profile();
     if (qp.state < IBV_QPS_RTS) return EINVAL;
-    if (qp.state == IBV_QPS_ERR && profile.refuses_posts_in_error) return EINVAL;
+    if (is_over(qp) && profile.refuses_posts_in_error) return EINVAL;
     if (qp.sends.size() >= qp.cap.max_send_wr) return ENOMEM;
     const auto count = static_cast<std::uint32_t>(wr.num_sge);
     const bool is_read = wr.opcode == IBV_WR_RDMA_READ;
@@ -286,8 +286,8 @@ int post_recv(ibv_qp* qp, ibv_recv_wr* wr, ibv_recv_wr** refused) {
     for (; wr != nullptr; wr = wr->next) {
         int failed = world().refusal("ibv_post_recv");
         const Lock lock(world().mutex);
-        const bool is_over = mine.state == IBV_QPS_ERR && mine.profile().refuses_posts_in_error;
-        if (failed == 0 && (mine.state == IBV_QPS_RESET || is_over)) failed = EINVAL;
+        const bool is_refused = is_over(mine) && mine.profile().refuses_posts_in_error;
+        if (failed == 0 && (mine.state == IBV_QPS_RESET || is_refused)) failed = EINVAL;
         if (failed == 0) {
             failed = add_receive(mine, mine.cap.max_recv_wr, mine.cap.max_recv_sge, *wr);
         }

@@ -167,7 +167,8 @@ Outcome refuse(QueuePair& requester, QueuePair& responder, ibv_wc_status status,
         break_down(responder);
         return failed(status);
     }
-    if (was_sent) {  // a Write or Send is done when it has left
+    // A Write or Send is done when it has left, unless the device waits for the Terminate.
+    if (was_sent && requester.profile().terminated == IBV_WC_WR_FLUSH_ERR) {
         const Send send = std::move(requester.sends.front());
         requester.sends.pop_front();
         complete(requester, send, IBV_WC_SUCCESS);
@@ -360,7 +361,7 @@ QueuePair* find_queue_pair(std::uint32_t number) {
 
 void step(QueuePair& qp) {
     if (qp.device->is_removed) return;
-    if (qp.state == IBV_QPS_ERR) {
+    if (is_over(qp)) {
         if (!qp.is_flushing) flush(qp);
         return;
     }
@@ -381,9 +382,11 @@ void step(QueuePair& qp) {
     }
 }
 
-void break_down(QueuePair& qp) {
+void break_down(QueuePair& qp, ibv_qp_state end) {
     if (qp.state == IBV_QPS_ERR || qp.state == IBV_QPS_RESET) return;
-    qp.state = IBV_QPS_ERR;
+    const bool was_over = is_over(qp);
+    qp.state = end;
+    if (was_over) return;
     if (qp.srq != nullptr) {
         report(context_of(qp.context), IBV_EVENT_QP_LAST_WQE_REACHED, &qp);
     }
@@ -450,7 +453,7 @@ void let_go(CompletionQueue& cq) {
 }
 
 void tell_connection(QueuePair& qp) {
-    if (qp.cm_id != 0) end_connection(std::exchange(qp.cm_id, 0));
+    if (qp.cm_id != 0) end_connection(std::exchange(qp.cm_id, 0), false);
 }
 
 }  // namespace ndv::doubles

@@ -37,15 +37,15 @@ def exchange(provider):
     """Do a little of everything; raises the first error that it gets."""
     with nd.Adapter.open(provider) as adapter:
         pd = adapter.create_pd()
-        made = {"cq": adapter.create_cq(16)}
-        cq = adapter.create_cq(16)
+        made = {"cq": adapter.create_cq(256)}
+        cq = adapter.create_cq(1024)
         srq = pd.create_srq(16, max_sge=1)
         near = pd.create_qp(cq, cq)
         made["far"] = pd.create_qp(made["cq"], made["cq"])
         pd.create_qp_with_srq(cq, cq, srq)
         region = pd.register(np.zeros(64, np.uint8), nd.Access.REMOTE_WRITE)
         if adapter.info.adapter_flags & CQ_RESIZE:
-            cq.resize(2048)
+            cq.resize(4096)
         near.receive(region)
         listener = adapter.create_listener()
         listener.listen((addresses_of(provider).v4, 0))
@@ -94,7 +94,7 @@ STATUSES = {
     ("ibv_create_cq", errno.ENOMEM): nd.Status.INSUFFICIENT_RESOURCES,
     ("ibv_create_cq", errno.EINVAL): nd.Status.INVALID_PARAMETER,
     ("ibv_alloc_pd", errno.ENOSYS): nd.Status.NOT_SUPPORTED,
-    ("ibv_reg_mr_iova", errno.ENOMEM): nd.Status.INSUFFICIENT_RESOURCES,
+    ("ibv_reg_mr", errno.ENOMEM): nd.Status.INSUFFICIENT_RESOURCES,
     ("ibv_open_device", errno.EACCES): nd.Status.ACCESS_DENIED,
 }
 

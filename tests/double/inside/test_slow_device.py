@@ -53,7 +53,7 @@ CALLS = {
     "ibv_create_cq": lambda end: end.adapter.create_cq(16),
     "ibv_create_qp": lambda end: end.create_qp(),
     "ibv_create_srq": lambda end: end.pd.create_srq(16, max_sge=1),
-    "ibv_reg_mr_iova": lambda end: end.pd.register(np.zeros(8)),
+    "ibv_reg_mr": lambda end: end.pd.register(np.zeros(8)),
     "ibv_dereg_mr": lambda end: end.deregister("region"),
     "ibv_modify_qp:6": lambda end: end.flush(),
     "ibv_resize_cq": lambda end: end.receive_cq.resize(4096),
