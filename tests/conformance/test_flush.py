@@ -4,7 +4,7 @@
 import pytest
 
 import ndverbs as nd
-from conformance.end import ALL
+from conformance.end import ALL, LIMIT
 from conformance.initiator_requests import REQUESTS, hold_up, posting
 
 pytestmark = pytest.mark.tsan

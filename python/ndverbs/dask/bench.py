@@ -125,13 +125,12 @@ async def compare(rounds: int, sizes: Sequence[int]) -> list[str]:
     ways = [f"{name} ({transport})" for name, transport in zip(peers, transports, strict=True)]
     lines = ["".join(f"{text:>24}" for text in ("frame", *ways))]
     for nbytes in sizes:
-        timed = {name: found[nbytes, name] for name in peers}
-        lines.append(
-            _row(_NAMES[nbytes], "µs", [[t.seconds * 1e6 for t in timed[n]] for n in peers])
-        )
+        taken = [found[nbytes, name] for name in peers]
+        times = [[each.seconds * 1e6 for each in way] for way in taken]
+        lines.append(_row(_NAMES[nbytes], "µs", times))
         if nbytes:
             scale = (1 << 30) / (nbytes * _SIZES[nbytes])
-            spent = [[t.processor_s * scale for t in timed[name]] for name in peers]
+            spent = [[each.processor_s * scale for each in way] for way in taken]
             lines.append(_row("processor", "s/GiB", spent))
     return lines
 

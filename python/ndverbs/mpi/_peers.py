@@ -237,9 +237,9 @@ class Peers(Closing):
             if each is not None:
                 end(each)
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close it, or abort it when an exception ends the block."""
-        if kind is None:
+        if exception[0] is None:
             self.close()
         else:
             self.abort()

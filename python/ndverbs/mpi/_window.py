@@ -125,9 +125,9 @@ class Window(Closing):
         if region is not None:
             region.close()
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close it, or end this rank's part when an exception ends the block."""
-        if kind is None:
+        if exception[0] is None:
             self.close()
         else:
             self._end()

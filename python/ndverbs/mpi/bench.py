@@ -138,7 +138,7 @@ def _rows_of(comm: Any, window: Window, rival: Any, windows: int) -> Iterator[di
 
 def _measure(names: list[str], rounds: int, windows: int) -> dict[str, Any]:
     """Run the jobs of all mpiexec programs in turns; return their rows, and what is missing."""
-    found: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    found: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
     missing, transports = [], set()
     with tempfile.TemporaryDirectory() as folder:
         launchers = []

@@ -304,9 +304,9 @@ int rdma_reject(rdma_cm_id* id, const void* data, std::uint8_t size) {
     const Lock lock(world().mutex);
     auto& mine = static_cast<Id&>(*id);
     // core/cm.c: ib_send_cm_rej serves all of these.
-    const bool is_answer = mine.state == CmState::incoming ||
-                           (!mine.is_iwarp() && (mine.state == CmState::answered ||
-                                                 mine.state == CmState::accepted));
+    const bool is_answer =
+        mine.state == CmState::incoming ||
+        (!mine.is_iwarp() && (mine.state == CmState::answered || mine.state == CmState::accepted));
     if (!is_answer || mine.is_removed) return fail(EINVAL);
     if (mine.peer != nullptr) reject(*mine.peer, data, size);
     finish(mine);
