@@ -203,6 +203,7 @@ int rdma_resolve_addr(rdma_cm_id* id, sockaddr* local, sockaddr* peer, int) {
     if (const int failed = world().refusal("rdma_resolve_addr"); failed != 0) return fail(failed);
     const Lock lock(world().mutex);
     auto& mine = static_cast<Id&>(*id);
+    if (local != nullptr && local->sa_family != peer->sa_family) return fail(EINVAL);
     if (mine.state == CmState::idle) {
         sockaddr_storage any{};
         auto& from = reinterpret_cast<sockaddr&>(any);
