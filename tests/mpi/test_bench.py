@@ -5,7 +5,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from mpi.jobs import LIMIT
+
+pytestmark = pytest.mark.timeout(300)  # a job may have to share its processors
 
 
 def test_it_has_a_figure_for_every_row_of_an_mpi(launcher):

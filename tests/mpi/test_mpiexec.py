@@ -9,6 +9,8 @@ import pytest
 
 from mpi.jobs import found, run
 
+pytestmark = pytest.mark.timeout(300)  # a job may have to share its processors
+
 ALONE = """
 import warnings
 warnings.simplefilter("ignore")  # mpi4py has one of its own, which names no remedy

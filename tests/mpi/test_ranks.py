@@ -13,6 +13,8 @@ import pytest
 
 from mpi.jobs import run
 
+pytestmark = pytest.mark.timeout(300)  # a job may have to share its processors
+
 PROGRAM = Path(__file__).with_name("every_rank.py")
 CASES = [
     name.replace("_", " ")
