@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # The commands of the project. Each sets up what it needs in .venv and build/, and nothing outside
 # the checkout; cmake and ninja come from the package index like the Python tools.
-# Prerequisites (Debian 12): g++ make git python3-dev python3-venv; clang for `make fuzz`.
+# Prerequisites (Debian 12): g++ make git python3-dev python3-venv; clang for `make fuzz`, mmdebstrap
+# for `make wheel`.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -36,7 +37,7 @@ requirements = $(BIN)/python -c 'import sys, tomllib; p = tomllib.load(open("pyp
 	o = p["project"]["optional-dependencies"]; b = p["build-system"]["requires"] + ["cmake>=3.24", "ninja"]; \
 	print(*[r for g in sys.argv[1:] for r in (b if g == "build" else p["project"]["dependencies"] if g == "run" else o[g])], sep="\n")'
 
-.PHONY: help demo test native-test python-test docs soak lab lab-all matrix sanitize sanitize-address sanitize-thread fuzz lint bench build clean
+.PHONY: help demo test native-test python-test docs soak lab lab-all matrix wheel sanitize sanitize-address sanitize-thread fuzz lint bench build clean
 
 help:  ## Show the commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +64,11 @@ $(VENV)/.lint-tools: pyproject.toml $(VENV)/.build-tools
 	@$(requirements) run test lint | $(BIN)/python -m pip install --quiet -r /dev/stdin
 	@touch $@
 
+$(VENV)/.wheel-tools: pyproject.toml $(VENV)/.build-tools
+	@echo "installing what pyproject.toml names: run test wheel"
+	@$(requirements) run test wheel | $(BIN)/python -m pip install --quiet -r /dev/stdin
+	@touch $@
+
 $(VENV)/.docs-tools: pyproject.toml $(VENV)/.build-tools
 	@echo "installing what pyproject.toml names: docs"
 	@$(requirements) docs | $(BIN)/python -m pip install --quiet -r /dev/stdin
@@ -73,6 +79,10 @@ $(VENV)/.installed: pyproject.toml CMakeLists.txt $(NATIVE_SOURCES) $(PACKAGE_FI
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation \
 		--config-settings=cmake.define.NDVERBS_TESTING=ON --config-settings=cmake.define.NDVERBS_WERROR=ON --editable .
 	@touch $@
+
+wheel: $(VENV)/.wheel-tools  ## Build wheels into dist/, for each CPython that can be had, and try them
+	PYTHONPATH=tests $(BIN)/python -m wheels
+	$(BIN)/python -m pytest --noconftest tests/wheels $(PYTEST_ARGS)
 
 build: $(VENV)/.installed  ## Build the package, editable, in .venv
 

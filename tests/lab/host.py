@@ -29,12 +29,13 @@ def environment():
     return {**os.environ, "PATH": ":".join(folders + [f for f in SBIN if f not in folders])}
 
 
-def run(command, *, log=None, **options):
+def run(command, *, log=None, env=None, **options):
     """Run a program to its end; on failure raise with the last lines of what it said."""
+    env = {**environment(), **(env or {})}
     if log is not None:
         with open(log, "w") as file:
             status = subprocess.run(
-                command, stdout=file, stderr=file, env=environment(), **options
+                command, stdout=file, stderr=file, env=env, **options
             ).returncode
         said = tail(log) if status else ""
         where = f", all of it in {log}"
@@ -43,7 +44,7 @@ def run(command, *, log=None, **options):
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=environment(),
+            env=env,
             text=True,
             **options,
         )
