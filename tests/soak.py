@@ -84,6 +84,7 @@ def campaigns() -> dict[str, Campaign]:
         "floods": Campaign(2, ("tests/hostile/test_floods.py", "tests/hostile/test_strangers.py")),
         "closing": Campaign(1, ("tests/conformance/test_close.py",), effort=3),
         "double": Campaign(2, ("tests/conformance",), options=(DOUBLES,)),
+        "device": Campaign(1, ("tests/double/test_double.py",)),
         "dask": Campaign(2, ("tests/dask/test_long.py",), effort=50),
         "fuzz": Fuzzing(4, ()),
     }

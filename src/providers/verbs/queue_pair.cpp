@@ -71,7 +71,9 @@ Expected<void> HardwareQueuePair::create(const core::QueuePairLimits& limits) {
         inline_size_ = std::min(size, asked.cap.max_inline_data);
         if (qp_ != nullptr) break;
     }
-    if (qp_ == nullptr && !parts_->device->has_queue_pairs()) {
+    // A shortage is none of the kind.
+    if (qp_ == nullptr && (errno == EOPNOTSUPP || errno == EINVAL) &&
+        !parts_->device->has_queue_pairs()) {
         return fail(Status::not_supported,
                     "create_qp: " + parts_->device->name() +
                         " has no queue pairs of the kind that connections need",
