@@ -197,7 +197,7 @@ def rdma_cluster(_rdma_environment: None) -> Iterator[Any]:
     distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, protocol="ndverbs", dashboard_address=None
+            n_workers=2, threads_per_worker=1, protocol="ndverbs", dashboard_address=":0"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):

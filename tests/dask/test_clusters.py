@@ -51,7 +51,7 @@ def client(request, no_native_object_is_left):
             threads_per_worker=1,
             processes=request.param,
             protocol="ndverbs",
-            dashboard_address=None,
+            dashboard_address=":0",
         ) as cluster,
         Client(cluster) as client,
     ):
@@ -124,7 +124,7 @@ def test_a_job_ends_although_a_worker_is_killed(no_native_object_is_left):
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "5s"}),
         LocalCluster(
-            n_workers=3, threads_per_worker=1, protocol="ndverbs", dashboard_address=None
+            n_workers=3, threads_per_worker=1, protocol="ndverbs", dashboard_address=":0"
         ) as cluster,
         Client(cluster) as client,
     ):
@@ -168,7 +168,7 @@ def test_the_command_line_starts_a_scheduler_and_a_worker(no_native_object_is_le
             with Client(address) as client:
                 client.wait_for_workers(1, timeout=60)
                 (worker,) = client.scheduler_info()["workers"]
-                assert worker.startswith("ndverbs://127.0.0.1:")
+                assert worker.startswith("ndverbs://")
                 assert client.submit(pow, 2, 10).result(60) == 1024
                 client.shutdown()
             other.communicate()

@@ -56,7 +56,7 @@ def test_an_exchange_among_workers_takes_the_data_and_the_pool(scaled):
             threads_per_worker=1,
             memory_limit=None,
             protocol="ndverbs",
-            dashboard_address=None,
+            dashboard_address=":0",
         ) as cluster,
         Client(cluster) as client,
     ):

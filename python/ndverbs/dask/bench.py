@@ -81,6 +81,8 @@ class _Peer:
         assert self._child.stdin is not None
         self._child.stdin.close()
         self._child.wait(_LIMIT_S)
+        with self._child:  # closes what it wrote to, too
+            pass
 
 
 async def _serve(protocol: str) -> None:
