@@ -126,6 +126,18 @@ def spans_of(lengths):
     return np.column_stack([ends - lengths, ends[-1] - ends, lengths])
 
 
+@pytest.mark.parametrize("call", ["write", "read", "write_many", "read_many"])
+def test_arrays_of_objects_are_refused_and_stay_as_they_are(remote, call):
+    c = remote.connection
+    assert remote.get_item(0) == 0
+    objects = np.array([{}, [], (), "text"], dtype=object)
+    spans = [[[0, 0, 8]]] if call.endswith("many") else []
+    with pytest.raises(BufferError, match="holds Python objects"):
+        getattr(c, call)(objects, remote.remote, *spans)
+    assert objects.tolist() == [{}, [], (), "text"]
+    assert remote.get_item(0) == 0
+
+
 MANY = {
     "words": [8] * 5000,
     "one": [8],

@@ -26,7 +26,8 @@ _SHORT = 1 << 20
 
 
 def _is_plain(array: Any) -> bool:
-    return type(array) is np.ndarray and array.nbytes <= _SHORT
+    # Objects of Python's are refused by the ordinary way.
+    return type(array) is np.ndarray and array.nbytes <= _SHORT and not array.dtype.hasobject
 
 
 class OneSided:

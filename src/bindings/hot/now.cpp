@@ -25,7 +25,7 @@ public:
     Elements(const py::object& qp, const py::object& item, const py::object& remote,
              std::uint64_t count)
         : qp_(qp), handle_(qp.cast<QueuePair&>()), item_(item), count_(count) {
-        export_.take("elements", item.ptr(), true);
+        export_.take_plain("elements", item.ptr(), true);
         set_remote(place_, remote.ptr());
     }
 
